@@ -1,0 +1,41 @@
+"""Build: publish a revision that names files where they are, without copying any."""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.plan import Action, Source, plan_build
+from airflow_quilt.core.publish import Draft, Published, publish
+from airflow_quilt.core.registry import Registry
+
+_log = logging.getLogger(__name__)
+
+
+def build(registry: Registry, draft: Draft, stop: threading.Event | None = None) -> Published:
+    """Build a package.
+
+    Args:
+        registry: a registry on S3 or on the local disk.
+        draft: what to publish.
+        stop: set it to end the build; nothing is published then.
+
+    Raises:
+        InputError: what the draft says cannot be published; nothing was written.
+        RevisionConflictError: ``latest`` moved meanwhile; nothing is visible.
+        StorageError: a store refused or failed; nothing is visible.
+    """
+
+    def plan(sources: Iterable[Source]) -> Iterator[Action]:
+        sources = list(sources)
+        local = sum(isinstance(source.origin, PhysicalKey) and source.origin.is_local for source in sources)
+        if local and not registry.location.is_local:
+            _log.warning(
+                "%s of the %s entries of %s are files of this machine, and only it can read them; push the package to copy them",
+                local,
+                len(sources),
+                draft.package,
+            )
+        return plan_build(sources)
+
+    return publish(registry, draft, plan, "Building", stop)

@@ -1,0 +1,141 @@
+"""Reads what a user wrote for ``entries``; looks at no file.
+
+A string is always a location, never content. A key that ends in ``/`` is a directory; the whole package is the
+directory ``""``.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from airflow_quilt.core.errors import QuiltError, SourceError
+from airflow_quilt.core.formats import is_frame, is_json_key, write_frame, write_json
+from airflow_quilt.core.locations import PhysicalKey, QuiltUri
+from airflow_quilt.core.manifest import check_meta
+from airflow_quilt.core.names import LogicalKey, parse_logical_key
+
+_SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A source that lies somewhere, and the logical key or directory that it is for; whether it is a file is open."""
+
+    key: str
+    location: PhysicalKey | QuiltUri
+    meta: Mapping[str, Any]
+
+    @property
+    def is_for_file(self) -> bool:
+        """Whether the user gave a file's key, not a directory's."""
+        return bool(self.key) and not self.key.endswith("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A source that is content, as the bytes of its file."""
+
+    key: LogicalKey
+    data: bytes
+    meta: Mapping[str, Any]
+
+
+Request = Located | Content
+
+
+def parse_entries(entries: object) -> Iterator[Request]:
+    """Read ``entries``: a mapping of logical keys to sources, or one source for the whole package.
+
+    Raises:
+        SourceError: a source is nothing that can be published; the message names its key.
+        LogicalKeyError: a key is not one.
+        MetadataError: the metadata of an entry is not a JSON object.
+    """
+    if isinstance(entries, Mapping) and not _has_source_keys(entries):
+        for key, source in entries.items():
+            yield from _parse(_parse_key(key), source, {})
+    else:
+        yield from _parse("", entries, {})
+
+
+def _parse_key(key: object) -> str:
+    if not isinstance(key, str):
+        raise SourceError(f"entry {key!r}: a logical key is text, not {type(key).__name__}")
+    if key in {"", "/"}:
+        return ""
+    return parse_logical_key(key.removesuffix("/")) + ("/" if key.endswith("/") else "")
+
+
+def _parse(key: str, source: object, meta: Mapping[str, Any]) -> Iterator[Request]:  # noqa: C901  (a table of kinds)
+    match source:
+        case None:
+            raise SourceError(f"entry {key!r}: its source is None; does the task that it comes from return a value?")
+        case str():
+            yield Located(key, _parse_location(key, source), meta)
+        case os.PathLike():
+            yield from _parse(key, _path(key, source), meta)
+        case Mapping() if _has_source_keys(source):
+            yield from _parse_described(key, source)
+        case bytes() | bytearray() | memoryview():
+            yield Content(_file_key(key), bytes(source), meta)
+        case Mapping() | Sequence() | bool() | int() | float() if is_json_key(key):
+            yield Content(_file_key(key), write_json(LogicalKey(key), source), meta)
+        case Sequence() if not key or key.endswith("/"):
+            for item in source:
+                yield from _parse(key, item, meta)
+        case _ if is_frame(source):
+            yield Content(_file_key(key), write_frame(_file_key(key), source), meta)
+        case _:
+            raise SourceError(
+                f"entry {key!r}: {_describe(source)} is no source; expected a path or URL, content as bytes, a data frame, "
+                "or a JSON value under a key that ends in .json"
+            )
+
+
+def _has_source_keys(source: Mapping[Any, Any]) -> bool:
+    return source.keys() <= _SOURCE_KEYS and bool(source.keys() & {"path", "content"})
+
+
+def _parse_described(key: str, source: Mapping[str, Any]) -> Iterator[Request]:
+    if "path" in source and "content" in source:
+        raise SourceError(f"entry {key!r}: give path or content, not both")
+    user_meta = source.get("meta")
+    meta = {} if user_meta is None else {"user_meta": check_meta(user_meta, f"entry {key!r}: meta")}
+    if "path" in source:
+        path = source["path"]
+        if not isinstance(path, str | os.PathLike):
+            raise SourceError(f"entry {key!r}: expected path to be a path or URL, got {_describe(path)}")
+        yield from _parse(key, path, meta)
+        return
+    content = source["content"]
+    if isinstance(content, str):
+        content = content.encode()
+    elif content is None and is_json_key(key):
+        content = b"null"
+    yield from _parse(key, content, meta)
+
+
+def _parse_location(key: str, text: str) -> PhysicalKey | QuiltUri:
+    try:
+        return QuiltUri.parse(text) if text.startswith("quilt+s3:") else PhysicalKey.parse(text)
+    except QuiltError as error:
+        raise SourceError(f"entry {key!r}: {error}") from error
+
+
+def _path(key: str, source: "os.PathLike[Any]") -> str:
+    path = os.fspath(source)
+    if not isinstance(path, str):
+        raise SourceError(f"entry {key!r}: the path {path!r} is bytes, not text")
+    return path
+
+
+def _file_key(key: str) -> LogicalKey:
+    if not key or key.endswith("/"):
+        raise SourceError(f"entry {key!r}: content needs the key of a file, this is a directory")
+    return LogicalKey(key)
+
+
+def _describe(source: object) -> str:
+    kind = type(source).__name__
+    return f"a list of {len(source)}" if isinstance(source, list) else f"a value of type {kind}"

@@ -1,0 +1,203 @@
+"""Where bytes, packages and registries are: physical keys, registries, Quilt+ URIs.
+
+Printing is quilt3's to the letter, because the text goes into manifests.
+"""
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Literal, Self
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from airflow_quilt.core.errors import LocationError
+from airflow_quilt.core.names import PackageName, TopHash, parse_logical_key, parse_top_hash
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+@dataclass(frozen=True, slots=True)
+class PhysicalKey:
+    """Where the bytes of an entry are: an S3 object, at a version or not, or a local file.
+
+    A local file has no bucket and an absolute path; a key that ends in ``/`` (or is empty) is a prefix or directory.
+    ``PhysicalKey.parse(str(key)) == key`` for every key that can stand in a manifest.
+    """
+
+    bucket: str | None
+    key: str
+    version_id: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an ``s3://`` or ``file://`` URL, or a local path.
+
+        A relative path starts at the working directory, ``~`` is the home directory, and links are resolved.
+
+        Raises:
+            LocationError: ``text`` is something else; the message says which part is wrong.
+        """
+        if not text:
+            raise LocationError("an empty text is not a location")
+        if "\0" in text:
+            raise LocationError(f"{text!r}: a location holds no NUL")
+        if text.startswith("s3:"):
+            return cls._parse_s3(text)
+        if text.startswith("file:"):
+            return cls._parse_file(text)
+        if _SCHEME.match(text):
+            raise LocationError(f"{text!r}: expected s3://bucket/key, file:///path or a local path")
+        return cls.of_path(text)
+
+    @classmethod
+    def _parse_s3(cls, text: str) -> Self:
+        parts = _split(text)
+        if not parts.netloc:
+            raise LocationError(f"{text!r}: no bucket")
+        query = parse_qs(parts.query, keep_blank_values=True)
+        versions = query.pop("versionId", [None])
+        if query or len(versions) > 1:
+            raise LocationError(f"{text!r}: expected no query but one versionId, got {parts.query!r}")
+        if parts.fragment:
+            raise LocationError(f"{text!r}: write '#' in a key as %23")
+        return cls(parts.netloc, unquote(parts.path)[1:], versions[0])
+
+    @classmethod
+    def _parse_file(cls, text: str) -> Self:
+        parts = _split(text)
+        if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+            raise LocationError(f"{text!r}: expected file:///absolute/path")
+        if parts.query or parts.fragment:
+            raise LocationError(f"{text!r}: write '?' and '#' in a path as %3F and %23")
+        return cls.of_path(unquote(parts.path, errors="surrogateescape"))
+
+    @classmethod
+    def of_path(cls, path: str | os.PathLike[str]) -> Self:
+        """Return the key of a local path; a trailing ``/`` stays."""
+        text = os.fspath(path)
+        real = os.path.realpath(Path(text).expanduser())
+        return cls(None, real.rstrip("/") + "/" if text.endswith("/") else real)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a file of this machine."""
+        return self.bucket is None
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether this is written as a directory or prefix: it ends in ``/``, or is a whole bucket."""
+        return not self.key or self.key.endswith("/")
+
+    @property
+    def name(self) -> str:
+        """The last part of the key, without a trailing ``/``."""
+        return self.key.rstrip("/").rpartition("/")[2]
+
+    def join(self, relative: str) -> Self:
+        """Return the key of ``relative`` below this directory or prefix."""
+        base = self.key.rstrip("/")
+        return replace(self, key=f"{base}/{relative}" if base or self.is_local else relative, version_id=None)
+
+    def at_version(self, version_id: str | None) -> Self:
+        """Return the same key at a version; stores without versioning have none."""
+        return replace(self, version_id=version_id)
+
+    def __str__(self) -> str:
+        if self.bucket is None:
+            return PurePath(self.key).as_uri() + ("/" if self.key.endswith("/") and len(self.key) > 1 else "")
+        query = urlencode({"versionId": self.version_id}) if self.version_id is not None else ""
+        return urlunsplit(("s3", self.bucket, quote("/" + self.key), query, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLocation:
+    """A registry: an S3 bucket, or a local directory."""
+
+    root: PhysicalKey
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``s3://bucket``, ``file:///directory`` or a local path.
+
+        Raises:
+            LocationError: ``text`` names an object, a prefix or a version, or is no location at all.
+        """
+        root = PhysicalKey.parse(text)
+        if root.is_local:
+            return cls(PhysicalKey(None, root.key.rstrip("/") or "/"))
+        if root.key or root.version_id is not None:
+            raise LocationError(
+                f"registry {text!r}: a registry is a whole bucket, write 's3://{root.bucket}'; "
+                "to choose where data lands use 'dest'"
+            )
+        return cls(root)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a directory of this machine."""
+        return self.root.is_local
+
+    def __str__(self) -> str:
+        return f"s3://{self.root.bucket}" if self.root.bucket else str(self.root)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuiltUri:
+    """A Quilt+ URI: a package in an S3 registry, pinned by hash or tag or not, and a path inside it.
+
+    ``QuiltUri.parse(str(uri)) == uri``. Form: ``quilt+s3://bucket#package=ns/name[@hash|:tag][&path=…][&catalog=…]``.
+    """
+
+    bucket: str
+    package: PackageName
+    top_hash: TopHash | None = None
+    tag: Literal["latest"] | None = None
+    path: str | None = None
+    catalog: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a Quilt+ URI.
+
+        Raises:
+            LocationError: the URI has another form.
+            PackageNameError: the package's name is not valid.
+            TopHashError: what follows ``@`` is not a full top hash.
+            LogicalKeyError: the path is not a key of the package.
+        """
+        parts = _split(text)
+        if parts.scheme != "quilt+s3" or not parts.netloc or parts.path not in {"", "/"} or parts.query:
+            raise LocationError(f"{text!r}: expected quilt+s3://bucket#package=namespace/name")
+        fields = parse_qs(parts.fragment, keep_blank_values=True)
+        if unknown := fields.keys() - {"package", "path", "catalog"}:
+            raise LocationError(f"{text!r}: unknown part {min(unknown)!r}")
+        if len(fields.get("package", [])) != 1:
+            raise LocationError(f"{text!r}: expected one package=namespace/name")
+        name, at, top_hash = fields["package"][0].partition("@")
+        name, colon, tag = name.partition(":")
+        if (at and colon) or (colon and tag != "latest"):
+            raise LocationError(f"{text!r}: a package is pinned by @<top hash> or by :latest")
+        path = fields.get("path", [None])[0]
+        if path:
+            parse_logical_key(path.removesuffix("/"))
+        return cls(
+            bucket=parts.netloc,
+            package=PackageName.parse_existing(name),
+            top_hash=parse_top_hash(top_hash) if at else None,
+            tag="latest" if colon else None,
+            path=path or None,
+            catalog=fields.get("catalog", [None])[0],
+        )
+
+    def __str__(self) -> str:
+        pin = f"@{self.top_hash}" if self.top_hash else f":{self.tag}" if self.tag else ""
+        path = f"&path={quote(self.path, safe='/')}" if self.path else ""
+        catalog = f"&catalog={self.catalog}" if self.catalog else ""
+        return f"quilt+s3://{self.bucket}#package={self.package}{pin}{path}{catalog}"
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        return urlsplit(text)
+    except ValueError as error:
+        raise LocationError(f"{text!r}: {error}") from error

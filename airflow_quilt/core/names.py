@@ -1,0 +1,122 @@
+"""Package names, logical keys and top hashes: what a valid one is.
+
+The rules are Quilt's own. Names are stricter when a package is published than when one is read or deleted, because
+quilt3 lets through names (a trailing newline, letters outside ASCII) that the platform then ignores.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NewType, Self
+
+from airflow_quilt.core.errors import LogicalKeyError, PackageNameError, TopHashError
+
+LogicalKey = NewType("LogicalKey", str)
+"""A path inside a package that went through :func:`parse_logical_key`."""
+
+TopHash = NewType("TopHash", str)
+"""64 lower-case hex digits that went through :func:`parse_top_hash`."""
+
+_PUBLISHED_NAME = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
+_EXISTING_NAME = re.compile(r"[\w-]+/[\w-]+")
+_TOP_HASH = re.compile(r"[0-9a-f]{64}")
+_HASH_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class PackageName:
+    """The two-part name of a package, such as ``genomics/run-42``."""
+
+    namespace: str
+    name: str
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Read the name of a package that is to be published.
+
+        Raises:
+            PackageNameError: ``text`` is not two words of ASCII letters, digits, ``-`` and ``_`` around one ``/``.
+        """
+        return cls._matching(_PUBLISHED_NAME, text, "ASCII letters, digits, '-' and '_'")
+
+    @classmethod
+    def parse_existing(cls, text: object) -> Self:
+        """Read the name of a package that somebody may have published with quilt3's wider alphabet.
+
+        Raises:
+            PackageNameError: ``text`` has any other shape.
+        """
+        return cls._matching(_EXISTING_NAME, text, "letters, digits, '-' and '_'")
+
+    @classmethod
+    def _matching(cls, pattern: re.Pattern[str], text: object, alphabet: str) -> Self:
+        if isinstance(text, str) and pattern.fullmatch(text):
+            return cls(*text.split("/"))
+        raise PackageNameError(f"package name {text!r}: expected namespace/name, each of {alphabet}")
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def parse_logical_key(text: object) -> LogicalKey:
+    """Read the key of a file inside a package, such as ``plots/bill length.png``.
+
+    Raises:
+        LogicalKeyError: ``text`` is empty, ends in ``/``, has a part equal to ``""``, ``.`` or ``..``, or is not Unicode text.
+    """
+    if not isinstance(text, str) or not text:
+        raise LogicalKeyError(f"logical key {text!r}: expected a path inside the package")
+    if text.endswith("/"):
+        raise LogicalKeyError(f"logical key {text!r}: a file's key does not end in '/'")
+    if any(part in {"", ".", ".."} for part in text.split("/")):
+        raise LogicalKeyError(f"logical key {text!r}: no part may be empty, '.' or '..'")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise LogicalKeyError(f"logical key {text!r}: not valid Unicode, so no manifest can hold it") from error
+    return LogicalKey(text)
+
+
+def walk_order(key: str) -> str:
+    """Return what sorts keys as a walk of the package's tree does: ``a/b`` comes before ``a.txt``."""
+    return key.replace("/", "\0")
+
+
+def check_tree(keys: Iterable[LogicalKey]) -> None:
+    """Check keys in walk order for duplicates and for a file that is also a directory.
+
+    Raises:
+        LogicalKeyError: it names the key, and for a directory a key below it.
+    """
+    previous = ""
+    for key in keys:
+        if key == previous:
+            raise LogicalKeyError(f"logical key {key!r} is given twice")
+        if previous and key.startswith(previous + "/"):
+            raise LogicalKeyError(f"logical key {previous!r} is a file, and a directory that holds {key!r}")
+        previous = key
+
+
+def parse_top_hash(text: object) -> TopHash:
+    """Read a full top hash.
+
+    Raises:
+        TopHashError: ``text`` is not 64 lower-case hex digits.
+    """
+    if isinstance(text, str) and _TOP_HASH.fullmatch(text):
+        return TopHash(text)
+    raise TopHashError(f"top hash {text!r}: expected 64 lower-case hex digits")
+
+
+def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:
+    """Find the one hash that begins with ``prefix``.
+
+    Raises:
+        TopHashError: ``prefix`` is not 6 to 64 lower-case hex digits, or several hashes or none begin with it.
+    """
+    if not isinstance(prefix, str) or not _HASH_PREFIX.fullmatch(prefix):
+        raise TopHashError(f"top hash {prefix!r}: expected 6 to 64 lower-case hex digits")
+    found = sorted({top_hash for top_hash in hashes if top_hash.startswith(prefix)})
+    if len(found) == 1:
+        return found[0]
+    raise TopHashError(f"top hash {prefix!r} matches {', '.join(found) if found else 'no revision'}")

@@ -1,0 +1,143 @@
+"""The local disk: sources of entries, and local registries."""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import stat as modes
+import uuid
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import IO
+
+from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, PreconditionError, StorageUnavailableError
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode
+
+
+class LocalStorage:
+    """Files and directories of this machine.
+
+    Writes go to a temporary file first, reach the disk, and then take the name: a reader sees the old file or the
+    new one, after a crash too. Writers of one directory take turns by a lock on it, so that conditions hold between
+    processes.
+    """
+
+    def get(self, key: PhysicalKey) -> Blob:
+        """Read a file whole."""
+        with _translated(key), Path(key.key).open("rb") as file:
+            return Blob(file.read(), _etag(os.fstat(file.fileno())))
+
+    def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
+        """Read a range of a file in chunks."""
+        with _translated(key), Path(key.key).open("rb") as file:
+            file.seek(start)
+            while start < stop and (chunk := file.read(min(CHUNK, stop - start))):
+                start += len(chunk)
+                yield chunk
+
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
+        """Write a file, if the condition of ``mode`` holds."""
+        path = Path(key.key)
+        with _translated(key):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(path.parent) as directory, _temporary(path.parent, body) as temporary:
+                _check(key, mode)
+                temporary.replace(path)
+                os.fsync(directory)
+        return self.stat(key)
+
+    def stat(self, key: PhysicalKey) -> Stat:
+        """Tell the size of a file."""
+        with _translated(key):
+            status = Path(key.key).stat()
+        if not modes.S_ISREG(status.st_mode):
+            raise ObjectNotFoundError("it is not a file", str(key))
+        return Stat(key, status.st_size, _etag(status))
+
+    def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
+        """List the files below a directory; a directory that is not there holds none.
+
+        Links to directories are not followed.
+        """
+        with _translated(prefix):
+            yield from self._walk(prefix)
+
+    def delete(self, keys: Sequence[PhysicalKey]) -> None:
+        """Delete files, and the directories that this leaves empty, up to two levels as a registry's names have."""
+        for key in keys:
+            with _translated(key):
+                path = Path(key.key)
+                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # Not empty: other files live there.
+                    path.parent.rmdir()
+                    path.parent.parent.rmdir()
+
+    def _walk(self, directory: PhysicalKey) -> Iterator[Stat]:
+        try:
+            found = sorted(os.scandir(directory.key), key=lambda item: item.name)
+        except FileNotFoundError:
+            return
+        for item in found:
+            key = PhysicalKey(None, item.path)
+            if item.is_dir(follow_symlinks=False):
+                yield from self._walk(key)
+            elif item.is_file():
+                status = item.stat()
+                yield Stat(key, status.st_size, _etag(status))
+
+
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
+
+
+def _check(key: PhysicalKey, mode: WriteMode) -> None:
+    try:
+        etag = _etag(Path(key.key).stat())
+    except FileNotFoundError:
+        etag = None
+    if mode == "create" and etag is not None:
+        raise PreconditionError("there is a file already", str(key))
+    if isinstance(mode, Replace) and mode.etag != etag:
+        raise PreconditionError("another file is there than the one to replace", str(key))
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[int]:
+    """Hold the lock of a directory; closing the descriptor, or the death of the process, lets it go."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _temporary(directory: Path, body: bytes | IO[bytes]) -> Iterator[Path]:
+    """Write a file that is gone again unless it was renamed."""
+    path = directory / f".{uuid.uuid4().hex}.tmp"
+    try:
+        with path.open("xb") as file:
+            shutil.copyfileobj(BytesIO(body) if isinstance(body, bytes) else body, file, CHUNK)
+            file.flush()
+            os.fsync(file.fileno())
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _translated(key: PhysicalKey) -> Iterator[None]:
+    """Turn the operating system's errors into the engine's."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ObjectNotFoundError("there is no such file", str(key)) from error
+    except IsADirectoryError as error:
+        raise ObjectNotFoundError("it is a directory, not a file", str(key)) from error
+    except PermissionError as error:
+        raise AccessDeniedError("this user may not do that", str(key)) from error
+    except OSError as error:
+        raise StorageUnavailableError(error.strerror or str(error), str(key)) from error

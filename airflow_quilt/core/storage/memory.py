@@ -1,0 +1,173 @@
+"""A store in memory that behaves as S3 does: versions, ETags, conditional writes, uploads in parts."""
+
+import hashlib
+import itertools
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from airflow_quilt.core.checksums import to_s3
+from airflow_quilt.core.errors import BucketNotFoundError, ChecksumMismatchError, ObjectNotFoundError, PreconditionError
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode
+
+
+@dataclass(frozen=True, slots=True)
+class _Version:
+    data: bytes | None  # None is a delete marker.
+    version_id: str | None
+    etag: str
+    sha256: str | None
+
+
+class MemoryStorage:
+    """An object store in memory, safe to use from several threads.
+
+    Args:
+        buckets: the buckets that exist.
+        versioned: whether they keep versions.
+    """
+
+    def __init__(self, buckets: Iterable[str], *, versioned: bool = True) -> None:
+        self._buckets: dict[str, dict[str, list[_Version]]] = {name: defaultdict(list) for name in buckets}
+        self._versioned = versioned
+        self._serial = itertools.count(1)
+        self._lock = threading.RLock()
+        self.uploads: list[MemoryUpload] = []
+        """The uploads that are neither complete nor aborted."""
+
+    def get(self, key: PhysicalKey) -> Blob:
+        """Read an object whole."""
+        version = self._find(key)
+        return Blob(version.data or b"", version.etag)
+
+    def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
+        """Read a range of an object in chunks."""
+        data = (self._find(key).data or b"")[start:stop]
+        return (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
+        """Write an object, if the condition of ``mode`` holds."""
+        data = body if isinstance(body, bytes) else body.read()
+        return self.store(key, data, mode, None)
+
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes) -> Stat:
+        """Write an object whose SHA-256 is known."""
+        if hashlib.sha256(data).digest() != digest:
+            raise ChecksumMismatchError(f"{key}: the bytes do not have their SHA-256")
+        return self.store(key, data, "overwrite", to_s3(digest))
+
+    def store(self, key: PhysicalKey, data: bytes, mode: WriteMode, sha256: str | None) -> Stat:
+        """Keep bytes under a key, with the checksum that the store is to tell for them."""
+        with self._lock:
+            versions = self._bucket(key)[key.key]
+            current = versions[-1] if versions and versions[-1].data is not None else None
+            if mode == "create" and current:
+                raise PreconditionError("there is an object already", str(key))
+            if isinstance(mode, Replace) and (current is None or current.etag != mode.etag):
+                raise PreconditionError("another object is there than the one to replace", str(key))
+            serial = next(self._serial)
+            version = _Version(data, f"v{serial}" if self._versioned else None, f"e{serial}", sha256)
+            self._append(versions, version)
+        return _stat(key, version)
+
+    def stat(self, key: PhysicalKey) -> Stat:
+        """Tell size, version and checksum of an object."""
+        return _stat(key, self._find(key))
+
+    def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
+        """List the current objects below a prefix, without versions."""
+        for stat in self.scan_current(prefix):
+            yield Stat(stat.key.at_version(None), stat.size, stat.etag)
+
+    def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
+        """List the current objects below a prefix, at their versions."""
+        with self._lock:
+            found = [
+                _stat(PhysicalKey(prefix.bucket, key), versions[-1])
+                for key, versions in self._bucket(prefix).items()
+                if key.startswith(prefix.key) and versions and versions[-1].data is not None
+            ]
+        return iter(sorted(found, key=lambda stat: stat.key.key))
+
+    def delete(self, keys: Sequence[PhysicalKey]) -> None:
+        """Delete objects; with versions, a delete marker covers them."""
+        with self._lock:
+            for key in keys:
+                versions = self._bucket(key)[key.key]
+                self._append(versions, _Version(None, f"v{next(self._serial)}" if self._versioned else None, "", None))
+
+    def copy(self, source: Stat, key: PhysicalKey) -> Stat:
+        """Copy an object in the state that was seen."""
+        version = self._find(source.key)
+        if version.etag != source.etag:
+            raise PreconditionError("the object changed while it was being copied", str(source.key))
+        return self.store(key, version.data or b"", "overwrite", _sha256(version.data or b""))
+
+    def begin(self, key: PhysicalKey) -> "MemoryUpload":
+        """Begin an upload in parts."""
+        self._bucket(key)
+        upload = MemoryUpload(self, key)
+        self.uploads.append(upload)
+        return upload
+
+    def _bucket(self, key: PhysicalKey) -> dict[str, list[_Version]]:
+        try:
+            return self._buckets[key.bucket or ""]
+        except KeyError:
+            raise BucketNotFoundError("there is no such bucket", f"s3://{key.bucket}") from None
+
+    def _find(self, key: PhysicalKey) -> _Version:
+        with self._lock:
+            versions = self._bucket(key).get(key.key, [])
+            if key.version_id is not None:
+                versions = [version for version in versions if version.version_id == key.version_id]
+        if not versions or versions[-1].data is None:
+            raise ObjectNotFoundError("there is no such object", str(key))
+        return versions[-1]
+
+    def _append(self, versions: "list[_Version]", version: _Version) -> None:
+        if not self._versioned:
+            versions.clear()
+        versions.append(version)
+
+
+class MemoryUpload:
+    """An upload in parts to a :class:`MemoryStorage`."""
+
+    def __init__(self, storage: MemoryStorage, key: PhysicalKey) -> None:
+        self._storage = storage
+        self._key = key
+        self._parts: dict[int, bytes] = {}
+
+    def send(self, number: int, data: bytes, digest: bytes) -> None:
+        """Keep a part."""
+        if hashlib.sha256(data).digest() != digest:
+            raise ChecksumMismatchError(f"{self._key}: part {number} does not have its SHA-256")
+        self._parts[number] = data
+
+    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+        """Keep a range of another object as a part."""
+        self._parts[number] = b"".join(self._storage.stream(source.key, start, stop))
+        return hashlib.sha256(self._parts[number]).digest()
+
+    def complete(self) -> Stat:
+        """Put the parts together."""
+        parts = [self._parts[number] for number in sorted(self._parts)]
+        composite = _sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
+        self._storage.uploads.remove(self)
+        return self._storage.store(self._key, b"".join(parts), "overwrite", f"{composite}-{len(parts)}")
+
+    def abort(self) -> None:
+        """Drop the parts."""
+        self._storage.uploads.remove(self)
+
+
+def _stat(key: PhysicalKey, version: _Version) -> Stat:
+    return Stat(key.at_version(version.version_id), len(version.data or b""), version.etag, version.sha256)
+
+
+def _sha256(data: bytes) -> str:
+    return to_s3(hashlib.sha256(data).digest())

@@ -1,0 +1,276 @@
+"""S3 and the stores that speak its protocol, through boto3; the only module that knows boto3.
+
+Request and response fields are those of the Amazon S3 API Reference.
+"""
+
+import base64
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
+)
+
+from airflow_quilt.core.checksums import to_s3
+from airflow_quilt.core.errors import (
+    AccessDeniedError,
+    BucketNotFoundError,
+    ChecksumMismatchError,
+    ObjectNotFoundError,
+    PreconditionError,
+    QuiltError,
+    StorageError,
+    StorageUnavailableError,
+)
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_DELETE_BATCH: Final = 1000
+
+_CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
+    "404": (ObjectNotFoundError, "there is no such object"),
+    "NoSuchKey": (ObjectNotFoundError, "there is no such object"),
+    "NoSuchVersion": (ObjectNotFoundError, "there is no such version of the object"),
+    "MethodNotAllowed": (ObjectNotFoundError, "the object was deleted"),
+    "405": (ObjectNotFoundError, "the object was deleted"),
+    "NoSuchBucket": (BucketNotFoundError, "there is no such bucket"),
+    "InvalidBucketName": (BucketNotFoundError, "this is no name of a bucket"),
+    "403": (AccessDeniedError, "access denied"),
+    "AccessDenied": (AccessDeniedError, "access denied"),
+    "InvalidAccessKeyId": (AccessDeniedError, "the store does not know the access key"),
+    "SignatureDoesNotMatch": (AccessDeniedError, "the secret key does not match the access key"),
+    "InvalidToken": (AccessDeniedError, "the session token is not valid"),
+    "ExpiredToken": (AccessDeniedError, "the credentials have expired"),
+    "412": (PreconditionError, "the object is not in the state that was expected"),
+    "PreconditionFailed": (PreconditionError, "the object is not in the state that was expected"),
+    "ConditionalRequestConflict": (PreconditionError, "another writer was faster"),
+    "SlowDown": (StorageUnavailableError, "the store asks to slow down"),
+    "RequestTimeout": (StorageUnavailableError, "the request took too long"),
+    "RequestTimeTooSkewed": (StorageUnavailableError, "the clocks of this machine and the store differ too much"),
+}
+_SERVER_ERROR: Final = 500
+
+
+class S3Storage:
+    """An S3 store.
+
+    Args:
+        client: a boto3 S3 client; it may be shared by threads, and its retries are the ones that apply.
+    """
+
+    def __init__(self, client: "S3Client") -> None:
+        self._client = client
+
+    def get(self, key: PhysicalKey) -> Blob:
+        """Read a small object whole."""
+        with _translated(key):
+            answer = self._client.get_object(**_address(key))
+            return Blob(answer["Body"].read(), answer["ETag"])
+
+    def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
+        """Read a range of an object in chunks."""
+        if start >= stop:
+            return
+        with _translated(key):
+            answer = self._client.get_object(**_address(key), Range=f"bytes={start}-{stop - 1}")
+            with contextlib.closing(answer["Body"]) as body:
+                yield from body.iter_chunks(CHUNK)
+
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
+        """Write an object with one request, if the condition of ``mode`` holds."""
+        options: dict[str, Any] = {}
+        if mode == "create":
+            options["IfNoneMatch"] = "*"
+        elif isinstance(mode, Replace):
+            options["IfMatch"] = mode.etag
+        size = len(body) if isinstance(body, bytes) else _size(body)
+        with _translated(key):
+            answer = self._client.put_object(**_address(key.at_version(None)), Body=body, **options)
+        return Stat(key.at_version(_version(answer)), size, answer["ETag"])
+
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes) -> Stat:
+        """Write an object with one request; the store refuses it when its bytes do not have the digest."""
+        sha256 = to_s3(digest)
+        with _translated(key):
+            answer = self._client.put_object(**_address(key.at_version(None)), Body=data, ChecksumSHA256=sha256)
+        return Stat(key.at_version(_version(answer)), len(data), answer["ETag"], sha256)
+
+    def stat(self, key: PhysicalKey) -> Stat:
+        """Tell size, version and checksum of an object."""
+        with _translated(key):
+            answer = self._client.head_object(**_address(key), ChecksumMode="ENABLED")
+        version = _version(answer) if key.version_id is None else key.version_id
+        return Stat(key.at_version(version), answer["ContentLength"], answer["ETag"], answer.get("ChecksumSHA256"))
+
+    def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
+        """List the objects below a prefix, without versions."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=_bucket(prefix), Prefix=prefix.key)
+        with _translated(prefix):
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield Stat(PhysicalKey(prefix.bucket, item["Key"]), item["Size"], item["ETag"])
+
+    def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
+        """List the objects below a prefix at their current versions."""
+        pages = self._client.get_paginator("list_object_versions").paginate(Bucket=_bucket(prefix), Prefix=prefix.key)
+        with _translated(prefix):
+            for page in pages:
+                for item in page.get("Versions", ()):
+                    if item["IsLatest"]:
+                        key = PhysicalKey(prefix.bucket, item["Key"], _version(item))
+                        yield Stat(key, item["Size"], item["ETag"])
+
+    def delete(self, keys: Sequence[PhysicalKey]) -> None:
+        """Delete objects, up to 1000 with one request; with versions, a delete marker covers them.
+
+        Raises:
+            StorageError: the store refused some; the rest is deleted.
+        """
+        for batch in _batches(keys):
+            with _translated(batch[0]):
+                answer = self._client.delete_objects(
+                    Bucket=_bucket(batch[0]), Delete={"Objects": [{"Key": key.key} for key in batch], "Quiet": True}
+                )
+            for refused in answer.get("Errors", ()):
+                key = PhysicalKey(batch[0].bucket, refused.get("Key", ""))
+                raise _error(refused.get("Code", ""), refused.get("Message", ""), 0, str(key))
+
+    def copy(self, source: Stat, key: PhysicalKey) -> Stat:
+        """Let the store copy an object of at most 5 GiB; the copy's checksum is asked for where the store is silent."""
+        with _translated(source.key):
+            answer = self._client.copy_object(
+                **_address(key.at_version(None)),
+                CopySource=_copy_source(source.key),
+                CopySourceIfMatch=source.etag,
+                ChecksumAlgorithm="SHA256",
+            )
+        copied = key.at_version(_version(answer))
+        sha256 = answer["CopyObjectResult"].get("ChecksumSHA256") or self.stat(copied).sha256
+        return Stat(copied, source.size, answer["CopyObjectResult"]["ETag"], sha256)
+
+    def begin(self, key: PhysicalKey) -> "S3Upload":
+        """Begin an upload in parts, each with its SHA-256."""
+        with _translated(key):
+            answer = self._client.create_multipart_upload(**_address(key.at_version(None)), ChecksumAlgorithm="SHA256")
+        return S3Upload(self._client, key, answer["UploadId"])
+
+
+class S3Upload:
+    """An upload in parts to an S3 store; parts may be sent from several threads."""
+
+    def __init__(self, client: "S3Client", key: PhysicalKey, upload_id: str) -> None:
+        self._client = client
+        self._key = key
+        self._target: Any = {**_address(key.at_version(None)), "UploadId": upload_id}
+        self._parts: dict[int, dict[str, Any]] = {}
+        self._size = 0
+
+    def send(self, number: int, data: bytes, digest: bytes) -> None:
+        """Send a part; the store refuses it when its bytes do not have the digest."""
+        sha256 = to_s3(digest)
+        with _translated(self._key):
+            answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, ChecksumSHA256=sha256)
+        self._parts[number] = {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": sha256}
+
+    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+        """Let the store copy a range of another object as a part."""
+        with _translated(source.key):
+            answer = self._client.upload_part_copy(
+                **self._target,
+                PartNumber=number,
+                CopySource=_copy_source(source.key),
+                CopySourceIfMatch=source.etag,
+                CopySourceRange=f"bytes={start}-{stop - 1}",
+            )
+        result = answer["CopyPartResult"]
+        part: dict[str, Any] = {"PartNumber": number, "ETag": result["ETag"]}
+        if sha256 := result.get("ChecksumSHA256"):
+            part["ChecksumSHA256"] = sha256
+        self._parts[number] = part
+        return base64.b64decode(sha256) if sha256 else None
+
+    def complete(self) -> Stat:
+        """Put the parts together."""
+        parts: Any = [self._parts[number] for number in sorted(self._parts)]
+        with _translated(self._key):
+            answer = self._client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
+        return Stat(self._key.at_version(_version(answer)), 0, answer["ETag"], answer.get("ChecksumSHA256"))
+
+    def abort(self) -> None:
+        """Drop the parts."""
+        with _translated(self._key):
+            self._client.abort_multipart_upload(**self._target)
+
+
+def _bucket(key: PhysicalKey) -> str:
+    if key.bucket is None:
+        raise StorageError("this is no object of an S3 store", str(key))
+    return key.bucket
+
+
+def _address(key: PhysicalKey) -> dict[str, Any]:
+    address = {"Bucket": _bucket(key), "Key": key.key}
+    return address | {"VersionId": key.version_id} if key.version_id is not None else address
+
+
+def _copy_source(key: PhysicalKey) -> Any:  # noqa: ANN401  (a TypedDict of the stubs)
+    return _address(key)
+
+
+def _version(answer: Mapping[str, Any]) -> str | None:
+    """Return the version that the store told; buckets without versioning call theirs ``null``."""
+    version: str | None = answer.get("VersionId")
+    return None if version == "null" else version
+
+
+def _size(file: IO[bytes]) -> int:
+    start = file.tell()
+    size = file.seek(0, 2) - start
+    file.seek(start)
+    return size
+
+
+def _batches(keys: Sequence[PhysicalKey]) -> Iterator[Sequence[PhysicalKey]]:
+    for start in range(0, len(keys), _DELETE_BATCH):
+        yield keys[start : start + _DELETE_BATCH]
+
+
+@contextlib.contextmanager
+def _translated(key: PhysicalKey) -> Iterator[None]:
+    """Turn boto's errors into the engine's."""
+    try:
+        yield
+    except ClientError as error:
+        details = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        raise _error(details.get("Code", ""), details.get("Message", ""), status, str(key)) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise AccessDeniedError(f"no credentials: {error}", str(key)) from error
+    except (BotoConnectionError, CredentialRetrievalError, HTTPClientError, IncompleteReadError) as error:
+        raise StorageUnavailableError(str(error), str(key)) from error
+    except BotoCoreError as error:
+        raise StorageError(str(error), str(key)) from error
+
+
+def _error(code: str, message: str, status: int, location: str) -> QuiltError:
+    if code == "BadDigest":
+        return ChecksumMismatchError(f"{location}: the store received other bytes than were sent")
+    if code in _CODES:
+        kind, meaning = _CODES[code]
+        return kind(f"{meaning} ({message})" if message and not code.isdigit() else meaning, location)
+    if status >= _SERVER_ERROR:
+        return StorageUnavailableError(f"the store failed ({status} {code} {message})".strip(), location)
+    return StorageError(f"the store refused ({status} {code} {message})".strip(), location)

@@ -1,0 +1,61 @@
+"""What Airflow reads about this provider. A literal: Airflow stops when this fails, and reads it at every start."""
+
+from typing import Any
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's description, in the form of ``airflow/provider_info.schema.json``."""
+    return {
+        "package-name": "airflow-provider-quilt",
+        "name": "Quilt",
+        "description": "Publish `Quilt <https://quilt.bio/>`__ packages: named, versioned, verifiable sets of files on S3.",
+        "versions": ["0.1.0"],
+        "integrations": [
+            {"integration-name": "Quilt", "external-doc-url": "https://docs.quilt.bio/", "tags": ["software"]},
+        ],
+        "hooks": [{"integration-name": "Quilt", "python-modules": ["airflow_quilt.hooks.quilt"]}],
+        "operators": [
+            {
+                "integration-name": "Quilt",
+                "python-modules": [
+                    "airflow_quilt.operators.push",
+                    "airflow_quilt.operators.build",
+                    "airflow_quilt.operators.delete",
+                ],
+            },
+        ],
+        "connection-types": [
+            {
+                "connection-type": "quilt",
+                "hook-class-name": "airflow_quilt.hooks.quilt.QuiltHook",
+                "hook-name": "Quilt",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "port", "login", "password"],
+                    "relabeling": {"host": "Catalog URL"},
+                    "placeholders": {"host": "https://catalog.example.com"},
+                },
+                "conn-fields": {
+                    "registry": {
+                        "label": "Registry",
+                        "description": "The S3 bucket that packages are published to, such as s3://my-bucket.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "aws_conn_id": {
+                        "label": "AWS connection",
+                        "description": "The connection for S3. The text null leaves it to boto3's own chain.",
+                        "schema": {"type": ["string", "null"], "default": "aws_default"},
+                    },
+                    "region_name": {
+                        "label": "Region",
+                        "description": "The region of the registry, where the AWS connection does not tell it.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "dest": {
+                        "label": "Landing prefix",
+                        "description": "Where pushed files land, s3://my-bucket/prefix; the package's name is added to it.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                },
+            },
+        ],
+    }
