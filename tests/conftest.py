@@ -1,0 +1,79 @@
+"""Fixtures that every kind of test shares: a real S3 store, fresh buckets, and registries on each kind of storage."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_quilt.core.locations import RegistryLocation
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.s3 import S3Storage
+from testbed.seaweedfs import SeaweedFS, seaweedfs
+
+_serial = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A real S3 store, one for all tests; each test takes buckets of its own from it."""
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as store:
+        yield store
+
+
+@pytest.fixture
+def bucket(s3: SeaweedFS) -> str:
+    """A versioned bucket that no other test uses."""
+    return s3.make_bucket(f"registry-{next(_serial)}")
+
+
+@pytest.fixture
+def other_bucket(s3: SeaweedFS) -> str:
+    """Another versioned bucket, where source objects lie."""
+    return s3.make_bucket(f"source-{next(_serial)}")
+
+
+@pytest.fixture
+def plain_bucket(s3: SeaweedFS) -> str:
+    """A bucket without versions."""
+    return s3.make_bucket(f"plain-{next(_serial)}", versioned=False)
+
+
+@pytest.fixture
+def memory() -> MemoryStorage:
+    """An object store in memory, with the buckets ``registry`` and ``source``."""
+    return MemoryStorage(["registry", "source"])
+
+
+@pytest.fixture
+def registry(memory: MemoryStorage) -> Registry:
+    """A registry in memory."""
+    return Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
+
+
+@pytest.fixture
+def local_registry(memory: MemoryStorage, tmp_path: Path) -> Registry:
+    """A registry on the disk."""
+    return Registry(RegistryLocation.parse(str(tmp_path / "local-registry")), Stores(LocalStorage(), memory))
+
+
+@pytest.fixture
+def s3_registry(s3: SeaweedFS, bucket: str) -> Registry:
+    """A registry on the real store."""
+    return Registry(RegistryLocation.parse(f"s3://{bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Return what writes a file below the test's directory and returns its path."""
+
+    def write(name: str, data: bytes | str = b"") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        return path
+
+    return write
