@@ -11,7 +11,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Publish a real package twice with real Airflow, on an S3 store that starts and stops with it
-	@$(BIN)/python -m demo
+	@KEEP=$(KEEP) $(BIN)/python -m demo
 
 test: $(READY) ## Run every test, against real servers on loopback
 	@$(BIN)/python -m pytest

@@ -4,6 +4,7 @@ import logging
 
 from airflow_quilt.core.errors import PackageNotFoundError
 from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.progress import count
 from airflow_quilt.core.registry import Registry, Revision
 
 _log = logging.getLogger(__name__)
@@ -34,5 +35,5 @@ def delete(registry: Registry, package: str, top_hash: str | None = None, *, mis
             raise
         _log.info("Nothing to delete: %s", error)
         return []
-    _log.info("Deleted %s revisions of %s from %s; their data stays", len(deleted), name, registry.location)
+    _log.info("Deleted %s of %s from %s; the data stays", count(len(deleted), "revision", "revisions"), name, registry.location)
     return deleted

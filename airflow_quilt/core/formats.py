@@ -60,7 +60,7 @@ def _kind(value: object) -> tuple[str, str]:
     return type(value).__module__.partition(".")[0], type(value).__name__
 
 
-def _as_json(value: object) -> Any:  # noqa: ANN401
+def _as_json(value: object) -> Any:
     """Turn sequences and mappings that json does not know, such as the output of mapped tasks, into ones it does."""
     if isinstance(value, Mapping):
         return dict(value)
@@ -69,49 +69,49 @@ def _as_json(value: object) -> Any:  # noqa: ANN401
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _has_names(frame: Any) -> bool:  # noqa: ANN401
+def _has_names(frame: Any) -> bool:
     """Whether the index of a pandas frame says more than the numbers of its rows."""
     return type(frame.index).__name__ != "RangeIndex"
 
 
-def _pandas_json(frame: Any) -> bytes:  # noqa: ANN401
+def _pandas_json(frame: Any) -> bytes:
     plain = frame.reset_index() if _has_names(frame) else frame
     text: str = plain.to_json(orient="records", date_format="iso", force_ascii=False)
     return text.encode()
 
 
-def _pandas_csv(frame: Any) -> bytes:  # noqa: ANN401
+def _pandas_csv(frame: Any) -> bytes:
     text: str = frame.to_csv(index=_has_names(frame))
     return text.encode()
 
 
-def _pandas_parquet(frame: Any) -> bytes:  # noqa: ANN401
+def _pandas_parquet(frame: Any) -> bytes:
     return _to_buffer(frame.to_parquet)
 
 
-def _polars_csv(frame: Any) -> bytes:  # noqa: ANN401
+def _polars_csv(frame: Any) -> bytes:
     return _to_buffer(frame.write_csv)
 
 
-def _polars_json(frame: Any) -> bytes:  # noqa: ANN401
+def _polars_json(frame: Any) -> bytes:
     return _to_buffer(frame.write_json)
 
 
-def _polars_parquet(frame: Any) -> bytes:  # noqa: ANN401
+def _polars_parquet(frame: Any) -> bytes:
     return _to_buffer(frame.write_parquet)
 
 
-def _arrow_csv(table: Any) -> bytes:  # noqa: ANN401
+def _arrow_csv(table: Any) -> bytes:
     from pyarrow.csv import write_csv  # noqa: PLC0415  (whoever has a table has pyarrow)
 
     return _to_buffer(lambda out: write_csv(table, out))
 
 
-def _arrow_json(table: Any) -> bytes:  # noqa: ANN401
+def _arrow_json(table: Any) -> bytes:
     return json.dumps(table.to_pylist(), ensure_ascii=False, allow_nan=False, default=str).encode()
 
 
-def _arrow_parquet(table: Any) -> bytes:  # noqa: ANN401
+def _arrow_parquet(table: Any) -> bytes:
     from pyarrow.parquet import write_table  # noqa: PLC0415  (whoever has a table has pyarrow)
 
     return _to_buffer(lambda out: write_table(table, out))

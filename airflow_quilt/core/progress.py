@@ -60,6 +60,11 @@ class Progress:
         )
 
 
+def count(number: int, one: str, many: str) -> str:
+    """Return a number of things for people: ``1 entry``, ``2,000 entries``."""
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def human_size(size: float) -> str:
     """Return a number of bytes for people, in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -13,7 +13,7 @@ from airflow_quilt.core.locations import QuiltUri, RegistryLocation
 from airflow_quilt.core.manifest import Entry, Summary, header_line, make_header, write_manifest
 from airflow_quilt.core.names import PackageName, TopHash
 from airflow_quilt.core.plan import Action, Copy, Source, Upload
-from airflow_quilt.core.progress import Progress, human_size
+from airflow_quilt.core.progress import Progress, count, human_size
 from airflow_quilt.core.registry import Conflict, Latest, Registry, Revision
 from airflow_quilt.core.sources import SourceFinder
 from airflow_quilt.core.transfer import Transfer
@@ -131,5 +131,4 @@ def _reader(registry: Registry) -> Callable[[QuiltUri], Iterator[Entry]]:
 
 
 def _amount(sources: list[Source]) -> str:
-    count = f"{len(sources):,} {'entry' if len(sources) == 1 else 'entries'}"
-    return f"{count}, {human_size(sum(source.size for source in sources))}"
+    return f"{count(len(sources), 'entry', 'entries')}, {human_size(sum(source.size for source in sources))}"

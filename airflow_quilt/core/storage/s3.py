@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
+from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -62,6 +63,14 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
     "RequestTimeTooSkewed": (StorageUnavailableError, "the clocks of this machine and the store differ too much"),
 }
 _SERVER_ERROR: Final = 500
+
+
+_DEFAULTS: Final = Config(max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=10)
+
+
+def client_config(own: Config | None) -> Config:
+    """Return the settings that this storage needs of its client; what the user chose goes before."""
+    return _DEFAULTS.merge(own) if own else _DEFAULTS
 
 
 class S3Storage:
@@ -226,7 +235,7 @@ def _address(key: PhysicalKey) -> dict[str, Any]:
     return address | {"VersionId": key.version_id} if key.version_id is not None else address
 
 
-def _copy_source(key: PhysicalKey) -> Any:  # noqa: ANN401  (a TypedDict of the stubs)
+def _copy_source(key: PhysicalKey) -> Any:
     return _address(key)
 
 

@@ -1,0 +1,26 @@
+"""QuiltBuildOperator."""
+
+from typing import TYPE_CHECKING
+
+from airflow_quilt.operators.base import QuiltPublishOperator
+
+if TYPE_CHECKING:
+    import threading
+
+    from airflow_quilt.core.publish import Draft, Published
+    from airflow_quilt.core.registry import Registry
+    from airflow_quilt.hooks.quilt import QuiltHook
+
+
+class QuiltBuildOperator(QuiltPublishOperator):
+    """Publishes a revision that names files where they are, without copying any.
+
+    Takes the parameters of :class:`~airflow_quilt.operators.base.QuiltPublishOperator`; the registry may be an S3 bucket or
+    a local directory (``file:///…`` or a path). Content has no place to be named, so sources must be files or objects.
+    """
+
+    def publish(self, hook: "QuiltHook", registry: "Registry", draft: "Draft", stop: "threading.Event") -> "Published":  # noqa: ARG002
+        """Build the package."""
+        from airflow_quilt.core.build import build
+
+        return build(registry, draft, stop)

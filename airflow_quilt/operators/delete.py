@@ -1,0 +1,43 @@
+"""QuiltDeleteOperator."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_quilt.operators.base import QuiltOperator, airflow_errors
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class QuiltDeleteOperator(QuiltOperator):
+    """Takes a package, or one revision of it, out of a registry; manifests and data stay.
+
+    When the latest revision is deleted, the newest remaining one becomes the latest.
+
+    :param package: ``namespace/name``.
+    :param top_hash: the revision, by its whole hash or the beginning of it (6 digits or more); by default the whole package.
+    :param registry: the registry, on S3 or a local directory; by default the connection's.
+    :param missing_ok: succeed when the package or revision is gone already.
+    :param quilt_conn_id: the connection of type ``quilt``; None for none.
+    """
+
+    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "top_hash")
+
+    def __init__(self, *, top_hash: str | None = None, missing_ok: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.top_hash = top_hash
+        self.missing_ok = missing_ok
+
+    def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
+        """Delete, and return what was deleted."""
+        from airflow_quilt.core.delete import delete
+
+        with airflow_errors():
+            registry = self.hook.registry(self.registry)
+            deleted = delete(registry, self.package, self.top_hash, missing_ok=self.missing_ok)
+        return {
+            "registry": str(registry.location),
+            "package": self.package,
+            "top_hash": deleted[0].top_hash if deleted and self.top_hash else None,
+            "revisions_deleted": len(deleted),
+        }

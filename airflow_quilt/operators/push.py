@@ -1,0 +1,39 @@
+"""QuiltPushOperator."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_quilt.operators.base import QuiltPublishOperator
+
+if TYPE_CHECKING:
+    import threading
+
+    from airflow_quilt.core.publish import Draft, Published
+    from airflow_quilt.core.registry import Registry
+    from airflow_quilt.hooks.quilt import QuiltHook
+
+
+class QuiltPushOperator(QuiltPublishOperator):
+    """Copies the files of a package to a registry's bucket and publishes a revision that names the copies.
+
+    Objects that already lie in the registry's bucket stay where they are.
+
+    Takes the parameters of :class:`~airflow_quilt.operators.base.QuiltPublishOperator`; the registry must be on S3.
+
+    :param dest: where the files land: an ``s3://`` prefix in the registry's bucket. By default the connection's ``dest``
+        with the package's name added, or else ``s3://<registry>/<namespace>/<name>``.
+    """
+
+    template_fields: Sequence[str] = (*QuiltPublishOperator.template_fields, "dest")
+
+    def __init__(self, *, dest: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dest = dest
+
+    def publish(self, hook: "QuiltHook", registry: "Registry", draft: "Draft", stop: "threading.Event") -> "Published":
+        """Push the package."""
+        from airflow_quilt.core.names import PackageName
+        from airflow_quilt.core.push import push
+
+        dest = self.dest or hook.landing_prefix(registry, PackageName.parse(draft.package))
+        return push(registry, draft, dest, stop)
