@@ -1,0 +1,1 @@
+"""The main job, from nothing: see ``python -m demo``."""

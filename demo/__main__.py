@@ -1,0 +1,138 @@
+"""Run the example DAGs with real Airflow against a real S3 store, show what they published, and clean up.
+
+``make demo``, or ``make demo KEEP=1`` to keep the store until Ctrl-C and look around with other clients.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import pairwise, takewhile
+from pathlib import Path
+from typing import Final
+
+from airflow_quilt.core.locations import QuiltUri, RegistryLocation
+from airflow_quilt.core.names import PackageName, TopHash
+from airflow_quilt.core.progress import human_size
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.s3 import S3Storage
+from testbed.airflow_home import airflow_environment, connections
+from testbed.seaweedfs import SeaweedFS, seaweedfs
+
+BUCKET: Final = "penguins"
+PACKAGE: Final = PackageName.parse("penguins/weekly")
+DAGS: Final = Path(__file__).parent.parent / "example_dags"
+
+
+def main() -> None:
+    """Tell the story of the README: two runs, two revisions, one of them retired."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="quilt-demo-") as name, seaweedfs(Path(name, "store")) as store:
+        say(f"An S3 store is up at {store.endpoint}, with a versioned bucket s3://{store.make_bucket(BUCKET)}")
+        registry = Registry(RegistryLocation.parse(f"s3://{BUCKET}"), Stores(LocalStorage(), S3Storage(store.client())))
+        airflow = Airflow(Path(name), store)
+        airflow.run("db", "migrate")
+        airflow.run("dags", "test", "penguins_weekly", "2008-12-29")
+        airflow.run("dags", "test", "penguins_weekly", "2009-12-28")
+        show_revisions(registry)
+        show_latest(registry)
+        oldest = [revision.top_hash for revision in registry.revisions(PACKAGE)][-1]
+        airflow.run("dags", "test", "retire_revision", "-c", f'{{"package": "{PACKAGE}", "top_hash": "{oldest[:8]}"}}')
+        show_revisions(registry)
+        say(f"Done in {time.monotonic() - began:.0f} s.")
+        look_further(store, registry.resolve(PACKAGE))
+
+
+class Airflow:
+    """Airflow in a directory of its own, with connections to the store."""
+
+    def __init__(self, directory: Path, store: SeaweedFS) -> None:
+        self._log = directory / "airflow.log"
+        self._env = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")},
+            **airflow_environment(directory / "airflow", DAGS),
+            **connections(store, f"s3://{BUCKET}"),
+            "TMPDIR": str(directory),
+        }
+
+    def run(self, *arguments: str) -> None:
+        """Run a command of Airflow and show what the Quilt operators log; show everything when it fails."""
+        say("$ airflow " + " ".join(arguments))
+        command = [str(Path(sys.executable).with_name("airflow")), *arguments]
+        with self._log.open("w+", encoding="utf-8") as log:
+            finished = subprocess.run(command, env=self._env, stdout=log, stderr=log, check=False)
+            log.seek(0)
+            lines = log.read().splitlines()
+        if finished.returncode:
+            print("\n".join(lines))
+            sys.exit(f"airflow {' '.join(arguments)} failed with status {finished.returncode}")
+        for line in lines:
+            if "[airflow_quilt." in line:
+                print("   ", line.partition("]")[2].partition("[airflow_quilt.")[0].strip())
+
+
+def show_revisions(registry: Registry) -> None:
+    """Print the history of the package."""
+    say(f"The revisions of {PACKAGE} in {registry.location}, newest first")
+    latest = registry.resolve(PACKAGE)
+    for revision in registry.revisions(PACKAGE):
+        message = registry.read(PACKAGE, revision.top_hash).header["message"]
+        mark = "  <- latest" if revision.top_hash == latest else ""
+        print(f"    {revision.time:YYYY-MM-DD HH:mm:ss} UTC  {revision.top_hash[:12]}  {message}{mark}")
+
+
+def show_latest(registry: Registry) -> None:
+    """Print what the latest revision holds."""
+    latest = registry.resolve(PACKAGE)
+    manifest = registry.read(PACKAGE, latest)
+    say(f"The latest one, metadata {manifest.header['user_meta']}")
+    for line in tree([(entry.logical_key, entry.size) for entry in manifest.entries]):
+        print("   ", line)
+    say(f"Its Quilt+ URI\n    {uri(latest)}")
+
+
+def tree(files: list[tuple[str, int]]) -> Iterator[str]:
+    """Draw files, which come in walk order, as a tree with sizes."""
+    for (before, _), (key, size) in pairwise([("", 0), *files]):
+        *folders, name = key.split("/")
+        known = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before.split("/")[:-1], folders, strict=False)))
+        for depth, folder in enumerate(folders[known:], known):
+            yield f"{'  ' * depth}{folder}/"
+        yield f"{'  ' * len(folders) + name:<28}{human_size(size):>10}"
+
+
+def look_further(store: SeaweedFS, top_hash: TopHash) -> None:
+    """Say how other clients see the package; wait for Ctrl-C where the store is to be kept."""
+    keep = os.environ.get("KEEP")
+    say("Look further" if keep else "Look further: `make demo KEEP=1` keeps the store running, and then")
+    who = store.admin if keep else None
+    endpoint, key, secret = (store.endpoint, who.access_key, who.secret_key) if who else ("<store>", "<key>", "<secret>")
+    print(f"    export AWS_ENDPOINT_URL_S3={endpoint} AWS_ACCESS_KEY_ID={key} AWS_SECRET_ACCESS_KEY={secret}")
+    print(f"    .venv/bin/quilt3 install {PACKAGE} --registry s3://{BUCKET} --top-hash {top_hash[:12]} --dest ./penguins")
+    print("    connections, sources and errors: docs/")
+    if keep:
+        say("The store stays up until Ctrl-C ...")
+        signal.pause()
+
+
+def uri(top_hash: TopHash) -> QuiltUri:
+    """Return the address of a revision of the package."""
+    return QuiltUri(bucket=BUCKET, package=PACKAGE, top_hash=top_hash)
+
+
+def say(text: str) -> None:
+    """Print a heading."""
+    print(f"\n{text}", flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit("\nStopped; everything is cleaned up.")

@@ -1,0 +1,44 @@
+"""Give the objects below a prefix a name, a version and a hash, without copying any of them.
+
+Needs a connection `quilt_default` that names a registry.
+"""
+
+import pendulum
+from airflow.sdk import dag, task
+
+from airflow_quilt.hooks.quilt import QuiltHook
+from airflow_quilt.operators import QuiltBuildOperator
+
+
+@dag(
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1),
+    params={"prefix": "s3://my-bucket/measurements/", "package": "lab/measurements"},
+    tags=["example", "quilt"],
+)
+def index_measurements() -> None:
+    """Publish the current objects below a prefix as a package."""
+    # [START howto_operator_quilt_build]
+    index = QuiltBuildOperator(
+        task_id="index",
+        package="{{ params.package }}",
+        entries="{{ params.prefix }}",
+        message="What lay below {{ params.prefix }}",
+    )
+    # [END howto_operator_quilt_build]
+
+    # [START howto_hook_quilt]
+    @task
+    def largest(package: str, top_hash: str) -> str:
+        """Return the key of the largest entry: the hook gives any task the registry."""
+        from airflow_quilt.core.names import PackageName
+
+        manifest = QuiltHook().registry().read(PackageName.parse(package), top_hash)
+        return max(manifest.entries, key=lambda entry: entry.size).logical_key
+
+    # [END howto_hook_quilt]
+
+    largest(index.output["package"], index.output["top_hash"])
+
+
+index_measurements()

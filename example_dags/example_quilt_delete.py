@@ -1,0 +1,29 @@
+"""Take a revision that should not have been published out of a registry; its data stays.
+
+Needs a connection `quilt_default` that names a registry. Trigger it with the package and the hash, or the beginning of it.
+"""
+
+import pendulum
+from airflow.sdk import dag
+
+from airflow_quilt.operators import QuiltDeleteOperator
+
+
+@dag(
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1),
+    params={"package": "penguins/weekly", "top_hash": "0000000"},
+    tags=["example", "quilt"],
+)
+def retire_revision() -> None:
+    """Delete one revision of a package."""
+    # [START howto_operator_quilt_delete]
+    QuiltDeleteOperator(
+        task_id="retire",
+        package="{{ params.package }}",
+        top_hash="{{ params.top_hash }}",
+    )
+    # [END howto_operator_quilt_delete]
+
+
+retire_revision()
