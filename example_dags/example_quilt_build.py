@@ -29,16 +29,17 @@ def index_measurements() -> None:
 
     # [START howto_hook_quilt]
     @task
-    def largest(package: str, top_hash: str) -> str:
+    def largest(published: dict[str, str]) -> str:
         """Return the key of the largest entry: the hook gives any task the registry."""
         from airflow_quilt.core.names import PackageName
 
-        manifest = QuiltHook().registry().read(PackageName.parse(package), top_hash)
+        package = PackageName.parse(published["package"])
+        manifest = QuiltHook().registry().read(package, published["top_hash"])
         return max(manifest.entries, key=lambda entry: entry.size).logical_key
 
     # [END howto_hook_quilt]
 
-    largest(index.output["package"], index.output["top_hash"])
+    largest(index.output)
 
 
 index_measurements()

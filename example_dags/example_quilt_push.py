@@ -1,7 +1,7 @@
 """Publish what the tasks of a pipeline made: a table, plots from mapped tasks, and a summary.
 
-Needs a connection `quilt_default` that names a registry. The tasks hand files to each other on the local disk; with
-workers on several machines, write them to a shared disk or to S3 instead.
+Needs a connection `quilt_default` that names a registry. The tasks hand each other files in the directory that the
+parameter `workdir` names; with workers on several machines, choose one that they share.
 """
 
 import tempfile
@@ -13,26 +13,26 @@ from airflow.sdk import dag, task
 from airflow_quilt.operators import QuiltPushOperator
 
 
-def workdir(run_id: str) -> Path:
-    """Return a directory for the files of one run."""
-    directory = Path(tempfile.gettempdir(), "penguins", run_id)
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
-
-
-@dag(schedule="@weekly", start_date=pendulum.datetime(2007, 1, 1), catchup=False, tags=["example", "quilt"])
+@dag(
+    schedule="@weekly",
+    start_date=pendulum.datetime(2007, 1, 1),
+    catchup=False,
+    params={"workdir": str(Path(tempfile.gettempdir(), "penguins"))},
+    tags=["example", "quilt"],
+)
 def penguins_weekly() -> None:
     """Publish the penguins that were known in a week."""
 
     @task
-    def clean(logical_date: pendulum.DateTime, run_id: str) -> str:
+    def clean(logical_date: pendulum.DateTime, params: dict[str, str]) -> str:
         """Keep the penguins that were measured up to the year of the run and that have all measurements."""
         import palmerpenguins
         import pandas as pd
 
         raw = pd.read_csv(Path(palmerpenguins.__file__).parent / "data" / "penguins.csv")
         known = raw[raw["year"] <= logical_date.year].dropna()
-        path = workdir(run_id) / "penguins.parquet"
+        path = Path(params["workdir"], str(logical_date.date()), "penguins.parquet")
+        path.parent.mkdir(parents=True, exist_ok=True)
         known.to_parquet(path)
         return str(path)
 
@@ -44,7 +44,7 @@ def penguins_weekly() -> None:
         return sorted(pd.read_parquet(table)["species"].unique())
 
     @task
-    def plot(name: str, table: str, run_id: str) -> str:
+    def plot(name: str, table: str) -> str:
         """Plot the bills of one species."""
         import pandas as pd
         from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ def penguins_weekly() -> None:
         axes = figure.subplots()
         axes.scatter(penguins["bill_length_mm"], penguins["bill_depth_mm"])
         axes.set(title=name, xlabel="bill length (mm)", ylabel="bill depth (mm)")
-        path = workdir(run_id) / f"{name.lower()}.png"
+        path = Path(table).with_name(f"{name.lower()}.png")
         figure.savefig(path)
         return str(path)
 

@@ -1,0 +1,54 @@
+"""An Airflow for these tests: its home is made before anything imports Airflow, as Airflow reads it at import."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from testbed.airflow_home import connections
+from testbed.seaweedfs import SeaweedFS
+from tests.airflow.support import EXAMPLES, HOME, RunDag
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+
+
+@pytest.fixture(scope="session", autouse=True)
+def airflow_home() -> Iterator[Path]:
+    """Airflow's home; it is removed when the tests end."""
+    yield HOME
+    shutil.rmtree(HOME)
+
+
+@pytest.fixture(scope="session")
+def database() -> None:
+    """Airflow's metadata database, in sqlite."""
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+@pytest.fixture
+def connected(s3: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Connections to the store in the environment; the registry that they name is returned."""
+    for name, value in connections(s3, f"s3://{bucket}").items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{bucket}"
+
+
+@pytest.fixture
+def run_dag(database: None) -> RunDag:
+    """Return what runs a DAG of the examples to its end, in this process."""
+
+    def run(dag_id: str, **arguments: Any) -> "DagRun":
+        from airflow.dag_processing.dagbag import DagBag
+
+        bag = DagBag(EXAMPLES)
+        assert not bag.import_errors
+        dag = bag.get_dag(dag_id)
+        assert dag
+        return dag.test(**arguments)
+
+    return run

@@ -1,0 +1,124 @@
+"""The example DAGs, run to their end by real Airflow against the real store."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pendulum
+import pytest
+
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.registry import Registry
+from testbed.seaweedfs import SeaweedFS
+from tests.airflow.support import RunDag
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
+
+Publish = Callable[[int], "DagRun"]
+PENGUINS = PackageName.parse("penguins/weekly")
+
+
+def states(run: "DagRun") -> dict[tuple[str, int], str]:
+    """Return the state of every task instance of a run."""
+    return {(ti.task_id, ti.map_index): str(ti.state) for ti in run.get_task_instances()}
+
+
+def result(run: "DagRun", task_id: str) -> dict[str, object]:
+    """Return what a task pushed to XCom."""
+    ti = run.get_task_instance(task_id)
+    assert ti
+    value: dict[str, object] = ti.xcom_pull(task_ids=task_id)
+    return value
+
+
+@pytest.fixture
+def publish(run_dag: RunDag, connected: str, tmp_path: Path) -> Publish:
+    """Return what runs the penguins of a year."""
+
+    def run(year: int) -> "DagRun":
+        return run_dag("penguins_weekly", logical_date=pendulum.datetime(year, 12, 29), run_conf={"workdir": str(tmp_path)})
+
+    return run
+
+
+def test_penguins_weekly_publishes_what_its_tasks_made(publish: Publish, s3_registry: Registry, bucket: str) -> None:
+    run = publish(2009)
+
+    assert states(run) == {
+        ("clean", -1): "success",
+        ("species", -1): "success",
+        ("plot", 0): "success",
+        ("plot", 1): "success",
+        ("plot", 2): "success",
+        ("summarise", -1): "success",
+        ("publish", -1): "success",
+    }
+    manifest = s3_registry.read(PENGUINS)
+    assert manifest.header == {"version": "v0", "user_meta": {"week": "2009-12-29"}, "message": "Penguins, week of 2009-12-29"}
+    entries = {entry.logical_key: entry for entry in manifest.entries}
+    assert sorted(entries) == [
+        "penguins.parquet",
+        "plots/adelie.png",
+        "plots/chinstrap.png",
+        "plots/gentoo.png",
+        "summary.json",
+    ]
+    [revision] = s3_registry.revisions(PENGUINS)
+    assert result(run, "publish") == {
+        "registry": f"s3://{bucket}",
+        "package": "penguins/weekly",
+        "top_hash": revision.top_hash,
+        "quilt_uri": f"quilt+s3://{bucket}#package=penguins/weekly@{revision.top_hash}",
+        "catalog_url": None,
+        "entries": 5,
+        "bytes": sum(entry.size for entry in entries.values()),
+        "bytes_copied": sum(entry.size for entry in entries.values()),
+        "revision": revision.time.to_iso8601_string(),
+        "created": True,
+    }
+
+
+def test_the_same_run_again_makes_no_new_revision_and_another_week_makes_one(publish: Publish, s3_registry: Registry) -> None:
+    first, again, other = (result(publish(year), "publish") for year in (2008, 2008, 2009))
+
+    assert [published["created"] for published in (first, again, other)] == [True, False, True]
+    assert first["top_hash"] == again["top_hash"]
+    assert first["revision"] == again["revision"]
+    assert [revision.top_hash for revision in s3_registry.revisions(PENGUINS)] == [other["top_hash"], first["top_hash"]]
+
+
+def test_retire_revision_deletes_one_revision_and_no_data(
+    publish: Publish, run_dag: RunDag, s3: SeaweedFS, s3_registry: Registry, bucket: str
+) -> None:
+    old, new = (str(result(publish(year), "publish")["top_hash"]) for year in (2008, 2009))
+    data = s3.client().list_object_versions(Bucket=bucket, Prefix="penguins/")["Versions"]
+
+    run = run_dag("retire_revision", run_conf={"package": "penguins/weekly", "top_hash": new[:7]})
+
+    assert states(run) == {("retire", -1): "success"}
+    assert result(run, "retire") == {
+        "registry": f"s3://{bucket}",
+        "package": "penguins/weekly",
+        "top_hash": new,
+        "revisions_deleted": 1,
+    }
+    assert [revision.top_hash for revision in s3_registry.revisions(PENGUINS)] == [old]
+    assert s3_registry.resolve(PENGUINS) == old
+    assert s3.client().list_object_versions(Bucket=bucket, Prefix="penguins/")["Versions"] == data
+
+
+def test_index_measurements_names_objects_where_they_are(
+    run_dag: RunDag, connected: str, s3: SeaweedFS, s3_registry: Registry, bucket: str
+) -> None:
+    for day, size in (("mon", 10), ("tue", 30), ("wed", 20)):
+        s3.client().put_object(Bucket=bucket, Key=f"raw/{day}.csv", Body=b"x" * size)
+
+    run = run_dag("index_measurements", run_conf={"prefix": f"{connected}/raw/", "package": "lab/raw"})
+
+    assert states(run) == {("index", -1): "success", ("largest", -1): "success"}
+    assert result(run, "largest") == "tue.csv"
+    assert result(run, "index")["bytes_copied"] == 0
+    keys = [entry.physical_keys[0].partition("?")[0] for entry in s3_registry.read(PackageName.parse("lab/raw")).entries]
+    assert keys == [f"s3://{bucket}/raw/{day}.csv" for day in ("mon", "tue", "wed")]
+    assert s3.client().list_objects_v2(Bucket=bucket, Prefix="lab/")["KeyCount"] == 0

@@ -1,0 +1,183 @@
+"""QuiltHook: an Airflow connection becomes a registry."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from airflow_quilt.core.errors import LocationError, SettingsError
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.hooks.quilt import QuiltHook, QuiltSettings
+
+Connect = Callable[..., QuiltHook]
+NAME = PackageName.parse("team/data")
+AWS = {"conn_type": "aws", "login": "key", "password": "secret", "extra": {"endpoint_url": "http://127.0.0.1:9", "verify": False}}
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """Return what puts a connection into the environment, as a mapping (JSON) or as text (a URI)."""
+
+    def connect(value: object, name: str = "QUILT_DEFAULT") -> QuiltHook:
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name}", value if isinstance(value, str) else json.dumps(value))
+        return QuiltHook()
+
+    return connect
+
+
+def settings(hook: QuiltHook) -> tuple[str | None, ...]:
+    found = hook.settings
+    return found.catalog, found.registry, found.aws_conn_id, found.region_name, found.dest
+
+
+FULL = ("https://catalog.example.com", "s3://reg", "s3_team", "eu-west-1", "s3://reg/landing")
+
+
+@pytest.mark.parametrize(
+    ("connection", "expected"),
+    [
+        pytest.param({"conn_type": "quilt"}, (None, None, "aws_default", None, None), id="empty"),
+        pytest.param(
+            {
+                "conn_type": "quilt",
+                "host": "https://catalog.example.com/",
+                "extra": {
+                    "registry": "s3://reg",
+                    "aws_conn_id": "s3_team",
+                    "region_name": "eu-west-1",
+                    "dest": "s3://reg/landing",
+                },
+            },
+            FULL,
+            id="json",
+        ),
+        pytest.param(
+            "quilt://catalog.example.com/?registry=s3%3A%2F%2Freg&aws_conn_id=s3_team&region_name=eu-west-1&dest=s3%3A%2F%2Freg%2Flanding",
+            FULL,
+            id="uri",
+        ),
+        pytest.param(
+            "quilt://https%3A%2F%2Fcatalog.example.com/?registry=s3%3A%2F%2Freg&aws_conn_id=s3_team&region_name=eu-west-1"
+            "&dest=s3%3A%2F%2Freg%2Flanding",
+            FULL,
+            id="uri with a whole URL as host",
+        ),
+        pytest.param(
+            {"conn_type": "quilt", "extra": {"aws_conn_id": None}},
+            (None, None, None, None, None),
+            id="json without AWS connection",
+        ),
+        pytest.param(
+            "quilt://?aws_conn_id=null&registry=s3%3A%2F%2Freg", (None, "s3://reg", None, None, None), id="uri with null"
+        ),
+        pytest.param(
+            "quilt://?aws_conn_id=&registry=s3%3A%2F%2Freg", (None, "s3://reg", None, None, None), id="uri with nothing"
+        ),
+        pytest.param(
+            {"conn_type": "quilt", "host": "http://localhost", "port": 8080},
+            ("http://localhost:8080", None, "aws_default", None, None),
+            id="port",
+        ),
+    ],
+)
+def test_a_connection_is_read_in_each_of_its_forms(
+    connect: Connect, connection: object, expected: tuple[str | None, ...]
+) -> None:
+    assert settings(connect(connection)) == expected
+
+
+@pytest.mark.parametrize(
+    ("connection", "says"),
+    [
+        pytest.param(
+            {"conn_type": "quilt", "host": "s3://reg"}, "a registry goes into the extra 'registry'", id="registry as host"
+        ),
+        pytest.param({"conn_type": "quilt", "extra": {"registry": 5}}, "'registry' is int", id="number"),
+        pytest.param({"conn_type": "quilt", "extra": {"aws_conn_id": ["a"]}}, "'aws_conn_id' is list", id="list"),
+    ],
+)
+def test_what_cannot_be_right_names_the_connection_and_the_field(connect: Connect, connection: object, says: str) -> None:
+    with pytest.raises(SettingsError, match=f"connection 'quilt_default': .*{says}"):
+        _ = connect(connection).settings
+
+
+def test_a_connection_that_is_not_there_is_named_with_the_cure() -> None:
+    with pytest.raises(SettingsError, match="no connection 'nowhere': .*AIRFLOW_CONN_NOWHERE"):
+        QuiltHook("nowhere").registry()
+
+
+def test_no_registry_anywhere_is_said_with_the_cure(connect: Connect) -> None:
+    with pytest.raises(SettingsError, match=r"give registry=, or set the extra 'registry' of the connection 'quilt_default'"):
+        connect({"conn_type": "quilt"}).registry()
+
+
+def test_without_a_connection_the_defaults_hold() -> None:
+    assert QuiltHook(None).settings == QuiltSettings()
+
+
+def test_making_a_hook_reads_no_connection() -> None:
+    assert QuiltHook("nowhere").quilt_conn_id == "nowhere"
+
+
+def test_a_registry_that_is_given_goes_before_the_connections(connect: Connect) -> None:
+    hook = connect({"conn_type": "quilt", "extra": {"registry": "s3://reg", "aws_conn_id": None, "region_name": "us-east-1"}})
+    assert str(hook.registry().location) == "s3://reg"
+    assert str(hook.get_conn().location) == "s3://reg"
+    assert str(hook.registry("s3://other").location) == "s3://other"
+
+
+def test_a_registry_with_a_path_is_refused(connect: Connect) -> None:
+    with pytest.raises(LocationError, match=r"write 's3://reg'.*'dest'"):
+        connect({"conn_type": "quilt", "extra": {"registry": "s3://reg/path"}}).registry()
+
+
+def test_the_settings_of_the_aws_connection_reach_the_client(connect: Connect) -> None:
+    extra = {
+        **AWS["extra"],
+        "config_kwargs": {"retries": {"total_max_attempts": 2}, "max_pool_connections": 3, "s3": {"addressing_style": "path"}},
+    }
+    connect({**AWS, "extra": extra}, "S3_TEAM")
+    hook = connect(
+        {"conn_type": "quilt", "extra": {"registry": "s3://reg", "aws_conn_id": "s3_team", "region_name": "eu-north-1"}}
+    )
+
+    storage = hook.registry().stores.remote
+    assert isinstance(storage, S3Storage)
+    meta = storage._client.meta  # noqa: SLF001
+
+    assert meta.endpoint_url == "http://127.0.0.1:9"
+    assert meta.region_name == "eu-north-1"
+    assert meta.config.retries == {"total_max_attempts": 2, "mode": "standard"}
+    assert meta.config.max_pool_connections == 3
+    assert meta.config.s3["addressing_style"] == "path"
+    assert meta.config.connect_timeout == 10
+
+
+def test_an_endpoint_that_is_no_url_names_the_aws_connection(connect: Connect) -> None:
+    connect({**AWS, "extra": {"endpoint_url": "nonsense"}}, "AWS_DEFAULT")
+    with pytest.raises(SettingsError, match="AWS connection 'aws_default': Invalid endpoint: nonsense"):
+        connect({"conn_type": "quilt", "extra": {"registry": "s3://reg"}}).registry()
+
+
+def test_the_connections_dest_gives_each_package_a_place_of_its_own_in_its_own_registry_only(connect: Connect) -> None:
+    hook = connect(
+        {
+            "conn_type": "quilt",
+            "extra": {"registry": "s3://reg", "dest": "s3://reg/landing/", "aws_conn_id": None, "region_name": "us-east-1"},
+        }
+    )
+    assert hook.landing_prefix(hook.registry(), NAME) == "s3://reg/landing/team/data"
+    assert hook.landing_prefix(hook.registry("s3://other"), NAME) is None
+
+
+def test_the_page_of_a_revision_is_known_where_the_catalog_is(connect: Connect) -> None:
+    extra = {"registry": "s3://reg", "aws_conn_id": None, "region_name": "us-east-1"}
+    hook = connect({"conn_type": "quilt", "host": "catalog.example.com", "extra": extra})
+    assert (
+        hook.catalog_url(hook.registry(), NAME, "ab" * 32)
+        == f"https://catalog.example.com/b/reg/packages/team/data/tree/{'ab' * 32}/"
+    )
+
+    hook = connect({"conn_type": "quilt", "extra": extra})
+    assert hook.catalog_url(hook.registry(), NAME, "ab" * 32) is None

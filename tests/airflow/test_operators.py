@@ -1,0 +1,312 @@
+"""The operators, called directly: arguments, templates, what they return, and what their errors become."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from airflow.sdk import Asset, ObjectStoragePath
+from airflow.sdk.exceptions import AirflowFailException
+
+from airflow_quilt.core.errors import CancelledError, QuiltError, RevisionConflictError, SourceError, StorageUnavailableError
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.operators import QuiltBuildOperator, QuiltDeleteOperator, QuiltPushOperator, entry
+from airflow_quilt.operators.base import plain
+from testbed.airflow_home import connections
+from testbed.seaweedfs import Identity, SeaweedFS
+from tests.airflow.support import MappedOutput
+
+OPERATORS = [QuiltPushOperator, QuiltBuildOperator, QuiltDeleteOperator]
+
+
+def push(**arguments: Any) -> dict[str, Any]:
+    return QuiltPushOperator(
+        **{"task_id": "push", "package": "team/data", "entries": {"a.txt": entry(content="a")}, **arguments}
+    ).execute({})
+
+
+def build(**arguments: Any) -> dict[str, Any]:
+    return QuiltBuildOperator(**{"task_id": "build", "package": "team/data", **arguments}).execute({})
+
+
+def delete(**arguments: Any) -> dict[str, Any]:
+    return QuiltDeleteOperator(**{"task_id": "delete", "package": "team/data", **arguments}).execute({})
+
+
+def keys(registry: Registry, package: str = "team/data") -> list[str]:
+    return [item.logical_key for item in registry.read(PackageName.parse(package)).entries]
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_every_template_field_is_an_attribute_and_every_text_argument_is_templated(operator: type) -> None:
+    arguments = {"entries": {}} if operator is not QuiltDeleteOperator else {}
+    task = operator(task_id="t", package="a/b", **arguments)
+    own = {name for name in vars(task) if name in {*QuiltPushOperator.template_fields, *QuiltDeleteOperator.template_fields}}
+    assert own == set(operator.template_fields)
+
+
+def test_templates_are_rendered_in_values_and_in_logical_keys_but_not_in_what_a_task_returned() -> None:
+    task = QuiltPushOperator(
+        task_id="t",
+        package="team/{{ what }}",
+        entries={"{{ day }}/x.csv": "/data/{{ day }}.csv", "y.json": {"{{ day }}": ["{{ day }}"]}},
+        meta={"{{ what }}": {"of": "{{ day }}"}},
+        message="{{ day }}",
+        registry="s3://{{ what }}",
+        dest="s3://{{ what }}/{{ day }}",
+    )
+    task.render_template_fields({"what": "sales", "day": "2026-11-23"})  # type: ignore[typeddict-unknown-key]
+
+    assert task.package == "team/sales"
+    assert task.entries == {"2026-11-23/x.csv": "/data/2026-11-23.csv", "y.json": {"2026-11-23": ["2026-11-23"]}}
+    assert task.meta == {"sales": {"of": "2026-11-23"}}
+    assert (task.message, task.registry, task.dest) == ("2026-11-23", "s3://sales", "s3://sales/2026-11-23")
+
+    class Returned:
+        """Stands where the output of a task does: it resolves to data."""
+
+        def resolve(self, _context: object) -> dict[str, str]:
+            return {"{{ day }}": "{{ day }}"}
+
+    assert task.render_template(Returned(), {"day": "x"}) == {"{{ day }}": "{{ day }}"}  # type: ignore[typeddict-unknown-key]
+
+
+def test_push_publishes_every_kind_of_source(
+    connected: str, s3: SeaweedFS, s3_registry: Registry, bucket: str, other_bucket: str, tmp_path: Path
+) -> None:
+    s3.client().put_object(Bucket=other_bucket, Key="in/b 1%.txt", Body=b"b")
+    for name in ("f/1.txt", "f/2.txt", "one.bin"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+
+    result = push(
+        entries={
+            "path.bin": str(tmp_path / "one.bin"),
+            "url.bin": (tmp_path / "one.bin").as_uri(),
+            "pathlike.bin": tmp_path / "one.bin",
+            "asset.bin": Asset(f"s3://{other_bucket}/in/b 1%25.txt"),
+            "storage.bin": ObjectStoragePath(f"s3://some_conn@{other_bucket}/in/b 1%.txt"),
+            "local-storage.bin": ObjectStoragePath(f"file://{tmp_path}/one.bin"),
+            "folder/": tmp_path / "f",
+            "prefix/": f"s3://{other_bucket}/in/",
+            "list/": [str(tmp_path / "f/1.txt"), tmp_path / "f/2.txt"],
+            "mapped/": MappedOutput([str(tmp_path / "f/1.txt"), str(tmp_path / "f/2.txt")]),
+            "described.bin": entry(path=tmp_path / "one.bin", meta={"origin": "lab"}),
+            "bytes.bin": b"\x00\x01",
+            "text.txt": entry(content="text"),
+            "value.json": {"a": [1, 2.5, None]},
+            "mapped.json": MappedOutput([1, 2]),
+            "frame.csv": pd.DataFrame({"a": [1]}),
+            "frame.parquet": pd.DataFrame({"a": [1]}),
+            "frame.json": pd.DataFrame({"a": [1]}),
+        },
+        meta={"values": MappedOutput(["x", "y"])},
+    )
+
+    assert result["entries"] == 21
+    manifest = s3_registry.read(PackageName.parse("team/data"))
+    assert manifest.header["user_meta"] == {"values": ["x", "y"]}
+    found = {item.logical_key: item for item in manifest.entries}
+    assert [key for key in found if "/" in key] == [
+        "folder/1.txt",
+        "folder/2.txt",
+        "list/1.txt",
+        "list/2.txt",
+        "mapped/1.txt",
+        "mapped/2.txt",
+        "prefix/b 1%.txt",
+    ]
+    assert found["described.bin"].meta == {"user_meta": {"origin": "lab"}}
+
+    def body(key: str) -> bytes:
+        return s3.client().get_object(Bucket=bucket, Key=f"team/data/{key}")["Body"].read()
+
+    for key in ("path.bin", "url.bin", "pathlike.bin", "local-storage.bin", "described.bin"):
+        assert body(key) == b"one.bin", key
+    for key in ("asset.bin", "storage.bin", "prefix/b 1%.txt"):
+        assert body(key) == b"b", key
+    assert (body("bytes.bin"), body("text.txt")) == (b"\x00\x01", b"text")
+    assert (body("value.json"), body("mapped.json")) == (b'{"a": [1, 2.5, null]}', b"[1, 2]")
+    assert (body("frame.csv"), body("frame.json")) == (b"a\n1\n", b'[{"a":1}]')
+
+
+def test_what_is_returned_is_plain_json(connected: str) -> None:
+    assert all(json.loads(json.dumps(result)) == result for result in (push(), delete()))
+
+
+def test_the_page_in_the_catalog_is_returned_where_the_connection_names_one(
+    connected: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", f"quilt://catalog.example.com/?registry=s3%3A%2F%2F{bucket}")
+    result = push()
+    assert result["catalog_url"] == f"https://catalog.example.com/b/{bucket}/packages/team/data/tree/{result['top_hash']}/"
+
+
+def test_dest_decides_where_the_files_land(connected: str, s3: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    push(dest=f"s3://{bucket}/exactly/here")
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_QUILT_DEFAULT",
+        json.dumps({"conn_type": "quilt", "extra": {"registry": connected, "dest": f"{connected}/landing"}}),
+    )
+    push(package="team/other")
+
+    listed = {item["Key"] for item in s3.client().list_objects_v2(Bucket=bucket)["Contents"]}
+    assert {"exactly/here/a.txt", "landing/team/other/a.txt"} <= listed
+    assert not {key for key in listed if key.startswith("team/")}
+
+
+def test_build_publishes_to_a_local_registry_without_any_connection(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a.txt").write_text("a")
+    for registry in (str(tmp_path / "reg"), (tmp_path / "reg").as_uri()):
+        result = build(entries=str(tmp_path / "data"), registry=registry, quilt_conn_id=None)
+        assert (result["registry"], result["quilt_uri"], result["catalog_url"]) == ((tmp_path / "reg").as_uri(), None, None)
+    assert result["created"] is False
+
+    gone = delete(registry=str(tmp_path / "reg"), quilt_conn_id=None, top_hash=result["top_hash"][:6])
+    assert (gone["revisions_deleted"], gone["top_hash"]) == (1, result["top_hash"])
+    assert (tmp_path / "data/a.txt").read_text() == "a"
+
+
+def test_dedupe_off_makes_a_revision_of_the_same_content(connected: str) -> None:
+    assert [push()["created"], push()["created"], push(dedupe=False)["created"]] == [True, False, True]
+
+
+def test_delete_of_what_is_gone_is_an_error_unless_that_is_allowed(connected: str) -> None:
+    with pytest.raises(AirflowFailException, match="PackageNotFoundError: .*there is no package team/data"):
+        delete()
+    assert delete(missing_ok=True)["revisions_deleted"] == 0
+    push()
+    with pytest.raises(AirflowFailException, match="has no revision abcdef0"):
+        delete(top_hash="abcdef0")
+    assert delete(top_hash="abcdef0", missing_ok=True)["revisions_deleted"] == 0
+    assert delete()["revisions_deleted"] == 1
+
+
+def test_an_empty_result_is_an_error_unless_that_is_allowed(connected: str, s3_registry: Registry, tmp_path: Path) -> None:
+    with pytest.raises(AirflowFailException, match="EmptyPackageError: entry 'd/': there is no file below"):
+        push(entries={"d/": tmp_path})
+    assert push(entries={"d/": tmp_path}, allow_empty=True)["entries"] == 0
+    assert keys(s3_registry) == []
+
+
+def nothing_was_written(s3: SeaweedFS, bucket: str) -> bool:
+    client = s3.client()
+    return not client.list_object_versions(Bucket=bucket).get("Versions") and not client.list_multipart_uploads(
+        Bucket=bucket
+    ).get("Uploads")
+
+
+BAD = {
+    "one-word name": ({"package": "a"}, "package name 'a': expected namespace/name"),
+    "three-part name": ({"package": "a/b/c"}, "package name 'a/b/c'"),
+    "name with a newline": ({"package": "a/b\n"}, r"package name 'a/b\\n'"),
+    "name that climbs": ({"package": "../x"}, "package name '../x'"),
+    "key that climbs": ({"entries": {"../x": b""}}, "logical key '../x': no part may be empty, '.' or '..'"),
+    "empty part in a key": ({"entries": {"a//x": b""}}, "logical key 'a//x'"),
+    "no text as key": ({"entries": {5: b""}}, "entry 5: a logical key is text, not int"),
+    "vanished file": ({"entries": {"x": "/nowhere/x"}}, "entry 'x': there is no file at file:///nowhere/x"),
+    "directory for a file": ({"entries": {"x": "/usr"}}, "entry 'x': file:///usr is a directory; end the logical key in '/'"),
+    "file and directory": ({"entries": {"x": b"", "x/y": b""}}, "'x' is a file, and a directory that holds 'x/y'"),
+    "nothing from a task": ({"entries": {"x": None}}, "entry 'x': its source is None"),
+    "no kind of source": ({"entries": {"x": object()}}, "entry 'x': a value of type object is no source"),
+    "registry with a path": ({"registry": "s3://reg/path"}, "registry 's3://reg/path': a registry is a whole bucket"),
+    "local registry": ({"registry": "/data/reg"}, "registry file:///data/reg: push needs an S3 registry"),
+    "dest elsewhere": ({"dest": "s3://other/x"}, "dest 's3://other/x': expected a prefix in the registry's bucket"),
+    "meta with a date": ({"meta": {"a": [pd.Timestamp(0)]}}, r"meta.a\[0\]: Timestamp is not JSON"),
+    "meta with NaN": ({"meta": {"a": float("nan")}}, "meta.a: nan is not JSON"),
+    "entry meta with NaN": (
+        {"entries": {"x": entry(content="", meta={"a": float("nan")})}},
+        "entry 'x': meta.a: nan is not JSON",
+    ),
+    "meta too large": ({"meta": {"a": "x" * 1_000_000}}, "the package's metadata: its record in the manifest has 1,000,0"),
+    "entry meta too large": (
+        {"entries": {"x": entry(content="", meta={"a": "x" * 1_000_000})}},
+        "entry 'x': its record in the manifest",
+    ),
+    "no such policy": ({"conflict": "maybe"}, "conflict 'maybe': expected 'fail' or 'overwrite'"),
+    "missing connection": ({"quilt_conn_id": "nowhere"}, "there is no connection 'nowhere'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "says"), BAD.values(), ids=BAD.keys())
+def test_bad_input_fails_for_good_names_the_culprit_and_writes_nothing(
+    connected: str, s3: SeaweedFS, bucket: str, arguments: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=says) as raised:
+        push(**arguments)
+    assert isinstance(raised.value.__cause__, QuiltError)
+    assert nothing_was_written(s3, bucket)
+
+
+def test_a_missing_bucket_fails_for_good(connected: str) -> None:
+    with pytest.raises(AirflowFailException, match=r"BucketNotFoundError: s3://no-such-bucket/.*there is no such bucket"):
+        push(registry="s3://no-such-bucket")
+
+
+def use(monkeypatch: pytest.MonkeyPatch, s3: SeaweedFS, bucket: str, identity: Identity) -> None:
+    for name, value in connections(s3, f"s3://{bucket}", identity).items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_user_who_may_only_read_fails_for_good_and_writes_nothing(
+    s3: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, s3, bucket, s3.reader)
+    with pytest.raises(AirflowFailException, match="AccessDeniedError: .*access denied"):
+        push()
+    assert nothing_was_written(s3, bucket)
+
+
+def test_a_wrong_secret_fails_for_good(s3: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, s3, bucket, Identity(s3.admin.access_key, "wrong"))
+    with pytest.raises(AirflowFailException, match="the secret key does not match the access key"):
+        push()
+
+
+def test_an_unreachable_endpoint_is_left_to_airflows_retries(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = SeaweedFS("http://127.0.0.1:9", Identity.make(), Identity.make())
+    use(monkeypatch, nobody, bucket, nobody.admin)
+    with pytest.raises(StorageUnavailableError, match="Could not connect"):
+        push()
+
+
+def test_a_conflict_is_left_to_airflows_retries() -> None:
+    assert RevisionConflictError.transient
+
+
+def test_on_kill_stops_the_work_and_nothing_is_published(connected: str, s3_registry: Registry) -> None:
+    class KilledWhileRead(MappedOutput):
+        """A source that is read when the work has begun, and has the task killed then."""
+
+        def __getitem__(self, index: Any) -> Any:
+            task.on_kill()
+            return super().__getitem__(index)
+
+    task = QuiltPushOperator(task_id="push", package="team/data", entries={"a.json": KilledWhileRead([1])})
+    task.on_kill()  # Nothing has begun: harmless.
+    with pytest.raises(CancelledError, match="told to stop"):
+        task.execute({})
+    assert list(s3_registry.packages()) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (Asset("s3://bucket/key"), "s3://bucket/key"),
+        (ObjectStoragePath("s3://conn@bucket/a b%#?/"), "s3://bucket/a%20b%25%23%3F"),
+        (ObjectStoragePath("file:///data/a b"), "/data/a b"),
+        ({"a": [Asset("s3://bucket/key")]}, {"a": ["s3://bucket/key"]}),
+        (MappedOutput([b"x"]), [b"x"]),
+    ],
+    ids=str,
+)
+def test_airflows_values_become_what_the_engine_reads(value: object, expected: object) -> None:
+    assert plain(value) == expected
+
+
+def test_an_asset_without_a_uri_is_refused() -> None:
+    with pytest.raises(SourceError, match="asset 'just_a_name': it has no URI"):
+        plain(Asset("just_a_name"))

@@ -1,0 +1,57 @@
+"""What Airflow reads about the provider."""
+
+import importlib
+import json
+import subprocess
+import sys
+from importlib.metadata import distribution
+from importlib.resources import files
+
+import jsonschema
+from packaging.utils import canonicalize_name
+
+import airflow_quilt
+from airflow_quilt.get_provider_info import get_provider_info
+
+
+def test_it_is_valid_against_airflows_schema() -> None:
+    schema = json.loads(files("airflow").joinpath("provider_info.schema.json").read_text(encoding="utf-8"))
+    jsonschema.validate(get_provider_info(), schema)
+
+
+def test_airflow_finds_it_under_the_name_of_the_distribution() -> None:
+    name = get_provider_info()["package-name"]
+    dist = distribution(name)
+    [entry_point] = dist.entry_points.select(group="apache_airflow_provider")
+
+    assert name == canonicalize_name(dist.metadata["Name"])
+    assert entry_point.load()() == get_provider_info()
+    assert get_provider_info()["versions"][0] == dist.version == airflow_quilt.__version__
+
+
+def test_every_module_and_class_that_it_names_is_there() -> None:
+    info = get_provider_info()
+    modules = [module for part in ("hooks", "operators") for item in info[part] for module in item["python-modules"]]
+    for module in modules:
+        assert importlib.import_module(module).__doc__
+    for connection in info["connection-types"]:
+        module, _, name = connection["hook-class-name"].rpartition(".")
+        hook = getattr(importlib.import_module(module), name)
+        assert hook.conn_type == connection["connection-type"]
+        assert hook.hook_name == connection["hook-name"]
+
+
+def test_every_field_of_the_connection_may_stay_empty() -> None:
+    [connection] = get_provider_info()["connection-types"]
+    for name, field in connection["conn-fields"].items():
+        assert "null" in field["schema"]["type"], name
+        assert field["label"]
+        assert field["description"]
+
+
+def test_reading_it_imports_nothing_but_itself() -> None:
+    code = (
+        "import sys, airflow_quilt.get_provider_info as p; p.get_provider_info();"
+        "print([m for m in sys.modules if m.partition('.')[0] in ('airflow', 'boto3', 'botocore', 'pendulum')])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
