@@ -102,6 +102,8 @@ def _command(directory: Path, ports: dict[str, int]) -> list[str]:
         f"-s3.config={directory / 's3.json'}",
         "-s3.autoCreateBucket=false",
         "-s3.allowDeleteBucketNotEmpty=false",
+        "-master.telemetry=false",
+        "-volume.max=10000",  # Each bucket takes volumes of its own; the default is full after some 70 buckets.
         "-webdav=false",
         "-admin.ui=false",
         "-s3.port.iceberg=0",

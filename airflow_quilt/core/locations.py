@@ -60,7 +60,7 @@ class PhysicalKey:
             raise LocationError(f"{text!r}: expected no query but one versionId, got {parts.query!r}")
         if parts.fragment:
             raise LocationError(f"{text!r}: write '#' in a key as %23")
-        return cls(parts.netloc, unquote(parts.path)[1:], versions[0])
+        return cls(parts.netloc, unquote(parts.path)[1:], versions[0] or None)
 
     @classmethod
     def _parse_file(cls, text: str) -> Self:

@@ -1,5 +1,6 @@
 """Finds the files behind what a user wrote for ``entries``: lists directories and prefixes, looks at files and objects."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -109,10 +110,11 @@ class SourceFinder:
     def _ignore_rules(self, directory: PhysicalKey) -> Callable[[str], bool]:
         """Return what tells whether a path is left out by the rules at the root of a directory, as in quilt3."""
         try:
-            text = self._stores.local.get(directory.join(_IGNORE_FILE)).data.decode()
+            data = self._stores.local.get(directory.join(_IGNORE_FILE)).data
         except ObjectNotFoundError:
             return lambda _path: False
-        rules = [f"*/{rule}" for rule in text.split("\n") if rule]
+        lines = re.split("\r\n|\r|\n", data.decode())  # Not splitlines(): a form feed ends no rule.
+        rules = [f"*/{line}" for line in lines if line]
         root = directory.key.rstrip("/")
 
         @cache
@@ -151,7 +153,7 @@ class SourceFinder:
 
 def _source(key: LogicalKey, stat: Stat) -> Source:
     digest = from_s3_sha256(stat.sha256, stat.size)
-    return Source(logical_key=key, origin=stat.key, size=stat.size, etag=stat.etag, hash=digest)
+    return Source(logical_key=key, origin=stat.key, size=stat.size, etag=stat.etag or None, hash=digest)
 
 
 def _from_package(key: LogicalKey, entry: Entry, meta: Mapping[str, Any]) -> Source:

@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
@@ -133,6 +133,7 @@ class Transfer:
         known = None
         if not origin.is_local:
             (stat,) = yield [partial(self._stat, source, origin)]
+            source = replace(source, etag=stat.etag)
             known = from_s3_sha256(stat.sha256, stat.size)
         return source.entry(origin, known or (yield from self._hash(source, origin)))
 

@@ -40,7 +40,7 @@ class Stat:
     Attributes:
         key: where it is, at its version where the store has versions and told one.
         size: bytes.
-        etag: changes when the bytes do.
+        etag: changes when the bytes do; empty where a listing does not tell it reliably.
         sha256: S3's ``ChecksumSHA256`` as it stands, where the object has one and it was asked for.
     """
 

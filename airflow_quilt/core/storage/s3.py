@@ -140,7 +140,8 @@ class S3Storage:
                 for item in page.get("Versions", ()):
                     if item["IsLatest"]:
                         key = PhysicalKey(prefix.bucket, item["Key"], _version(item))
-                        yield Stat(key, item["Size"], item["ETag"])
+                        # SeaweedFS lists other ETags than it tells for objects that have no version.
+                        yield Stat(key, item["Size"], item["ETag"] if key.version_id else "")
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects, up to 1000 with one request; with versions, a delete marker covers them.
