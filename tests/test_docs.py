@@ -1,0 +1,40 @@
+"""The code in the documents is real code."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+def blocks(document: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_of_the_engine_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    [example] = blocks(ROOT / "docs/engine.md")
+    exec(compile(example, "docs/engine.md", "exec"), {"__name__": "engine_example"})  # noqa: S102
+    printed = capsys.readouterr().out
+    assert printed.startswith("quilt+s3://my-bucket#package=lab/readings@")
+    assert "First readings" in printed
+    assert "readings.csv 14 " in printed
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_python_block_compiles(document: Path) -> None:
+    for block in blocks(document):
+        assert compile(block, document.name, "exec")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_relative_link_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8")):
+        assert (document.parent / target).exists(), target
+
+
+def test_the_readme_names_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make demo" in text
+    assert "make test" in text
