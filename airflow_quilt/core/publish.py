@@ -93,7 +93,7 @@ def publish(registry: Registry, draft: Draft, plan: Planner, verb: str, stop: th
     copied = sum(action.source.size for action in actions if isinstance(action, Upload | Copy))
     _log.info("%s %s to %s: %s, %s to copy", verb, name, registry.location, _amount(sources), human_size(copied))
     entries = Transfer(registry.stores, progress=Progress(f"{verb} {name}"), stop=stop).run(actions)
-    summary, revision, created = _commit(registry, draft, header, entries, base)
+    summary, revision, created = _commit(registry, name, draft, header, entries, base)
     published = Published(
         registry=registry.location,
         package=name,
@@ -109,10 +109,9 @@ def publish(registry: Registry, draft: Draft, plan: Planner, verb: str, stop: th
 
 
 def _commit(
-    registry: Registry, draft: Draft, header: Mapping[str, Any], entries: Iterable[Entry], base: Latest | None
+    registry: Registry, name: PackageName, draft: Draft, header: Mapping[str, Any], entries: Iterable[Entry], base: Latest | None
 ) -> tuple[Summary, Revision, bool]:
     """Write the manifest; make it a revision unless the latest one has the same top hash."""
-    name = PackageName.parse(draft.package)
     with tempfile.SpooledTemporaryFile(_SPOOL) as manifest:
         summary = write_manifest(header, entries, manifest)
         is_latest = base is not None and base.top_hash == summary.top_hash

@@ -82,6 +82,7 @@ class Transfer:
             self._abort_open()
             raise
         pool.shutdown()
+        self._check_stop()
         return [done[i] for i in range(len(actions))]
 
     def _schedule(self, pool: ThreadPoolExecutor, jobs: Iterable[_Job]) -> Iterator[tuple[int, Entry]]:
@@ -98,8 +99,7 @@ class Transfer:
             if not running:
                 return
             finished, _ = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
-            if self._stop.is_set():
-                raise CancelledError("told to stop: the transfer was ended and nothing was published")
+            self._check_stop()
             self._progress.add()
             for future in finished:
                 job, slot = running.pop(future)
@@ -107,6 +107,10 @@ class Transfer:
                 job.missing -= 1
                 if not job.missing:
                     yield from self._advance(job, ready)
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise CancelledError("told to stop: the transfer was ended and nothing was published")
 
     def _advance(self, job: _Job, ready: deque[tuple[_Job, int, Call]]) -> Iterator[tuple[int, Entry]]:
         """Hand a job the results of its calls; queue its next ones, or yield its entry."""

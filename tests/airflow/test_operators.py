@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Asset, ObjectStoragePath
-from airflow.sdk.exceptions import AirflowFailException
 
 from airflow_quilt.core.errors import CancelledError, QuiltError, RevisionConflictError, SourceError, StorageUnavailableError
 from airflow_quilt.core.names import PackageName
