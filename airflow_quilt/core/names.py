@@ -62,7 +62,8 @@ def parse_logical_key(text: object) -> LogicalKey:
     """Read the key of a file inside a package, such as ``plots/bill length.png``.
 
     Raises:
-        LogicalKeyError: ``text`` is empty, ends in ``/``, has a part equal to ``""``, ``.`` or ``..``, or is not Unicode text.
+        LogicalKeyError: ``text`` is empty, ends in ``/``, has a part equal to ``""``, ``.`` or ``..``, holds a NUL, or is not
+            Unicode text.
     """
     if not isinstance(text, str) or not text:
         raise LogicalKeyError(f"logical key {text!r}: expected a path inside the package")
@@ -70,6 +71,8 @@ def parse_logical_key(text: object) -> LogicalKey:
         raise LogicalKeyError(f"logical key {text!r}: a file's key does not end in '/'")
     if any(part in {"", ".", ".."} for part in text.split("/")):
         raise LogicalKeyError(f"logical key {text!r}: no part may be empty, '.' or '..'")
+    if "\0" in text:
+        raise LogicalKeyError(f"logical key {text!r}: no key holds a NUL")
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -108,15 +111,25 @@ def parse_top_hash(text: object) -> TopHash:
     raise TopHashError(f"top hash {text!r}: expected 64 lower-case hex digits")
 
 
+def parse_hash_prefix(text: object) -> str:
+    """Read a top hash or the beginning of one.
+
+    Raises:
+        TopHashError: ``text`` is not 6 to 64 lower-case hex digits.
+    """
+    if isinstance(text, str) and _HASH_PREFIX.fullmatch(text):
+        return text
+    raise TopHashError(f"top hash {text!r}: expected 6 to 64 lower-case hex digits")
+
+
 def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:
     """Find the one hash that begins with ``prefix``.
 
     Raises:
         TopHashError: ``prefix`` is not 6 to 64 lower-case hex digits, or several hashes or none begin with it.
     """
-    if not isinstance(prefix, str) or not _HASH_PREFIX.fullmatch(prefix):
-        raise TopHashError(f"top hash {prefix!r}: expected 6 to 64 lower-case hex digits")
-    found = sorted({top_hash for top_hash in hashes if top_hash.startswith(prefix)})
+    digits = parse_hash_prefix(prefix)
+    found = sorted({top_hash for top_hash in hashes if top_hash.startswith(digits)})
     if len(found) == 1:
         return found[0]
-    raise TopHashError(f"top hash {prefix!r} matches {', '.join(found) if found else 'no revision'}")
+    raise TopHashError(f"top hash {digits!r} matches {', '.join(found) if found else 'no revision'}")

@@ -4,6 +4,7 @@ The order of writing is objects, manifest, timestamp pointer, ``latest``. So a p
 not there, and ``latest`` is always one of the revisions in the history.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import Manifest, read_manifest
-from airflow_quilt.core.names import PackageName, TopHash, match_hash, parse_top_hash
+from airflow_quilt.core.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
 from airflow_quilt.core.storage.base import Replace, Storage, Stores, WriteMode
 from airflow_quilt.core.threads import map_threads
 
@@ -95,16 +96,9 @@ class Registry:
 
     def revisions(self, name: PackageName) -> Iterator[Revision]:
         """Yield the revisions of a package, newest first; a hash that was published twice comes twice."""
-
-        def read(stamp: int) -> Revision | None:
-            try:
-                blob = self._storage.get(self._key(layout.pointer(name, str(stamp))))
-            except ObjectNotFoundError:
-                return None  # Deleted since it was listed.
-            return Revision(pendulum.from_timestamp(stamp), _pointed(blob.data, f"{name}:{stamp}"))
-
         stamps = sorted(self._stamps(name), reverse=True)
-        return (revision for revision in map_threads(read, stamps) if revision)
+        found = map_threads(lambda stamp: self._revision(name, stamp), stamps)
+        return (revision for revision in found if revision)
 
     def resolve(self, name: PackageName, top_hash: str | None = None) -> TopHash:
         """Return the full top hash of a revision: the latest one, or the one that begins with ``top_hash``.
@@ -149,8 +143,6 @@ class Registry:
     ) -> Revision:
         """Make a revision visible: manifest, timestamp pointer, ``latest``.
 
-        A revision that an earlier try left in the history without reaching ``latest`` is taken up again.
-
         Args:
             name: the package.
             top_hash: the hash of the manifest.
@@ -161,49 +153,71 @@ class Registry:
         Raises:
             RevisionConflictError: ``latest`` has moved; nothing is visible.
         """
-        if conflict == "fail":
-            self._check_base(name, base)
+        if conflict == "fail" and self.latest(name) != base:  # Early, and without a trace.
+            raise self._conflict(name, base)
         self._storage.put(self._key(layout.manifest(top_hash)), manifest)
         unfinished = self._unfinished(name, top_hash, base)
-        revision = unfinished or self._write_pointer(name, top_hash)
+        revision, is_ours = self._write_pointer(name, top_hash)
+        try:
+            self._write_latest(name, top_hash, base, conflict)
+        except PreconditionError as error:
+            if is_ours:
+                self._delete_pointers(name, [revision])
+            raise self._conflict(name, base) from error
+        if unfinished:
+            self._delete_pointers(name, [unfinished])
+        return revision
+
+    def _unfinished(self, name: PackageName, top_hash: TopHash, base: Latest | None) -> Revision | None:
+        """Return the newest revision where it has this hash and ``latest`` has another: a try that stopped half-way.
+
+        Its pointer is replaced, not used: whoever wrote it may be alive, lose against somebody, and take it away.
+        """
+        newest = max(self._stamps(name), default=None)
+        if newest is None or (base and base.top_hash == top_hash):
+            return None
+        revision = self._revision(name, newest)
+        return revision if revision and revision.top_hash == top_hash else None
+
+    def _write_pointer(self, name: PackageName, top_hash: TopHash) -> tuple[Revision, bool]:
+        """Write a timestamp pointer under a second that nobody has, not before the newest one.
+
+        Returns:
+            The revision, and whether its pointer is surely of this call alone. It is not where the store says that the
+            pointer was there already: the answer to this very write may have been lost, and the write been repeated.
+        """
+        first = max(int(self._clock()), max(self._stamps(name), default=0) + 1)
+        for stamp in range(first, first + _POINTER_TRIES):
+            revision = Revision(pendulum.from_timestamp(stamp), top_hash)
+            try:
+                self._storage.put(self._key(layout.pointer(name, str(stamp))), top_hash.encode(), "create")
+            except PreconditionError:
+                if self._revision(name, stamp) == revision:
+                    return revision, False
+                continue  # Somebody else's revision has this second.
+            return revision, True
+        raise RevisionConflictError(str(name), None, None)
+
+    def _write_latest(self, name: PackageName, top_hash: TopHash, base: Latest | None, conflict: Conflict) -> None:
+        """Write ``latest``, on the condition that it is what was read unless told to overwrite.
+
+        Raises:
+            PreconditionError: it is something else, and not what was to be written.
+        """
         mode: WriteMode = "overwrite"
         if conflict == "fail":
             mode = Replace(base.etag) if base else "create"
         try:
             self._storage.put(self._key(layout.pointer(name, layout.LATEST)), top_hash.encode(), mode)
-        except PreconditionError as error:
-            if not unfinished:
-                self._storage.delete([self._key(layout.pointer(name, str(revision.time.int_timestamp)))])
-            raise self._conflict(name, base) from error
-        return revision
-
-    def _check_base(self, name: PackageName, base: Latest | None) -> None:
-        """Refuse early, and without a trace, what the conditional write of ``latest`` would refuse."""
-        if self.latest(name) != base:
-            raise self._conflict(name, base)
+        except PreconditionError:
+            # The answer to this very write may have been lost, and the write been repeated.
+            found = self.latest(name)
+            if found is None or found.top_hash != top_hash:
+                raise
 
     def _conflict(self, name: PackageName, base: Latest | None) -> RevisionConflictError:
         found = self.latest(name)
         return RevisionConflictError(str(name), base.top_hash if base else None, found.top_hash if found else None)
-
-    def _unfinished(self, name: PackageName, top_hash: TopHash, base: Latest | None) -> Revision | None:
-        """Return the newest revision where it has this hash and ``latest`` has another: a try that stopped half-way."""
-        newest = max(self._stamps(name), default=None)
-        if newest is None or (base and base.top_hash == top_hash):
-            return None
-        blob = self._storage.get(self._key(layout.pointer(name, str(newest))))
-        return Revision(pendulum.from_timestamp(newest), top_hash) if blob.data == top_hash.encode() else None
-
-    def _write_pointer(self, name: PackageName, top_hash: TopHash) -> Revision:
-        """Write a timestamp pointer under a second that nobody has, not before the newest one."""
-        first = max(int(self._clock()), max(self._stamps(name), default=0) + 1)
-        for stamp in range(first, first + _POINTER_TRIES):
-            try:
-                self._storage.put(self._key(layout.pointer(name, str(stamp))), top_hash.encode(), "create")
-            except PreconditionError:
-                continue  # Somebody else's revision has this second.
-            return Revision(pendulum.from_timestamp(stamp), top_hash)
-        raise RevisionConflictError(str(name), None, None)
 
     def delete(self, name: PackageName, top_hash: str | None = None) -> list[Revision]:
         """Delete the pointers of a package, or of one of its revisions; manifests and data stay.
@@ -228,25 +242,53 @@ class Registry:
         doomed = [revision for revision in revisions if full is None or revision.top_hash == full]
         if latest and (not kept or latest.top_hash == full):
             self._move_latest(name, latest, kept[0] if kept else None)
-        self._storage.delete([self._key(layout.pointer(name, str(revision.time.int_timestamp))) for revision in doomed])
+        self._delete_pointers(name, doomed)
+        if not kept:
+            self._restore_latest(name)
         return doomed
 
     def _find(self, name: PackageName, top_hash: str, revisions: list[Revision], latest: Latest | None) -> TopHash:
+        prefix = parse_hash_prefix(top_hash)
         hashes = {revision.top_hash for revision in revisions} | ({latest.top_hash} if latest else set())
-        if not any(known.startswith(top_hash) for known in hashes):
-            match_hash(top_hash, [TopHash(top_hash)])  # Tells a malformed hash from one that is not there.
-            raise PackageNotFoundError(f"{self.location}: package {name} has no revision {top_hash}")
-        return match_hash(top_hash, hashes)
+        if not any(known.startswith(prefix) for known in hashes):
+            raise PackageNotFoundError(f"{self.location}: package {name} has no revision {prefix}")
+        return match_hash(prefix, hashes)
 
     def _move_latest(self, name: PackageName, latest: Latest, revision: Revision | None) -> None:
+        """Let ``latest`` name another revision, or nothing.
+
+        Raises:
+            RevisionConflictError: it is not what was read.
+        """
         key = self._key(layout.pointer(name, layout.LATEST))
         if revision is None:
+            # Not every store can delete on a condition; what comes between is found by _restore_latest.
+            if self.latest(name) != latest:
+                raise self._conflict(name, latest)
             self._storage.delete([key])
             return
         try:
             self._storage.put(key, revision.top_hash.encode(), Replace(latest.etag))
         except PreconditionError as error:
             raise self._conflict(name, latest) from error
+
+    def _restore_latest(self, name: PackageName) -> None:
+        """Give a revision that was published while its package was being deleted its ``latest`` back."""
+        if newest := next(self.revisions(name), None):
+            with contextlib.suppress(PreconditionError):  # Its publisher, or another one, was faster.
+                self._storage.put(self._key(layout.pointer(name, layout.LATEST)), newest.top_hash.encode(), "create")
+
+    def _delete_pointers(self, name: PackageName, revisions: list[Revision]) -> None:
+        stamps = [str(revision.time.int_timestamp) for revision in revisions]
+        self._storage.delete([self._key(layout.pointer(name, stamp)) for stamp in stamps])
+
+    def _revision(self, name: PackageName, stamp: int) -> Revision | None:
+        """Read a timestamp pointer; None where it has been deleted since it was listed."""
+        try:
+            blob = self._storage.get(self._key(layout.pointer(name, str(stamp))))
+        except ObjectNotFoundError:
+            return None
+        return Revision(pendulum.from_timestamp(stamp), _pointed(blob.data, f"{name}:{stamp}"))
 
     def _stamps(self, name: PackageName) -> Iterator[int]:
         """List the names of the timestamp pointers; anything else in the directory is not ours to read."""
