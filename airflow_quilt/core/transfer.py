@@ -10,12 +10,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
 from airflow_quilt.core.checksums import Hash, combine, digest_part, from_s3_sha256, part_ranges, part_size
-from airflow_quilt.core.errors import CancelledError, QuiltError, SourceChangedError
+from airflow_quilt.core.errors import CancelledError, ObjectNotFoundError, PreconditionError, QuiltError, SourceChangedError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.plan import Action, Copy, HashInPlace, Keep, Source, Upload
@@ -197,12 +198,14 @@ class Transfer:
         return digest
 
     def _copy_whole(self, origin: Stat, destination: PhysicalKey) -> Stat:
-        copied = self._stores.remote.copy(origin, destination)
+        with _changed(origin.key):
+            copied = self._stores.remote.copy(origin, destination)
         self._progress.add(size=origin.size)
         return copied
 
     def _copy_part(self, upload: MultipartUpload, number: int, origin: Stat, start: int, stop: int) -> bytes | None:
-        digest = upload.copy(number, origin, start, stop)
+        with _changed(origin.key):
+            digest = upload.copy(number, origin, start, stop)
         self._progress.add(size=stop - start)
         return digest
 
@@ -220,6 +223,8 @@ class Transfer:
         for upload in self._open.values():
             try:
                 upload.abort()
+            except ObjectNotFoundError:
+                pass  # It was completed, and only the answer was lost.
             except QuiltError as error:
                 _log.warning("An upload in parts could not be aborted; its parts cost storage until they expire: %s", error)
         self._open.clear()
@@ -233,18 +238,19 @@ class Transfer:
     def _read(self, origin: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read exactly the range, and tell of the bytes as they come."""
         left = stop - start
-        for chunk in self._stores.of(origin).stream(origin, start, stop):
-            if self._stop.is_set():
-                raise CancelledError(f"told to stop while reading {origin}")
-            left -= len(chunk)
-            self._progress.add(size=len(chunk))
-            yield chunk
+        with _changed(origin):
+            for chunk in self._stores.of(origin).stream(origin, start, stop):
+                self._check_stop()
+                left -= len(chunk)
+                self._progress.add(size=len(chunk))
+                yield chunk
         if left:
             raise SourceChangedError(f"{origin}: ended {left} bytes before its size")
 
     def _stat(self, source: Source, origin: PhysicalKey) -> Stat:
         """Look at an object again, and check that it still is what was listed."""
-        stat = self._stores.of(origin).stat(origin)
+        with _changed(origin):
+            stat = self._stores.of(origin).stat(origin)
         if stat.size != source.size or (source.etag and stat.etag != source.etag):
             raise SourceChangedError(f"{origin}: changed since it was listed")
         return stat
@@ -253,3 +259,12 @@ class Transfer:
         """Check after reading that a source which has no versions is still the one that was listed."""
         if isinstance(source.origin, PhysicalKey) and source.origin.version_id is None:
             self._stat(source, source.origin)
+
+
+@contextmanager
+def _changed(origin: PhysicalKey) -> Iterator[None]:
+    """Tell a source that is gone, or no longer in the state that was seen, from a store that fails."""
+    try:
+        yield
+    except (ObjectNotFoundError, PreconditionError) as error:
+        raise SourceChangedError(f"{origin}: changed or vanished since it was listed") from error

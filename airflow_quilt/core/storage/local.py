@@ -1,19 +1,24 @@
 """The local disk: sources of entries, and local registries."""
 
 import contextlib
+import errno
 import fcntl
 import os
+import re
 import shutil
 import stat as modes
 import uuid
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, PreconditionError, StorageUnavailableError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode
+
+_TRIES: Final = 100
+_TEMPORARY: Final = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
 class LocalStorage:
@@ -40,12 +45,10 @@ class LocalStorage:
     def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
         """Write a file, if the condition of ``mode`` holds."""
         path = Path(key.key)
-        with _translated(key):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.parent) as directory, _temporary(path.parent, body) as temporary:
-                _check(key, mode)
-                temporary.replace(path)
-                os.fsync(directory)
+        with _translated(key), _made_and_locked(path.parent) as directory, _temporary(path.parent, body) as temporary:
+            _check(key, mode)
+            temporary.replace(path)
+            os.fsync(directory)
         return self.stat(key)
 
     def stat(self, key: PhysicalKey) -> Stat:
@@ -67,9 +70,9 @@ class LocalStorage:
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete files, and the directories that this leaves empty, up to two levels as a registry's names have."""
         for key in keys:
-            with _translated(key):
-                path = Path(key.key)
-                path.unlink(missing_ok=True)
+            path = Path(key.key)
+            with _translated(key), contextlib.suppress(FileNotFoundError), _locked(path.parent):
+                path.unlink()
                 with contextlib.suppress(OSError):  # Not empty: other files live there.
                     path.parent.rmdir()
                     path.parent.parent.rmdir()
@@ -83,9 +86,10 @@ class LocalStorage:
             key = PhysicalKey(None, item.path)
             if item.is_dir(follow_symlinks=False):
                 yield from self._walk(key)
-            elif item.is_file():
-                status = item.stat()
-                yield Stat(key, status.st_size, _etag(status))
+            elif item.is_file() and not _TEMPORARY.fullmatch(item.name):
+                with contextlib.suppress(FileNotFoundError):  # Deleted since it was listed.
+                    status = item.stat()
+                    yield Stat(key, status.st_size, _etag(status))
 
 
 def _etag(status: os.stat_result) -> str:
@@ -105,19 +109,41 @@ def _check(key: PhysicalKey, mode: WriteMode) -> None:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[int]:
-    """Hold the lock of a directory; closing the descriptor, or the death of the process, lets it go."""
+    """Hold the lock of a directory; closing the descriptor, or the death of the process, lets it go.
+
+    Raises:
+        FileNotFoundError: the directory is not there, or was deleted before the lock was had.
+    """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not os.path.samestat(os.fstat(descriptor), directory.stat()):
+            raise FileNotFoundError(directory)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
 @contextlib.contextmanager
+def _made_and_locked(directory: Path) -> Iterator[int]:
+    """Hold the lock of a directory that is made if need be, however often somebody deletes it meanwhile."""
+    with contextlib.ExitStack() as held:
+        for _ in range(_TRIES):
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                descriptor = held.enter_context(_locked(directory))
+            except (FileNotFoundError, FileExistsError):  # mkdir raises the second one when it looks again too late.
+                continue
+            break
+        else:
+            raise OSError(errno.EBUSY, f"{directory} cannot be made, or is deleted by others as often as it is")
+        yield descriptor
+
+
+@contextlib.contextmanager
 def _temporary(directory: Path, body: bytes | IO[bytes]) -> Iterator[Path]:
     """Write a file that is gone again unless it was renamed."""
-    path = directory / f".{uuid.uuid4().hex}.tmp"
+    path = directory / f".{uuid.uuid4().hex}.tmp"  # As in _TEMPORARY.
     try:
         with path.open("xb") as file:
             shutil.copyfileobj(BytesIO(body) if isinstance(body, bytes) else body, file, CHUNK)

@@ -101,10 +101,15 @@ class MemoryStorage:
 
     def copy(self, source: Stat, key: PhysicalKey) -> Stat:
         """Copy an object in the state that was seen."""
+        data = self.read(source)
+        return self.store(key, data, "overwrite", _sha256(data))
+
+    def read(self, source: Stat) -> bytes:
+        """Read an object in the state that was seen."""
         version = self._find(source.key)
         if version.etag != source.etag:
             raise PreconditionError("the object changed while it was being copied", str(source.key))
-        return self.store(key, version.data or b"", "overwrite", _sha256(version.data or b""))
+        return version.data or b""
 
     def begin(self, key: PhysicalKey) -> "MemoryUpload":
         """Begin an upload in parts."""
@@ -150,18 +155,23 @@ class MemoryUpload:
 
     def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
         """Keep a range of another object as a part."""
-        self._parts[number] = b"".join(self._storage.stream(source.key, start, stop))
+        self._parts[number] = self._storage.read(source)[start:stop]
         return hashlib.sha256(self._parts[number]).digest()
 
     def complete(self) -> Stat:
         """Put the parts together."""
         parts = [self._parts[number] for number in sorted(self._parts)]
         composite = _sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
-        self._storage.uploads.remove(self)
+        self._end()
         return self._storage.store(self._key, b"".join(parts), "overwrite", f"{composite}-{len(parts)}")
 
     def abort(self) -> None:
         """Drop the parts."""
+        self._end()
+
+    def _end(self) -> None:
+        if self not in self._storage.uploads:
+            raise ObjectNotFoundError("this upload was completed or aborted", str(self._key))
         self._storage.uploads.remove(self)
 
 

@@ -45,6 +45,7 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
     "404": (ObjectNotFoundError, "there is no such object"),
     "NoSuchKey": (ObjectNotFoundError, "there is no such object"),
     "NoSuchVersion": (ObjectNotFoundError, "there is no such version of the object"),
+    "NoSuchUpload": (ObjectNotFoundError, "the upload was completed or aborted"),
     "MethodNotAllowed": (ObjectNotFoundError, "the object was deleted"),
     "405": (ObjectNotFoundError, "the object was deleted"),
     "NoSuchBucket": (BucketNotFoundError, "there is no such bucket"),
@@ -58,10 +59,12 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
     "412": (PreconditionError, "the object is not in the state that was expected"),
     "PreconditionFailed": (PreconditionError, "the object is not in the state that was expected"),
     "ConditionalRequestConflict": (PreconditionError, "another writer was faster"),
+    "NotImplemented": (StorageError, "the store does not know this request"),
     "SlowDown": (StorageUnavailableError, "the store asks to slow down"),
     "RequestTimeout": (StorageUnavailableError, "the request took too long"),
     "RequestTimeTooSkewed": (StorageUnavailableError, "the clocks of this machine and the store differ too much"),
 }
+_BEYOND_THE_END: Final = {"416", "InvalidRange"}
 _SERVER_ERROR: Final = 500
 
 
@@ -94,7 +97,12 @@ class S3Storage:
         if start >= stop:
             return
         with _translated(key):
-            answer = self._client.get_object(**_address(key), Range=f"bytes={start}-{stop - 1}")
+            try:
+                answer = self._client.get_object(**_address(key), Range=f"bytes={start}-{stop - 1}")
+            except ClientError as error:
+                if error.response["Error"]["Code"] in _BEYOND_THE_END:
+                    return
+                raise
             with contextlib.closing(answer["Body"]) as body:
                 yield from body.iter_chunks(CHUNK)
 
@@ -106,8 +114,11 @@ class S3Storage:
         elif isinstance(mode, Replace):
             options["IfMatch"] = mode.etag
         size = len(body) if isinstance(body, bytes) else _size(body)
-        with _translated(key):
-            answer = self._client.put_object(**_address(key.at_version(None)), Body=body, **options)
+        try:
+            with _translated(key):
+                answer = self._client.put_object(**_address(key.at_version(None)), Body=body, **options)
+        except ObjectNotFoundError as error:  # S3's answer to If-Match where there is nothing.
+            raise PreconditionError("there is no object to replace", str(key)) from error
         return Stat(key.at_version(_version(answer)), size, answer["ETag"])
 
     def upload(self, key: PhysicalKey, data: bytes, digest: bytes) -> Stat:
@@ -186,7 +197,7 @@ class S3Upload:
         self._key = key
         self._target: Any = {**_address(key.at_version(None)), "UploadId": upload_id}
         self._parts: dict[int, dict[str, Any]] = {}
-        self._size = 0
+        self._sizes: dict[int, int] = {}
 
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         """Send a part; the store refuses it when its bytes do not have the digest."""
@@ -194,6 +205,7 @@ class S3Upload:
         with _translated(self._key):
             answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, ChecksumSHA256=sha256)
         self._parts[number] = {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": sha256}
+        self._sizes[number] = len(data)
 
     def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
         """Let the store copy a range of another object as a part."""
@@ -210,6 +222,7 @@ class S3Upload:
         if sha256 := result.get("ChecksumSHA256"):
             part["ChecksumSHA256"] = sha256
         self._parts[number] = part
+        self._sizes[number] = stop - start
         return base64.b64decode(sha256) if sha256 else None
 
     def complete(self) -> Stat:
@@ -217,7 +230,8 @@ class S3Upload:
         parts: Any = [self._parts[number] for number in sorted(self._parts)]
         with _translated(self._key):
             answer = self._client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
-        return Stat(self._key.at_version(_version(answer)), 0, answer["ETag"], answer.get("ChecksumSHA256"))
+        size = sum(self._sizes.values())
+        return Stat(self._key.at_version(_version(answer)), size, answer["ETag"], answer.get("ChecksumSHA256"))
 
     def abort(self) -> None:
         """Drop the parts."""
