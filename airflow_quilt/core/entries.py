@@ -7,7 +7,9 @@ directory ``""``.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, Final
+from urllib.parse import unquote
 
 from airflow_quilt.core.errors import QuiltError, SourceError
 from airflow_quilt.core.formats import is_frame, is_json_key, write_frame, write_json
@@ -20,16 +22,20 @@ _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A source that lies somewhere, and the logical key or directory that it is for; whether it is a file is open."""
+    """A source that lies somewhere, and the logical key or directory that it is for; whether it is a file is open.
+
+    ``name`` is what a file is called that lands in a directory by its base name.
+    """
 
     key: str
     location: PhysicalKey | QuiltUri
     meta: Mapping[str, Any]
+    name: str
 
     @property
     def is_for_file(self) -> bool:
         """Whether the user gave a file's key, not a directory's."""
-        return bool(self.key) and not self.key.endswith("/")
+        return not _is_directory(self.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +73,22 @@ def _parse_key(key: object) -> str:
     return parse_logical_key(key.removesuffix("/")) + ("/" if key.endswith("/") else "")
 
 
-def _parse(key: str, source: object, meta: Mapping[str, Any]) -> Iterator[Request]:  # noqa: C901  (a table of kinds)
+def _parse(key: str, source: object, meta: Mapping[str, Any]) -> Iterator[Request]:
     match source:
         case None:
             raise SourceError(f"entry {key!r}: its source is None; does the task that it comes from return a value?")
         case str():
-            yield Located(key, _parse_location(key, source), meta)
+            yield _located(key, source, meta)
         case os.PathLike():
-            yield from _parse(key, _path(key, source), meta)
+            yield _located(key, _path(key, source), meta)
         case Mapping() if _has_source_keys(source):
             yield from _parse_described(key, source)
-        case bytes() | bytearray() | memoryview():
-            yield Content(_file_key(key), bytes(source), meta)
-        case Mapping() | Sequence() | bool() | int() | float() if is_json_key(key):
-            yield Content(_file_key(key), write_json(LogicalKey(key), source), meta)
-        case Sequence() if not key or key.endswith("/"):
+        case Sequence() if _is_directory(key) and not isinstance(source, bytes | bytearray | memoryview):
             for item in source:
                 yield from _parse(key, item, meta)
-        case _ if is_frame(source):
-            yield Content(_file_key(key), write_frame(_file_key(key), source), meta)
         case _:
-            raise SourceError(
-                f"entry {key!r}: {_describe(source)} is no source; expected a path or URL, content as bytes, a data frame, "
-                "or a JSON value under a key that ends in .json"
-            )
+            data = _content(LogicalKey(key), source)
+            yield Content(_file_key(key), data, meta)
 
 
 def _has_source_keys(source: Mapping[Any, Any]) -> bool:
@@ -107,20 +105,43 @@ def _parse_described(key: str, source: Mapping[str, Any]) -> Iterator[Request]:
         if not isinstance(path, str | os.PathLike):
             raise SourceError(f"entry {key!r}: expected path to be a path or URL, got {_describe(path)}")
         yield from _parse(key, path, meta)
-        return
-    content = source["content"]
+    else:
+        yield Content(_file_key(key), _described_content(_file_key(key), source["content"]), meta)
+
+
+def _described_content(key: LogicalKey, content: object) -> bytes:
+    """Return content that was named as such: here a text is content, and None is JSON's null."""
     if isinstance(content, str):
-        content = content.encode()
-    elif content is None and is_json_key(key):
-        content = b"null"
-    yield from _parse(key, content, meta)
+        try:
+            return content.encode()
+        except UnicodeEncodeError as error:
+            raise SourceError(f"entry {key!r}: its content is not valid Unicode text") from error
+    return b"null" if content is None and is_json_key(key) else _content(key, content)
 
 
-def _parse_location(key: str, text: str) -> PhysicalKey | QuiltUri:
+def _content(key: LogicalKey, value: object) -> bytes:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if is_frame(value):
+        return write_frame(_file_key(key), value)
+    if is_json_key(key) and isinstance(value, Mapping | Sequence | int | float):
+        return write_json(key, value)
+    raise SourceError(
+        f"entry {key!r}: {_describe(value)} is no source; expected a path or URL, content as bytes, a data frame, "
+        "or a JSON value under a key that ends in .json"
+    )
+
+
+def _located(key: str, text: str, meta: Mapping[str, Any]) -> Located:
     try:
-        return QuiltUri.parse(text) if text.startswith("quilt+s3:") else PhysicalKey.parse(text)
+        if text.startswith("quilt+s3:"):
+            return Located(key, QuiltUri.parse(text), meta, "")
+        location = PhysicalKey.parse(text)
     except QuiltError as error:
         raise SourceError(f"entry {key!r}: {error}") from error
+    # A link to a file lends it its name, although the physical key is that of the file.
+    path = unquote(text) if text.startswith("file:") else text
+    return Located(key, location, meta, PurePosixPath(path).name if location.is_local else location.name)
 
 
 def _path(key: str, source: "os.PathLike[Any]") -> str:
@@ -130,8 +151,12 @@ def _path(key: str, source: "os.PathLike[Any]") -> str:
     return path
 
 
+def _is_directory(key: str) -> bool:
+    return not key or key.endswith("/")
+
+
 def _file_key(key: str) -> LogicalKey:
-    if not key or key.endswith("/"):
+    if _is_directory(key):
         raise SourceError(f"entry {key!r}: content needs the key of a file, this is a directory")
     return LogicalKey(key)
 

@@ -20,7 +20,7 @@ def is_frame(value: object) -> bool:
 
 def is_json_key(key: str) -> bool:
     """Whether a logical key asks for JSON."""
-    return _suffix(key) == ".json"
+    return key.lower().endswith(".json")
 
 
 def write_json(key: LogicalKey, value: object) -> bytes:
@@ -69,15 +69,26 @@ def _as_json(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
+def _compact_json(records: list[Any]) -> bytes:
+    return json.dumps(records, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_as_text).encode()
+
+
+def _as_text(value: Any) -> str:
+    """Write times as ISO 8601 does, and other values of a cell as they print."""
+    return str(value.isoformat() if hasattr(value, "isoformat") else value)
+
+
 def _has_names(frame: Any) -> bool:
     """Whether the index of a pandas frame says more than the numbers of its rows."""
-    return type(frame.index).__name__ != "RangeIndex"
+    index = frame.index
+    return type(index).__name__ != "RangeIndex" or index.name is not None or (index.start, index.step) != (0, 1)
 
 
 def _pandas_json(frame: Any) -> bytes:
     plain = frame.reset_index() if _has_names(frame) else frame
-    text: str = plain.to_json(orient="records", date_format="iso", force_ascii=False)
-    return text.encode()
+    # Not to_json, which rounds floats to 15 digits at best.
+    records = plain.astype(object).where(plain.notna(), None).to_dict(orient="records")
+    return _compact_json(records)
 
 
 def _pandas_csv(frame: Any) -> bytes:
@@ -108,7 +119,7 @@ def _arrow_csv(table: Any) -> bytes:
 
 
 def _arrow_json(table: Any) -> bytes:
-    return json.dumps(table.to_pylist(), ensure_ascii=False, allow_nan=False, default=str).encode()
+    return _compact_json(table.to_pylist())
 
 
 def _arrow_parquet(table: Any) -> bytes:

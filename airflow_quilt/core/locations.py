@@ -6,7 +6,7 @@ Printing is quilt3's to the letter, because the text goes into manifests.
 import os
 import re
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Literal, Self
 from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit, urlunsplit
 
@@ -39,8 +39,6 @@ class PhysicalKey:
         """
         if not text:
             raise LocationError("an empty text is not a location")
-        if "\0" in text:
-            raise LocationError(f"{text!r}: a location holds no NUL")
         if text.startswith("s3:"):
             return cls._parse_s3(text)
         if text.startswith("file:"):
@@ -75,7 +73,9 @@ class PhysicalKey:
     def of_path(cls, path: str | os.PathLike[str]) -> Self:
         """Return the key of a local path; a trailing ``/`` stays."""
         text = os.fspath(path)
-        real = os.path.realpath(Path(text).expanduser())
+        if "\0" in text:
+            raise LocationError(f"{text!r}: a location holds no NUL")
+        real = os.path.realpath(os.path.expanduser(text))  # noqa: PTH111  (which takes ~$report.docx for a name)
         return cls(None, real.rstrip("/") + "/" if text.endswith("/") else real)
 
     @property
@@ -95,8 +95,7 @@ class PhysicalKey:
 
     def join(self, relative: str) -> Self:
         """Return the key of ``relative`` below this directory or prefix."""
-        base = self.key.rstrip("/")
-        return replace(self, key=f"{base}/{relative}" if base or self.is_local else relative, version_id=None)
+        return replace(self, key=f"{self.key.rstrip('/')}/{relative}" if self.key else relative, version_id=None)
 
     def at_version(self, version_id: str | None) -> Self:
         """Return the same key at a version; stores without versioning have none."""
@@ -171,8 +170,8 @@ class QuiltUri:
         fields = parse_qs(parts.fragment, keep_blank_values=True)
         if unknown := fields.keys() - {"package", "path", "catalog"}:
             raise LocationError(f"{text!r}: unknown part {min(unknown)!r}")
-        if len(fields.get("package", [])) != 1:
-            raise LocationError(f"{text!r}: expected one package=namespace/name")
+        if "package" not in fields or any(len(values) > 1 for values in fields.values()):
+            raise LocationError(f"{text!r}: expected one package=namespace/name, and every other part once at most")
         name, at, top_hash = fields["package"][0].partition("@")
         name, colon, tag = name.partition(":")
         if (at and colon) or (colon and tag != "latest"):
@@ -186,7 +185,7 @@ class QuiltUri:
             top_hash=parse_top_hash(top_hash) if at else None,
             tag="latest" if colon else None,
             path=path or None,
-            catalog=fields.get("catalog", [None])[0],
+            catalog=fields.get("catalog", [None])[0] or None,
         )
 
     def __str__(self) -> str:
@@ -197,6 +196,8 @@ class QuiltUri:
 
 
 def _split(text: str) -> SplitResult:
+    if any(character in text for character in "\t\r\n"):
+        raise LocationError(f"{text!r}: write tabs and newlines in a URL as %09, %0D and %0A")
     try:
         return urlsplit(text)
     except ValueError as error:

@@ -18,6 +18,8 @@ from airflow_quilt.core.names import LogicalKey, TopHash
 MAX_RECORD_SIZE: Final = 1_000_000
 """The most bytes that one line may have, without its newline; Quilt's own services read no longer ones."""
 
+_MOST_DEPTH: Final = 250
+
 _line_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 _canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
@@ -78,22 +80,26 @@ def check_meta(value: object, where: str) -> Mapping[str, Any]:
     """
     if not isinstance(value, dict):
         raise MetadataError(f"{where}: expected a mapping, got {type(value).__name__}")
-    try:
-        _check_json(value, where)
-    except RecursionError as error:
-        raise MetadataError(f"{where}: nested too deeply") from error
+    _check_json(value, where)
     return value
 
 
-def _check_json(value: object, where: str) -> None:  # noqa: C901  (a table of kinds)
+def _check_json(value: object, where: str, depth: int = 0) -> None:  # noqa: C901, PLR0912  (a table of kinds)
+    if depth > _MOST_DEPTH:
+        raise MetadataError(f"{where[:80]}…: nested too deeply, more than {_MOST_DEPTH} levels")
     match value:
         case str():
             try:
                 value.encode()
             except UnicodeEncodeError as error:
                 raise MetadataError(f"{where}: not valid Unicode text") from error
-        case None | bool() | int():
+        case None | bool():
             pass
+        case int():
+            try:
+                str(value)
+            except ValueError as error:  # Python bounds the digits that it reads and writes.
+                raise MetadataError(f"{where}: {error}") from error
         case float():
             if not math.isfinite(value):
                 raise MetadataError(f"{where}: {value} is not JSON; leave it out or use null")
@@ -102,10 +108,10 @@ def _check_json(value: object, where: str) -> None:  # noqa: C901  (a table of k
                 if not isinstance(key, str):
                     raise MetadataError(f"{where}: the key {key!r} is {type(key).__name__}, JSON keys are text")
                 _check_json(key, where)
-                _check_json(item, f"{where}.{key}")
+                _check_json(item, f"{where}.{key}", depth + 1)
         case list() | tuple():
             for index, item in enumerate(value):
-                _check_json(item, f"{where}[{index}]")
+                _check_json(item, f"{where}[{index}]", depth + 1)
         case _:
             raise MetadataError(f"{where}: {type(value).__name__} is not JSON; write it as text or numbers")
 
@@ -191,18 +197,21 @@ def read_manifest(chunks: Iterable[bytes]) -> Manifest:
 def _entries(lines: Iterator[tuple[int, bytes]]) -> Iterator[Entry]:
     for number, line in lines:
         record = _record(number, line)
-        if not record.get("physical_keys"):
-            continue  # The metadata of a directory.
-        try:
-            yield Entry(
-                LogicalKey(record["logical_key"]),
-                tuple(record["physical_keys"]),
-                record["size"],
-                Hash(record["hash"]["type"], record["hash"]["value"]),
-                record["meta"] or {},
-            )
-        except (KeyError, TypeError) as error:
-            raise ManifestError(f"line {number}: an entry lacks {error}") from error
+        if record.get("physical_keys"):  # Others hold the metadata of a directory.
+            yield _entry(number, record)
+
+
+def _entry(number: int, record: Mapping[str, Any]) -> Entry:
+    match record:
+        case {
+            "logical_key": str(key),
+            "physical_keys": [str(), *_] as physical_keys,
+            "size": int(size),
+            "hash": {"type": str(kind), "value": str(value)},
+            "meta": dict() | None as meta,
+        } if all(isinstance(physical_key, str) for physical_key in physical_keys) and not isinstance(size, bool):
+            return Entry(LogicalKey(key), tuple(physical_keys), size, Hash(kind, value), meta or {})
+    raise ManifestError(f"line {number}: not an entry with logical_key, physical_keys, size, hash and meta")
 
 
 def _record(number: int, line: bytes) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Progress:
         left = f", about {duration(max(0, elapsed / share - elapsed))} left" if share else ""
         return (
             f"{self._verb}: {self._entries_done:,} of {self._entries:,} entries, "
-            f"{human_size(self._bytes_done)} of {human_size(self._size)}, {human_size(self._bytes_done / elapsed)}/s{left}"
+            f"{human_size(self._bytes_done)} of {human_size(self._size)}, {human_size(self._bytes_done / (elapsed or 1))}/s{left}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from airflow_quilt.core.checksums import from_s3_sha256
 from airflow_quilt.core.entries import Content, Located, Request
-from airflow_quilt.core.errors import EmptyPackageError, ObjectNotFoundError, SourceError
+from airflow_quilt.core.errors import EmptyPackageError, LocationError, ObjectNotFoundError, SourceError
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import LogicalKey, check_tree, parse_logical_key, walk_order
@@ -68,23 +68,24 @@ class SourceFinder:
         return sources
 
     def _find_at(self, request: Located, location: PhysicalKey) -> list[Source]:
-        if not location.is_prefix:
-            try:
-                stat = self._stores.of(location).stat(location)
-            except ObjectNotFoundError as error:
-                if not self._is_directory(location):
-                    raise SourceError(f"entry {request.key!r}: there is no file at {location}") from error
-            else:
-                return [self._file(request, stat)]
-        elif location.is_local and not self._is_directory(location):
+        if not location.is_prefix and (stat := self._stat_file(request, location)):
+            return [self._file(request, stat)]
+        if location.version_id is not None:
+            raise SourceError(f"entry {request.key!r}: {location} is a prefix, and only an object has versions")
+        if location.is_local and not self._is_directory(location):
             raise SourceError(f"entry {request.key!r}: there is no directory at {location}")
-        if request.is_for_file:
-            raise SourceError(
-                f"entry {request.key!r}: {location} is a directory; end the logical key in '/' to pack what it holds"
-            )
-        if request.meta:
-            raise SourceError(f"entry {request.key!r}: {location} is a directory; metadata is given for files")
+        if request.is_for_file or request.meta:
+            raise _is_no_file(request, location)
         return list(self._below(request.key, location))
+
+    def _stat_file(self, request: Located, location: PhysicalKey) -> Stat | None:
+        """Look at a file or object; None where it is a directory or prefix."""
+        try:
+            return self._stores.of(location).stat(location)
+        except ObjectNotFoundError as error:
+            if self._is_directory(location):
+                return None
+            raise SourceError(f"entry {request.key!r}: there is no file at {location}") from error
 
     def _is_directory(self, location: PhysicalKey) -> bool:
         if location.is_local:
@@ -92,7 +93,7 @@ class SourceFinder:
         return location.version_id is None and any(True for _ in self._stores.remote.scan(location.join("")))
 
     def _file(self, request: Located, stat: Stat) -> Source:
-        key = request.key if request.is_for_file else request.key + stat.key.name
+        key = request.key if request.is_for_file else request.key + request.name
         return replace(_source(parse_logical_key(key), stat), meta=request.meta)
 
     def _below(self, key: str, location: PhysicalKey) -> Iterator[Source]:
@@ -110,10 +111,12 @@ class SourceFinder:
     def _ignore_rules(self, directory: PhysicalKey) -> Callable[[str], bool]:
         """Return what tells whether a path is left out by the rules at the root of a directory, as in quilt3."""
         try:
-            data = self._stores.local.get(directory.join(_IGNORE_FILE)).data
+            text = self._stores.local.get(directory.join(_IGNORE_FILE)).data.decode()
         except ObjectNotFoundError:
             return lambda _path: False
-        lines = re.split("\r\n|\r|\n", data.decode())  # Not splitlines(): a form feed ends no rule.
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{directory.join(_IGNORE_FILE)}: not UTF-8 text") from error
+        lines = re.split("\r\n|\r|\n", text)  # Not splitlines(): a form feed ends no rule.
         rules = [f"*/{line}" for line in lines if line]
         root = directory.key.rstrip("/")
 
@@ -137,18 +140,26 @@ class SourceFinder:
 
     def _find_in_package(self, request: Located, uri: QuiltUri) -> Iterator[Source]:
         path = (uri.path or "").rstrip("/")
+        found = False
         for entry in self._read_package(uri):
             if path == entry.logical_key:
-                key = request.key if request.is_for_file else request.key + entry.logical_key.rpartition("/")[2]
+                key = request.key if request.is_for_file else request.key + path.rpartition("/")[2]
+                meta = request.meta
             elif path and not entry.logical_key.startswith(f"{path}/"):
                 continue
-            elif request.is_for_file:
-                raise SourceError(
-                    f"entry {request.key!r}: {uri} is a directory; end the logical key in '/' to pack what it holds"
-                )
+            elif request.is_for_file or request.meta:
+                raise _is_no_file(request, uri)
             else:
-                key = request.key + entry.logical_key.removeprefix(f"{path}/" if path else "")
-            yield _from_package(parse_logical_key(key), entry, request.meta)
+                key, meta = request.key + entry.logical_key.removeprefix(f"{path}/" if path else ""), {}
+            found = True
+            yield _from_package(parse_logical_key(key), entry, meta)
+        if request.is_for_file and not found:
+            raise SourceError(f"entry {request.key!r}: there is no file at {uri}")
+
+
+def _is_no_file(request: Located, location: PhysicalKey | QuiltUri) -> SourceError:
+    cure = "end the logical key in '/' to pack what it holds" if request.is_for_file else "metadata is given for files"
+    return SourceError(f"entry {request.key!r}: {location} is a directory; {cure}")
 
 
 def _source(key: LogicalKey, stat: Stat) -> Source:
@@ -157,7 +168,10 @@ def _source(key: LogicalKey, stat: Stat) -> Source:
 
 
 def _from_package(key: LogicalKey, entry: Entry, meta: Mapping[str, Any]) -> Source:
-    origin = PhysicalKey.parse(entry.physical_keys[0])
+    try:
+        origin = PhysicalKey.parse(entry.physical_keys[0])
+    except LocationError as error:
+        raise SourceError(f"entry {key!r}: the package that it comes from is damaged: {error}") from error
     if origin.is_local:
         raise SourceError(f"entry {key!r}: the package that it comes from names {origin}, a file of some other machine")
     return Source(logical_key=key, origin=origin, size=entry.size, hash=entry.hash, meta={**entry.meta, **meta})
