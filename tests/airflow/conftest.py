@@ -1,7 +1,5 @@
 """An Airflow for these tests: its home is made before anything imports Airflow, as Airflow reads it at import."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +13,10 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
 
-@pytest.fixture(scope="session", autouse=True)
-def airflow_home() -> Iterator[Path]:
-    """Airflow's home; it is removed when the tests end."""
-    yield HOME
-    shutil.rmtree(HOME)
+@pytest.fixture(scope="session")
+def airflow_home() -> Path:
+    """Airflow's home; it is removed when Python ends."""
+    return HOME
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,8 @@
 """What the Airflow tests share. Importing it gives this process an Airflow home of its own."""
 
+import atexit
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parent.parent.parent / "example_dags"
 HOME = Path(tempfile.mkdtemp(prefix="quilt-airflow-"))
+atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 
 os.environ.update(airflow_environment(HOME, EXAMPLES))
 # A fixed key for the metadata database, and no warning where an operator's execute is called directly.

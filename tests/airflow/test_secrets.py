@@ -44,5 +44,5 @@ def test_no_secret_is_in_logs_xcom_rendered_templates_or_the_database(
     }
     assert not found
     # The search does find what is there to be found.
-    assert any(b"penguins/weekly" in content for place, content in places.items() if place.endswith(".db"))
+    assert any(b"penguins/weekly" in content for place, content in places.items() if place.startswith("airflow.db"))
     assert b"there is no package penguins/nowhere" in places["stdout"] + places["log"]

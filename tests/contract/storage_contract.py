@@ -1,0 +1,609 @@
+"""What every storage promises; each storage's own test file inherits these tests.
+
+A subclass gives the fixtures ``storage`` and ``root``, a prefix or directory that no other test uses. An object store
+gives ``plain_root``, a prefix in a bucket without versions, and ``open_uploads`` as well.
+"""
+
+import base64
+import hashlib
+import io
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from airflow_quilt.core.errors import ChecksumMismatchError, ObjectNotFoundError, PreconditionError
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.storage.base import ObjectStore, Replace, Stat, Storage
+
+MIB = 1024 * 1024
+WRITERS = 16
+
+ODD_NAMES = [
+    pytest.param("a b  c", id="spaces"),
+    pytest.param("a+b", id="plus"),
+    pytest.param("100%", id="percent"),
+    pytest.param("a%20b%2F", id="looks-escaped"),
+    pytest.param("a?versionId=b", id="question-mark"),
+    pytest.param("a#b", id="hash"),
+    pytest.param("a&b&amp;c", id="ampersand"),
+    pytest.param("<a>", id="angles"),
+    pytest.param("'a\"b`", id="quotes"),
+    pytest.param("é/ü", id="unicode"),
+    pytest.param("データ😀", id="outside-the-basic-plane"),
+    pytest.param("a;b,c:d=e@f$g!(h)[i]{j}|k^l*m~", id="punctuation"),
+    pytest.param("...", id="dots"),
+]
+
+
+def digest(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def in_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def pattern(size: int, seed: int = 0) -> bytes:
+    """Bytes that differ from place to place, and between seeds."""
+    block = bytes((value + seed) % 251 for value in range(251)) * 64
+    return (block * (size // len(block) + 1))[:size]
+
+
+def race(calls: Sequence[Callable[[], Stat]]) -> list[Stat | None]:
+    """Make all calls at the same moment; None stands for the ones whose condition did not hold."""
+    start = threading.Barrier(len(calls))
+
+    def run(call: Callable[[], Stat]) -> Stat | None:
+        start.wait(30)
+        try:
+            return call()
+        except PreconditionError:
+            return None
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(run, calls))
+
+
+class StorageContract:
+    """What memory, the local disk and S3 have in common."""
+
+    @pytest.fixture
+    def key(self, root: PhysicalKey) -> PhysicalKey:
+        return root.join("file.txt")
+
+    def test_what_was_put_can_be_got(self, storage: Storage, key: PhysicalKey) -> None:
+        stat = storage.put(key, b"hello")
+        blob = storage.get(key)
+
+        assert blob.data == b"hello"
+        assert stat.key.at_version(None) == key
+        assert stat.size == 5
+
+    @pytest.mark.parametrize("data", [b"", b"\0\xff\r\n", pattern(3 * MIB)], ids=["empty", "binary", "large"])
+    def test_any_bytes_are_kept_as_they_are(self, storage: Storage, key: PhysicalKey, data: bytes) -> None:
+        storage.put(key, data)
+
+        assert storage.get(key).data == data
+        assert storage.stat(key).size == len(data)
+        assert b"".join(storage.stream(key, 0, len(data))) == data
+
+    def test_a_file_can_be_put(self, storage: Storage, key: PhysicalKey) -> None:
+        with tempfile.SpooledTemporaryFile(max_size=10) as body:
+            body.write(pattern(100_000))
+            body.seek(0)
+            stat = storage.put(key, body)
+
+        assert stat.size == 100_000
+        assert storage.get(key).data == pattern(100_000)
+
+    def test_an_empty_file_can_be_put(self, storage: Storage, key: PhysicalKey) -> None:
+        assert storage.put(key, io.BytesIO()).size == 0
+        assert storage.get(key).data == b""
+
+    def test_put_get_and_stat_tell_the_same_etag(self, storage: Storage, key: PhysicalKey) -> None:
+        etag = storage.put(key, b"hello").etag
+
+        assert etag == storage.get(key).etag == storage.stat(key).etag
+
+    def test_other_bytes_have_another_etag(self, storage: Storage, key: PhysicalKey) -> None:
+        etags = [storage.put(key, f"{number:064}".encode()).etag for number in range(20)]
+
+        assert len(set(etags)) == 20
+
+    def test_the_same_bytes_can_be_put_again(self, storage: Storage, key: PhysicalKey) -> None:
+        storage.put(key, b"one")
+        storage.put(key, b"two", "overwrite")
+
+        assert storage.get(key).data == b"two"
+
+    # Ranges.
+
+    @pytest.mark.parametrize(
+        ("start", "stop"),
+        [(0, 1), (0, 10), (3, 7), (9, 10), (0, 0), (5, 5)],
+        ids=["first", "all", "middle", "last", "nothing", "nothing-inside"],
+    )
+    def test_a_range_is_read_up_to_its_end(self, storage: Storage, key: PhysicalKey, start: int, stop: int) -> None:
+        storage.put(key, b"0123456789")
+
+        assert b"".join(storage.stream(key, start, stop)) == b"0123456789"[start:stop]
+
+    @pytest.mark.parametrize(("start", "stop"), [(5, 100), (10, 20), (50, 60)], ids=["across", "at-the-end", "beyond"])
+    def test_fewer_bytes_come_where_the_object_is_shorter(
+        self, storage: Storage, key: PhysicalKey, start: int, stop: int
+    ) -> None:
+        storage.put(key, b"0123456789")
+
+        assert b"".join(storage.stream(key, start, stop)) == b"0123456789"[start:stop]
+
+    def test_a_large_range_comes_in_chunks(self, storage: Storage, key: PhysicalKey) -> None:
+        data = pattern(4 * MIB)
+        storage.put(key, data)
+        chunks = list(storage.stream(key, 1, 4 * MIB - 1))
+
+        assert b"".join(chunks) == data[1:-1]
+        assert max(map(len, chunks)) <= MIB
+
+    # Conditions.
+
+    def test_create_writes_where_nothing_is(self, storage: Storage, key: PhysicalKey) -> None:
+        storage.put(key, b"hello", "create")
+
+        assert storage.get(key).data == b"hello"
+
+    @pytest.mark.parametrize("data", [b"hello", b""], ids=["bytes", "empty"])
+    def test_create_is_refused_where_something_is(self, storage: Storage, key: PhysicalKey, data: bytes) -> None:
+        storage.put(key, data)
+        with pytest.raises(PreconditionError):
+            storage.put(key, b"other", "create")
+
+        assert storage.get(key).data == data
+
+    def test_create_writes_again_after_a_delete(self, storage: Storage, key: PhysicalKey) -> None:
+        storage.put(key, b"one", "create")
+        storage.delete([key])
+        storage.put(key, b"two", "create")
+
+        assert storage.get(key).data == b"two"
+
+    def test_replace_writes_over_the_state_that_was_seen(self, storage: Storage, key: PhysicalKey) -> None:
+        storage.put(key, b"one")
+        storage.put(key, b"two", Replace(storage.get(key).etag))
+
+        assert storage.get(key).data == b"two"
+
+    def test_replace_is_refused_when_the_object_moved_on(self, storage: Storage, key: PhysicalKey) -> None:
+        seen = storage.put(key, b"one").etag
+        storage.put(key, b"two")
+        with pytest.raises(PreconditionError):
+            storage.put(key, b"six", Replace(seen))
+
+        assert storage.get(key).data == b"two"
+
+    def test_replace_is_refused_where_nothing_was_ever(self, storage: Storage, root: PhysicalKey) -> None:
+        seen = storage.put(root.join("other"), b"one").etag
+        with pytest.raises(PreconditionError):
+            storage.put(root.join("never"), b"two", Replace(seen))
+        with pytest.raises(ObjectNotFoundError):
+            storage.get(root.join("never"))
+
+    def test_replace_is_refused_where_the_object_was_deleted(self, storage: Storage, key: PhysicalKey) -> None:
+        seen = storage.put(key, b"one").etag
+        storage.delete([key])
+        with pytest.raises(PreconditionError):
+            storage.put(key, b"two", Replace(seen))
+        with pytest.raises(ObjectNotFoundError):
+            storage.get(key)
+
+    def test_exactly_one_of_many_writers_creates(self, storage: Storage, key: PhysicalKey) -> None:
+        bodies = [f"writer {number:02}".encode() for number in range(WRITERS)]
+        outcomes = race([lambda body=body: storage.put(key, body, "create") for body in bodies])  # type: ignore[misc]
+        winners = [body for body, outcome in zip(bodies, outcomes, strict=True) if outcome]
+
+        assert len(winners) == 1
+        assert storage.get(key).data == winners[0]
+
+    def test_exactly_one_of_many_writers_replaces(self, storage: Storage, key: PhysicalKey) -> None:
+        mode = Replace(storage.put(key, b"writer --").etag)
+        bodies = [f"writer {number:02}".encode() for number in range(WRITERS)]
+        outcomes = race([lambda body=body: storage.put(key, body, mode) for body in bodies])  # type: ignore[misc]
+        winners = [body for body, outcome in zip(bodies, outcomes, strict=True) if outcome]
+
+        assert len(winners) == 1
+        assert storage.get(key).data == winners[0]
+
+    def test_many_writers_of_different_objects_all_succeed(self, storage: Storage, root: PhysicalKey) -> None:
+        keys = [root.join(f"new/place/{number:02}") for number in range(WRITERS)]
+        outcomes = race([lambda key=key: storage.put(key, str(key).encode(), "create") for key in keys])  # type: ignore[misc]
+
+        assert all(outcomes)
+        assert [storage.get(key).data for key in keys] == [str(key).encode() for key in keys]
+
+    # What is not there.
+
+    @pytest.mark.parametrize(
+        "read",
+        [
+            pytest.param(lambda storage, key: storage.get(key), id="get"),
+            pytest.param(lambda storage, key: storage.stat(key), id="stat"),
+            pytest.param(lambda storage, key: list(storage.stream(key, 0, 10)), id="stream"),
+        ],
+    )
+    @pytest.mark.parametrize("name", ["never", "new/place/never", "deleted", "sub", "file.txt/below"])
+    def test_what_is_not_there_is_an_error_that_says_where(
+        self, storage: Storage, root: PhysicalKey, read: Callable[[Storage, PhysicalKey], object], name: str
+    ) -> None:
+        for put in ("deleted", "sub/file.txt", "file.txt"):
+            storage.put(root.join(put), b"hello")
+        storage.delete([root.join("deleted")])
+        with pytest.raises(ObjectNotFoundError) as caught:
+            read(storage, root.join(name))
+
+        assert caught.value.location == str(root.join(name))
+
+    def test_nothing_is_left_of_a_write_that_was_refused(self, storage: Storage, root: PhysicalKey) -> None:
+        storage.put(root.join("a"), b"one")
+        with pytest.raises(PreconditionError):
+            storage.put(root.join("a"), b"two", "create")
+        with pytest.raises(PreconditionError):
+            storage.put(root.join("a"), b"two", Replace("no such etag"))
+
+        assert [stat.key for stat in storage.scan(root)] == [root.join("a")]
+
+    # Listing.
+
+    def test_a_scan_lists_all_objects_below_a_prefix_without_versions(self, storage: Storage, root: PhysicalKey) -> None:
+        sizes = {"d/a.txt": 1, "d/b/c/d.txt": 2, "d/.hidden": 3, "d/empty": 0}
+        stats = {name: storage.put(root.join(name), b"x" * size) for name, size in sizes.items()}
+        for name in ("e", "da.txt", "d.txt"):
+            storage.put(root.join(name), b"no")
+        found = {stat.key: stat for stat in storage.scan(root.join("d/"))}
+
+        assert found.keys() == {root.join(name) for name in sizes}
+        for name, size in sizes.items():
+            assert found[root.join(name)].size == size
+            assert found[root.join(name)].etag == stats[name].etag
+
+    def test_a_scan_of_nothing_is_empty(self, storage: Storage, root: PhysicalKey) -> None:
+        assert list(storage.scan(root.join("no/such/place/"))) == []
+
+    def test_a_scan_does_not_list_what_was_deleted(self, storage: Storage, root: PhysicalKey) -> None:
+        for name in ("d/a", "d/b"):
+            storage.put(root.join(name), b"x")
+        storage.delete([root.join("d/a")])
+
+        assert [stat.key for stat in storage.scan(root.join("d/"))] == [root.join("d/b")]
+
+    # Deleting.
+
+    def test_what_was_deleted_is_gone_and_the_rest_stays(self, storage: Storage, root: PhysicalKey) -> None:
+        keys = [root.join(f"d/{number}") for number in range(5)]
+        for key in keys:
+            storage.put(key, b"x")
+        storage.delete(keys[:3])
+
+        assert {stat.key for stat in storage.scan(root.join("d/"))} == set(keys[3:])
+
+    def test_to_delete_what_is_not_there_is_no_error(self, storage: Storage, root: PhysicalKey, key: PhysicalKey) -> None:
+        storage.put(key, b"x")
+        storage.delete([root.join("never"), root.join("no/such/place"), key])
+        storage.delete([key])
+        storage.delete([])
+
+        assert list(storage.scan(root)) == []
+
+    @pytest.mark.parametrize("name", ODD_NAMES)
+    def test_an_odd_name_is_kept(self, storage: Storage, root: PhysicalKey, name: str) -> None:
+        key = root.join(f"d/{name}")
+        etag = storage.put(key, b"hello", "create").etag
+
+        assert storage.get(key).data == b"hello"
+        assert b"".join(storage.stream(key, 1, 3)) == b"el"
+        assert storage.stat(key).key.at_version(None) == key
+        assert [(stat.key, stat.etag) for stat in storage.scan(root.join("d/"))] == [(key, etag)]
+        assert PhysicalKey.parse(str(key)) == key
+        storage.delete([key])
+        assert list(storage.scan(root.join("d/"))) == []
+
+
+class ObjectStoreContract(StorageContract):
+    """What the stores have in common that packages are pushed to."""
+
+    @pytest.fixture
+    def key(self, root: PhysicalKey) -> PhysicalKey:
+        return root.join("object.bin")
+
+    # Versions.
+
+    def test_every_write_is_a_version_that_stays(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        one, two = storage.put(key, b"one").key, storage.put(key, b"second").key
+
+        assert one.version_id
+        assert two.version_id
+        assert one != two
+        assert storage.get(key).data == storage.get(two).data == b"second"
+        assert storage.get(one).data == b"one"
+        assert b"".join(storage.stream(one, 0, 3)) == b"one"
+        assert (storage.stat(one).key, storage.stat(one).size) == (one, 3)
+        assert storage.stat(key).key == two
+
+    def test_a_version_is_not_looked_at_when_an_object_is_written(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        one = storage.put(key, b"one").key
+        writes = [
+            storage.put(one, b"two"),
+            storage.upload(one, b"two", digest(b"two")),
+            storage.copy(storage.stat(one), one),
+        ]
+
+        assert len({one, *(stat.key for stat in writes)}) == 4
+        assert storage.get(one).data == b"one"
+
+    def test_a_version_that_was_deleted_over_is_still_there(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        one = storage.put(key, b"one").key
+        storage.delete([key])
+
+        assert storage.get(one).data == b"one"
+        assert storage.stat(one).key == one
+
+    @pytest.mark.parametrize("existing", [True, False], ids=["object-there", "object-not-there"])
+    def test_a_version_that_never_was_is_not_found(self, storage: ObjectStore, root: PhysicalKey, *, existing: bool) -> None:
+        stranger = storage.put(root.join("other"), b"x").key.version_id
+        key = root.join("object")
+        if existing:
+            storage.put(key, b"one")
+
+        with pytest.raises(ObjectNotFoundError):
+            storage.stat(key.at_version(stranger))
+        with pytest.raises(ObjectNotFoundError):
+            storage.get(key.at_version(stranger))
+
+    def test_a_bucket_without_versions_tells_none(self, storage: ObjectStore, plain_root: PhysicalKey) -> None:
+        key = plain_root.join("object")
+        upload = storage.begin(key)
+        upload.send(1, b"one", digest(b"one"))
+        stats = [
+            upload.complete(),
+            storage.put(key, b"one"),
+            storage.upload(key, b"two", digest(b"two")),
+            storage.stat(key),
+            storage.copy(storage.stat(key), plain_root.join("copy")),
+            *storage.scan(plain_root),
+            *storage.scan_current(plain_root),
+        ]
+
+        assert len(stats) == 9
+        assert [stat.key.version_id for stat in stats] == [None] * 9
+        assert storage.get(key).data == storage.get(plain_root.join("copy")).data == b"two"
+
+    def test_what_is_deleted_without_versions_is_gone(self, storage: ObjectStore, plain_root: PhysicalKey) -> None:
+        storage.put(plain_root.join("object"), b"one")
+        storage.delete([plain_root.join("object")])
+
+        with pytest.raises(ObjectNotFoundError):
+            storage.stat(plain_root.join("object"))
+        assert list(storage.scan_current(plain_root)) == []
+
+    # Current versions.
+
+    def test_a_scan_of_current_versions_shows_those_and_nothing_deleted(self, storage: ObjectStore, root: PhysicalKey) -> None:
+        storage.put(root.join("d/a"), b"old")
+        storage.put(root.join("d/deleted"), b"x")
+        storage.put(root.join("d/back"), b"old")
+        storage.delete([root.join("d/deleted"), root.join("d/back")])
+        current = [storage.put(root.join(f"d/{name}"), name.encode()) for name in ("a", "back", "sub/c")]
+        storage.put(root.join("da"), b"no")
+        found = list(storage.scan_current(root.join("d/")))
+
+        assert {stat.key for stat in found} == {stat.key for stat in current}
+        assert {(stat.key, stat.size, stat.etag) for stat in found} == {(stat.key, stat.size, stat.etag) for stat in current}
+
+    def test_a_scan_of_current_versions_of_nothing_is_empty(self, storage: ObjectStore, root: PhysicalKey) -> None:
+        assert list(storage.scan_current(root.join("no/such/"))) == []
+
+    # Checksums.
+
+    @pytest.mark.parametrize("data", [b"hello", b"", pattern(2 * MIB)], ids=["small", "empty", "large"])
+    def test_the_right_digest_is_kept_as_the_checksum(self, storage: ObjectStore, key: PhysicalKey, data: bytes) -> None:
+        uploaded = storage.upload(key, data, digest(data))
+        stat = storage.stat(key)
+
+        assert uploaded == stat
+        assert stat.key.version_id
+        assert (stat.size, stat.sha256) == (len(data), in_base64(digest(data)))
+        assert storage.get(key).data == data
+
+    def test_a_wrong_digest_is_refused_and_nothing_is_kept(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        with pytest.raises(ChecksumMismatchError) as caught:
+            storage.upload(key, b"hello", digest(b"other"))
+
+        assert str(key) in str(caught.value)
+        with pytest.raises(ObjectNotFoundError):
+            storage.stat(key)
+
+    def test_a_wrong_digest_leaves_the_object_that_is_there(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        before = storage.put(key, b"before").key
+        with pytest.raises(ChecksumMismatchError):
+            storage.upload(key, b"hello", digest(b"other"))
+
+        assert storage.stat(key).key == before
+
+    def test_an_object_that_was_put_without_a_digest_has_no_sha256(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        storage.put(key, b"hello")
+
+        assert storage.stat(key).sha256 is None
+
+    # Copies.
+
+    def test_a_copy_has_the_bytes_and_a_version_and_checksum_of_its_own(self, storage: ObjectStore, root: PhysicalKey) -> None:
+        source = storage.upload(root.join("source"), b"hello", digest(b"hello"))
+        copied = storage.copy(source, root.join("copy"))
+
+        assert copied.key.at_version(None) == root.join("copy")
+        assert copied.key.version_id
+        assert (copied.size, copied.sha256) == (5, in_base64(digest(b"hello")))
+        assert storage.get(copied.key).data == b"hello"
+        assert storage.stat(root.join("copy")).key == copied.key
+
+    def test_a_copy_tells_its_own_checksum_or_none(self, storage: ObjectStore, root: PhysicalKey) -> None:
+        storage.put(root.join("source"), b"hello")
+        copied = storage.copy(storage.stat(root.join("source")), root.join("copy"))
+
+        assert copied.sha256 in {None, in_base64(digest(b"hello"))}
+
+    def test_an_old_version_can_be_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
+        old = storage.put(root.join("source"), b"old")
+        storage.put(root.join("source"), b"newer")
+        copied = storage.copy(old, root.join("copy"))
+
+        assert storage.get(copied.key).data == b"old"
+
+    def test_a_source_that_changed_is_not_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
+        storage.put(root.join("source"), b"seen")
+        (seen,) = storage.scan(root.join("source"))
+        storage.put(root.join("source"), b"changed")
+        with pytest.raises(PreconditionError):
+            storage.copy(seen, root.join("copy"))
+        with pytest.raises(ObjectNotFoundError):
+            storage.stat(root.join("copy"))
+
+    def test_a_source_that_is_gone_is_not_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
+        storage.put(root.join("source"), b"seen")
+        (seen,) = storage.scan(root.join("source"))
+        storage.delete([root.join("source")])
+        with pytest.raises(ObjectNotFoundError):
+            storage.copy(seen, root.join("copy"))
+
+    @pytest.mark.parametrize("name", ODD_NAMES)
+    def test_an_object_with_an_odd_name_is_uploaded_and_copied(self, storage: ObjectStore, root: PhysicalKey, name: str) -> None:
+        source = storage.upload(root.join(f"s/{name}"), b"hello", digest(b"hello"))
+        copied = storage.copy(source, root.join(f"d/{name}"))
+        upload = storage.begin(root.join(f"m/{name}"))
+        upload.copy(1, source, 0, 5)
+        completed = upload.complete()
+
+        assert source.key.at_version(None) == root.join(f"s/{name}")
+        for stat in (source, copied, completed):
+            assert storage.get(stat.key).data == b"hello"
+        assert {stat.key for stat in storage.scan_current(root)} == {source.key, copied.key, completed.key}
+
+    # Uploads in parts.
+
+    def test_parts_that_arrive_out_of_order_are_put_together_in_order(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        parts = [pattern(5 * MIB), pattern(5 * MIB, seed=1), pattern(1000, seed=2)]
+        upload = storage.begin(key)
+        for number in (3, 1, 2):
+            upload.send(number, parts[number - 1], digest(parts[number - 1]))
+        completed = upload.complete()
+        stat = storage.stat(key)
+
+        assert b"".join(storage.stream(completed.key, 0, 11 * MIB)) == b"".join(parts)
+        assert completed.key.version_id
+        assert completed.key == stat.key
+        assert stat.size == 10 * MIB + 1000
+        assert stat.sha256 == in_base64(digest(b"".join(map(digest, parts)))) + "-3"
+
+    def test_a_complete_upload_tells_what_a_stat_tells(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        upload = storage.begin(key)
+        upload.send(1, b"hello", digest(b"hello"))
+
+        assert upload.complete() == storage.stat(key)
+
+    def test_parts_may_be_sent_from_several_threads(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        parts = [pattern(5 * MIB, seed) for seed in range(4)]
+        upload = storage.begin(key)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda item: upload.send(item[0], item[1], digest(item[1])), enumerate(parts, 1)))
+        upload.complete()
+
+        assert b"".join(storage.stream(key, 0, 20 * MIB)) == b"".join(parts)
+
+    def test_a_part_may_be_sent_again(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        upload = storage.begin(key)
+        upload.send(1, b"first try", digest(b"first try"))
+        upload.send(1, b"second try", digest(b"second try"))
+        upload.complete()
+
+        assert storage.get(key).data == b"second try"
+
+    def test_an_object_appears_only_when_its_upload_is_complete(
+        self, storage: ObjectStore, root: PhysicalKey, key: PhysicalKey, open_uploads: Callable[[], Sequence[object]]
+    ) -> None:
+        before = storage.put(key, b"before").key
+        upload = storage.begin(key)
+        upload.send(1, b"after", digest(b"after"))
+
+        assert len(open_uploads()) == 1
+        assert storage.stat(key).key == before
+        assert [stat.key for stat in storage.scan_current(root)] == [before]
+        completed = upload.complete()
+        assert len(open_uploads()) == 0
+        assert storage.get(key).data == b"after"
+        assert [stat.key for stat in storage.scan_current(root)] == [completed.key]
+
+    @pytest.mark.parametrize("parts", [0, 2])
+    def test_an_upload_that_is_aborted_leaves_nothing(
+        self, storage: ObjectStore, root: PhysicalKey, open_uploads: Callable[[], Sequence[object]], parts: int
+    ) -> None:
+        upload = storage.begin(root.join("object"))
+        for number in range(1, parts + 1):
+            upload.send(number, pattern(5 * MIB), digest(pattern(5 * MIB)))
+        upload.abort()
+
+        assert len(open_uploads()) == 0
+        assert list(storage.scan(root)) == []
+        with pytest.raises(ObjectNotFoundError):
+            storage.stat(root.join("object"))
+
+    def test_a_part_with_a_wrong_digest_is_refused(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        upload = storage.begin(key)
+        with pytest.raises(ChecksumMismatchError) as caught:
+            upload.send(1, b"hello", digest(b"other"))
+        upload.abort()
+
+        assert str(key) in str(caught.value)
+
+    def test_parts_are_copied_from_another_object(self, storage: ObjectStore, root: PhysicalKey, key: PhysicalKey) -> None:
+        data = pattern(6 * MIB)
+        source = storage.upload(root.join("source"), data, digest(data))
+        ranges = [(0, 5 * MIB), (5 * MIB, 6 * MIB)]
+        upload = storage.begin(key)
+        digests = [upload.copy(number, source, start, stop) for number, (start, stop) in enumerate(ranges, 1)]
+        completed = upload.complete()
+
+        assert b"".join(storage.stream(completed.key, 0, 6 * MIB)) == data
+        assert all(told in {None, digest(data[start:stop])} for told, (start, stop) in zip(digests, ranges, strict=True))
+
+    def test_parts_of_a_source_that_changed_are_not_copied(
+        self, storage: ObjectStore, root: PhysicalKey, key: PhysicalKey
+    ) -> None:
+        storage.put(root.join("source"), b"seen")
+        (seen,) = storage.scan(root.join("source"))
+        storage.put(root.join("source"), b"else")
+        upload = storage.begin(key)
+        with pytest.raises(PreconditionError):
+            upload.copy(1, seen, 0, 4)
+        upload.abort()
+
+        with pytest.raises(ObjectNotFoundError):
+            storage.stat(key)
+
+    def test_many_objects_are_listed_and_deleted(self, storage: ObjectStore, root: PhysicalKey) -> None:
+        keys = [root.join(f"d/{number:04}") for number in range(1005)]
+        with ThreadPoolExecutor(8) as pool:
+            stats = list(pool.map(lambda key: storage.put(key, b""), keys))
+
+        assert sorted(stat.key.key for stat in storage.scan(root)) == [key.key for key in keys]
+        assert {stat.key for stat in storage.scan_current(root)} == {stat.key for stat in stats}
+        storage.delete(keys)
+        assert list(storage.scan(root)) == []
+        assert list(storage.scan_current(root)) == []
+
+
+def raised(call: Callable[[], Any]) -> Any:
+    """Make a call, and read what it returns to the end where that is a stream."""
+    answer = call()
+    return list(answer) if isinstance(answer, Iterator) else answer

@@ -1,0 +1,285 @@
+import io
+import os
+import shutil
+import stat as modes
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, PreconditionError, StorageError
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.storage.base import Replace, WriteMode
+from airflow_quilt.core.storage.local import LocalStorage
+from tests.contract.storage_contract import StorageContract, raised
+
+MIB = 1024 * 1024
+NOBODY = 65534
+
+
+class TestLocalStorage(StorageContract):
+    @pytest.fixture
+    def storage(self) -> LocalStorage:
+        return LocalStorage()
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> PhysicalKey:
+        return PhysicalKey.of_path(f"{tmp_path}/root/")
+
+
+@pytest.fixture
+def storage() -> LocalStorage:
+    return LocalStorage()
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> PhysicalKey:
+    return PhysicalKey.of_path(tmp_path / "directory/file")
+
+
+def beside(key: PhysicalKey) -> list[str]:
+    """Return the names of the files in a key's directory."""
+    return sorted(path.name for path in Path(key.key).parent.iterdir())
+
+
+class Body(io.BytesIO):
+    """A body that does something when it has been read to its end."""
+
+    def __init__(self, data: bytes, then: Callable[[], object]) -> None:
+        super().__init__(data)
+        self._then = then
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        chunk = super().read(size)
+        if not chunk:
+            self._then()
+        return chunk
+
+
+@contextmanager
+def busily(work: Callable[[], object]) -> Iterator[None]:
+    """Do something over and over in another thread; what it raises is raised at the end."""
+    stop, errors = threading.Event(), []
+
+    def run() -> None:
+        try:
+            while not stop.is_set():
+                work()
+        except Exception as error:  # noqa: BLE001  (raised below)
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+# Whole files only.
+
+
+def test_a_reader_never_sees_half_a_file(storage: LocalStorage, key: PhysicalKey) -> None:
+    bodies = [bytes([letter]) * MIB for letter in b"ab"]
+    storage.put(key, bodies[0])
+    seen = set()
+    with busily(lambda: [storage.put(key, body) for body in bodies]):
+        for count in range(20_000):
+            data = storage.get(key).data
+            assert data in bodies
+            seen.add(data[0])
+            if count >= 200 and len(seen) == 2:
+                break
+
+    assert seen == {*b"ab"}
+
+
+def test_the_old_file_is_there_until_the_new_one_is_complete(storage: LocalStorage, key: PhysicalKey) -> None:
+    storage.put(key, b"old")
+    seen = []
+    storage.put(key, Body(b"new", lambda: seen.append(storage.get(key).data)))
+
+    assert set(seen) == {b"old"}
+    assert storage.get(key).data == b"new"
+
+
+def test_who_has_the_old_file_open_reads_it_to_its_end(storage: LocalStorage, key: PhysicalKey) -> None:
+    storage.put(key, b"a" * 3 * MIB)
+    chunks = storage.stream(key, 0, 3 * MIB)
+    first = next(chunks)
+    storage.put(key, b"b" * 3 * MIB)
+
+    assert first + b"".join(chunks) == b"a" * 3 * MIB
+
+
+def test_a_file_that_is_being_written_is_not_listed(storage: LocalStorage, key: PhysicalKey) -> None:
+    directory = PhysicalKey.of_path(f"{Path(key.key).parent}/")
+    listed: list[list[PhysicalKey]] = []
+    storage.put(key, Body(b"new", lambda: listed.append([stat.key for stat in storage.scan(directory)])))
+
+    assert listed
+    assert not any(listed)
+
+
+def test_a_directory_can_be_listed_while_files_in_it_are_written(storage: LocalStorage, key: PhysicalKey) -> None:
+    directory = PhysicalKey.of_path(f"{Path(key.key).parent}/")
+    storage.put(key, b"0")
+    with busily(lambda: storage.put(key, b"1")):
+        for _ in range(2000):
+            assert key in {stat.key for stat in storage.scan(directory)}
+
+
+def test_writers_that_come_and_go_in_one_directory_do_not_disturb_each_other(storage: LocalStorage, key: PhysicalKey) -> None:
+    start = threading.Barrier(8)
+
+    def come_and_go(name: str) -> PhysicalKey:
+        own = PhysicalKey.of_path(Path(key.key).with_name(name))
+        start.wait(30)
+        for _ in range(200):
+            storage.put(own, b"x")
+            storage.delete([own])
+        return storage.put(own, b"x", "create").key
+
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(come_and_go, "abcdefgh"))
+
+    assert {stat.key for stat in storage.scan(PhysicalKey.of_path(Path(key.key).parent))} == set(written)
+
+
+# Failed writes.
+
+
+@pytest.mark.parametrize("existing", [None, b"old"], ids=["nothing-there", "a-file-there"])
+def test_no_temporary_file_stays_after_a_body_that_fails(storage: LocalStorage, key: PhysicalKey, existing: bytes | None) -> None:
+    if existing is not None:
+        storage.put(key, existing)
+
+    def fail() -> None:
+        raise LookupError("the body broke off")
+
+    with pytest.raises(LookupError):
+        storage.put(key, Body(b"half", fail))
+    assert beside(key) == ([] if existing is None else ["file"])
+    assert existing is None or storage.get(key).data == existing
+
+
+@pytest.mark.parametrize("mode", ["create", Replace("other")], ids=["create", "replace"])
+def test_no_temporary_file_stays_after_a_refused_write(storage: LocalStorage, key: PhysicalKey, mode: WriteMode) -> None:
+    storage.put(key, b"old")
+    with pytest.raises(PreconditionError):
+        storage.put(key, b"new", mode)
+
+    assert beside(key) == ["file"]
+
+
+def test_a_directory_is_not_overwritten(storage: LocalStorage, key: PhysicalKey) -> None:
+    (Path(key.key) / "below").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"file://.*directory/file"):
+        storage.put(key, b"x")
+
+    assert beside(key) == ["file"]
+
+
+def test_a_file_cannot_be_put_below_a_file(storage: LocalStorage, key: PhysicalKey) -> None:
+    storage.put(key, b"x")
+    with pytest.raises(StorageError, match="directory/file/below"):
+        storage.put(key.join("below"), b"x")
+
+    assert storage.get(key).data == b"x"
+
+
+def test_directories_are_made_as_they_are_needed_and_go_when_they_are_empty(storage: LocalStorage, tmp_path: Path) -> None:
+    pointers = [PhysicalKey.of_path(tmp_path / f"named/team/{name}/latest") for name in ("one", "two")]
+    for pointer in pointers:
+        storage.put(pointer, b"x")
+
+    storage.delete(pointers[:1])
+    assert sorted(path.name for path in (tmp_path / "named/team").iterdir()) == ["two"]
+    storage.delete(pointers[1:])
+    assert list((tmp_path / "named").iterdir()) == []
+
+
+def test_a_file_that_somebody_changes_in_place_has_another_etag(storage: LocalStorage, key: PhysicalKey) -> None:
+    before = storage.put(key, b"one")
+    path = Path(key.key)
+    path.write_bytes(b"two")
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+
+    assert storage.stat(key).etag != before.etag
+    with pytest.raises(PreconditionError):
+        storage.put(key, b"six", Replace(before.etag))
+
+
+def test_what_is_no_file_is_not_found_and_not_listed(storage: LocalStorage, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "sub").mkdir()
+    for name in ("pipe", "sub"):
+        with pytest.raises(ObjectNotFoundError, match="not a file"):
+            storage.stat(PhysicalKey.of_path(tmp_path / name))
+
+    assert list(storage.scan(PhysicalKey.of_path(f"{tmp_path}/"))) == []
+
+
+# Permissions.
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002], ids=oct)
+def test_a_file_has_the_permissions_that_the_umask_leaves(storage: LocalStorage, key: PhysicalKey, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        storage.put(key, b"x")
+    finally:
+        os.umask(before)
+
+    assert modes.S_IMODE(Path(key.key).stat().st_mode) == 0o666 & ~mask
+
+
+@pytest.fixture
+def foreign() -> Iterator[Path]:
+    """A directory that a user without special rights may only list, with a file and a directory that nobody may read."""
+    directory = Path(tempfile.mkdtemp())
+    (directory / "closed").mkdir(mode=0)
+    (directory / "file").write_bytes(b"x")
+    (directory / "file").chmod(0)
+    directory.chmod(0o555)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield directory
+    finally:
+        os.seteuid(user)
+        directory.chmod(0o755)
+        shutil.rmtree(directory)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda storage, directory: storage.get(directory.join("file")), id="get"),
+        pytest.param(lambda storage, directory: storage.stream(directory.join("file"), 0, 1), id="stream"),
+        pytest.param(lambda storage, directory: storage.put(directory.join("new"), b"x"), id="put"),
+        pytest.param(lambda storage, directory: storage.put(directory.join("sub/new"), b"x"), id="put-below"),
+        pytest.param(lambda storage, directory: storage.delete([directory.join("file")]), id="delete"),
+        pytest.param(lambda storage, directory: storage.scan(directory.join("closed/")), id="scan"),
+        pytest.param(lambda storage, directory: storage.stat(directory.join("closed/file")), id="stat-below"),
+    ],
+)
+def test_what_the_user_may_not_do_is_denied(
+    storage: LocalStorage, foreign: Path, call: Callable[[LocalStorage, PhysicalKey], object]
+) -> None:
+    with pytest.raises(AccessDeniedError, match=foreign.as_uri()):
+        raised(lambda: call(storage, PhysicalKey.of_path(f"{foreign}/")))
+
+    assert [path.name for path in sorted(foreign.iterdir())] == ["closed", "file"]
+
+
+def test_a_file_that_may_not_be_read_is_still_told_of(storage: LocalStorage, foreign: Path) -> None:
+    assert storage.stat(PhysicalKey.of_path(foreign / "file")).size == 1

@@ -1,0 +1,55 @@
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from airflow_quilt.core.errors import BucketNotFoundError
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.storage.memory import MemoryStorage
+from tests.contract.storage_contract import ObjectStoreContract, digest, raised
+
+
+class TestMemoryStorage(ObjectStoreContract):
+    @pytest.fixture
+    def storage(self, memory: MemoryStorage) -> MemoryStorage:
+        return memory
+
+    @pytest.fixture
+    def root(self) -> PhysicalKey:
+        return PhysicalKey("source", "")
+
+    @pytest.fixture
+    def open_uploads(self, storage: MemoryStorage) -> Callable[[], Sequence[object]]:
+        return lambda: storage.uploads
+
+    @pytest.fixture
+    def plain_root(self) -> PhysicalKey:
+        return PhysicalKey("plain", "")
+
+    def test_a_bucket_without_versions_tells_none(self, storage: MemoryStorage, plain_root: PhysicalKey) -> None:
+        del storage
+        super().test_a_bucket_without_versions_tells_none(MemoryStorage(["plain"], versioned=False), plain_root)
+
+    def test_what_is_deleted_without_versions_is_gone(self, storage: MemoryStorage, plain_root: PhysicalKey) -> None:
+        del storage
+        super().test_what_is_deleted_without_versions_is_gone(MemoryStorage(["plain"], versioned=False), plain_root)
+
+
+NOWHERE = PhysicalKey("nowhere", "object")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(lambda storage: storage.get(NOWHERE), id="get"),
+        pytest.param(lambda storage: storage.stream(NOWHERE, 0, 1), id="stream"),
+        pytest.param(lambda storage: storage.put(NOWHERE, b"x"), id="put"),
+        pytest.param(lambda storage: storage.upload(NOWHERE, b"x", digest(b"x")), id="upload"),
+        pytest.param(lambda storage: storage.scan(NOWHERE), id="scan"),
+        pytest.param(lambda storage: storage.scan_current(NOWHERE), id="scan-current"),
+        pytest.param(lambda storage: storage.delete([NOWHERE]), id="delete"),
+        pytest.param(lambda storage: storage.begin(NOWHERE), id="begin"),
+    ],
+)
+def test_a_bucket_that_is_not_there_is_its_own_error(memory: MemoryStorage, call: Callable[[MemoryStorage], object]) -> None:
+    with pytest.raises(BucketNotFoundError, match="s3://nowhere"):
+        raised(lambda: call(memory))

@@ -1,0 +1,257 @@
+"""Real storages, wrapped so that a test sees every call and decides what becomes of it."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Final, Literal, Protocol, TypeVar
+
+from airflow_quilt.core.errors import StorageUnavailableError
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.storage.base import Blob, MultipartUpload, ObjectStore, Stat, Storage, Stores, WriteMode
+from airflow_quilt.core.storage.memory import MemoryStorage, MemoryUpload
+
+T = TypeVar("T")
+
+WRITES: Final = frozenset({"put", "delete", "upload", "copy", "begin", "send part", "copy part", "complete", "abort"})
+"""The operations that change a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a storage; ``number`` counts parts from 1, ``size`` is what a read or a part was asked for."""
+
+    operation: str
+    key: PhysicalKey
+    number: int = 0
+    size: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.key}" + (f" #{self.number}" if self.number else "")
+
+
+class Tap(Protocol):
+    """What sits between a storage and its caller."""
+
+    def __call__(self, call: Call, run: Callable[[], T]) -> T:
+        """Let a call happen, or not."""
+        ...
+
+
+class Recorder:
+    """Writes down the calls in the order in which they began, the bytes they brought, and how many ran at a time."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.bytes_read = 0
+        self.most_at_once = 0
+        self._at_once = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, call: Call, run: Callable[[], T]) -> T:
+        with self._lock:
+            self.calls.append(call)
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        try:
+            answer = run()
+        finally:
+            with self._lock:
+                self._at_once -= 1
+        if isinstance(answer, list) and call.operation == "stream":
+            with self._lock:
+                self.bytes_read += sum(map(len, answer))
+        return answer
+
+    @property
+    def writes(self) -> list[Call]:
+        """The calls that change a store."""
+        return [call for call in self.calls if call.operation in WRITES]
+
+    def of(self, *operations: str) -> list[Call]:
+        """Return the calls of some operations."""
+        return [call for call in self.calls if call.operation in operations]
+
+
+FaultMode = Literal["before", "after", "killed before", "killed after", "repeated"]
+
+
+class Fault:
+    """Strikes at one call, counted from 1 over all storages that share it.
+
+    Args:
+        at: the number of the call.
+        mode: ``"before"`` fails it without effect, ``"after"`` fails it though it took effect, ``"killed …"`` fails all
+            later calls as well, ``"repeated"`` does it twice, as a client does whose first answer was lost.
+        among: counts only these operations.
+    """
+
+    def __init__(self, at: int, mode: FaultMode = "before", among: Callable[[Call], bool] = lambda _call: True) -> None:
+        self.struck: Call | None = None
+        self._at = at
+        self._mode = mode
+        self._among = among
+        self._seen = 0
+        self._lock = threading.Lock()
+
+    def __call__(self, call: Call, run: Callable[[], T]) -> T:
+        with self._lock:
+            self._seen += self._among(call)
+            strikes = self._seen == self._at and self.struck is None
+            dead = self.struck is not None and self._mode.startswith("killed")
+            if strikes:
+                self.struck = call
+        if dead:
+            raise StorageUnavailableError("the process is gone", str(call.key))
+        if not strikes:
+            return run()
+        if self._mode == "repeated":
+            run()
+            return run()
+        if self._mode.endswith("after"):
+            with contextlib.suppress(Exception):  # Its own refusal is lost on the way as well.
+                run()
+        raise StorageUnavailableError(f"fault at call {self._at} ({self._mode}): {call}", str(call.key))
+
+
+class Before:
+    """Does something once, before the first call that matches."""
+
+    def __init__(self, matches: Callable[[Call], bool], action: Callable[[], object]) -> None:
+        self.done = False
+        self._matches = matches
+        self._action = action
+        self._lock = threading.Lock()
+
+    def __call__(self, call: Call, run: Callable[[], T]) -> T:
+        with self._lock:
+            due = not self.done and self._matches(call)
+            self.done = self.done or due
+        if due:
+            self._action()
+        return run()
+
+
+class Chain:
+    """Several taps, the first one outermost."""
+
+    def __init__(self, *taps: Tap) -> None:
+        self._taps = taps
+
+    def __call__(self, call: Call, run: Callable[[], T]) -> T:
+        for tap in reversed(self._taps):
+            run = _bound(tap, call, run)
+        return run()
+
+
+def _bound(tap: Tap, call: Call, run: Callable[[], T]) -> Callable[[], T]:
+    return lambda: tap(call, run)
+
+
+def is_put_of(suffix: str) -> Callable[[Call], bool]:
+    """Return what recognises a ``put`` of a key that ends in ``suffix``."""
+    return lambda call: call.operation == "put" and call.key.key.endswith(suffix)
+
+
+class TappedStorage:
+    """A storage whose calls go through a tap; deleting several objects is one call for each."""
+
+    def __init__(self, storage: Storage, tap: Tap) -> None:
+        self._storage = storage
+        self._tap = tap
+
+    def get(self, key: PhysicalKey) -> Blob:
+        return self._tap(Call("get", key), lambda: self._storage.get(key))
+
+    def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
+        call = Call("stream", key, size=stop - start)
+        return iter(self._tap(call, lambda: list(self._storage.stream(key, start, stop))))
+
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
+        data = body if isinstance(body, bytes) else body.read()
+        return self._tap(Call("put", key, size=len(data)), lambda: self._storage.put(key, data, mode))
+
+    def stat(self, key: PhysicalKey) -> Stat:
+        return self._tap(Call("stat", key), lambda: self._storage.stat(key))
+
+    def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
+        return iter(self._tap(Call("scan", prefix), lambda: list(self._storage.scan(prefix))))
+
+    def delete(self, keys: Sequence[PhysicalKey]) -> None:
+        for key in keys:
+            self._delete_one(key)
+
+    def _delete_one(self, key: PhysicalKey) -> None:
+        self._tap(Call("delete", key), lambda: self._storage.delete([key]))
+
+
+class TappedObjectStore(TappedStorage):
+    """An object store whose calls, and those of its uploads in parts, go through a tap."""
+
+    def __init__(self, store: ObjectStore, tap: Tap) -> None:
+        super().__init__(store, tap)
+        self._store = store
+
+    def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
+        return iter(self._tap(Call("scan", prefix), lambda: list(self._store.scan_current(prefix))))
+
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes) -> Stat:
+        return self._tap(Call("upload", key, size=len(data)), lambda: self._store.upload(key, data, digest))
+
+    def copy(self, source: Stat, key: PhysicalKey) -> Stat:
+        return self._tap(Call("copy", key, size=source.size), lambda: self._store.copy(source, key))
+
+    def begin(self, key: PhysicalKey) -> MultipartUpload:
+        return TappedUpload(key, self._tap(Call("begin", key), lambda: self._store.begin(key)), self._tap)
+
+
+class TappedUpload:
+    """An upload in parts whose calls go through a tap."""
+
+    def __init__(self, key: PhysicalKey, upload: MultipartUpload, tap: Tap) -> None:
+        self._key = key
+        self._upload = upload
+        self._tap = tap
+
+    def send(self, number: int, data: bytes, digest: bytes) -> None:
+        call = Call("send part", self._key, number, len(data))
+        return self._tap(call, lambda: self._upload.send(number, data, digest))
+
+    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+        call = Call("copy part", self._key, number, stop - start)
+        return self._tap(call, lambda: self._upload.copy(number, source, start, stop))
+
+    def complete(self) -> Stat:
+        return self._tap(Call("complete", self._key), self._upload.complete)
+
+    def abort(self) -> None:
+        return self._tap(Call("abort", self._key), self._upload.abort)
+
+
+def tapped(stores: Stores, *taps: Tap) -> Stores:
+    """Return the same stores with every call going through the taps."""
+    tap = Chain(*taps)
+    return Stores(TappedStorage(stores.local, tap), TappedObjectStore(stores.remote, tap))
+
+
+class SilentStorage(MemoryStorage):
+    """A store that keeps no checksum and tells none, of objects or of copied parts."""
+
+    def store(self, key: PhysicalKey, data: bytes, mode: WriteMode, sha256: str | None) -> Stat:  # noqa: ARG002
+        return super().store(key, data, mode, None)
+
+    def begin(self, key: PhysicalKey) -> MemoryUpload:
+        self.uploads.append(upload := _SilentUpload(self, key))
+        return upload
+
+
+class _SilentUpload(MemoryUpload):
+    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+        super().copy(number, source, start, stop)
+        return None
+
+
+def objects(store: MemoryStorage, *buckets: str) -> dict[str, bytes]:
+    """Return what lies in some buckets: the URL of each current object, at its version, and its bytes."""
+    found = [stat.key for bucket in buckets for stat in store.scan_current(PhysicalKey(bucket, ""))]
+    return {str(key): store.get(key).data for key in found}

@@ -1,0 +1,74 @@
+import inspect
+
+import pytest
+
+from airflow_quilt.core import errors
+from airflow_quilt.core.errors import InputError, QuiltError, RevisionConflictError, StorageError, StorageUnavailableError
+
+CLASSES = [item for _, item in inspect.getmembers(errors, inspect.isclass) if item.__module__ == errors.__name__]
+
+TRANSIENT = {"RevisionConflictError", "ChecksumMismatchError", "CancelledError", "StorageUnavailableError"}
+
+INPUT = {
+    "InputError",
+    "PackageNameError",
+    "LogicalKeyError",
+    "TopHashError",
+    "LocationError",
+    "MetadataError",
+    "RecordSizeError",
+    "SourceError",
+    "EmptyPackageError",
+}
+
+STORAGE = {
+    "StorageError",
+    "ObjectNotFoundError",
+    "BucketNotFoundError",
+    "AccessDeniedError",
+    "PreconditionError",
+    "StorageUnavailableError",
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_error_is_a_quilt_error_with_a_docstring(kind: type[Exception]) -> None:
+    assert issubclass(kind, QuiltError)
+    assert kind.__doc__
+
+
+def test_only_what_may_succeed_later_is_transient() -> None:
+    assert {kind.__name__ for kind in CLASSES if kind.transient} == TRANSIENT
+
+
+def test_what_the_caller_gave_wrong_is_an_input_error_and_a_value_error() -> None:
+    assert {kind.__name__ for kind in CLASSES if issubclass(kind, InputError)} == INPUT
+    assert {kind.__name__ for kind in CLASSES if issubclass(kind, ValueError)} == INPUT
+
+
+def test_what_a_store_refuses_is_a_storage_error() -> None:
+    assert {kind.__name__ for kind in CLASSES if issubclass(kind, StorageError)} == STORAGE
+
+
+def test_a_storage_error_says_where_and_what() -> None:
+    error = StorageUnavailableError("the store is asleep", "s3://bucket/key")
+
+    assert error.location == "s3://bucket/key"
+    assert str(error) == "s3://bucket/key: the store is asleep"
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "words"),
+    [
+        pytest.param("a" * 64, "b" * 64, f"was {'a' * 64}, is {'b' * 64}", id="moved"),
+        pytest.param(None, "b" * 64, f"was None, is {'b' * 64}", id="appeared"),
+        pytest.param("a" * 64, None, f"was {'a' * 64}, is None", id="gone"),
+    ],
+)
+def test_a_conflict_carries_both_hashes_and_the_cure(expected: str | None, found: str | None, words: str) -> None:
+    error = RevisionConflictError("team/data", expected, found)
+
+    assert (error.expected, error.found) == (expected, found)
+    assert "team/data" in str(error)
+    assert words in str(error)
+    assert "conflict='overwrite'" in str(error)

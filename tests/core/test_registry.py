@@ -1,0 +1,609 @@
+"""Revisions become visible in one order, never overwrite each other, and go away without losing the rest."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pendulum
+import pytest
+
+from airflow_quilt.core import layout
+from airflow_quilt.core.errors import (
+    ManifestError,
+    ObjectNotFoundError,
+    PackageNotFoundError,
+    RevisionConflictError,
+    StorageUnavailableError,
+    TopHashError,
+)
+from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
+from airflow_quilt.core.manifest import make_header, write_manifest
+from airflow_quilt.core.names import PackageName, TopHash
+from airflow_quilt.core.registry import Conflict, Latest, Registry, Revision
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.memory import MemoryStorage
+from tests.core.faulty import Before, Fault, Recorder, T, Tap, is_put_of, tapped
+
+NAME = PackageName("team", "package")
+NOW = 1_700_000_000
+CURRENT: Any = object()
+
+
+class Clock:
+    """Unix seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now: float = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def stores(memory: MemoryStorage) -> Stores:
+    return Stores(LocalStorage(), memory)
+
+
+@pytest.fixture(params=["s3", "local"])
+def timed(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores, clock: Clock) -> Registry:
+    """A registry whose clock the test sets, in memory and on the disk."""
+    url = "s3://registry" if request.param == "s3" else str(tmp_path / "registry")
+    return Registry(RegistryLocation.parse(url), stores, clock=clock)
+
+
+def through(registry: Registry, *taps: Tap) -> Registry:
+    """Return the same registry as a second process sees it, its calls going through taps."""
+    return Registry(registry.location, tapped(registry.stores, *taps), clock=lambda: NOW)
+
+
+def manifest(message: str) -> tuple[TopHash, BytesIO]:
+    out = BytesIO()
+    top_hash = write_manifest(make_header(message, None), [], out).top_hash
+    out.seek(0)
+    return top_hash, out
+
+
+def commit(registry: Registry, message: str, conflict: Conflict = "fail", base: Latest | None = CURRENT) -> Revision:
+    """Publish an empty package whose top hash depends on the message; on what is the latest one, unless told otherwise."""
+    top_hash, out = manifest(message)
+    return registry.commit(NAME, top_hash, out, registry.latest(NAME) if base is CURRENT else base, conflict)
+
+
+def latest_hash(registry: Registry) -> str | None:
+    latest = registry.latest(NAME)
+    return latest.top_hash if latest else None
+
+
+def key(registry: Registry, path: str) -> PhysicalKey:
+    return registry.location.root.join(path)
+
+
+def pointer_key(registry: Registry, name: str) -> PhysicalKey:
+    return key(registry, f".quilt/named_packages/team/package/{name}")
+
+
+def write_pointer(registry: Registry, name: str, data: str) -> None:
+    pointer = pointer_key(registry, name)
+    registry.stores.of(pointer).put(pointer, data.encode())
+
+
+def has_manifest(registry: Registry, top_hash: str) -> bool:
+    place = key(registry, f".quilt/packages/{top_hash}")
+    try:
+        registry.stores.of(place).stat(place)
+    except ObjectNotFoundError:
+        return False
+    return True
+
+
+def test_a_revision_is_written_manifest_first_then_its_pointer_then_latest(timed: Registry) -> None:
+    recorder = Recorder()
+    revision = commit(through(timed, recorder), "first")
+
+    paths = [str(call.key).removeprefix(f"{timed.location}/") for call in recorder.writes]
+    pointers = ".quilt/named_packages/team/package"
+    assert paths == [f".quilt/packages/{revision.top_hash}", f"{pointers}/{NOW}", f"{pointers}/latest"]
+    assert revision.time == pendulum.from_timestamp(NOW)
+    for name in (str(NOW), "latest"):
+        place = pointer_key(timed, name)
+        assert timed.stores.of(place).get(place).data == revision.top_hash.encode()
+
+
+def test_a_revision_can_be_read_back(timed: Registry) -> None:
+    revision = commit(timed, "first")
+
+    for top_hash in (None, revision.top_hash, revision.top_hash[:6]):
+        read = timed.read(NAME, top_hash)
+        assert (read.header, list(read.entries)) == ({"version": "v0", "message": "first"}, [])
+
+
+def test_revisions_of_one_second_take_a_second_each(timed: Registry) -> None:
+    revisions = [commit(timed, str(i)) for i in range(5)]
+
+    assert [revision.time.int_timestamp for revision in revisions] == [NOW + i for i in range(5)]
+    assert list(timed.revisions(NAME)) == revisions[::-1]
+
+
+def test_a_second_that_another_writer_takes_in_between_is_left_to_it(timed: Registry) -> None:
+    other = manifest("theirs")[0]
+    racing = Before(is_put_of(f"/{NOW}"), lambda: write_pointer(timed, str(NOW), other))
+    revision = commit(through(timed, racing), "mine")
+
+    assert revision.time.int_timestamp == NOW + 1
+    assert [found.top_hash for found in timed.revisions(NAME)] == [revision.top_hash, other]
+
+
+def test_a_clock_that_goes_backwards_keeps_the_history_in_order(timed: Registry, clock: Clock) -> None:
+    revisions = []
+    for i, now in enumerate((NOW, NOW - 3600, NOW + 10, NOW + 5)):
+        clock.now = now
+        revisions.append(commit(timed, str(i)))
+
+    assert list(timed.revisions(NAME)) == revisions[::-1]
+    assert [revision.time.int_timestamp - NOW for revision in revisions] == [0, 1, 10, 11]
+
+
+def test_fractions_of_a_second_are_cut_off(timed: Registry, clock: Clock) -> None:
+    clock.now = NOW + 0.999
+
+    assert commit(timed, "first").time == pendulum.from_timestamp(NOW)
+
+
+def at_once(writers: int, work: Callable[[int], T]) -> list[T]:
+    """Let so many threads begin to work at the same moment; return what they return."""
+    start = threading.Barrier(writers)
+
+    def begin(writer: int) -> T:
+        start.wait(60)
+        return work(writer)
+
+    with ThreadPoolExecutor(writers) as pool:
+        return list(pool.map(begin, range(writers)))
+
+
+def by_time(revisions: Iterable[Revision]) -> list[Revision]:
+    return sorted(revisions, key=lambda revision: revision.time)
+
+
+def test_parallel_writers_of_one_package_all_stay_in_the_history(timed: Registry) -> None:
+    made = [
+        revision
+        for revisions in at_once(8, lambda writer: [commit(timed, f"{writer}-{i}", "overwrite") for i in range(4)])
+        for revision in revisions
+    ]
+
+    history = list(timed.revisions(NAME))
+    assert len(made) == 32
+    assert by_time(history) == by_time(made)
+    assert latest_hash(timed) in {revision.top_hash for revision in history}
+
+
+def test_of_parallel_writers_on_one_base_exactly_one_wins(timed: Registry) -> None:
+    first = commit(timed, "first")
+    base = timed.latest(NAME)
+
+    def work(writer: int) -> Revision | RevisionConflictError:
+        try:
+            return commit(timed, str(writer), base=base)
+        except RevisionConflictError as error:
+            return error
+
+    made = [answer for answer in at_once(8, work) if isinstance(answer, Revision)]
+
+    assert len(made) == 1
+    assert list(timed.revisions(NAME)) == [made[0], first]
+    assert latest_hash(timed) == made[0].top_hash
+
+
+@pytest.mark.parametrize("is_new", ["new package", "second revision"])
+def test_a_base_that_has_moved_is_refused_before_anything_is_written(timed: Registry, is_new: str) -> None:
+    first = None if is_new == "new package" else commit(timed, "first")
+    base = timed.latest(NAME)
+    theirs = commit(timed, "theirs")
+    recorder = Recorder()
+
+    with pytest.raises(RevisionConflictError, match="team/package") as caught:
+        commit(through(timed, recorder), "mine", base=base)
+    assert (caught.value.expected, caught.value.found) == (first.top_hash if first else None, theirs.top_hash)
+    assert caught.value.transient
+    assert recorder.writes == []
+
+
+@pytest.mark.parametrize("is_new", ["new package", "second revision"])
+def test_a_base_that_moves_at_the_last_moment_is_refused_and_leaves_no_pointer(timed: Registry, is_new: str) -> None:
+    first = None if is_new == "new package" else commit(timed, "first")
+    base = timed.latest(NAME)
+    theirs: list[Revision] = []
+    racing = Before(is_put_of("/latest"), lambda: theirs.append(commit(timed, "theirs")))
+
+    with pytest.raises(RevisionConflictError) as caught:
+        commit(through(timed, racing), "mine", base=base)
+    assert (caught.value.expected, caught.value.found) == (first.top_hash if first else None, theirs[0].top_hash)
+    assert list(timed.revisions(NAME)) == [theirs[0], *([first] if first else [])]
+    assert latest_hash(timed) == theirs[0].top_hash
+
+
+def test_a_package_that_is_deleted_at_the_last_moment_is_a_conflict_that_found_nothing(timed: Registry) -> None:
+    first = commit(timed, "first")
+    racing = Before(is_put_of("/latest"), lambda: timed.delete(NAME))
+
+    with pytest.raises(RevisionConflictError) as caught:
+        commit(through(timed, racing), "mine", base=timed.latest(NAME))
+    assert (caught.value.expected, caught.value.found) == (first.top_hash, None)
+    assert list(timed.revisions(NAME)) == []
+
+
+def test_to_overwrite_wins_whatever_latest_has_become(timed: Registry) -> None:
+    first = commit(timed, "first")
+    base = timed.latest(NAME)
+    theirs = commit(timed, "theirs")
+    mine = commit(timed, "mine", "overwrite", base)
+
+    assert list(timed.revisions(NAME)) == [mine, theirs, first]
+    assert latest_hash(timed) == mine.top_hash
+
+
+def test_a_commit_that_stopped_before_latest_is_taken_up_again(timed: Registry) -> None:
+    first = commit(timed, "first")
+    with pytest.raises(StorageUnavailableError):
+        commit(through(timed, Fault(1, among=is_put_of("/latest"))), "second", base=timed.latest(NAME))
+    (unfinished, _) = timed.revisions(NAME)
+    assert latest_hash(timed) == first.top_hash
+
+    second = commit(timed, "second")
+    assert second.top_hash == unfinished.top_hash
+    assert list(timed.revisions(NAME)) == [second, first]
+    assert latest_hash(timed) == second.top_hash
+
+
+def test_a_pointer_that_vanishes_while_half_finished_work_is_looked_for_is_no_failure(timed: Registry) -> None:
+    """Another writer takes its pointer away because it met a conflict."""
+    first = commit(timed, "first")
+    write_pointer(timed, str(NOW + 1), ONE)
+    theirs = pointer_key(timed, str(NOW + 1))
+    vanishing = Before(
+        lambda call: call.operation == "get" and call.key == theirs, lambda: timed.stores.of(theirs).delete([theirs])
+    )
+    mine = commit(through(timed, vanishing), "mine", base=timed.latest(NAME))
+
+    assert vanishing.done
+    assert list(timed.revisions(NAME)) == [mine, first]
+
+
+def test_an_old_revision_that_is_published_again_gets_a_new_pointer(timed: Registry) -> None:
+    first = commit(timed, "first")
+    second = commit(timed, "second")
+    again = commit(timed, "first")
+
+    assert again.top_hash == first.top_hash
+    assert list(timed.revisions(NAME)) == [again, second, first]
+
+
+def test_the_latest_revision_that_is_committed_again_gets_a_second_pointer(timed: Registry) -> None:
+    first = commit(timed, "first")
+    again = commit(timed, "first")
+
+    assert list(timed.revisions(NAME)) == [again, first]
+    assert first.top_hash == again.top_hash == latest_hash(timed)
+
+
+def test_a_revision_taken_up_and_finished_by_another_writer_stays_in_the_history(timed: Registry) -> None:
+    """Two runs of one task publish the same content: the second one finishes what the first one has begun."""
+    commit(timed, "first")
+    base = timed.latest(NAME)
+    theirs: list[Revision] = []
+    racing = Before(is_put_of("/latest"), lambda: theirs.append(commit(timed, "same", base=base)))
+    with contextlib.suppress(RevisionConflictError):  # Either answer is honest; what the other writer was told must stay true.
+        commit(through(timed, racing), "same", base=base)
+
+    assert theirs[0] in list(timed.revisions(NAME))
+    assert latest_hash(timed) == theirs[0].top_hash
+
+
+def test_a_revision_finished_by_another_writer_and_followed_by_a_third_stays_in_the_history(timed: Registry) -> None:
+    commit(timed, "first")
+    base = timed.latest(NAME)
+    theirs: list[Revision] = []
+
+    def publish_twice() -> None:
+        theirs.append(commit(timed, "same", base=base))
+        theirs.append(commit(timed, "next"))
+
+    with pytest.raises(RevisionConflictError):
+        commit(through(timed, Before(is_put_of("/latest"), publish_twice)), "same", base=base)
+
+    history = list(timed.revisions(NAME))
+    assert [revision for revision in theirs if revision not in history] == []
+    assert latest_hash(timed) == theirs[1].top_hash
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["123", "notes.txt", "1700000099.bak", "17000000990", "latest.old", "v1700000099", ".1700000099.tmp", "1700000099/inner"],
+)
+def test_stray_names_among_the_pointers_are_ignored(timed: Registry, name: str) -> None:
+    revision = commit(timed, "first")
+    write_pointer(timed, name, "something")
+
+    assert list(timed.revisions(NAME)) == [revision]
+    assert commit(timed, "second").time.int_timestamp == NOW + 1
+    assert len(timed.delete(NAME, revision.top_hash)) == 1
+
+
+def test_packages_with_a_common_beginning_keep_their_revisions_apart(timed: Registry) -> None:
+    commit(timed, "first")
+    longer = PackageName("team", "package-2")
+    top_hash, out = manifest("other")
+    timed.commit(longer, top_hash, out, None, "fail")
+
+    assert [revision.top_hash for revision in timed.revisions(longer)] == [top_hash]
+    assert top_hash not in {revision.top_hash for revision in timed.revisions(NAME)}
+    timed.delete(NAME)
+    assert [revision.top_hash for revision in timed.revisions(longer)] == [top_hash]
+
+
+def test_packages_are_listed_once_each(timed: Registry) -> None:
+    assert list(timed.packages()) == []
+    names = [PackageName("a", "one"), PackageName("a", "two"), PackageName("b", "one")]
+    for name in names:
+        for message in ("first", "second"):
+            top_hash, out = manifest(message)
+            timed.commit(name, top_hash, out, timed.latest(name), "fail")
+    stray = key(timed, ".quilt/named_packages/README")
+    timed.stores.of(stray).put(stray, b"not a package")
+
+    assert sorted(timed.packages()) == names
+    timed.delete(names[1])
+    assert sorted(timed.packages()) == [names[0], names[2]]
+
+
+def test_a_package_that_is_not_there_has_no_revision(timed: Registry) -> None:
+    assert timed.latest(NAME) is None
+    assert list(timed.revisions(NAME)) == []
+    for read in (timed.resolve, timed.read):
+        with pytest.raises(PackageNotFoundError, match="team/package"):
+            read(NAME)
+
+
+def test_a_revision_that_is_not_there_cannot_be_read(timed: Registry) -> None:
+    commit(timed, "first")
+
+    with pytest.raises(PackageNotFoundError, match="0" * 64):
+        timed.read(NAME, "0" * 64)
+
+
+ONE, TWO, OTHER = "abcdef11" + "0" * 56, "abcdef22" + "0" * 56, "123456" + "0" * 58
+
+
+@pytest.fixture
+def with_hashes(timed: Registry) -> Registry:
+    """A registry whose package has two revisions that begin alike, and one published twice."""
+    for i, top_hash in enumerate((ONE, TWO, OTHER, OTHER)):
+        write_pointer(timed, str(NOW + i), top_hash)
+    write_pointer(timed, layout.LATEST, OTHER)
+    return timed
+
+
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        pytest.param("abcdef1", ONE, id="the shortest that tells them apart"),
+        pytest.param(TWO[:63], TWO, id="all but one digit"),
+        pytest.param(TWO, TWO, id="whole"),
+        pytest.param("123456", OTHER, id="six digits of one that was published twice"),
+    ],
+)
+def test_a_short_hash_finds_its_revision(with_hashes: Registry, short: str, full: str) -> None:
+    assert with_hashes.resolve(NAME, short) == full
+
+
+@pytest.mark.parametrize(
+    ("short", "message"),
+    [
+        pytest.param("abcdef", f"{ONE}, {TWO}", id="several"),
+        pytest.param("999999", "no revision", id="none"),
+        pytest.param("12345", "6 to 64 lower-case hex digits", id="too short"),
+        pytest.param("", "6 to 64 lower-case hex digits", id="empty"),
+        pytest.param("ABCDEF1", "6 to 64 lower-case hex digits", id="upper case"),
+        pytest.param(ONE.upper(), "6 to 64 lower-case hex digits", id="whole in upper case"),
+        pytest.param("123456\n", "6 to 64 lower-case hex digits", id="newline"),
+        pytest.param("latest", "6 to 64 lower-case hex digits", id="a word"),
+        pytest.param("1" * 65, "6 to 64 lower-case hex digits", id="too long"),
+    ],
+)
+def test_a_short_hash_that_fits_no_revision_or_several_is_refused(with_hashes: Registry, short: str, message: str) -> None:
+    with pytest.raises(TopHashError, match=message):
+        with_hashes.resolve(NAME, short)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"abc", b"\xff" * 64, ONE.upper().encode(), OTHER.encode() + b"0", b"<html>"],
+    ids=["empty", "short", "not text", "upper case", "too long", "something else"],
+)
+@pytest.mark.parametrize("pointer", ["latest", str(NOW + 1)])
+def test_a_damaged_pointer_is_told_as_what_it_is(with_hashes: Registry, pointer: str, data: bytes) -> None:
+    place = pointer_key(with_hashes, pointer)
+    with_hashes.stores.of(place).put(place, data)
+
+    with pytest.raises(ManifestError, match=f"team/package:{pointer}"):
+        _ = with_hashes.latest(NAME) if pointer == "latest" else list(with_hashes.revisions(NAME))
+
+
+def test_a_pointer_that_ends_in_a_newline_is_still_read(with_hashes: Registry) -> None:
+    write_pointer(with_hashes, "latest", f"{ONE}\n")
+
+    assert latest_hash(with_hashes) == ONE
+
+
+@pytest.fixture
+def history(timed: Registry) -> list[Revision]:
+    """Three revisions of the package, newest first."""
+    return [commit(timed, message) for message in ("first", "second", "third")][::-1]
+
+
+def delete_order(registry: Registry, top_hash: str | None) -> list[tuple[str, str]]:
+    """Delete through a recorder; return what was written, in order."""
+    recorder = Recorder()
+    through(registry, recorder).delete(NAME, top_hash)
+    return [(call.operation, call.key.name) for call in recorder.writes]
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_to_delete_an_older_revision_takes_its_pointer_only(timed: Registry, history: list[Revision], index: int) -> None:
+    assert delete_order(timed, history[index].top_hash) == [("delete", str(history[index].time.int_timestamp))]
+    assert list(timed.revisions(NAME)) == [revision for revision in history if revision != history[index]]
+    assert latest_hash(timed) == history[0].top_hash
+
+
+def test_to_delete_the_latest_revision_moves_latest_before_the_pointer_goes(timed: Registry, history: list[Revision]) -> None:
+    assert delete_order(timed, history[0].top_hash[:8]) == [("put", "latest"), ("delete", str(NOW + 2))]
+    assert list(timed.revisions(NAME)) == history[1:]
+    assert latest_hash(timed) == history[1].top_hash
+
+
+def test_to_delete_a_package_takes_latest_first_and_leaves_manifests(timed: Registry, history: list[Revision]) -> None:
+    order = delete_order(timed, None)
+
+    assert order[0] == ("delete", "latest")
+    assert sorted(order[1:]) == [("delete", str(NOW + i)) for i in range(3)]
+    assert timed.latest(NAME) is None
+    assert list(timed.revisions(NAME)) == []
+    assert all(has_manifest(timed, revision.top_hash) for revision in history)
+
+
+def test_to_delete_says_what_was_deleted_newest_first(timed: Registry, history: list[Revision]) -> None:
+    assert timed.delete(NAME, history[1].top_hash) == [history[1]]
+    assert timed.delete(NAME) == [history[0], history[2]]
+
+
+def test_to_delete_the_only_revision_is_to_delete_the_package(timed: Registry) -> None:
+    revision = commit(timed, "first")
+
+    assert timed.delete(NAME, revision.top_hash) == [revision]
+    assert timed.latest(NAME) is None
+    assert list(timed.packages()) == []
+
+
+def test_to_delete_a_hash_takes_every_pointer_to_it(timed: Registry) -> None:
+    old, between, again = commit(timed, "same"), commit(timed, "other"), commit(timed, "same")
+
+    assert timed.delete(NAME, old.top_hash) == [again, old]
+    assert list(timed.revisions(NAME)) == [between]
+    assert latest_hash(timed) == between.top_hash
+
+
+def test_a_hash_that_only_latest_names_can_be_deleted(timed: Registry, history: list[Revision]) -> None:
+    write_pointer(timed, "latest", ONE)
+
+    assert timed.delete(NAME, ONE[:8]) == []
+    assert list(timed.revisions(NAME)) == history
+    assert latest_hash(timed) == history[0].top_hash
+
+
+def test_a_package_that_only_latest_names_can_be_deleted(timed: Registry) -> None:
+    write_pointer(timed, "latest", ONE)
+
+    assert timed.delete(NAME) == []
+    assert list(timed.packages()) == []
+
+
+def test_a_package_without_latest_can_be_deleted(timed: Registry, history: list[Revision]) -> None:
+    timed.stores.of(timed.location.root).delete([pointer_key(timed, "latest")])
+
+    assert timed.delete(NAME) == history
+    assert list(timed.packages()) == []
+
+
+def test_after_a_deletion_the_package_can_be_published_again(timed: Registry, history: list[Revision]) -> None:
+    timed.delete(NAME)
+    again = commit(timed, "third")
+
+    assert again.top_hash == history[0].top_hash
+    assert list(timed.revisions(NAME)) == [again]
+
+
+@pytest.mark.parametrize("top_hash", [None, "0" * 64, "0" * 6], ids=["whole", "full hash", "short hash"])
+def test_a_package_that_is_not_there_cannot_be_deleted(timed: Registry, top_hash: str | None) -> None:
+    with pytest.raises(PackageNotFoundError, match="team/package"):
+        timed.delete(NAME, top_hash)
+
+
+@pytest.mark.parametrize(
+    ("top_hash", "error"),
+    [
+        pytest.param("0" * 64, PackageNotFoundError, id="absent"),
+        pytest.param("999999", PackageNotFoundError, id="absent short"),
+        pytest.param("abcdef", TopHashError, id="several"),
+        pytest.param("12345", TopHashError, id="too short though it fits"),
+        pytest.param("", TopHashError, id="empty"),
+        pytest.param("ABCDEF11", TopHashError, id="upper case"),
+        pytest.param("latest", TopHashError, id="a word"),
+        pytest.param(f"{ONE}0", TopHashError, id="too long"),
+    ],
+)
+def test_a_revision_that_cannot_be_told_is_not_deleted(with_hashes: Registry, top_hash: str, error: type[Exception]) -> None:
+    recorder = Recorder()
+
+    with pytest.raises(error):
+        through(with_hashes, recorder).delete(NAME, top_hash)
+    assert recorder.writes == []
+
+
+def test_latest_that_moves_during_the_deletion_of_a_revision_is_a_conflict(timed: Registry, history: list[Revision]) -> None:
+    theirs: list[Revision] = []
+    racing = Before(is_put_of("/latest"), lambda: theirs.append(commit(timed, "theirs")))
+
+    with pytest.raises(RevisionConflictError) as caught:
+        through(timed, racing).delete(NAME, history[0].top_hash)
+    assert (caught.value.expected, caught.value.found) == (history[0].top_hash, theirs[0].top_hash)
+    assert list(timed.revisions(NAME)) == [theirs[0], *history]
+    assert latest_hash(timed) == theirs[0].top_hash
+
+
+def test_a_revision_that_is_published_while_its_package_is_deleted_is_not_lost(timed: Registry, history: list[Revision]) -> None:
+    """Either the deletion is refused, or the new revision is all that is left; it never loses its ``latest``."""
+    theirs: list[Revision] = []
+    racing = Before(lambda call: call.operation == "delete", lambda: theirs.append(commit(timed, "theirs")))
+    try:
+        through(timed, racing).delete(NAME)
+    except RevisionConflictError:
+        assert list(timed.revisions(NAME)) == [theirs[0], *history]
+
+    assert theirs[0] in list(timed.revisions(NAME))
+    assert latest_hash(timed) == theirs[0].top_hash
+
+
+def test_a_revision_that_vanishes_while_the_history_is_read_is_left_out(timed: Registry, history: list[Revision]) -> None:
+    gone = pointer_key(timed, str(NOW + 1))
+    vanishing = Before(lambda call: call.operation == "get", lambda: timed.stores.of(gone).delete([gone]))
+    found = list(through(timed, vanishing).revisions(NAME))
+
+    assert found in ([history[0], history[2]], history)  # Threads read: the one that vanishes may have been read before.
+    assert list(timed.revisions(NAME)) == [history[0], history[2]]
+
+
+def test_the_history_of_many_revisions_is_complete_and_in_order(timed: Registry) -> None:
+    count = 120
+    for i in range(count):
+        write_pointer(timed, str(NOW + i), f"{i:064x}")
+
+    assert [int(revision.top_hash, 16) for revision in timed.revisions(NAME)] == list(range(count))[::-1]
+
+
+@pytest.mark.parametrize("read", [Registry.packages, lambda registry: registry.revisions(NAME)], ids=["packages", "revisions"])
+def test_a_store_that_fails_is_no_empty_registry(timed: Registry, read: Callable[[Registry], Any]) -> None:
+    commit(timed, "first")
+
+    with pytest.raises(StorageUnavailableError):
+        list(read(through(timed, Fault(1))))

@@ -1,0 +1,175 @@
+import io
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from airflow_quilt.core.checksums import Hash
+from airflow_quilt.core.errors import LogicalKeyError
+from airflow_quilt.core.manifest import Entry, entry_line, header_line, make_header, read_manifest, write_manifest
+from airflow_quilt.core.names import LogicalKey, check_tree, parse_logical_key, walk_order
+from tests.property.strategies import JSON, LOGICAL_KEYS, META, TEXT, entries
+
+HEADERS = st.builds(make_header, st.none() | TEXT, st.none() | META)
+
+
+def top_hash(header: Mapping[str, Any], of: Sequence[Entry]) -> str:
+    return write_manifest(header, of, io.BytesIO()).top_hash
+
+
+def cut(data: bytes, at: list[int]) -> Iterator[bytes]:
+    edges = [0, *sorted(min(edge, len(data)) for edge in at), len(data)]
+    return (data[start:stop] for start, stop in itertools.pairwise(edges))
+
+
+@given(HEADERS, st.lists(entries(), max_size=5), st.lists(st.integers(0, 2000), max_size=10))
+def test_a_manifest_is_read_back_as_it_was_written_wherever_its_chunks_are_cut(
+    header: dict[str, Any], written: list[Entry], at: list[int]
+) -> None:
+    out = io.BytesIO()
+    summary = write_manifest(header, written, out)
+    manifest = read_manifest(cut(out.getvalue(), at))
+    found = list(manifest.entries)
+
+    assert list(manifest.header.items()) == list(header.items())
+    assert found == written
+    assert (summary.entries, summary.bytes) == (len(found), sum(entry.size for entry in found))
+    assert top_hash(manifest.header, found) == summary.top_hash
+
+
+@given(HEADERS, st.lists(entries(), max_size=3))
+def test_a_line_is_one_line_of_json_in_utf8(header: dict[str, Any], written: list[Entry]) -> None:
+    for line in (header_line(header), *map(entry_line, written)):
+        assert b"\n" not in line
+        assert json.dumps(json.loads(line.decode()), ensure_ascii=False).encode() == line
+
+
+@given(HEADERS, st.lists(entries(), max_size=4), st.data())
+def test_the_top_hash_does_not_see_physical_keys(header: dict[str, Any], of: list[Entry], data: st.DataObject) -> None:
+    moved = [replace(entry, physical_keys=tuple(data.draw(st.lists(TEXT, min_size=1, max_size=2)))) for entry in of]
+
+    assert top_hash(header, of) == top_hash(header, moved)
+
+
+def plain(entry: Entry) -> tuple[object, ...]:
+    """Return what must differ where two top hashes must."""
+    return entry.logical_key, entry.size, entry.hash, json.dumps(entry.meta, sort_keys=True)
+
+
+def changed_in_one_field(data: st.DataObject, entry: Entry) -> Entry:
+    other = data.draw(
+        st.one_of(
+            st.builds(lambda key: replace(entry, logical_key=LogicalKey(key)), LOGICAL_KEYS),
+            st.builds(lambda size: replace(entry, size=size), st.integers(0, 2**43)),
+            st.builds(lambda kind: replace(entry, hash=Hash(kind, entry.hash.value)), TEXT),
+            st.builds(lambda value: replace(entry, hash=Hash(entry.hash.type, value)), TEXT),
+            st.builds(lambda meta: replace(entry, meta=meta), META),
+        )
+    )
+    assume(plain(other) != plain(entry))
+    return other
+
+
+@given(HEADERS, st.lists(entries(), min_size=1, max_size=3), st.data())
+def test_the_top_hash_sees_every_other_field_of_an_entry(header: dict[str, Any], of: list[Entry], data: st.DataObject) -> None:
+    index = data.draw(st.integers(0, len(of) - 1))
+    changed = [*of[:index], changed_in_one_field(data, of[index]), *of[index + 1 :]]
+
+    assert top_hash(header, of) != top_hash(header, changed)
+
+
+@given(HEADERS, st.lists(entries(), max_size=2), st.sampled_from(["version", "message", "user_meta", "workflow", "more"]), JSON)
+def test_the_top_hash_sees_every_field_of_the_header(header: dict[str, Any], of: list[Entry], key: str, value: Any) -> None:
+    changed = header | {key: value}
+    assume(json.dumps(changed, sort_keys=True) != json.dumps(header, sort_keys=True))
+
+    assert top_hash(header, of) != top_hash(changed, of)
+
+
+@given(HEADERS, st.lists(entries(), min_size=1, max_size=3))
+def test_the_top_hash_sees_that_an_entry_is_missing(header: dict[str, Any], of: list[Entry]) -> None:
+    assert top_hash(header, of) != top_hash(header, of[:-1])
+
+
+@given(HEADERS, st.lists(entries(), max_size=2))
+def test_the_top_hash_does_not_see_the_order_of_keys(header: dict[str, Any], of: list[Entry]) -> None:
+    turned = [replace(entry, meta=dict(reversed(entry.meta.items()))) for entry in of]
+
+    assert top_hash(dict(reversed(header.items())), turned) == top_hash(header, of)
+
+
+# The order of entries.
+
+Tree = dict[str, "Tree | None"]
+
+
+def plant(keys: list[str]) -> Tree | None:
+    """Make a tree of keys, or None where one key would be a file and a directory, or is there twice."""
+    tree: Tree = {}
+    for key in keys:
+        *directories, name = key.split("/")
+        place = tree
+        for directory in directories:
+            below = place.setdefault(directory, {})
+            if below is None:
+                return None
+            place = below
+        if name in place:
+            return None
+        place[name] = None
+    return tree
+
+
+def walk(tree: Tree, prefix: str = "") -> Iterator[str]:
+    for name, below in sorted(tree.items()):
+        if below is None:
+            yield prefix + name
+        else:
+            yield from walk(below, f"{prefix}{name}/")
+
+
+def accepted(key: str) -> bool:
+    try:
+        return parse_logical_key(key) == key
+    except LogicalKeyError:
+        return False
+
+
+def fits(keys: list[str]) -> bool:
+    try:
+        check_tree(map(LogicalKey, sorted(keys, key=walk_order)))
+    except LogicalKeyError:
+        return False
+    return True
+
+
+KEYS = st.lists(LOGICAL_KEYS.filter(accepted), max_size=8)
+
+
+@given(KEYS)
+@example(["a.txt", "a/b.txt", "a-b", "a/b/c", "ab"])
+def test_walk_order_is_the_order_of_a_walk_of_the_tree(keys: list[str]) -> None:
+    tree = plant(keys)
+    assume(tree is not None)
+
+    assert sorted(keys, key=walk_order) == list(walk(tree or {}))
+
+
+@given(KEYS)
+@example(["a", "a/b"])
+@example(["a/b", "a", "a.b"])
+@example(["a/b", "a/b"])
+def test_keys_fit_together_exactly_when_they_make_a_tree(keys: list[str]) -> None:
+    assert fits(keys) == (plant(keys) is not None)
+
+
+def test_no_key_that_is_accepted_breaks_the_order_or_hides_a_clash() -> None:
+    ordered = [key for key in ("a/c", "a\0b") if accepted(key)]
+    clashing = ["a", "a/b", *(key for key in ("a\0a",) if accepted(key))]
+
+    assert sorted(ordered, key=walk_order) == list(walk(plant(ordered) or {}))
+    assert not fits(clashing)

@@ -1,0 +1,90 @@
+import string
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
+from airflow_quilt.core.names import PackageName, TopHash, parse_logical_key, parse_top_hash
+from tests.property.strategies import LOGICAL_KEYS, ODD_LETTERS, TEXT
+
+ALPHABET = string.ascii_letters + string.digits
+
+BUCKETS = st.from_regex(r"[a-z0-9][a-z0-9.-]{1,20}[a-z0-9]", fullmatch=True)
+S3_KEYS = st.text(ODD_LETTERS, max_size=20) | TEXT
+WORDS = st.text(st.sampled_from(ALPHABET + "-_"), min_size=1, max_size=10)
+EXISTING_WORDS = st.from_regex(r"[\w-]{1,10}", fullmatch=True)
+TOP_HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
+PATHS = LOGICAL_KEYS.map(lambda key: key.replace("\0", "")).filter(
+    lambda key: bool(key) and all(part not in {"", ".", ".."} for part in key.split("/"))
+)
+CATALOGS = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,20}", fullmatch=True)
+
+
+@given(st.builds(PhysicalKey, BUCKETS, S3_KEYS, st.none() | st.text(ODD_LETTERS, min_size=1) | TEXT.filter(bool)))
+@example(PhysicalKey("bucket", ""))
+@example(PhysicalKey("bucket", "/"))
+@example(PhysicalKey("bucket", "//a//", "null"))
+@example(PhysicalKey("bucket", "?versionId=a#b", "&versionId=+ %20"))
+def test_a_physical_key_on_s3_is_read_back_as_it_was_printed(key: PhysicalKey) -> None:
+    assert PhysicalKey.parse(str(key)) == key
+
+
+@given(PATHS, st.sampled_from(["", "/"]))
+def test_a_local_physical_key_is_read_back_as_it_was_printed(path: str, ending: str) -> None:
+    key = PhysicalKey(None, f"/no-such-place/{path}{ending}")
+
+    assert PhysicalKey.parse(str(key)) == key
+
+
+@given(PATHS)
+def test_a_local_path_and_its_url_are_one_location(path: str) -> None:
+    key = PhysicalKey.parse(f"/no-such-place/{path}")
+
+    assert key == PhysicalKey.of_path(f"/no-such-place/{path}") == PhysicalKey.parse(str(key))
+
+
+@given(st.builds(PackageName, WORDS, WORDS))
+def test_a_package_name_is_read_back_as_it_was_printed(name: PackageName) -> None:
+    assert PackageName.parse(str(name)) == name == PackageName.parse_existing(str(name))
+
+
+@given(st.builds(PackageName, EXISTING_WORDS, EXISTING_WORDS))
+def test_an_existing_package_name_is_read_back_as_it_was_printed(name: PackageName) -> None:
+    assert PackageName.parse_existing(str(name)) == name
+
+
+@given(BUCKETS.map(lambda bucket: f"s3://{bucket}") | PATHS.map(lambda path: f"/no-such-place/{path}"))
+@example("/")
+def test_a_registry_is_read_back_as_it_was_printed(text: str) -> None:
+    location = RegistryLocation.parse(text)
+
+    assert RegistryLocation.parse(str(location)) == location
+
+
+@st.composite
+def quilt_uris(draw: st.DrawFn) -> QuiltUri:
+    pin = draw(st.sampled_from(["none", "hash", "tag"]))
+    path = draw(st.none() | st.tuples(PATHS, st.sampled_from(["", "/"])).map("".join))
+    return QuiltUri(
+        bucket=draw(BUCKETS),
+        package=PackageName(draw(EXISTING_WORDS), draw(EXISTING_WORDS)),
+        top_hash=TopHash(draw(TOP_HASHES)) if pin == "hash" else None,
+        tag="latest" if pin == "tag" else None,
+        path=path,
+        catalog=draw(st.none() | CATALOGS),
+    )
+
+
+@given(quilt_uris())
+def test_a_quilt_uri_is_read_back_as_it_was_printed(uri: QuiltUri) -> None:
+    assert QuiltUri.parse(str(uri)) == uri
+
+
+@given(PATHS)
+def test_a_logical_key_is_what_it_was_read_from(key: str) -> None:
+    assert parse_logical_key(key) == key
+
+
+@given(TOP_HASHES)
+def test_a_top_hash_is_what_it_was_read_from(text: str) -> None:
+    assert parse_top_hash(text) == text
