@@ -14,7 +14,7 @@ demo: $(READY) ## Publish a real package twice with real Airflow, on an S3 store
 	@KEEP=$(KEEP) $(BIN)/python -m demo
 
 test: $(READY) ## Run every test, against real servers on loopback
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
