@@ -4,8 +4,9 @@ import logging
 
 from airflow_quilt.core.errors import PackageNotFoundError
 from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.pointers import Revision
 from airflow_quilt.core.progress import count
-from airflow_quilt.core.registry import Registry, Revision
+from airflow_quilt.core.registry import Registry
 
 _log = logging.getLogger(__name__)
 

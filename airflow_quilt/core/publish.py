@@ -13,8 +13,9 @@ from airflow_quilt.core.locations import QuiltUri, RegistryLocation
 from airflow_quilt.core.manifest import Entry, Summary, header_line, make_header, write_manifest
 from airflow_quilt.core.names import PackageName, TopHash
 from airflow_quilt.core.plan import Action, Copy, Source, Upload
+from airflow_quilt.core.pointers import Conflict, Latest, Revision
 from airflow_quilt.core.progress import Progress, count, human_size
-from airflow_quilt.core.registry import Conflict, Latest, Registry, Revision
+from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.sources import SourceFinder
 from airflow_quilt.core.transfer import Transfer
 

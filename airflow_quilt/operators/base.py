@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_quilt.core.pointers import Conflict
     from airflow_quilt.core.publish import Draft, Published
-    from airflow_quilt.core.registry import Conflict, Registry
+    from airflow_quilt.core.registry import Registry
 
 
 class QuiltOperator(BaseOperator):

@@ -17,9 +17,10 @@ from airflow_quilt.core.errors import ObjectNotFoundError, QuiltError
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import write_manifest
 from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.pointers import Revision
 from airflow_quilt.core.publish import Draft, Published
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry, Revision
+from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage

@@ -23,7 +23,8 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import make_header, write_manifest
 from airflow_quilt.core.names import PackageName, TopHash
-from airflow_quilt.core.registry import Conflict, Latest, Registry, Revision
+from airflow_quilt.core.pointers import Conflict, Latest, Revision
+from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
