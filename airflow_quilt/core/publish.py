@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from airflow_quilt.core.entries import parse_entries
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.core.locations import QuiltUri, RegistryLocation
+from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
 from airflow_quilt.core.manifest import Entry, Summary, header_line, make_header, write_manifest
 from airflow_quilt.core.names import PackageName, TopHash
 from airflow_quilt.core.plan import Action, Copy, Source, Upload
@@ -94,6 +94,7 @@ def publish(registry: Registry, draft: Draft, plan: Planner, verb: str, stop: th
     copied = sum(action.source.size for action in actions if isinstance(action, Upload | Copy))
     _log.info("%s %s to %s: %s, %s to copy", verb, name, registry.location, _amount(sources), human_size(copied))
     entries = Transfer(registry.stores, progress=Progress(f"{verb} {name}"), stop=stop).run(actions)
+    _warn_of_overwriting(actions, entries)
     summary, revision, created = _commit(registry, name, draft, header, entries, base)
     published = Published(
         registry=registry.location,
@@ -107,6 +108,14 @@ def publish(registry: Registry, draft: Draft, plan: Planner, verb: str, stop: th
     )
     _log.info("%s %s", "Published" if created else "Unchanged, no new revision:", published.uri or f"{name}@{summary.top_hash}")
     return published
+
+
+def _warn_of_overwriting(actions: Iterable[Action], entries: Iterable[Entry]) -> None:
+    """Say once where a bucket keeps no versions: then revisions share the objects of one key."""
+    moved = (entry for action, entry in zip(actions, entries, strict=True) if isinstance(action, Upload | Copy))
+    first = next(moved, None)
+    if first and PhysicalKey.parse(first.physical_keys[0]).version_id is None:
+        _log.warning("%s has no version: the next revision overwrites it; let the bucket keep versions", first.physical_keys[0])
 
 
 def _commit(

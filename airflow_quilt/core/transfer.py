@@ -135,12 +135,13 @@ class Transfer:
 
     def _hash_in_place(self, action: HashInPlace) -> Steps:
         source, origin = action.source, action.origin
-        known = None
         if not origin.is_local:
             (stat,) = yield [partial(self._stat, source, origin)]
             source = replace(source, etag=stat.etag)
-            known = from_s3_sha256(stat.sha256, stat.size)
-        return source.entry(origin, known or (yield from self._hash(source, origin)))
+            if known := from_s3_sha256(stat.sha256, stat.size):
+                self._progress.add(size=source.size)
+                return source.entry(origin, known)
+        return source.entry(origin, (yield from self._hash(source, origin)))
 
     def _upload(self, action: Upload) -> Steps:
         source, destination = action.source, action.destination
@@ -161,7 +162,7 @@ class Transfer:
         (origin,) = yield [partial(self._stat, source, action.origin)]
         if source.size <= part_size(source.size):
             (copied,) = yield [partial(self._copy_whole, origin, action.destination)]
-            digest = source.hash or from_s3_sha256(copied.sha256, source.size)
+            proven = from_s3_sha256(copied.sha256, source.size)
         else:
             (upload,) = yield [partial(self._begin, action.destination)]
             digests = yield [
@@ -169,9 +170,11 @@ class Transfer:
                 for number, (start, stop) in enumerate(part_ranges(source.size), 1)
             ]
             (copied,) = yield [partial(self._complete, upload)]
-            digest = source.hash or (combine(digests) if None not in digests else None)
-        # A store that tells no checksum leaves one way: read what it copied.
-        return source.entry(copied.key, digest or (yield from self._hash(source, copied.key)))
+            proven = combine(digests) if None not in digests else None
+        if proven and source.hash and proven.type == source.hash.type and proven != source.hash:
+            raise SourceChangedError(f"{action.origin}: its bytes do not have the hash that its package says")
+        # Where the store tells no checksum and nobody else does, one way is left: to read what it copied.
+        return source.entry(copied.key, proven or source.hash or (yield from self._hash(source, copied.key)))
 
     def _hash(self, source: Source, origin: PhysicalKey) -> Generator[Sequence[Call], list[Any], Hash]:
         ranges = list(part_ranges(source.size))

@@ -26,13 +26,17 @@ class QuiltDeleteOperator(QuiltOperator):
     def __init__(self, *, top_hash: str | None = None, missing_ok: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.top_hash = top_hash
+        self._is_for_package = top_hash is None
         self.missing_ok = missing_ok
 
     def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
         """Delete, and return what was deleted."""
         from airflow_quilt.core.delete import delete
+        from airflow_quilt.core.errors import TopHashError
 
         with airflow_errors():
+            if self.top_hash is None and not self._is_for_package:
+                raise TopHashError("top_hash came as None from another task; that is not taken for the whole package")
             registry = self.hook.registry(self.registry)
             deleted = delete(registry, self.package, self.top_hash, missing_ok=self.missing_ok)
         return {

@@ -185,6 +185,15 @@ def test_delete_of_what_is_gone_is_an_error_unless_that_is_allowed(connected: st
     assert delete()["revisions_deleted"] == 1
 
 
+def test_a_hash_that_comes_as_none_from_a_task_does_not_delete_the_package(connected: str, s3_registry: Registry) -> None:
+    push()
+    task = QuiltDeleteOperator(task_id="delete", package="team/data", top_hash="{{ what }}")
+    task.top_hash = None  # What Airflow puts there when the task before returned nothing.
+    with pytest.raises(AirflowFailException, match="TopHashError: top_hash came as None"):
+        task.execute({})
+    assert keys(s3_registry) == ["a.txt"]
+
+
 def test_an_empty_result_is_an_error_unless_that_is_allowed(connected: str, s3_registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(AirflowFailException, match="EmptyPackageError: entry 'd/': there is no file below"):
         push(entries={"d/": tmp_path})

@@ -1,10 +1,12 @@
 """From a draft to a revision and away again: push, build and delete as a caller sees them."""
 
 import hashlib
+import io
 import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +28,19 @@ from airflow_quilt.core.errors import (
     QuiltError,
     RecordSizeError,
     RevisionConflictError,
+    SourceChangedError,
     SourceError,
     StorageUnavailableError,
     TopHashError,
 )
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
-from airflow_quilt.core.manifest import Entry
+from airflow_quilt.core.manifest import Entry, make_header, write_manifest
 from airflow_quilt.core.names import LogicalKey, PackageName
 from airflow_quilt.core.publish import Draft, Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.core.faulty import Before, Fault, Recorder, Tap, objects, tapped
 
@@ -646,3 +651,26 @@ def test_a_file_that_was_uploaded_by_a_push_that_failed_is_no_package(registry: 
 
     assert list(registry.packages()) == []
     assert [PhysicalKey.parse(url).key for url in objects(memory, "registry")] == ["team/package/a.txt"]
+
+
+def test_a_bucket_without_versions_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    registry = Registry(RegistryLocation.parse("s3://plain"), Stores(LocalStorage(), MemoryStorage(["plain"], versioned=False)))
+    push(registry, draft({"a.txt": b"a", "b.txt": b"b"}))
+
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warning.startswith("s3://plain/team/package/a.txt has no version")
+
+
+def test_an_object_that_belies_its_package_is_not_copied_into_another(registry: Registry, memory: MemoryStorage) -> None:
+    source = Registry(RegistryLocation.parse("s3://source"), Stores(LocalStorage(), memory))
+    push(source, draft({"a.txt": b"true"}))
+    entry = next(source.read(NAME).entries)
+    lie = replace(entry, hash=Hash(entry.hash.type, "A" * 43 + "="))
+    manifest = io.BytesIO()
+    top_hash = write_manifest(make_header(None, None), [lie], manifest).top_hash
+    manifest.seek(0)
+    source.commit(NAME, top_hash, manifest, None, "overwrite")
+
+    with pytest.raises(SourceChangedError, match="do not have the hash that its package says"):
+        push(registry, draft("quilt+s3://source#package=team/package"))
+    assert list(registry.packages()) == []

@@ -47,9 +47,10 @@ class LocalStorage:
         path = Path(key.key)
         with _translated(key), _made_and_locked(path.parent) as directory, _temporary(path.parent, body) as temporary:
             _check(key, mode)
+            status = temporary.stat()
             temporary.replace(path)
             os.fsync(directory)
-        return self.stat(key)
+        return Stat(key, status.st_size, _etag(status))
 
     def stat(self, key: PhysicalKey) -> Stat:
         """Tell the size of a file."""
