@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+LOCALSTACK := .venv-localstack
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint fix constraints clean
@@ -13,7 +14,7 @@ help: ## List the targets
 demo: $(READY) ## Publish a real package twice with real Airflow, on an S3 store that starts and stops with it
 	@KEEP=$(KEEP) $(BIN)/python -m demo
 
-test: $(READY) ## Run every test, against real servers on loopback
+test: $(READY) $(LOCALSTACK)/.ready ## Run every test, against real servers on loopback
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY) ## Check style, types and the direction of imports
@@ -32,7 +33,7 @@ constraints: $(READY) ## Choose the newest versions that fit together, for const
 	  --no-emit-package airflow-provider-quilt --group dev pyproject.toml --output-file constraints.txt
 
 clean: ## Remove the virtual environment and everything that tools left
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(LOCALSTACK) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 
 # pip itself comes first: dependency groups need a newer one than old Pythons ship.
 $(READY): pyproject.toml constraints.txt
@@ -42,4 +43,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --build-constraint constraints.txt \
 	  --group dev --editable .
+	@touch $@
+
+# LocalStack, a second S3 server for the tests, is pinned for Python 3.11 and wants an environment of its own.
+$(LOCALSTACK)/.ready: testbed/localstack-py311.txt
+	@mkdir -p $(LOCALSTACK)
+	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
+	  echo "Installing LocalStack into $(LOCALSTACK) ..." && $(PYTHON) -m venv $(LOCALSTACK) && \
+	  $(LOCALSTACK)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<; fi
 	@touch $@

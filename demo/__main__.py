@@ -22,7 +22,8 @@ from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
 from testbed.airflow_home import airflow_environment, connections
-from testbed.seaweedfs import SeaweedFS, seaweedfs
+from testbed.seaweedfs import seaweedfs
+from testbed.server import S3Server
 
 BUCKET: Final = "penguins"
 PACKAGE: Final = PackageName.parse("penguins/weekly")
@@ -52,7 +53,7 @@ def main() -> None:
 class Airflow:
     """Airflow in a directory of its own, with connections to the store."""
 
-    def __init__(self, directory: Path, store: SeaweedFS) -> None:
+    def __init__(self, directory: Path, store: S3Server) -> None:
         self._log = directory / "airflow.log"
         self._env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")},
@@ -107,7 +108,7 @@ def tree(files: list[tuple[str, int]]) -> Iterator[str]:
         yield f"{'  ' * len(folders) + name:<28}{human_size(size):>10}"
 
 
-def look_further(store: SeaweedFS, top_hash: TopHash) -> None:
+def look_further(store: S3Server, top_hash: TopHash) -> None:
     """Say how other clients see the package; wait for Ctrl-C where the store is to be kept."""
     keep = os.environ.get("KEEP")
     say("Look further" if keep else "Look further: `make demo KEEP=1` keeps the store running, and then")

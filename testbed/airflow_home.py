@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from testbed.seaweedfs import Identity, SeaweedFS
+from testbed.server import Identity, S3Server
 
 
 def airflow_environment(home: Path, dags: Path) -> dict[str, str]:
@@ -16,7 +16,7 @@ def airflow_environment(home: Path, dags: Path) -> dict[str, str]:
     }
 
 
-def connections(store: SeaweedFS, registry: str, identity: Identity | None = None) -> dict[str, str]:
+def connections(store: S3Server, registry: str, identity: Identity | None = None) -> dict[str, str]:
     """Return the variables that hold the connections ``aws_default`` and ``quilt_default``."""
     who = identity or store.admin
     aws = {

@@ -12,32 +12,33 @@ from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.s3 import S3Storage
-from testbed.seaweedfs import SeaweedFS, seaweedfs
+from testbed.seaweedfs import seaweedfs
+from testbed.server import S3Server
 
 _serial = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 store, one for all tests; each test takes buckets of its own from it."""
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as store:
         yield store
 
 
 @pytest.fixture
-def bucket(s3: SeaweedFS) -> str:
+def bucket(s3: S3Server) -> str:
     """A versioned bucket that no other test uses."""
     return s3.make_bucket(f"registry-{next(_serial)}")
 
 
 @pytest.fixture
-def other_bucket(s3: SeaweedFS) -> str:
+def other_bucket(s3: S3Server) -> str:
     """Another versioned bucket, where source objects lie."""
     return s3.make_bucket(f"source-{next(_serial)}")
 
 
 @pytest.fixture
-def plain_bucket(s3: SeaweedFS) -> str:
+def plain_bucket(s3: S3Server) -> str:
     """A bucket without versions."""
     return s3.make_bucket(f"plain-{next(_serial)}", versioned=False)
 
@@ -61,7 +62,7 @@ def local_registry(memory: MemoryStorage, tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
-def s3_registry(s3: SeaweedFS, bucket: str) -> Registry:
+def s3_registry(s3: S3Server, bucket: str) -> Registry:
     """A registry on the real store."""
     return Registry(RegistryLocation.parse(f"s3://{bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from testbed.airflow_home import connections
-from testbed.seaweedfs import SeaweedFS
+from testbed.server import S3Server
 from tests.airflow.support import EXAMPLES, HOME, RunDag
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def database() -> None:
 
 
 @pytest.fixture
-def connected(s3: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def connected(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Connections to the store in the environment; the registry that they name is returned."""
     for name, value in connections(s3, f"s3://{bucket}").items():
         monkeypatch.setenv(name, value)

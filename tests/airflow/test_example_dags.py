@@ -9,7 +9,7 @@ import pytest
 
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.registry import Registry
-from testbed.seaweedfs import SeaweedFS
+from testbed.server import S3Server
 from tests.airflow.support import RunDag
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def test_the_same_run_again_makes_no_new_revision_and_another_week_makes_one(pub
 
 
 def test_retire_revision_deletes_one_revision_and_no_data(
-    publish: Publish, run_dag: RunDag, s3: SeaweedFS, s3_registry: Registry, bucket: str
+    publish: Publish, run_dag: RunDag, s3: S3Server, s3_registry: Registry, bucket: str
 ) -> None:
     old, new = (str(result(publish(year), "publish")["top_hash"]) for year in (2008, 2009))
     data = s3.client().list_object_versions(Bucket=bucket, Prefix="penguins/")["Versions"]
@@ -109,7 +109,7 @@ def test_retire_revision_deletes_one_revision_and_no_data(
 
 
 def test_index_measurements_names_objects_where_they_are(
-    run_dag: RunDag, connected: str, s3: SeaweedFS, s3_registry: Registry, bucket: str
+    run_dag: RunDag, connected: str, s3: S3Server, s3_registry: Registry, bucket: str
 ) -> None:
     for day, size in (("mon", 10), ("tue", 30), ("wed", 20)):
         s3.client().put_object(Bucket=bucket, Key=f"raw/{day}.csv", Body=b"x" * size)

@@ -15,7 +15,7 @@ from airflow_quilt.core.registry import Registry
 from airflow_quilt.operators import QuiltBuildOperator, QuiltDeleteOperator, QuiltPushOperator, entry
 from airflow_quilt.operators.base import plain
 from testbed.airflow_home import connections
-from testbed.seaweedfs import Identity, SeaweedFS
+from testbed.server import Identity, S3Server
 from tests.airflow.support import MappedOutput
 
 OPERATORS = [QuiltPushOperator, QuiltBuildOperator, QuiltDeleteOperator]
@@ -74,7 +74,7 @@ def test_templates_are_rendered_in_values_and_in_logical_keys_but_not_in_what_a_
 
 
 def test_push_publishes_every_kind_of_source(
-    connected: str, s3: SeaweedFS, s3_registry: Registry, bucket: str, other_bucket: str, tmp_path: Path
+    connected: str, s3: S3Server, s3_registry: Registry, bucket: str, other_bucket: str, tmp_path: Path
 ) -> None:
     s3.client().put_object(Bucket=other_bucket, Key="in/b 1%.txt", Body=b"b")
     for name in ("f/1.txt", "f/2.txt", "one.bin"):
@@ -144,7 +144,7 @@ def test_the_page_in_the_catalog_is_returned_where_the_connection_names_one(
     assert result["catalog_url"] == f"https://catalog.example.com/b/{bucket}/packages/team/data/tree/{result['top_hash']}/"
 
 
-def test_dest_decides_where_the_files_land(connected: str, s3: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dest_decides_where_the_files_land(connected: str, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     push(dest=f"s3://{bucket}/exactly/here")
     monkeypatch.setenv(
         "AIRFLOW_CONN_QUILT_DEFAULT",
@@ -201,7 +201,7 @@ def test_an_empty_result_is_an_error_unless_that_is_allowed(connected: str, s3_r
     assert keys(s3_registry) == []
 
 
-def nothing_was_written(s3: SeaweedFS, bucket: str) -> bool:
+def nothing_was_written(s3: S3Server, bucket: str) -> bool:
     client = s3.client()
     return not client.list_object_versions(Bucket=bucket).get("Versions") and not client.list_multipart_uploads(
         Bucket=bucket
@@ -242,7 +242,7 @@ BAD = {
 
 @pytest.mark.parametrize(("arguments", "says"), BAD.values(), ids=BAD.keys())
 def test_bad_input_fails_for_good_names_the_culprit_and_writes_nothing(
-    connected: str, s3: SeaweedFS, bucket: str, arguments: dict[str, Any], says: str
+    connected: str, s3: S3Server, bucket: str, arguments: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(AirflowFailException, match=says) as raised:
         push(**arguments)
@@ -255,13 +255,13 @@ def test_a_missing_bucket_fails_for_good(connected: str) -> None:
         push(registry="s3://no-such-bucket")
 
 
-def use(monkeypatch: pytest.MonkeyPatch, s3: SeaweedFS, bucket: str, identity: Identity) -> None:
+def use(monkeypatch: pytest.MonkeyPatch, s3: S3Server, bucket: str, identity: Identity) -> None:
     for name, value in connections(s3, f"s3://{bucket}", identity).items():
         monkeypatch.setenv(name, value)
 
 
 def test_a_user_who_may_only_read_fails_for_good_and_writes_nothing(
-    s3: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(monkeypatch, s3, bucket, s3.reader)
     with pytest.raises(AirflowFailException, match="AccessDeniedError: .*access denied"):
@@ -269,14 +269,14 @@ def test_a_user_who_may_only_read_fails_for_good_and_writes_nothing(
     assert nothing_was_written(s3, bucket)
 
 
-def test_a_wrong_secret_fails_for_good(s3: SeaweedFS, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_secret_fails_for_good(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, s3, bucket, Identity(s3.admin.access_key, "wrong"))
     with pytest.raises(AirflowFailException, match="the secret key does not match the access key"):
         push()
 
 
 def test_an_unreachable_endpoint_is_left_to_airflows_retries(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    nobody = SeaweedFS("http://127.0.0.1:9", Identity.make(), Identity.make())
+    nobody = S3Server("http://127.0.0.1:9", Identity.make(), Identity.make())
     use(monkeypatch, nobody, bucket, nobody.admin)
     with pytest.raises(StorageUnavailableError, match="Could not connect"):
         push()

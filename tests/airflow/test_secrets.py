@@ -6,7 +6,7 @@ from pathlib import Path
 import pendulum
 import pytest
 
-from testbed.seaweedfs import SeaweedFS
+from testbed.server import S3Server
 from tests.airflow.support import RunDag
 
 API_KEY = "qk_0123456789abcdef-not-a-real-one"
@@ -21,7 +21,7 @@ def test_no_secret_is_in_logs_xcom_rendered_templates_or_the_database(
     run_dag: RunDag,
     connected: str,
     airflow_home: Path,
-    s3: SeaweedFS,
+    s3: S3Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

@@ -1,6 +1,5 @@
-import itertools
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import boto3
@@ -23,8 +22,9 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import Replace, Stat
 from airflow_quilt.core.storage.s3 import S3Storage
-from testbed.seaweedfs import Identity, SeaweedFS
-from tests.contract.storage_contract import ObjectStoreContract, digest, raised
+from testbed.server import Identity, S3Server
+from tests.contract.s3_contract import S3Contract
+from tests.contract.storage_contract import digest, raised
 
 Call = Callable[[S3Storage, PhysicalKey], object]
 
@@ -46,49 +46,23 @@ WRITES = [
 ]
 
 
-_serial = itertools.count(1)
-
-
-# One bucket for all these tests, a prefix for each: a bucket that holds data costs the store several volumes.
-
-
 @pytest.fixture(scope="module")
-def shared(s3: SeaweedFS) -> str:
-    return s3.make_bucket("contract-versioned")
-
-
-@pytest.fixture(scope="module")
-def shared_plain(s3: SeaweedFS) -> str:
-    return s3.make_bucket("contract-plain", versioned=False)
-
-
-@pytest.fixture(scope="module")
-def admin(s3: SeaweedFS) -> S3Storage:
+def admin(s3: S3Server) -> S3Storage:
     return S3Storage(s3.client())
 
 
 @pytest.fixture
-def root(shared: str) -> PhysicalKey:
-    return PhysicalKey(shared, f"test-{next(_serial):04}/")
+def root(bucket: str) -> PhysicalKey:
+    return PhysicalKey(bucket, "test/")
 
 
-class TestS3Storage(ObjectStoreContract):
-    @pytest.fixture
-    def storage(self, admin: S3Storage) -> S3Storage:
-        return admin
+@pytest.fixture(scope="module")
+def server(s3: S3Server) -> S3Server:
+    return s3
 
-    @pytest.fixture
-    def plain_root(self, shared_plain: str) -> PhysicalKey:
-        return PhysicalKey(shared_plain, f"test-{next(_serial):04}/")
 
-    @pytest.fixture
-    def open_uploads(self, s3: SeaweedFS, root: PhysicalKey) -> Callable[[], Sequence[object]]:
-        client = s3.client()
-        return lambda: [
-            upload
-            for upload in client.list_multipart_uploads(Bucket=str(root.bucket)).get("Uploads", [])
-            if upload["Key"].startswith(root.key)
-        ]
+class TestSeaweedFS(S3Contract):
+    """The whole contract, on SeaweedFS."""
 
 
 @pytest.mark.parametrize("call", [case for case in READS + WRITES if case.id != "stat"])
@@ -113,7 +87,7 @@ def test_a_stat_cannot_tell_a_missing_bucket_from_a_missing_object(admin: S3Stor
     ],
 )
 def test_wrong_credentials_are_denied(
-    s3: SeaweedFS, admin: S3Storage, root: PhysicalKey, call: Call, spoil: Callable[[Identity], Identity]
+    s3: S3Server, admin: S3Storage, root: PhysicalKey, call: Call, spoil: Callable[[Identity], Identity]
 ) -> None:
     key = root.join("object")
     before = admin.put(key, b"x")
@@ -126,7 +100,7 @@ def test_wrong_credentials_are_denied(
 
 
 @pytest.mark.parametrize("call", WRITES)
-def test_a_user_who_may_only_read_cannot_write(s3: SeaweedFS, admin: S3Storage, root: PhysicalKey, call: Call) -> None:
+def test_a_user_who_may_only_read_cannot_write(s3: S3Server, admin: S3Storage, root: PhysicalKey, call: Call) -> None:
     key = root.join("object")
     before = admin.put(key, b"before")
     reader = S3Storage(s3.client(s3.reader))
@@ -137,7 +111,7 @@ def test_a_user_who_may_only_read_cannot_write(s3: SeaweedFS, admin: S3Storage, 
 
 
 @pytest.mark.parametrize("call", READS)
-def test_a_user_who_may_only_read_can_read(s3: SeaweedFS, admin: S3Storage, root: PhysicalKey, call: Call) -> None:
+def test_a_user_who_may_only_read_can_read(s3: S3Server, admin: S3Storage, root: PhysicalKey, call: Call) -> None:
     key = root.join("object")
     admin.put(key, b"x")
 

@@ -22,13 +22,13 @@ from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
-from testbed.seaweedfs import SeaweedFS
+from testbed.server import S3Server
 from tests.core.faulty import Before, Call, Fault, Recorder, Tap, tapped
 
 MIB = 1024 * 1024
 NAME = PackageName("team", "package")
 
-client_of = functools.cache(SeaweedFS.client)
+client_of = functools.cache(S3Server.client)
 """The administrator's client, by which tests look at the store past the engine; making one takes a while."""
 
 
@@ -44,7 +44,7 @@ def hash_of(data: bytes) -> Hash:
     return combine([digest_part([data[start:stop]]) for start, stop in part_ranges(len(data))])
 
 
-def download(s3: SeaweedFS, entry: Entry) -> bytes:
+def download(s3: S3Server, entry: Entry) -> bytes:
     """Read an entry with a client of its own."""
     key = PhysicalKey.parse(entry.physical_keys[0])
     assert key.bucket is not None
@@ -52,11 +52,11 @@ def download(s3: SeaweedFS, entry: Entry) -> bytes:
     return client_of(s3).get_object(Bucket=key.bucket, Key=key.key, **version)["Body"].read()
 
 
-def keys(s3: SeaweedFS, bucket: str) -> list[str]:
+def keys(s3: S3Server, bucket: str) -> list[str]:
     return [item["Key"] for item in client_of(s3).list_objects_v2(Bucket=bucket).get("Contents", [])]
 
 
-def open_uploads(s3: SeaweedFS, bucket: str) -> list[str]:
+def open_uploads(s3: S3Server, bucket: str) -> list[str]:
     return [upload["Key"] for upload in client_of(s3).list_multipart_uploads(Bucket=bucket).get("Uploads", [])]
 
 
@@ -69,7 +69,7 @@ def directory(write: Callable[..., Path]) -> Path:
     return write("data/large.bin", os.urandom(40 * MIB)).parent
 
 
-def test_local_files_are_pushed_and_can_be_read_back(s3: SeaweedFS, s3_registry: Registry, bucket: str, directory: Path) -> None:
+def test_local_files_are_pushed_and_can_be_read_back(s3: S3Server, s3_registry: Registry, bucket: str, directory: Path) -> None:
     recorder = Recorder()
     published = push(through(s3_registry, recorder), Draft(package=str(NAME), entries=str(directory), message="all"))
     entries = read(s3_registry, published)
@@ -95,7 +95,7 @@ def test_the_same_push_again_makes_no_revision(s3_registry: Registry, write: Cal
 
 
 def test_a_push_of_local_files_a_build_of_them_and_a_push_of_their_objects_have_one_top_hash(
-    s3: SeaweedFS, s3_registry: Registry, local_registry: Registry, other_bucket: str, directory: Path
+    s3: S3Server, s3_registry: Registry, local_registry: Registry, other_bucket: str, directory: Path
 ) -> None:
     client = client_of(s3)
     for path in (path for path in directory.rglob("*") if path.is_file()):
@@ -120,7 +120,7 @@ def test_a_push_of_local_files_a_build_of_them_and_a_push_of_their_objects_have_
     ],
 )
 def test_objects_are_copied_by_the_store_with_the_hashes_of_a_local_build(
-    s3: SeaweedFS,
+    s3: S3Server,
     s3_registry: Registry,
     local_registry: Registry,
     other_bucket: str,
@@ -143,7 +143,7 @@ def test_objects_are_copied_by_the_store_with_the_hashes_of_a_local_build(
     assert [call for call in recorder.of("stream") if call.key.bucket == other_bucket] == []
 
 
-def upload_in_parts(s3: SeaweedFS, bucket: str, key: str, data: bytes, size: int) -> None:
+def upload_in_parts(s3: S3Server, bucket: str, key: str, data: bytes, size: int) -> None:
     """Write an object in parts of a size, each with its SHA-256, or in one piece where it has only one."""
     client = client_of(s3)
     if len(data) <= size:
@@ -160,7 +160,7 @@ def upload_in_parts(s3: SeaweedFS, bucket: str, key: str, data: bytes, size: int
 
 
 def test_a_prefix_of_the_registrys_bucket_stays_in_place_at_its_current_versions(
-    s3: SeaweedFS, s3_registry: Registry, bucket: str
+    s3: S3Server, s3_registry: Registry, bucket: str
 ) -> None:
     client = client_of(s3)
     client.put_object(Bucket=bucket, Key="data/a.txt", Body=b"old")
@@ -186,7 +186,7 @@ def test_a_prefix_of_the_registrys_bucket_stays_in_place_at_its_current_versions
     assert [key for key in keys(s3, bucket) if not key.startswith(".quilt/")] == before
 
 
-def test_an_object_in_place_without_a_checksum_is_read_once(s3: SeaweedFS, s3_registry: Registry, bucket: str) -> None:
+def test_an_object_in_place_without_a_checksum_is_read_once(s3: S3Server, s3_registry: Registry, bucket: str) -> None:
     data = os.urandom(20 * MIB)
     upload_in_parts(s3, bucket, "data/large", data, 5 * MIB)
     recorder = Recorder()
@@ -197,7 +197,7 @@ def test_an_object_in_place_without_a_checksum_is_read_once(s3: SeaweedFS, s3_re
 
 
 def test_a_bucket_without_versions_is_a_registry_whose_keys_have_none(
-    s3: SeaweedFS, s3_registry: Registry, plain_bucket: str, directory: Path
+    s3: S3Server, s3_registry: Registry, plain_bucket: str, directory: Path
 ) -> None:
     registry = Registry(RegistryLocation.parse(f"s3://{plain_bucket}"), s3_registry.stores)
     published = push(registry, Draft(package=str(NAME), entries=str(directory)))
@@ -212,7 +212,7 @@ def test_a_bucket_without_versions_is_a_registry_whose_keys_have_none(
 
 
 def test_objects_of_a_bucket_without_versions_are_copied_and_named_in_place(
-    s3: SeaweedFS, s3_registry: Registry, plain_bucket: str
+    s3: S3Server, s3_registry: Registry, plain_bucket: str
 ) -> None:
     data = os.urandom(9 * MIB)
     client_of(s3).put_object(Bucket=plain_bucket, Key="data/é x", Body=data)
@@ -227,7 +227,7 @@ def test_objects_of_a_bucket_without_versions_are_copied_and_named_in_place(
 @pytest.mark.parametrize("size", [50, 20 * MIB], ids=["small", "in parts"])
 @pytest.mark.parametrize("publish", [push, build])
 def test_an_object_without_versions_that_is_replaced_during_the_work_fails_it(
-    s3: SeaweedFS, s3_registry: Registry, plain_bucket: str, publish: Callable[..., Published], size: int
+    s3: S3Server, s3_registry: Registry, plain_bucket: str, publish: Callable[..., Published], size: int
 ) -> None:
     client = client_of(s3)
     client.put_object(Bucket=plain_bucket, Key="object", Body=os.urandom(size))
@@ -254,7 +254,7 @@ def is_second_part(call: Call) -> bool:
 
 @pytest.mark.parametrize("kind", ["file", "object"])
 def test_a_push_that_is_stopped_in_the_middle_leaves_no_upload_open(
-    s3: SeaweedFS, s3_registry: Registry, bucket: str, other_bucket: str, write: Callable[..., Path], kind: str
+    s3: S3Server, s3_registry: Registry, bucket: str, other_bucket: str, write: Callable[..., Path], kind: str
 ) -> None:
     path = write("large.bin", os.urandom(40 * MIB))
     client_of(s3).upload_file(str(path), other_bucket, "large.bin")
@@ -276,7 +276,7 @@ def test_a_push_that_is_stopped_in_the_middle_leaves_no_upload_open(
 @pytest.mark.parametrize("operation", ["send part", "complete"])
 @pytest.mark.parametrize("mode", ["before", "after"])
 def test_a_push_that_fails_in_parts_leaves_no_upload_open_and_succeeds_when_run_again(
-    s3: SeaweedFS, s3_registry: Registry, bucket: str, write: Callable[..., Path], operation: str, mode: str
+    s3: S3Server, s3_registry: Registry, bucket: str, write: Callable[..., Path], operation: str, mode: str
 ) -> None:
     path = write("large.bin", os.urandom(20 * MIB))
     draft = Draft(package=str(NAME), entries={"a": str(path)})
@@ -290,7 +290,7 @@ def test_a_push_that_fails_in_parts_leaves_no_upload_open_and_succeeds_when_run_
     assert download(s3, read(s3_registry, published)["a"]) == path.read_bytes()
 
 
-def test_a_package_is_deleted_whole_and_its_data_stays(s3: SeaweedFS, s3_registry: Registry) -> None:
+def test_a_package_is_deleted_whole_and_its_data_stays(s3: S3Server, s3_registry: Registry) -> None:
     published = push(s3_registry, Draft(package=str(NAME), entries={"a.txt": b"content"}))
     entry = read(s3_registry, published)["a.txt"]
 
@@ -300,7 +300,7 @@ def test_a_package_is_deleted_whole_and_its_data_stays(s3: SeaweedFS, s3_registr
     assert s3_registry.read(NAME, published.top_hash).header["version"] == "v0"
 
 
-def test_a_source_package_of_another_registry_is_copied(s3: SeaweedFS, s3_registry: Registry, other_bucket: str) -> None:
+def test_a_source_package_of_another_registry_is_copied(s3: S3Server, s3_registry: Registry, other_bucket: str) -> None:
     other = Registry(RegistryLocation.parse(f"s3://{other_bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
     source = push(
         other, Draft(package="team/source", entries={"d/a.txt": b"one", "d/b.txt": {"content": "two", "meta": {"k": 1}}})

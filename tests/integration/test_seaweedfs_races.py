@@ -15,7 +15,7 @@ from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
-from testbed.seaweedfs import SeaweedFS
+from testbed.server import S3Server
 
 R = TypeVar("R")
 NAME = PackageName("team", "package")
@@ -33,12 +33,12 @@ def at_once(writers: int, work: Callable[[int], R]) -> list[R]:
         return list(pool.map(begin, range(writers)))
 
 
-def separate(s3: SeaweedFS, registry: Registry) -> Registry:
+def separate(s3: S3Server, registry: Registry) -> Registry:
     """Return the same registry through a client of its own, as another process has it."""
     return Registry(registry.location, Stores(LocalStorage(), S3Storage(s3.client())))
 
 
-def test_sixteen_packages_pushed_at_once_are_all_there(s3: SeaweedFS, s3_registry: Registry) -> None:
+def test_sixteen_packages_pushed_at_once_are_all_there(s3: S3Server, s3_registry: Registry) -> None:
     def work(writer: int) -> Published:
         return push(s3_registry, Draft(package=f"team/package-{writer}", entries={"a.txt": b"%d" % writer}))
 
@@ -54,7 +54,7 @@ def test_sixteen_packages_pushed_at_once_are_all_there(s3: SeaweedFS, s3_registr
         assert client.get_object(Bucket=key.bucket or "", Key=key.key)["Body"].read() == b"%d" % writer
 
 
-def test_every_acknowledged_revision_of_one_package_is_in_the_history(s3: SeaweedFS, s3_registry: Registry) -> None:
+def test_every_acknowledged_revision_of_one_package_is_in_the_history(s3: S3Server, s3_registry: Registry) -> None:
     writers, rounds = 8, 5
 
     def work(writer: int) -> list[Published]:
@@ -74,7 +74,7 @@ def test_every_acknowledged_revision_of_one_package_is_in_the_history(s3: Seawee
     assert s3_registry.resolve(NAME) in {revision.top_hash for revision in history}
 
 
-def test_of_writers_that_started_from_one_revision_one_wins_and_the_others_are_told(s3: SeaweedFS, s3_registry: Registry) -> None:
+def test_of_writers_that_started_from_one_revision_one_wins_and_the_others_are_told(s3: S3Server, s3_registry: Registry) -> None:
     first = build(s3_registry, Draft(package=str(NAME), entries={}, allow_empty=True))
 
     def work(writer: int) -> Published | RevisionConflictError:
@@ -94,7 +94,7 @@ def test_of_writers_that_started_from_one_revision_one_wins_and_the_others_are_t
     assert s3_registry.resolve(NAME) in {revision.top_hash for revision in won}
 
 
-def test_the_same_content_pushed_by_many_at_once_is_in_the_history_and_latest(s3: SeaweedFS, s3_registry: Registry) -> None:
+def test_the_same_content_pushed_by_many_at_once_is_in_the_history_and_latest(s3: S3Server, s3_registry: Registry) -> None:
     def work(_writer: int) -> Published | RevisionConflictError:
         try:
             return push(separate(s3, s3_registry), Draft(package=str(NAME), entries={"a.txt": b"same"}))

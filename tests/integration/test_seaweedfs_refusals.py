@@ -18,30 +18,30 @@ from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
-from testbed.seaweedfs import Identity, SeaweedFS
+from testbed.server import Identity, S3Server
 
 NAME = PackageName("team", "package")
 
-client_of = functools.cache(SeaweedFS.client)
+client_of = functools.cache(S3Server.client)
 """The administrator's client, by which tests look at the store past the engine; making one takes a while."""
 LARGE = bytes(9 * 1024 * 1024)
 
 
 @pytest.fixture
-def with_package(s3: SeaweedFS, s3_registry: Registry, bucket: str) -> Registry:
+def with_package(s3: S3Server, s3_registry: Registry, bucket: str) -> Registry:
     """The registry of an administrator, with a package and an object in it."""
     client_of(s3).put_object(Bucket=bucket, Key="data/a.txt", Body=b"a")
     push(s3_registry, Draft(package=str(NAME), entries={"a.txt": b"content"}))
     return s3_registry
 
 
-def state(s3: SeaweedFS, bucket: str) -> list[tuple[str, str]]:
+def state(s3: S3Server, bucket: str) -> list[tuple[str, str]]:
     """Return every version and delete marker in a bucket."""
     answer = client_of(s3).list_object_versions(Bucket=bucket)
     return sorted((item["Key"], item["VersionId"]) for item in [*answer.get("Versions", []), *answer.get("DeleteMarkers", [])])
 
 
-def seen_by(s3: SeaweedFS, registry: Registry, who: Identity) -> Registry:
+def seen_by(s3: S3Server, registry: Registry, who: Identity) -> Registry:
     return Registry(registry.location, Stores(LocalStorage(), S3Storage(s3.client(who))))
 
 
@@ -57,7 +57,7 @@ WORK = [
 
 @pytest.mark.parametrize("work", WORK)
 def test_a_user_who_may_only_read_is_denied_and_nothing_is_written(
-    s3: SeaweedFS, with_package: Registry, bucket: str, work: Work
+    s3: S3Server, with_package: Registry, bucket: str, work: Work
 ) -> None:
     before = state(s3, bucket)
 
@@ -67,7 +67,7 @@ def test_a_user_who_may_only_read_is_denied_and_nothing_is_written(
     assert client_of(s3).list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
 
 
-def test_a_user_who_may_only_read_can_read(s3: SeaweedFS, with_package: Registry) -> None:
+def test_a_user_who_may_only_read_can_read(s3: S3Server, with_package: Registry) -> None:
     reader = seen_by(s3, with_package, s3.reader)
 
     assert list(reader.packages()) == [NAME]
@@ -78,7 +78,7 @@ def test_a_user_who_may_only_read_can_read(s3: SeaweedFS, with_package: Registry
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.parametrize("wrong", ["unknown access key", "wrong secret key"])
 def test_wrong_credentials_are_denied_and_not_shown(
-    s3: SeaweedFS, with_package: Registry, bucket: str, work: Work, wrong: str
+    s3: S3Server, with_package: Registry, bucket: str, work: Work, wrong: str
 ) -> None:
     who = Identity.make() if wrong == "unknown access key" else Identity(s3.admin.access_key, Identity.make().secret_key)
     before = state(s3, bucket)
@@ -90,7 +90,7 @@ def test_wrong_credentials_are_denied_and_not_shown(
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_a_bucket_that_is_not_there_is_told_and_not_made(s3: SeaweedFS, s3_registry: Registry, work: Work) -> None:
+def test_a_bucket_that_is_not_there_is_told_and_not_made(s3: S3Server, s3_registry: Registry, work: Work) -> None:
     absent = Registry(RegistryLocation.parse("s3://no-such-bucket"), s3_registry.stores)
 
     with pytest.raises(BucketNotFoundError, match="s3://no-such-bucket") as caught:
@@ -107,7 +107,7 @@ def test_a_source_whose_bucket_is_not_there_is_told(s3_registry: Registry, entri
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_a_store_that_does_not_answer_is_unavailable_which_may_pass(s3: SeaweedFS, s3_registry: Registry, work: Work) -> None:
+def test_a_store_that_does_not_answer_is_unavailable_which_may_pass(s3: S3Server, s3_registry: Registry, work: Work) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # Bound and not listening: nobody else gets the port, and connections are refused.
         closed = replace(s3, endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}")

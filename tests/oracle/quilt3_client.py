@@ -19,7 +19,7 @@ from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
-from testbed.seaweedfs import SeaweedFS
+from testbed.server import S3Server
 
 Meta = Mapping[str, Any]
 
@@ -142,7 +142,7 @@ class Quilt3:
 
 
 @contextlib.contextmanager
-def running_quilt3(directory: Path, s3: SeaweedFS) -> Iterator[Quilt3]:
+def running_quilt3(directory: Path, s3: S3Server) -> Iterator[Quilt3]:
     """Run quilt3 with a home in ``directory`` and an S3 store until the block ends."""
     log = directory / "quilt3.log"
     homes = {name: str(directory / name) for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")}
@@ -192,7 +192,7 @@ def _request(spec: Spec, *directories: Directory) -> dict[str, Any]:
     }
 
 
-def s3_registry_in(s3: SeaweedFS, bucket: str) -> Registry:
+def s3_registry_in(s3: S3Server, bucket: str) -> Registry:
     """Return the registry in a bucket of the store, for our engine."""
     return Registry(RegistryLocation.parse(f"s3://{bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
 

@@ -10,7 +10,7 @@ from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.publish import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
-from testbed.seaweedfs import SeaweedFS
+from testbed.server import S3Server
 from tests.oracle.quilt3_client import Quilt3, Spec
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def sources(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def client(s3: SeaweedFS) -> "S3Client":
+def client(s3: S3Server) -> "S3Client":
     """A client that knows nothing of packages."""
     return s3.client()
 

@@ -14,7 +14,7 @@ from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.publish import Draft, Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
-from testbed.seaweedfs import SeaweedFS
+from testbed.server import S3Server
 from tests.oracle.quilt3_client import Quilt3, Spec, place, record, s3_registry_in
 
 MIB = 1024 * 1024
@@ -52,7 +52,7 @@ class Pushed:
 
 
 @pytest.fixture(scope="module")
-def pushed(s3: SeaweedFS, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Pushed:
+def pushed(s3: S3Server, bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Pushed:
     """A package of awkward names, of sizes around the part size, and of metadata on every level; no test changes it."""
     directory = tmp_path_factory.mktemp("pushed")
     spec = Spec(

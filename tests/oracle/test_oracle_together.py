@@ -18,7 +18,7 @@ from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stat, Stores, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
-from testbed.seaweedfs import SeaweedFS
+from testbed.server import S3Server
 from tests.oracle.quilt3_client import Directory, Quilt3, Quilt3Error, Spec, place, record
 
 if TYPE_CHECKING:
@@ -208,7 +208,7 @@ class TestQuilt3PushesWhileWePush:
 
     @pytest.fixture
     def raced_registry(
-        self, after: str, s3: SeaweedFS, s3_registry: Registry, quilt3: Quilt3, spec: Spec, between: list[str], *, name: str
+        self, after: str, s3: S3Server, s3_registry: Registry, quilt3: Quilt3, spec: Spec, between: list[str], *, name: str
     ) -> Registry:
         """The registry, on a store where quilt3 pushes in the middle of our push."""
         theirs = replace(spec, files={"a.txt": spec.files["a.txt"]}, message="between")

@@ -1,0 +1,124 @@
+"""What the S3 servers have in common: users, free ports, a start, a stop."""
+
+import contextlib
+import ctypes
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_START_SECONDS: Final = 60
+_STOP_SECONDS: Final = 10
+_PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user of a server."""
+
+    access_key: str
+    secret_key: str
+
+    @classmethod
+    def make(cls) -> "Identity":
+        """Make a user whom nobody has seen before."""
+        return cls("AK" + secrets.token_hex(9).upper(), secrets.token_hex(20))
+
+
+@dataclass(frozen=True, slots=True)
+class S3Server:
+    """A running server: the URL that S3 clients talk to, an administrator, and a user who may only read."""
+
+    endpoint: str
+    admin: Identity
+    reader: Identity
+
+    def client(self, identity: Identity | None = None) -> "S3Client":
+        """Return a boto3 client, for the administrator unless another user is given."""
+        who = identity or self.admin
+        client: S3Client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=who.access_key,
+            aws_secret_access_key=who.secret_key,
+            config=Config(max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 3}),
+        )
+        return client
+
+    def make_bucket(self, name: str, *, versioned: bool = True) -> str:
+        """Create a bucket and return its name."""
+        client = self.client()
+        client.create_bucket(Bucket=name)
+        if versioned:
+            client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        return name
+
+
+@contextlib.contextmanager
+def running(
+    server: S3Server, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[S3Server]:
+    """Run a server until the block ends or this process dies; its output goes to ``log``."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=_die_with_parent)  # noqa: PLW1509
+    try:
+        _wait_until_up(server, process, log)
+        yield server
+    finally:
+        _stop(process)
+
+
+def free_ports(count: int, companion: int = 0) -> list[int]:
+    """Find ports of loopback that are free, each together with the one that is ``companion`` above it."""
+    ports: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(ports) < count:
+            port = 20_000 + secrets.randbelow(20_000)
+            with contextlib.suppress(OSError):
+                for number in {port, port + companion}:
+                    held.enter_context(socket.socket()).bind(("127.0.0.1", number))
+                ports.append(port)
+    return ports
+
+
+def _wait_until_up(server: S3Server, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    client = server.client()
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        try:
+            client.list_buckets()
+        except (BotoCoreError, ClientError) as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the S3 server did not start; {log} ends with:\n{log.read_text()[-2000:]}") from error
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _die_with_parent() -> None:
+    """Let Linux stop the server when this process is killed, and keep Ctrl-C for this process alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
