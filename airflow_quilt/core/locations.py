@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Literal, Self
-from urllib.parse import SplitResult, parse_qs, quote, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qs, quote, quote_plus, unquote, urlsplit
 
 from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.names import PackageName, TopHash, parse_logical_key, parse_top_hash
@@ -104,8 +104,8 @@ class PhysicalKey:
     def __str__(self) -> str:
         if self.bucket is None:
             return PurePath(self.key).as_uri() + ("/" if self.key.endswith("/") and len(self.key) > 1 else "")
-        query = urlencode({"versionId": self.version_id}) if self.version_id is not None else ""
-        return urlunsplit(("s3", self.bucket, quote("/" + self.key), query, ""))
+        version = f"?versionId={quote_plus(self.version_id)}" if self.version_id is not None else ""
+        return f"s3://{self.bucket}/{quote(self.key)}{version}"
 
 
 @dataclass(frozen=True, slots=True)

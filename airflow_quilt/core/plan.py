@@ -131,12 +131,12 @@ def plan_build(sources: Iterable[Source]) -> Iterator[Action]:
 
 
 def _in_place(source: Source, origin: PhysicalKey) -> Keep | HashInPlace:
-    _check_record(source, origin)
-    if source.hash is None:
-        return HashInPlace(source, origin)
-    return Keep(source, source.entry(origin, source.hash))
+    entry = _check_record(source, origin)
+    return HashInPlace(source, origin) if source.hash is None else Keep(source, entry)
 
 
-def _check_record(source: Source, physical_key: PhysicalKey) -> None:
-    """Check the size of the record that is to come, before any byte moves."""
-    entry_line(source.entry(physical_key, source.hash or _FUTURE_HASH))
+def _check_record(source: Source, physical_key: PhysicalKey) -> Entry:
+    """Check the size of the record that is to come, before any byte moves; return its entry as far as it is known."""
+    entry = source.entry(physical_key, source.hash or _FUTURE_HASH)
+    entry_line(entry)
+    return entry
