@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowFailException, Asset, BaseOperator, ObjectStoragePath
 
-from airflow_quilt.core.errors import QuiltError, SourceError
+from airflow_quilt.core.errors import InputError, QuiltError, SourceError
 from airflow_quilt.hooks.quilt import QuiltHook
 
 if TYPE_CHECKING:
@@ -82,7 +82,15 @@ class QuiltPublishOperator(QuiltOperator):
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
     """
 
-    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "entries", "meta", "message", "conflict")
+    template_fields: Sequence[str] = (
+        *QuiltOperator.template_fields,
+        "entries",
+        "meta",
+        "message",
+        "conflict",
+        "dedupe",
+        "allow_empty",
+    )
     template_fields_renderers = {"entries": "py", "meta": "json"}  # noqa: RUF012  (Airflow's own declaration has no ClassVar)
 
     _stop: "threading.Event | None" = None
@@ -122,8 +130,8 @@ class QuiltPublishOperator(QuiltOperator):
                 meta=plain(self.meta),
                 message=self.message,
                 conflict=self.conflict,
-                dedupe=self.dedupe,
-                allow_empty=self.allow_empty,
+                dedupe=flag("dedupe", self.dedupe),
+                allow_empty=flag("allow_empty", self.allow_empty),
             )
             published = self.publish(hook, registry, draft, self._stop)
             return {
@@ -158,6 +166,20 @@ def airflow_errors() -> Iterator[None]:
         if error.transient:
             raise
         raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+
+
+def flag(name: str, value: object) -> bool:
+    """Return a truth value that may have come as text from a template.
+
+    Raises:
+        InputError: it is neither; ``bool`` would take the text ``False`` for true.
+    """
+    match value:
+        case bool():
+            return value
+        case str() if value.strip().lower() in {"true", "false"}:
+            return value.strip().lower() == "true"
+    raise InputError(f"{name} {value!r}: expected true or false")
 
 
 def plain(value: Any) -> Any:

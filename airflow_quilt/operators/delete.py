@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_quilt.operators.base import QuiltOperator, airflow_errors
+from airflow_quilt.operators.base import QuiltOperator, airflow_errors, flag
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -21,7 +21,7 @@ class QuiltDeleteOperator(QuiltOperator):
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
     """
 
-    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "top_hash")
+    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "top_hash", "missing_ok")
 
     def __init__(self, *, top_hash: str | None = None, missing_ok: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -38,7 +38,7 @@ class QuiltDeleteOperator(QuiltOperator):
             if self.top_hash is None and not self._is_for_package:
                 raise TopHashError("top_hash came as None from another task; that is not taken for the whole package")
             registry = self.hook.registry(self.registry)
-            deleted = delete(registry, self.package, self.top_hash, missing_ok=self.missing_ok)
+            deleted = delete(registry, self.package, self.top_hash, missing_ok=flag("missing_ok", self.missing_ok))
         return {
             "registry": str(registry.location),
             "package": self.package,

@@ -1,5 +1,6 @@
 """The operators, called directly: arguments, templates, what they return, and what their errors become."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,18 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Asset, ObjectStoragePath
 
-from airflow_quilt.core.errors import CancelledError, QuiltError, RevisionConflictError, SourceError, StorageUnavailableError
+from airflow_quilt.core.errors import (
+    CancelledError,
+    InputError,
+    QuiltError,
+    RevisionConflictError,
+    SourceError,
+    StorageUnavailableError,
+)
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.operators import QuiltBuildOperator, QuiltDeleteOperator, QuiltPushOperator, entry
-from airflow_quilt.operators.base import plain
+from airflow_quilt.operators.base import flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
 from tests.airflow.support import MappedOutput
@@ -40,11 +48,19 @@ def keys(registry: Registry, package: str = "team/data") -> list[str]:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_every_template_field_is_an_attribute_and_every_text_argument_is_templated(operator: type) -> None:
+def test_every_template_field_is_an_attribute_and_every_argument_is_templated(operator: type) -> None:
     arguments = {"entries": {}} if operator is not QuiltDeleteOperator else {}
     task = operator(task_id="t", package="a/b", **arguments)
     own = {name for name in vars(task) if name in {*QuiltPushOperator.template_fields, *QuiltDeleteOperator.template_fields}}
     assert own == set(operator.template_fields)
+    parameters = {
+        name
+        for kind in operator.__mro__
+        if kind.__module__.startswith("airflow_quilt.")
+        for name, parameter in inspect.signature(kind.__dict__.get("__init__", kind)).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    assert parameters == own
 
 
 def test_templates_are_rendered_in_values_and_in_logical_keys_but_not_in_what_a_task_returned() -> None:
@@ -71,6 +87,25 @@ def test_templates_are_rendered_in_values_and_in_logical_keys_but_not_in_what_a_
             return {"{{ day }}": "{{ day }}"}
 
     assert task.render_template(Returned(), {"day": "x"}) == {"{{ day }}": "{{ day }}"}  # type: ignore[typeddict-unknown-key]
+
+
+@pytest.mark.parametrize("text", ["true", "False", " TRUE "])
+def test_a_truth_value_may_come_as_text_from_a_template(text: str) -> None:
+    assert flag("dedupe", text) is (text.strip().lower() == "true")
+
+
+@pytest.mark.parametrize("value", ["", "no", "None", None, 1, []])
+def test_what_is_no_truth_value_is_refused_and_named(value: object) -> None:
+    with pytest.raises(InputError, match="missing_ok .*: expected true or false"):
+        flag("missing_ok", value)
+
+
+def test_templated_truth_values_count(connected: str) -> None:
+    push()
+    assert push(dedupe="False")["created"] is True
+    assert delete(package="team/nothing", missing_ok="True")["revisions_deleted"] == 0
+    with pytest.raises(AirflowFailException, match="InputError: allow_empty 'maybe'"):
+        push(allow_empty="maybe")
 
 
 def test_push_publishes_every_kind_of_source(
