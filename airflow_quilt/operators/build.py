@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from airflow_quilt.operators.base import QuiltPublishOperator
+from airflow_quilt.operators.publish import QuiltPublishOperator
 
 if TYPE_CHECKING:
     import threading
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class QuiltBuildOperator(QuiltPublishOperator):
     """Publishes a revision that names files where they are, without copying any.
 
-    Takes the parameters of :class:`~airflow_quilt.operators.base.QuiltPublishOperator`; the registry may be an S3 bucket or
+    Takes the parameters of :class:`~airflow_quilt.operators.publish.QuiltPublishOperator`; the registry may be an S3 bucket or
     a local directory (``file:///…`` or a path). Content has no place to be named, so sources must be files or objects.
     """
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_quilt.operators.base import QuiltOperator, airflow_errors, flag
+from airflow_quilt.operators.base import QuiltOperator, airflow_errors
+from airflow_quilt.operators.values import flag
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

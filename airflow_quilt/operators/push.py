@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_quilt.operators.base import QuiltPublishOperator
+from airflow_quilt.operators.publish import QuiltPublishOperator
 
 if TYPE_CHECKING:
     import threading
@@ -18,7 +18,7 @@ class QuiltPushOperator(QuiltPublishOperator):
 
     Objects that already lie in the registry's bucket stay where they are.
 
-    Takes the parameters of :class:`~airflow_quilt.operators.base.QuiltPublishOperator`; the registry must be on S3.
+    Takes the parameters of :class:`~airflow_quilt.operators.publish.QuiltPublishOperator`; the registry must be on S3.
 
     :param dest: where the files land: an ``s3://`` prefix in the registry's bucket. By default the connection's ``dest``
         with the package's name added, or else ``s3://<registry>/<namespace>/<name>``.

@@ -21,7 +21,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.operators import QuiltBuildOperator, QuiltDeleteOperator, QuiltPushOperator, entry
-from airflow_quilt.operators.base import flag, plain
+from airflow_quilt.operators.values import flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
 from tests.airflow.support import MappedOutput

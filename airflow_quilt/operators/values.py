@@ -1,0 +1,57 @@
+"""Values as Airflow hands them over, and as the engine reads them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath
+
+from airflow_quilt.core.errors import InputError, SourceError
+
+
+def flag(name: str, value: object) -> bool:
+    """Return a truth value that may have come as text from a template.
+
+    Raises:
+        InputError: it is neither; ``bool`` would take the text ``False`` for true.
+    """
+    match value:
+        case bool():
+            return value
+        case str() if value.strip().lower() in {"true", "false"}:
+            return value.strip().lower() == "true"
+    raise InputError(f"{name} {value!r}: expected true or false")
+
+
+def plain(value: Any) -> Any:
+    """Turn Airflow's own values into ones that the engine reads: assets and storage paths into URLs, lazy sequences into lists.
+
+    Raises:
+        SourceError: an asset has no URI of its own.
+    """
+    match value:
+        case Asset():
+            return _asset_url(value)
+        case ObjectStoragePath():
+            return _path_url(value)
+        case str() | bytes() | bytearray() | memoryview():
+            return value
+        case Mapping():
+            return {key: plain(item) for key, item in value.items()}
+        case Sequence():
+            return [plain(item) for item in value[:]]  # The output of mapped tasks comes with one request this way.
+        case _:
+            return value
+
+
+def _asset_url(asset: Asset) -> str:
+    if "://" not in asset.uri:
+        raise SourceError(f"asset {asset.name!r}: it has no URI, so it names no file")
+    return asset.uri
+
+
+def _path_url(path: ObjectStoragePath) -> str:
+    """Return the URL of a storage path; its own connection is not used, the registry's is."""
+    if path.protocol == "s3":
+        return "s3://" + quote(path.path)
+    return path.path if path.protocol in {"", "file", "local"} else str(path)
