@@ -182,23 +182,33 @@ def write_manifest(header: Mapping[str, Any], entries: Iterable[Entry], out: IO[
     return Summary(TopHash(digest.hexdigest()), count, size)
 
 
-def read_manifest(chunks: Iterable[bytes]) -> Manifest:
+def read_manifest(chunks: Iterable[bytes], top_hash: TopHash | None = None) -> Manifest:
     """Read a manifest from the chunks of its file.
 
+    Args:
+        chunks: the bytes.
+        top_hash: the name of the manifest, which its content must have; whoever reads to the end learns of it.
+
     Raises:
-        ManifestError: a line is not what the format says; entries raise it while they are read.
+        ManifestError: a line is not what the format says, or the content has another top hash; entries raise it while
+            they are read.
     """
     lines = _lines(chunks)
     header = _record(*next(lines, (1, b"")))
     header.pop("top_hash", None)  # Obsolete; quilt3 drops it too.
-    return Manifest(header, _entries(lines))
+    return Manifest(header, _entries(header, lines, top_hash))
 
 
-def _entries(lines: Iterator[tuple[int, bytes]]) -> Iterator[Entry]:
+def _entries(header: Mapping[str, Any], lines: Iterator[tuple[int, bytes]], top_hash: TopHash | None) -> Iterator[Entry]:
+    digest = hashlib.sha256(_canonical_json(header).encode())
     for number, line in lines:
         record = _record(number, line)
         if record.get("physical_keys"):  # Others hold the metadata of a directory.
-            yield _entry(number, record)
+            entry = _entry(number, record)
+            digest.update(_canonical_entry(entry))
+            yield entry
+    if top_hash and digest.hexdigest() != top_hash:
+        raise ManifestError(f"the manifest {top_hash} was changed or damaged: its content has the top hash {digest.hexdigest()}")
 
 
 def _entry(number: int, record: Mapping[str, Any]) -> Entry:
@@ -214,9 +224,13 @@ def _entry(number: int, record: Mapping[str, Any]) -> Entry:
     raise ManifestError(f"line {number}: not an entry with logical_key, physical_keys, size, hash and meta")
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
 def _record(number: int, line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = json.loads(line, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"line {number}: {error}") from error
     if not isinstance(record, dict):

@@ -92,7 +92,8 @@ class Registry:
         Raises:
             PackageNotFoundError: there is no such package or revision.
             TopHashError: no revision, or several, begin with ``top_hash``.
-            ManifestError: the manifest is damaged.
+            ManifestError: the manifest is damaged, or does not have the top hash that is its name; entries raise it while
+                they are read, at their end at the latest.
         """
         full = self.resolve(name, top_hash)
         key = self._key(layout.manifest(full))
@@ -100,7 +101,7 @@ class Registry:
             size = self._storage.stat(key).size
         except ObjectNotFoundError as error:
             raise PackageNotFoundError(f"{self.location}: there is no revision {full} of {name}") from error
-        return read_manifest(self._storage.stream(key, 0, size))
+        return read_manifest(self._storage.stream(key, 0, size), full)
 
     def commit(
         self, name: PackageName, top_hash: TopHash, manifest: IO[bytes], base: Latest | None, conflict: Conflict

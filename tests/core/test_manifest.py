@@ -372,3 +372,29 @@ def test_the_entries_before_a_damaged_line_are_read() -> None:
     assert next(entries) == ENTRY
     with pytest.raises(QuiltError, match="line 3:"):
         next(entries)
+
+
+def test_a_manifest_that_does_not_have_the_top_hash_of_its_name_is_an_error_at_its_end() -> None:
+    summary, lines = written(make_header(None, None), [ENTRY])
+
+    assert list(read_manifest([lines], summary.top_hash).entries) == [ENTRY]
+    for changed in (lines.replace(b'"size": ', b'"size": 1'), lines.replace(b'"v0"', b'"v1"'), lines.partition(b"\n")[0]):
+        with pytest.raises(ManifestError, match=f"the manifest {summary.top_hash} was changed or damaged"):
+            list(read_manifest([changed], summary.top_hash).entries)
+
+
+def test_a_physical_key_may_change_under_the_same_top_hash() -> None:
+    summary, lines = written(make_header(None, None), [ENTRY])
+    moved = lines.replace(ENTRY.physical_keys[0].encode(), b"s3://elsewhere/key")
+
+    (entry,) = read_manifest([moved], summary.top_hash).entries
+    assert entry.physical_keys == ("s3://elsewhere/key",)
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_a_number_that_is_not_json_names_its_line(constant: str) -> None:
+    _, lines = written(make_header(None, None), [ENTRY])
+    bad = lines + b'{"logical_key": "b/", "meta": {"x": ' + constant.encode() + b"}}\n"
+
+    with pytest.raises(ManifestError, match=f"line 3: {constant} is not JSON"):
+        list(read_manifest([bad]).entries)
