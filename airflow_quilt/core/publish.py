@@ -5,7 +5,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from airflow_quilt.core.entries import parse_entries
 from airflow_quilt.core.errors import InputError
@@ -119,7 +119,7 @@ def _warn_of_overwriting(actions: Iterable[Action], entries: Iterable[Entry]) ->
 
 
 def _commit(
-    registry: Registry, name: PackageName, draft: Draft, header: Mapping[str, Any], entries: Iterable[Entry], base: Latest | None
+    registry: Registry, name: PackageName, draft: Draft, header: Mapping[str, Any], entries: list[Entry], base: Latest | None
 ) -> tuple[Summary, Revision, bool]:
     """Write the manifest; make it a revision unless the latest one has the same top hash."""
     with tempfile.SpooledTemporaryFile(_SPOOL) as manifest:
@@ -128,7 +128,10 @@ def _commit(
         if draft.dedupe and is_latest and (unchanged := registry.find_revision(name, summary.top_hash)):
             return summary, unchanged, False
         manifest.seek(0)
-        return summary, registry.commit(name, summary.top_hash, manifest, base, draft.conflict), True
+        # A manifest that names files of one machine never takes the place of one that others can read.
+        has_local = any(entry.physical_keys[0].startswith("file:") for entry in entries)
+        mode: Literal["create", "overwrite"] = "create" if has_local and not registry.location.is_local else "overwrite"
+        return summary, registry.commit(name, summary.top_hash, manifest, base, draft.conflict, mode), True
 
 
 def _reader(registry: Registry) -> Callable[[QuiltUri], Iterator[Entry]]:

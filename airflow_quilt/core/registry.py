@@ -4,12 +4,19 @@ The order of writing is objects, manifest, timestamp pointer, ``latest``. So a p
 not there, and ``latest`` is always one of the revisions in the history.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, Literal
 
 from airflow_quilt.core import layout
-from airflow_quilt.core.errors import ObjectNotFoundError, PackageNotFoundError, RevisionConflictError, TopHashError
+from airflow_quilt.core.errors import (
+    ObjectNotFoundError,
+    PackageNotFoundError,
+    PreconditionError,
+    RevisionConflictError,
+    TopHashError,
+)
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import Manifest, read_manifest
 from airflow_quilt.core.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
@@ -104,7 +111,13 @@ class Registry:
         return read_manifest(self._storage.stream(key, 0, size), full)
 
     def commit(
-        self, name: PackageName, top_hash: TopHash, manifest: IO[bytes], base: Latest | None, conflict: Conflict
+        self,
+        name: PackageName,
+        top_hash: TopHash,
+        manifest: IO[bytes],
+        base: Latest | None,
+        conflict: Conflict,
+        manifest_mode: Literal["create", "overwrite"] = "overwrite",
     ) -> Revision:
         """Make a revision visible: manifest, timestamp pointer, ``latest``.
 
@@ -117,6 +130,8 @@ class Registry:
             manifest: the manifest, a seekable file at its beginning.
             base: what ``latest`` named when this revision was begun.
             conflict: ``"fail"`` refuses when ``latest`` has moved since, ``"overwrite"`` does not look.
+            manifest_mode: ``"create"`` keeps a manifest with this top hash that is there already, of this package or
+                another: it names the same content, maybe at other places.
 
         Raises:
             RevisionConflictError: ``latest`` has moved; nothing is visible.
@@ -124,7 +139,8 @@ class Registry:
         pointers = self._pointers(name)
         if conflict == "fail":
             pointers.check_latest(base)  # Early, and without a trace.
-        self._storage.put(self._key(layout.manifest(top_hash)), manifest)
+        with contextlib.suppress(PreconditionError):  # It is there already, and is to stay.
+            self._storage.put(self._key(layout.manifest(top_hash)), manifest, manifest_mode)
         newest = pointers.newest()
         now = int(self._clock())
         revision, is_ours = pointers.add(top_hash, max(now, newest.time.int_timestamp + 1) if newest else now)

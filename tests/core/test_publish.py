@@ -674,3 +674,24 @@ def test_an_object_that_belies_its_package_is_not_copied_into_another(registry: 
     with pytest.raises(SourceChangedError, match="do not have the hash that its package says"):
         push(registry, draft("quilt+s3://source#package=team/package"))
     assert list(registry.packages()) == []
+
+
+def test_a_build_of_local_files_does_not_take_a_pushed_package_from_its_readers(registry: Registry, tmp_path: Path) -> None:
+    """Packages with the same content, metadata and message share one manifest."""
+    (tmp_path / "a.txt").write_text("content")
+    pushed = push(registry, draft({"a.txt": str(tmp_path / "a.txt")}))
+    built = build(registry, Draft(package="other/package", entries={"a.txt": str(tmp_path / "a.txt")}))
+
+    assert built.top_hash == pushed.top_hash
+    for name in (NAME, PackageName("other", "package")):
+        (entry,) = registry.read(name).entries
+        assert entry.physical_keys[0].startswith("s3://registry/team/package/a.txt?versionId=")
+
+
+def test_a_push_makes_a_package_readable_that_was_built_of_local_files(registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("content")
+    build(registry, draft({"a.txt": str(tmp_path / "a.txt")}))
+    push(registry, Draft(package="other/package", entries={"a.txt": str(tmp_path / "a.txt")}))
+
+    (entry,) = registry.read(NAME).entries
+    assert entry.physical_keys[0].startswith("s3://registry/other/package/a.txt?versionId=")
