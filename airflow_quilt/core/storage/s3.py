@@ -117,7 +117,10 @@ class S3Storage:
         try:
             with _translated(key):
                 answer = self._client.put_object(**_address(key.at_version(None)), Body=body, **options)
-        except ObjectNotFoundError as error:  # S3's answer to If-Match where there is nothing.
+        except ObjectNotFoundError as error:
+            if not isinstance(mode, Replace):
+                raise
+            # S3's answer to If-Match where there is nothing.
             raise PreconditionError("there is no object to replace", str(key)) from error
         return Stat(key.at_version(_version(answer)), size, answer["ETag"])
 
