@@ -21,6 +21,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_quilt.operators.push",
                     "airflow_quilt.operators.build",
                     "airflow_quilt.operators.delete",
+                    "airflow_quilt.operators.rollback",
                 ],
             },
         ],

@@ -185,6 +185,31 @@ class Registry:
             pointers.restore_latest()
         return doomed
 
+    def rollback(self, name: PackageName, top_hash: str) -> tuple[Revision, TopHash]:
+        """Let ``latest`` name a revision of the history again; the history stays as it is.
+
+        Returns:
+            The revision, and the top hash that ``latest`` named before.
+
+        Raises:
+            PackageNotFoundError: there is no such package or revision, or its manifest is gone.
+            TopHashError: ``top_hash`` is malformed, or several revisions begin with it.
+            RevisionConflictError: ``latest`` moved meanwhile; it was left alone.
+        """
+        pointers = self._pointers(name)
+        latest = pointers.latest()
+        revisions = list(pointers.revisions())
+        if latest is None:
+            raise PackageNotFoundError(f"{self.location}: there is no package {name}")
+        full = self._find(name, top_hash, revisions, None)
+        try:
+            self._storage.stat(self._key(layout.manifest(full)))
+        except ObjectNotFoundError as error:
+            raise PackageNotFoundError(f"{self.location}: the manifest of {name}@{full} is gone") from error
+        if latest.top_hash != full:
+            pointers.write_latest(full, latest)
+        return next(revision for revision in revisions if revision.top_hash == full), latest.top_hash
+
     def _find(self, name: PackageName, top_hash: str, revisions: list[Revision], latest: Latest | None) -> TopHash:
         prefix = parse_hash_prefix(top_hash)
         hashes = {revision.top_hash for revision in revisions} | ({latest.top_hash} if latest else set())

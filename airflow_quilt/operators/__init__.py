@@ -7,13 +7,15 @@ if TYPE_CHECKING:
     from airflow_quilt.operators.build import QuiltBuildOperator
     from airflow_quilt.operators.delete import QuiltDeleteOperator
     from airflow_quilt.operators.push import QuiltPushOperator
+    from airflow_quilt.operators.rollback import QuiltRollbackOperator
 
-__all__ = ["QuiltBuildOperator", "QuiltDeleteOperator", "QuiltPushOperator", "entry"]
+__all__ = ["QuiltBuildOperator", "QuiltDeleteOperator", "QuiltPushOperator", "QuiltRollbackOperator", "entry"]
 
 _HOMES = {
     "QuiltBuildOperator": "airflow_quilt.operators.build",
     "QuiltDeleteOperator": "airflow_quilt.operators.delete",
     "QuiltPushOperator": "airflow_quilt.operators.push",
+    "QuiltRollbackOperator": "airflow_quilt.operators.rollback",
 }
 
 

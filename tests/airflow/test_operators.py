@@ -20,13 +20,18 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.registry import Registry
-from airflow_quilt.operators import QuiltBuildOperator, QuiltDeleteOperator, QuiltPushOperator, entry
+from airflow_quilt.operators import QuiltBuildOperator, QuiltDeleteOperator, QuiltPushOperator, QuiltRollbackOperator, entry
 from airflow_quilt.operators.values import flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
 from tests.airflow.support import MappedOutput
 
-OPERATORS = [QuiltPushOperator, QuiltBuildOperator, QuiltDeleteOperator]
+OPERATORS = [QuiltPushOperator, QuiltBuildOperator, QuiltDeleteOperator, QuiltRollbackOperator]
+REQUIRED = {
+    QuiltPushOperator: {"entries": {}},
+    QuiltBuildOperator: {"entries": {}},
+    QuiltRollbackOperator: {"top_hash": "abcdef"},
+}
 
 
 def push(**arguments: Any) -> dict[str, Any]:
@@ -49,8 +54,7 @@ def keys(registry: Registry, package: str = "team/data") -> list[str]:
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_every_template_field_is_an_attribute_and_every_argument_is_templated(operator: type) -> None:
-    arguments = {"entries": {}} if operator is not QuiltDeleteOperator else {}
-    task = operator(task_id="t", package="a/b", **arguments)
+    task = operator(task_id="t", package="a/b", **REQUIRED.get(operator, {}))
     own = {name for name in vars(task) if name in {*QuiltPushOperator.template_fields, *QuiltDeleteOperator.template_fields}}
     assert own == set(operator.template_fields)
     parameters = {
@@ -218,6 +222,19 @@ def test_delete_of_what_is_gone_is_an_error_unless_that_is_allowed(connected: st
         delete(top_hash="abcdef0")
     assert delete(top_hash="abcdef0", missing_ok=True)["revisions_deleted"] == 0
     assert delete()["revisions_deleted"] == 1
+
+
+def test_rollback_makes_an_older_revision_the_latest_one_again(connected: str, s3_registry: Registry) -> None:
+    old, new = push()["top_hash"], push(entries={"b.txt": b"b"})["top_hash"]
+    task = QuiltRollbackOperator(task_id="rollback", package="team/data", top_hash=old[:8])
+
+    result = task.execute({})
+    assert (result["top_hash"], result["previous"]) == (old, new)
+    assert task.execute({})["previous"] == old
+    assert keys(s3_registry) == ["a.txt"]
+
+    with pytest.raises(AirflowFailException, match="PackageNotFoundError: .*has no revision abcdef0"):
+        QuiltRollbackOperator(task_id="rollback", package="team/data", top_hash="abcdef0").execute({})
 
 
 def test_a_hash_that_comes_as_none_from_a_task_does_not_delete_the_package(connected: str, s3_registry: Registry) -> None:

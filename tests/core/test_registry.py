@@ -28,7 +28,7 @@ from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from tests.core.faulty import Before, Fault, Recorder, T, Tap, is_put_of, tapped
+from tests.core.faulty import WRITES, Before, Fault, Recorder, T, Tap, is_put_of, tapped
 
 NAME = PackageName("team", "package")
 NOW = 1_700_000_000
@@ -608,3 +608,55 @@ def test_a_store_that_fails_is_no_empty_registry(timed: Registry, read: Callable
 
     with pytest.raises(StorageUnavailableError):
         list(read(through(timed, Fault(1))))
+
+
+# Rollback.
+
+
+def test_a_rollback_moves_latest_and_leaves_the_history(timed: Registry) -> None:
+    first, second, third = (commit(timed, message) for message in ("first", "second", "third"))
+
+    assert timed.rollback(NAME, first.top_hash[:8]) == (first, third.top_hash)
+    assert latest_hash(timed) == first.top_hash
+    assert list(timed.revisions(NAME)) == [third, second, first]
+
+
+def test_a_rollback_to_the_latest_revision_writes_nothing(timed: Registry) -> None:
+    first = commit(timed, "first")
+    recorder = Recorder()
+
+    assert through(timed, recorder).rollback(NAME, first.top_hash) == (first, first.top_hash)
+    assert not [call for call in recorder.calls if call.operation in WRITES]
+
+
+def test_a_rollback_to_what_is_not_in_the_history_is_refused(timed: Registry) -> None:
+    with pytest.raises(PackageNotFoundError, match="there is no package"):
+        timed.rollback(NAME, ONE)
+    first = commit(timed, "first")
+    with pytest.raises(PackageNotFoundError, match="has no revision"):
+        timed.rollback(NAME, manifest("never published")[0])
+    with pytest.raises(TopHashError):
+        timed.rollback(NAME, "xyz")
+    assert latest_hash(timed) == first.top_hash
+
+
+def test_a_rollback_to_a_revision_without_a_manifest_is_refused(timed: Registry) -> None:
+    first = commit(timed, "first")
+    second = commit(timed, "second")
+    gone = timed.location.root.join(layout.manifest(first.top_hash))
+    timed.stores.of(gone).delete([gone])
+
+    with pytest.raises(PackageNotFoundError, match="the manifest .* is gone"):
+        timed.rollback(NAME, first.top_hash)
+    assert latest_hash(timed) == second.top_hash
+
+
+def test_a_rollback_that_meets_a_new_revision_is_a_conflict(timed: Registry) -> None:
+    first = commit(timed, "first")
+    second = commit(timed, "second")
+    meanwhile = Before(lambda call: call.operation == "put" and call.key.key.endswith("/latest"), lambda: commit(timed, "third"))
+
+    with pytest.raises(RevisionConflictError) as caught:
+        through(timed, meanwhile).rollback(NAME, first.top_hash)
+    assert caught.value.expected == second.top_hash
+    assert latest_hash(timed) == manifest("third")[0]

@@ -15,6 +15,7 @@ from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.publish import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.storage.base import Stat, Stores, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
@@ -49,6 +50,14 @@ class TestWhatQuilt3Pushed:
         assert [revision.top_hash for revision in s3_registry.revisions(PackageName.parse(name))] == pushed
         assert latest
         assert latest.top_hash == pushed[0]
+
+    def test_is_rolled_back_and_quilt3_sees_the_older_revision_as_the_latest(
+        self, pushed: list[str], s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str
+    ) -> None:
+        rollback(s3_registry, name, pushed[-1][:8])
+
+        assert quilt3.latest(bucket_url, name) == pushed[-1]
+        assert quilt3.browse(bucket_url, name)["top_hash"] == pushed[-1]
 
     def test_is_read_entry_by_entry(
         self, pushed: list[str], s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str

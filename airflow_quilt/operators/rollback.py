@@ -1,0 +1,40 @@
+"""QuiltRollbackOperator."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_quilt.operators.base import QuiltOperator, airflow_errors
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class QuiltRollbackOperator(QuiltOperator):
+    """Makes an older revision of a package the latest one again; nothing is copied or deleted.
+
+    :param package: ``namespace/name``.
+    :param top_hash: the revision, by its whole hash or the beginning of it (6 digits or more).
+    :param registry: the registry, on S3 or a local directory; by default the connection's.
+    :param quilt_conn_id: the connection of type ``quilt``; None for none.
+    """
+
+    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "top_hash")
+
+    def __init__(self, *, top_hash: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.top_hash = top_hash
+
+    def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
+        """Roll back, and return what is the latest revision now and what was before."""
+        from airflow_quilt.core.rollback import rollback
+
+        with airflow_errors():
+            registry = self.hook.registry(self.registry)
+            revision, previous = rollback(registry, self.package, self.top_hash)
+        return {
+            "registry": str(registry.location),
+            "package": self.package,
+            "top_hash": revision.top_hash,
+            "revision": revision.time.to_iso8601_string(),
+            "previous": previous,
+        }
