@@ -199,16 +199,14 @@ class S3Upload:
         self._client = client
         self._key = key
         self._target: Any = {**_address(key.at_version(None)), "UploadId": upload_id}
-        self._parts: dict[int, dict[str, Any]] = {}
-        self._sizes: dict[int, int] = {}
+        self._parts: dict[int, tuple[int, dict[str, Any]]] = {}
 
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         """Send a part; the store refuses it when its bytes do not have the digest."""
         sha256 = to_s3(digest)
         with _translated(self._key):
             answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, ChecksumSHA256=sha256)
-        self._parts[number] = {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": sha256}
-        self._sizes[number] = len(data)
+        self._keep(number, len(data), answer["ETag"], sha256)
 
     def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
         """Let the store copy a range of another object as a part."""
@@ -221,25 +219,27 @@ class S3Upload:
                 CopySourceRange=f"bytes={start}-{stop - 1}",
             )
         result = answer["CopyPartResult"]
-        part: dict[str, Any] = {"PartNumber": number, "ETag": result["ETag"]}
-        if sha256 := result.get("ChecksumSHA256"):
-            part["ChecksumSHA256"] = sha256
-        self._parts[number] = part
-        self._sizes[number] = stop - start
+        sha256 = result.get("ChecksumSHA256")
+        self._keep(number, stop - start, result["ETag"], sha256)
         return base64.b64decode(sha256) if sha256 else None
 
     def complete(self) -> Stat:
         """Put the parts together."""
-        parts: Any = [self._parts[number] for number in sorted(self._parts)]
+        parts: Any = [part for _, (_, part) in sorted(self._parts.items())]
         with _translated(self._key):
             answer = self._client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
-        size = sum(self._sizes.values())
+        size = sum(size for size, _ in self._parts.values())
         return Stat(self._key.at_version(_version(answer)), size, answer["ETag"], answer.get("ChecksumSHA256"))
 
     def abort(self) -> None:
         """Drop the parts."""
         with _translated(self._key):
             self._client.abort_multipart_upload(**self._target)
+
+    def _keep(self, number: int, size: int, etag: str, sha256: str | None) -> None:
+        """Remember a part for when it is put together with the others; one that is sent again takes its own place."""
+        part = {"PartNumber": number, "ETag": etag}
+        self._parts[number] = size, part | {"ChecksumSHA256": sha256} if sha256 else part
 
 
 def _bucket(key: PhysicalKey) -> str:
