@@ -1,6 +1,7 @@
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import boto3
 import botocore.session
@@ -165,9 +166,14 @@ def test_an_upload_that_was_aborted_takes_no_more_parts(admin: S3Storage, root: 
 # Answers that no store of the test bed gives, with the error codes of the Amazon S3 API Reference.
 
 
+def lonely_client() -> Any:
+    """A client that no test lets reach a store."""
+    return boto3.client("s3", region_name="us-east-1", aws_access_key_id="AK", aws_secret_access_key="SK")  # noqa: S106
+
+
 def answering(code: str, status: int, message: str = "so says the store") -> S3Storage:
     """A storage whose store answers the next PutObject with an error."""
-    client = boto3.client("s3", region_name="us-east-1", aws_access_key_id="AK", aws_secret_access_key="SK")  # noqa: S106
+    client = lonely_client()
     stubber = Stubber(client)
     stubber.add_client_error("put_object", code, message, status)
     stubber.activate()
@@ -221,3 +227,23 @@ def test_no_credentials_at_all_are_denied() -> None:
 
     with pytest.raises(AccessDeniedError, match="no credentials"):
         storage.put(PhysicalKey("bucket", "object"), b"x")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("InternalError", StorageUnavailableError),
+        ("ServiceUnavailable", StorageUnavailableError),
+        ("SlowDown", StorageUnavailableError),
+        ("AccessDenied", AccessDeniedError),
+        ("InvalidArgument", StorageError),
+    ],
+)
+def test_what_the_store_says_of_one_object_of_a_batch_is_told_as_of_a_request(code: str, kind: type[StorageError]) -> None:
+    client = lonely_client()
+    with Stubber(client) as stubber:
+        stubber.add_response("delete_objects", {"Errors": [{"Key": "b", "Code": code, "Message": "so says the store"}]})
+        with pytest.raises(kind, match="s3://bucket/b: .*so says the store") as caught:
+            S3Storage(client).delete([PhysicalKey("bucket", "a"), PhysicalKey("bucket", "b")])
+
+    assert type(caught.value) is kind

@@ -66,6 +66,8 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
 }
 _BEYOND_THE_END: Final = {"416", "InvalidRange"}
 _SERVER_ERROR: Final = 500
+_SERVER_ERRORS: Final = {"InternalError", "ServiceUnavailable"}
+"""What a store says of one object of a batch, where no status comes with it."""
 
 
 _DEFAULTS: Final = Config(max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 5}, connect_timeout=10)
@@ -298,6 +300,6 @@ def _error(code: str, message: str, status: int, location: str) -> QuiltError:
     if code in _CODES:
         kind, meaning = _CODES[code]
         return kind(f"{meaning} ({message})" if message and not code.isdigit() else meaning, location)
-    if status >= _SERVER_ERROR:
+    if status >= _SERVER_ERROR or code in _SERVER_ERRORS:
         return StorageUnavailableError(f"the store failed ({status} {code} {message})".strip(), location)
     return StorageError(f"the store refused ({status} {code} {message})".strip(), location)
