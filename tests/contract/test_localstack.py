@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_quilt.core.checksums import combine, digest_part, part_ranges
 from airflow_quilt.core.locations import RegistryLocation
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.publish import Draft
@@ -18,6 +17,7 @@ from testbed.server import S3Server
 from tests.contract.s3_contract import S3Contract
 from tests.contract.storage_contract import MIB, pattern
 from tests.core.faulty import Recorder, tapped
+from tests.support import hash_of
 
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="LocalStack is installed on Python 3.11 only")
 
@@ -49,5 +49,5 @@ def test_a_copy_gets_its_hash_from_what_the_server_tells(
     push(registry, Draft(package=f"copies/of-{size}", entries=f"s3://{source}/copied/"))
 
     (entry,) = registry.read(PackageName("copies", f"of-{size}")).entries
-    assert entry.hash == combine(digest_part([data[start:stop]]) for start, stop in part_ranges(size))
+    assert entry.hash == hash_of(data)
     assert not [call for call in recorder.calls if call.operation == "stream" and call.key.key.endswith("data.bin")]

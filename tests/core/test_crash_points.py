@@ -24,7 +24,7 @@ from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from tests.core.faulty import Fault, FaultMode, tapped
+from tests.core.faulty import Call, Fault, FaultMode, tapped
 
 NAME = PackageName("team", "package")
 MOST_CALLS = 200
@@ -210,22 +210,40 @@ def problems_when_run_again(world: World, publish: Publish, data: set[PhysicalKe
         yield f"run again: latest is {latest}"
 
 
+def publishing(scene: Scene, work: str, mode: FaultMode, history: str) -> Callable[[Fault], Iterator[str]]:
+    """Return what publishes in a world of its own, with a fault and then without."""
+    kind, publish = PUBLISHING[work]
+
+    def try_with(fault: Fault) -> Iterator[str]:
+        world = scene(kind)
+        if history == "second revision":
+            publish_first(world)
+        return publishing_problems(world, publish, fault, mode)
+
+    return try_with
+
+
+def problems_at_every_call(
+    mode: FaultMode, try_with: Callable[[Fault], Iterator[str]], among: Callable[[Call], bool] = lambda _call: True
+) -> tuple[int, list[str]]:
+    """Try work with a fault at each of its calls in turn; return the first call that it never came to, and what is wrong."""
+    problems = []
+    for at in range(1, MOST_CALLS):
+        fault = Fault(at, mode, among=among)
+        found = list(try_with(fault))
+        problems += [f"call {at}, {fault.struck}: {problem}" for problem in found]
+        if fault.struck is None:
+            break
+    return at, problems
+
+
 @pytest.mark.parametrize("history", ["new package", "second revision"])
 @pytest.mark.parametrize("mode", FAULTS)
 @pytest.mark.parametrize("work", PUBLISHING)
 def test_publishing_that_fails_at_any_call_breaks_nothing_and_succeeds_when_run_again(
     scene: Scene, work: str, mode: FaultMode, history: str
 ) -> None:
-    kind, publish = PUBLISHING[work]
-    problems = []
-    for at in range(1, MOST_CALLS):
-        world = scene(kind)
-        if history == "second revision":
-            publish_first(world)
-        fault = Fault(at, mode)
-        problems += [f"call {at}, {fault.struck}: {problem}" for problem in publishing_problems(world, publish, fault, mode)]
-        if fault.struck is None:
-            break
+    at, problems = problems_at_every_call(mode, publishing(scene, work, mode, history))
 
     assert 5 < at < MOST_CALLS - 1
     assert not problems, "\n".join(problems)
@@ -234,17 +252,9 @@ def test_publishing_that_fails_at_any_call_breaks_nothing_and_succeeds_when_run_
 @pytest.mark.parametrize("history", ["new package", "second revision"])
 @pytest.mark.parametrize("work", ["push content", "build of objects in an S3 registry"])
 def test_a_write_whose_answer_was_lost_and_that_the_client_repeats_counts_once(scene: Scene, work: str, history: str) -> None:
-    kind, publish = PUBLISHING[work]
-    problems = []
-    for at in range(1, MOST_CALLS):
-        world = scene(kind)
-        if history == "second revision":
-            publish_first(world)
-        fault = Fault(at, "repeated", among=lambda call: call.operation == "put")
-        found = publishing_problems(world, publish, fault, "repeated")
-        problems += [f"put {at}, {fault.struck}: {problem}" for problem in found]
-        if fault.struck is None:
-            break
+    at, problems = problems_at_every_call(
+        "repeated", publishing(scene, work, "repeated", history), among=lambda call: call.operation == "put"
+    )
 
     assert at == 4  # Manifest, timestamp pointer, latest; then a run without a fault.
     assert not problems, "\n".join(problems)
@@ -296,14 +306,11 @@ def deletion_problems(world: World, doomed: Revision | None, fault: Fault) -> It
 def test_deleting_that_fails_at_any_call_breaks_nothing_and_completes_when_run_again(
     scene: Scene, what: str, mode: FaultMode, kind: str
 ) -> None:
-    problems = []
-    for at in range(1, MOST_CALLS):
+    def try_with(fault: Fault) -> Iterator[str]:
         world = scene(kind)
-        doomed = DELETIONS[what](with_three_revisions(world))
-        fault = Fault(at, mode)
-        problems += [f"call {at}, {fault.struck}: {problem}" for problem in deletion_problems(world, doomed, fault)]
-        if fault.struck is None:
-            break
+        return deletion_problems(world, DELETIONS[what](with_three_revisions(world)), fault)
+
+    at, problems = problems_at_every_call(mode, try_with)
 
     assert 5 < at < MOST_CALLS - 1
     assert not problems, "\n".join(problems)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import Hash, combine, digest_part, part_ranges, to_s3
+from airflow_quilt.core.checksums import Hash, to_s3
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import (
     BucketNotFoundError,
@@ -42,7 +42,8 @@ from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from tests.core.faulty import Before, Fault, Recorder, Tap, objects, tapped
+from tests.core.faulty import Before, Fault, Recorder, objects
+from tests.support import hash_of, read, through
 
 EMPTY_TOP_HASH = "2a5a67156ca9238c14d12042db51c5b52260fdd5511b61ea89b58929d6e1769b"
 NAME = PackageName("team", "package")
@@ -50,18 +51,6 @@ NAME = PackageName("team", "package")
 
 def draft(entries: object, **more: Any) -> Draft:
     return Draft(**{"package": "team/package", "entries": entries, **more})
-
-
-def through(registry: Registry, *taps: Tap) -> Registry:
-    return Registry(registry.location, tapped(registry.stores, *taps))
-
-
-def read(registry: Registry, published: Published) -> dict[str, Entry]:
-    return {entry.logical_key: entry for entry in registry.read(published.package, published.top_hash).entries}
-
-
-def hash_of(data: bytes) -> Hash:
-    return combine([digest_part([data[start:stop]]) for start, stop in part_ranges(len(data))])
 
 
 def put(memory: MemoryStorage, url: str, data: bytes, *, checksum: bool = True) -> PhysicalKey:

@@ -29,25 +29,16 @@ from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.core.faulty import WRITES, Before, Fault, Recorder, T, Tap, is_put_of, tapped
+from tests.support import Clock
 
 NAME = PackageName("team", "package")
 NOW = 1_700_000_000
 CURRENT: Any = object()
 
 
-class Clock:
-    """Unix seconds that a test sets."""
-
-    def __init__(self) -> None:
-        self.now: float = NOW
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NOW)
 
 
 @pytest.fixture

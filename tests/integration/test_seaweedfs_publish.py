@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import Hash, combine, digest_part, part_ranges
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import CancelledError, SourceChangedError, StorageUnavailableError
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
@@ -23,25 +22,14 @@ from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
 from testbed.server import S3Server
-from tests.core.faulty import Before, Call, Fault, Recorder, Tap, tapped
+from tests.core.faulty import Before, Call, Fault, Recorder
+from tests.support import hash_of, read, through
 
 MIB = 1024 * 1024
 NAME = PackageName("team", "package")
 
 client_of = functools.cache(S3Server.client)
 """The administrator's client, by which tests look at the store past the engine; making one takes a while."""
-
-
-def through(registry: Registry, *taps: Tap) -> Registry:
-    return Registry(registry.location, tapped(registry.stores, *taps))
-
-
-def read(registry: Registry, published: Published) -> dict[str, Entry]:
-    return {entry.logical_key: entry for entry in registry.read(published.package, published.top_hash).entries}
-
-
-def hash_of(data: bytes) -> Hash:
-    return combine([digest_part([data[start:stop]]) for start, stop in part_ranges(len(data))])
 
 
 def download(s3: S3Server, entry: Entry) -> bytes:

@@ -1,0 +1,32 @@
+"""What tests of several folders share."""
+
+from airflow_quilt.core.checksums import Hash, combine, digest_part, part_ranges
+from airflow_quilt.core.manifest import Entry
+from airflow_quilt.core.publish import Published
+from airflow_quilt.core.registry import Registry
+from tests.core.faulty import Tap, tapped
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def through(registry: Registry, *taps: Tap) -> Registry:
+    """Return the same registry, its calls going through taps."""
+    return Registry(registry.location, tapped(registry.stores, *taps))
+
+
+def read(registry: Registry, published: Published) -> dict[str, Entry]:
+    """Return the entries of a revision by their logical keys."""
+    return {entry.logical_key: entry for entry in registry.read(published.package, published.top_hash).entries}
+
+
+def hash_of(data: bytes) -> Hash:
+    """Return the chunked hash of bytes."""
+    return combine([digest_part([data[start:stop]]) for start, stop in part_ranges(len(data))])
