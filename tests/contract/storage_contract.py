@@ -109,6 +109,11 @@ class StorageContract:
 
         assert etag == storage.get(key).etag == storage.stat(key).etag
 
+    def test_get_and_stat_tell_the_same_key_at_its_version(self, storage: Storage, key: PhysicalKey) -> None:
+        written = storage.put(key, b"one")
+
+        assert storage.get(key).key == storage.get(written.key).key == storage.stat(key).key == written.key
+
     def test_other_bytes_have_another_etag(self, storage: Storage, key: PhysicalKey) -> None:
         etags = [storage.put(key, f"{number:064}".encode()).etag for number in range(20)]
 

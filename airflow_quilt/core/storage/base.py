@@ -27,10 +27,11 @@ WriteMode = Literal["create", "overwrite"] | Replace
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A small object, whole, and the ETag that :class:`Replace` takes."""
+    """A small object, whole: its bytes, the ETag that :class:`Replace` takes, and its key at the version that was read."""
 
     data: bytes
     etag: str
+    key: PhysicalKey
 
 
 @dataclass(frozen=True, slots=True)

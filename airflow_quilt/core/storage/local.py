@@ -32,7 +32,7 @@ class LocalStorage:
     def get(self, key: PhysicalKey) -> Blob:
         """Read a file whole."""
         with _translated(key), Path(key.key).open("rb") as file:
-            return Blob(file.read(), _etag(os.fstat(file.fileno())))
+            return Blob(file.read(), _etag(os.fstat(file.fileno())), key)
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of a file in chunks."""

@@ -41,7 +41,7 @@ class MemoryStorage:
     def get(self, key: PhysicalKey) -> Blob:
         """Read an object whole."""
         version = self._find(key)
-        return Blob(version.data or b"", version.etag)
+        return Blob(version.data or b"", version.etag, key.at_version(version.version_id))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of an object in chunks."""

@@ -92,7 +92,8 @@ class S3Storage:
         """Read a small object whole."""
         with _translated(key):
             answer = self._client.get_object(**_address(key))
-            return Blob(answer["Body"].read(), answer["ETag"])
+            version = _version(answer) if key.version_id is None else key.version_id
+            return Blob(answer["Body"].read(), answer["ETag"], key.at_version(version))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of an object in chunks."""
