@@ -1,6 +1,5 @@
 """What tests of several folders share."""
 
-from airflow_quilt.core.checksums import Hash, combine, digest_part, part_ranges
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.publish import Published
 from airflow_quilt.core.registry import Registry
@@ -25,8 +24,3 @@ def through(registry: Registry, *taps: Tap) -> Registry:
 def read(registry: Registry, published: Published) -> dict[str, Entry]:
     """Return the entries of a revision by their logical keys."""
     return {entry.logical_key: entry for entry in registry.read(published.package, published.top_hash).entries}
-
-
-def hash_of(data: bytes) -> Hash:
-    """Return the chunked hash of bytes."""
-    return combine([digest_part([data[start:stop]]) for start, stop in part_ranges(len(data))])

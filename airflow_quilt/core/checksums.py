@@ -1,18 +1,30 @@
 """Quilt's hashes: algorithm, part grid, and what an S3 checksum is worth.
 
 ``sha2-256-chunked`` is the base64 of the SHA-256 of the concatenated SHA-256 digests of the parts. The grid of parts
-belongs to the format: 8 MiB, doubled until there are at most 10,000. An empty file has no part.
+belongs to the format: 8 MiB, doubled until there are at most 10,000. An empty file has no part. ``SHA256``, of older
+manifests, is the SHA-256 of the whole file in hex. ``CRC64NVME`` is S3's checksum of that name, of the whole object.
 """
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, Protocol
+
+from awscrt.checksums import combine_crc64nvme, crc64nvme
+
+from airflow_quilt.core.errors import EntryDamagedError, HashTypeError
 
 CHUNKED: Final = "sha2-256-chunked"
+SHA256: Final = "SHA256"
+CRC64NVME: Final = "CRC64NVME"
+
+StoreAlgorithm = Literal["SHA256", "CRC64NVME"]
+"""A checksum that S3 knows, by S3's name for it."""
+
 _SMALLEST_PART: Final = 8 * 1024 * 1024
 _MOST_PARTS: Final = 10_000
+_CRC_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +33,48 @@ class Hash:
 
     type: str
     value: str
+
+
+class Digest(Protocol):
+    """Takes bytes in, as those of :mod:`hashlib` do."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in more bytes."""
+        ...
+
+    def digest(self) -> bytes:
+        """Return the digest of all bytes so far."""
+        ...
+
+
+class Algorithm(Protocol):
+    """How the hash of one type is made of the digests of parts, and what a store's checksums say of it."""
+
+    @property
+    def store(self) -> StoreAlgorithm:
+        """The checksum of S3 that the digest of a part is."""
+        ...
+
+    @property
+    def by_parts(self) -> bool:
+        """Whether the parts are those of the format's grid (:func:`part_ranges`), and not the whole object."""
+        ...
+
+    def parts(self, size: int) -> Iterator[tuple[int, int]]:
+        """Yield the half-open byte ranges that are digested apart, of an object of ``size`` bytes."""
+        ...
+
+    def new(self) -> Digest:
+        """Begin the digest of a part."""
+        ...
+
+    def combine(self, digests: Sequence[bytes], size: int) -> Hash:
+        """Return the hash of an object of ``size`` bytes from the digests of its :meth:`parts`, in order."""
+        ...
+
+    def proven(self, size: int, sha256: str | None, crc64nvme: str | None) -> Hash | None:
+        """Return the hash that S3's ``ChecksumSHA256`` and ``ChecksumCRC64NVME`` of an object prove, or None."""
+        ...
 
 
 def part_size(size: int) -> int:
@@ -38,30 +92,150 @@ def part_ranges(size: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, size)
 
 
-def digest_part(chunks: Iterable[bytes]) -> bytes:
-    """Return the 32-byte digest of one part that arrives in chunks."""
-    digest = hashlib.sha256()
-    for chunk in chunks:
-        digest.update(chunk)
-    return digest.digest()
-
-
 def to_s3(digest: bytes) -> str:
     """Return a digest as S3 writes it: base64."""
     return base64.b64encode(digest).decode()
 
 
-def combine(digests: Iterable[bytes]) -> Hash:
-    """Return the chunked hash of an object from the digests of its parts, in order."""
-    return Hash(CHUNKED, to_s3(digest_part(digests)))
+def _whole(checksum: str | None) -> bytes | None:
+    """Return the digest in a checksum of S3; a composite one (``…-N``) says nothing about the sizes of its parts."""
+    return base64.b64decode(checksum) if checksum and "-" not in checksum else None
 
 
-def from_s3_sha256(checksum: str | None, size: int) -> Hash | None:
-    """Return the chunked hash that S3's ``ChecksumSHA256`` of an object proves, or None where it proves nothing.
+class _Chunked:
+    store: StoreAlgorithm = "SHA256"
+    by_parts = True
 
-    The checksum of an object sent in one piece is the digest of its bytes, and so of its only part when the object is
-    not larger than one part. A composite checksum (``…-N``) says nothing about the sizes of its parts.
+    def parts(self, size: int) -> Iterator[tuple[int, int]]:
+        return part_ranges(size)
+
+    def new(self) -> Digest:
+        return hashlib.sha256()
+
+    def combine(self, digests: Sequence[bytes], size: int) -> Hash:  # noqa: ARG002
+        return Hash(CHUNKED, to_s3(hashlib.sha256(b"".join(digests)).digest()))
+
+    def proven(self, size: int, sha256: str | None, crc64nvme: str | None) -> Hash | None:  # noqa: ARG002
+        # The checksum of an object sent in one piece is the digest of its only part, if it is not larger than one.
+        digest = _whole(sha256)
+        if digest is None or size > part_size(size):
+            return None
+        return self.combine([digest] if size else [], size)
+
+
+class _Sha256:
+    store: StoreAlgorithm = "SHA256"
+    by_parts = False
+
+    def parts(self, size: int) -> Iterator[tuple[int, int]]:
+        yield 0, size
+
+    def new(self) -> Digest:
+        return hashlib.sha256()
+
+    def combine(self, digests: Sequence[bytes], size: int) -> Hash:  # noqa: ARG002
+        return Hash(SHA256, digests[0].hex())
+
+    def proven(self, size: int, sha256: str | None, crc64nvme: str | None) -> Hash | None:  # noqa: ARG002
+        digest = _whole(sha256)
+        return None if digest is None else self.combine([digest], size)
+
+
+class _Crc64Nvme:
+    store: StoreAlgorithm = "CRC64NVME"
+    by_parts = True
+
+    def parts(self, size: int) -> Iterator[tuple[int, int]]:
+        return part_ranges(size)
+
+    def new(self) -> Digest:
+        return _Crc()
+
+    def combine(self, digests: Sequence[bytes], size: int) -> Hash:
+        whole = 0
+        for digest, (start, stop) in zip(digests, self.parts(size), strict=True):
+            whole = combine_crc64nvme(whole, int.from_bytes(digest), stop - start)
+        return Hash(CRC64NVME, to_s3(whole.to_bytes(_CRC_BYTES)))
+
+    def proven(self, size: int, sha256: str | None, crc64nvme: str | None) -> Hash | None:  # noqa: ARG002
+        return Hash(CRC64NVME, crc64nvme) if crc64nvme and "-" not in crc64nvme else None
+
+
+class _Crc:
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, data: bytes, /) -> None:
+        self._value = crc64nvme(data, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(_CRC_BYTES)
+
+
+_ALGORITHMS: Final[Mapping[str, Algorithm]] = {CHUNKED: _Chunked(), SHA256: _Sha256(), CRC64NVME: _Crc64Nvme()}
+
+
+def algorithm(hash_type: str) -> Algorithm:
+    """Return the algorithm of a type of hash.
+
+    Raises:
+        HashTypeError: there is none of that name.
     """
-    if not checksum or "-" in checksum or size > part_size(size):
-        return None
-    return combine([base64.b64decode(checksum)] if size else [])
+    try:
+        return _ALGORITHMS[hash_type]
+    except (KeyError, TypeError):
+        raise HashTypeError(f"hash type {hash_type!r}: expected one of {', '.join(_ALGORITHMS)}") from None
+
+
+def check_new_hash_type(hash_type: str) -> None:
+    """Check the type of hash that new entries are to get; the older ``SHA256`` is read, not written.
+
+    Raises:
+        HashTypeError: it is neither ``sha2-256-chunked`` nor ``CRC64NVME``.
+    """
+    if hash_type not in (CHUNKED, CRC64NVME):
+        raise HashTypeError(f"hash type {hash_type!r}: new entries get {CHUNKED!r} or {CRC64NVME!r}")
+
+
+def digest_of(chunks: Iterable[bytes], digest: Digest) -> bytes:
+    """Return the digest of bytes that arrive in chunks."""
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.digest()
+
+
+def hash_of(data: bytes, hash_type: str = CHUNKED) -> Hash:
+    """Return the hash of bytes that are in memory."""
+    kind = algorithm(hash_type)
+    return kind.combine([digest_of([data[start:stop]], kind.new()) for start, stop in kind.parts(len(data))], len(data))
+
+
+def checked(chunks: Iterable[bytes], size: int, expected: Hash, where: str) -> Iterator[bytes]:
+    """Pass on the chunks of an object as they come, and raise at the end if they were not the ones expected.
+
+    Args:
+        chunks: the bytes, in order.
+        size: how many there must be.
+        expected: the hash that they must have.
+        where: what they are, for the message.
+
+    Raises:
+        EntryDamagedError: they were others; they have been passed on by then.
+        HashTypeError: the hash is of an unknown type.
+    """
+    kind = algorithm(expected.type)
+    stops = [stop for _, stop in kind.parts(size)]
+    digest, digests, at = kind.new(), list[bytes](), 0
+    for chunk in chunks:
+        yield chunk
+        rest = chunk
+        while len(digests) < len(stops) - 1 and at + len(rest) > (stop := stops[len(digests)]):
+            digest.update(rest[: stop - at])
+            digests.append(digest.digest())
+            rest, at, digest = rest[stop - at :], stop, kind.new()
+        digest.update(rest)
+        at += len(rest)
+    if stops:
+        digests.append(digest.digest())
+    if at != size or kind.combine(digests, size) != expected:
+        raise EntryDamagedError(f"{where}: these are not the bytes that the package names: {at:,} bytes of {size:,} came")

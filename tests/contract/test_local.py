@@ -15,13 +15,13 @@ from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, Pr
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import Replace, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage
-from tests.contract.storage_contract import StorageContract, raised
+from tests.contract.storage_contract import FileStoreContract, raised
 
 MIB = 1024 * 1024
 NOBODY = 65534
 
 
-class TestLocalStorage(StorageContract):
+class TestLocalStorage(FileStoreContract):
     @pytest.fixture
     def storage(self) -> LocalStorage:
         return LocalStorage()
@@ -195,6 +195,98 @@ def test_a_file_cannot_be_put_below_a_file(storage: LocalStorage, key: PhysicalK
     assert storage.get(key).data == b"x"
 
 
+# Files that are written in parts.
+
+
+def make(storage: LocalStorage, key: PhysicalKey, data: bytes) -> None:
+    file = storage.create(key, len(data))
+    file.write(0, [data])
+    file.complete()
+
+
+def test_a_reader_never_sees_half_a_file_that_was_written_in_parts(storage: LocalStorage, key: PhysicalKey) -> None:
+    bodies = [bytes([letter]) * MIB for letter in b"ab"]
+    make(storage, key, bodies[0])
+    seen = set()
+    with busily(lambda: [make(storage, key, body) for body in bodies]):
+        for count in range(20_000):
+            data = storage.get(key).data
+            assert data in bodies
+            seen.add(data[0])
+            if count >= 200 and len(seen) == 2:
+                break
+
+    assert seen == {*b"ab"}
+    assert beside(key) == ["file"]
+
+
+def test_who_has_the_old_file_open_reads_it_though_another_was_completed(storage: LocalStorage, key: PhysicalKey) -> None:
+    storage.put(key, b"a" * 3 * MIB)
+    chunks = storage.stream(key, 0, 3 * MIB)
+    first = next(chunks)
+    make(storage, key, b"b" * 3 * MIB)
+
+    assert first + b"".join(chunks) == b"a" * 3 * MIB
+
+
+def test_a_file_that_is_aborted_leaves_nothing_in_its_directory(storage: LocalStorage, key: PhysicalKey) -> None:
+    file = storage.create(key, 10)
+    file.write(5, [b"hello"])
+    assert len(beside(key)) == 1
+    file.abort()
+
+    assert beside(key) == []
+
+
+@pytest.mark.parametrize("below", [[], ["file"]], ids=["empty", "with-a-file"])
+def test_a_directory_is_not_replaced_by_a_file_that_was_written_in_parts(
+    storage: LocalStorage, key: PhysicalKey, below: list[str]
+) -> None:
+    Path(key.key).mkdir(parents=True)
+    for name in below:
+        (Path(key.key) / name).touch()
+    file = storage.create(key, 5)
+    file.write(0, [b"hello"])
+    with pytest.raises(StorageError, match=r"file://.*directory/file: it is a directory, not a file") as caught:
+        file.complete()
+    file.abort()
+
+    assert not caught.value.transient
+    assert beside(key) == ["file"]
+    assert [path.name for path in Path(key.key).iterdir()] == below
+
+
+@pytest.mark.parametrize("name", ["below", "far/below"])
+def test_no_file_is_begun_below_a_file(storage: LocalStorage, key: PhysicalKey, name: str) -> None:
+    storage.put(key, b"x")
+    with pytest.raises(StorageError, match=f"directory/file/{name}: a file is in the way of a directory") as caught:
+        storage.create(key.join(name), 5)
+
+    assert not caught.value.transient
+    assert storage.get(key).data == b"x"
+
+
+@pytest.mark.parametrize("size", [2**60, 2**63 - 1, 2**63])
+def test_a_file_that_no_disk_can_hold_is_begun_or_leaves_nothing(storage: LocalStorage, key: PhysicalKey, size: int) -> None:
+    try:
+        storage.create(key, size).abort()
+    except StorageError as error:
+        assert error.location == str(key)  # noqa: PT017
+
+    assert beside(key) == []
+
+
+def test_a_name_that_is_too_long_is_an_error_that_names_it(storage: LocalStorage, key: PhysicalKey) -> None:
+    long = PhysicalKey.of_path(Path(key.key).with_name("é" * 200))
+    file = storage.create(long, 1)
+    with pytest.raises(StorageError, match="File name too long") as caught:
+        file.complete()
+    file.abort()
+
+    assert caught.value.location == str(long)
+    assert beside(key) == []
+
+
 def test_directories_are_made_as_they_are_needed_and_go_when_they_are_empty(storage: LocalStorage, tmp_path: Path) -> None:
     pointers = [PhysicalKey.of_path(tmp_path / f"named/team/{name}/latest") for name in ("one", "two")]
     for pointer in pointers:
@@ -230,11 +322,14 @@ def test_what_is_no_file_is_not_found_and_not_listed(storage: LocalStorage, tmp_
 # Permissions.
 
 
+@pytest.mark.parametrize("write", [LocalStorage.put, make], ids=["whole", "in-parts"])
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002], ids=oct)
-def test_a_file_has_the_permissions_that_the_umask_leaves(storage: LocalStorage, key: PhysicalKey, mask: int) -> None:
+def test_a_file_has_the_permissions_that_the_umask_leaves(
+    storage: LocalStorage, key: PhysicalKey, mask: int, write: Callable[[LocalStorage, PhysicalKey, bytes], object]
+) -> None:
     before = os.umask(mask)
     try:
-        storage.put(key, b"x")
+        write(storage, key, b"x")
     finally:
         os.umask(before)
 
@@ -267,6 +362,8 @@ def foreign() -> Iterator[Path]:
         pytest.param(lambda storage, directory: storage.stream(directory.join("file"), 0, 1), id="stream"),
         pytest.param(lambda storage, directory: storage.put(directory.join("new"), b"x"), id="put"),
         pytest.param(lambda storage, directory: storage.put(directory.join("sub/new"), b"x"), id="put-below"),
+        pytest.param(lambda storage, directory: storage.create(directory.join("new"), 1), id="create"),
+        pytest.param(lambda storage, directory: storage.create(directory.join("sub/new"), 1), id="create-below"),
         pytest.param(lambda storage, directory: storage.delete([directory.join("file")]), id="delete"),
         pytest.param(lambda storage, directory: storage.scan(directory.join("closed/")), id="scan"),
         pytest.param(lambda storage, directory: storage.stat(directory.join("closed/file")), id="stat-below"),

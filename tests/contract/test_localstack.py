@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from airflow_quilt.core.checksums import hash_of
 from airflow_quilt.core.locations import RegistryLocation
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.publish import Draft
@@ -17,7 +18,6 @@ from testbed.server import S3Server
 from tests.contract.s3_contract import S3Contract
 from tests.contract.storage_contract import MIB, pattern
 from tests.core.faulty import Recorder, tapped
-from tests.support import hash_of
 
 pytestmark = pytest.mark.skipif(not PYTHON.exists(), reason="LocalStack is installed on Python 3.11 only")
 

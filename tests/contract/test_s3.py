@@ -19,6 +19,7 @@ from airflow_quilt.core.errors import (
     QuiltError,
     StorageError,
     StorageUnavailableError,
+    UnsupportedError,
 )
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import Replace, Stat
@@ -196,7 +197,7 @@ def answering(code: str, status: int, message: str = "so says the store") -> S3S
         ("ServiceUnavailable", 503, StorageUnavailableError),
         ("InternalError", 500, StorageUnavailableError),
         ("RequestTimeout", 400, StorageUnavailableError),
-        ("NotImplemented", 501, StorageError),
+        ("NotImplemented", 501, UnsupportedError),
         ("InvalidArgument", 400, StorageError),
         ("EntityTooLarge", 400, StorageError),
     ],
@@ -213,6 +214,17 @@ def test_what_a_store_answers_becomes_the_engines_error(code: str, status: int, 
 def test_an_answer_that_is_not_known_is_told_as_it_is(code: str, kind: type[StorageError]) -> None:
     with pytest.raises(kind, match=f"{code} so says the store"):
         answering(code, 500 if kind.transient else 400).put(PhysicalKey("bucket", "object"), b"x")
+
+
+def test_a_store_that_does_not_know_versions_lists_its_objects_without() -> None:
+    client = lonely_client()
+    stubber = Stubber(client)
+    stubber.add_client_error("list_object_versions", "NotImplemented", "", 501)
+    stubber.add_response("list_objects_v2", {"Contents": [{"Key": "raw/a", "Size": 5, "ETag": '"e"'}]})
+    with stubber:
+        found = list(S3Storage(client).scan_current(PhysicalKey("bucket", "raw/")))
+
+    assert found == [Stat(PhysicalKey("bucket", "raw/a"), 5, '"e"')]
 
 
 def test_to_replace_what_is_gone_is_a_condition_that_does_not_hold_though_s3_answers_404() -> None:

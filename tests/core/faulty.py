@@ -2,18 +2,31 @@
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Final, Literal, Protocol, TypeVar
 
+from airflow_quilt.core.checksums import StoreAlgorithm
 from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.storage.base import Blob, MultipartUpload, ObjectStore, Stat, Storage, Stores, WriteMode
+from airflow_quilt.core.storage.base import (
+    Blob,
+    FileStore,
+    MultipartUpload,
+    ObjectStore,
+    PartialFile,
+    Stat,
+    Storage,
+    Stores,
+    WriteMode,
+)
 from airflow_quilt.core.storage.memory import MemoryStorage, MemoryUpload
 
 T = TypeVar("T")
 
-WRITES: Final = frozenset({"put", "delete", "upload", "copy", "begin", "send part", "copy part", "complete", "abort"})
+WRITES: Final = frozenset(
+    {"put", "delete", "upload", "copy", "begin", "send part", "copy part", "create", "write part", "complete", "abort"}
+)
 """The operations that change a store."""
 
 
@@ -185,6 +198,36 @@ class TappedStorage:
         self._tap(Call("delete", key), lambda: self._storage.delete([key]))
 
 
+class TappedFileStore(TappedStorage):
+    """A store of files whose calls, and those of its files that are written in parts, go through a tap."""
+
+    def __init__(self, store: FileStore, tap: Tap) -> None:
+        super().__init__(store, tap)
+        self._store = store
+
+    def create(self, key: PhysicalKey, size: int) -> PartialFile:
+        return TappedFile(key, self._tap(Call("create", key, size=size), lambda: self._store.create(key, size)), self._tap)
+
+
+class TappedFile:
+    """A file that is written in parts, whose calls go through a tap; a part has been read when its call begins."""
+
+    def __init__(self, key: PhysicalKey, file: PartialFile, tap: Tap) -> None:
+        self._key = key
+        self._file = file
+        self._tap = tap
+
+    def write(self, start: int, chunks: Iterable[bytes]) -> None:
+        data = list(chunks)
+        return self._tap(Call("write part", self._key, size=sum(map(len, data))), lambda: self._file.write(start, data))
+
+    def complete(self) -> None:
+        return self._tap(Call("complete", self._key), self._file.complete)
+
+    def abort(self) -> None:
+        return self._tap(Call("abort", self._key), self._file.abort)
+
+
 class TappedObjectStore(TappedStorage):
     """An object store whose calls, and those of its uploads in parts, go through a tap."""
 
@@ -195,14 +238,14 @@ class TappedObjectStore(TappedStorage):
     def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
         return iter(self._tap(Call("scan", prefix), lambda: list(self._store.scan_current(prefix))))
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes) -> Stat:
-        return self._tap(Call("upload", key, size=len(data)), lambda: self._store.upload(key, data, digest))
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+        return self._tap(Call("upload", key, size=len(data)), lambda: self._store.upload(key, data, digest, algorithm))
 
-    def copy(self, source: Stat, key: PhysicalKey) -> Stat:
-        return self._tap(Call("copy", key, size=source.size), lambda: self._store.copy(source, key))
+    def copy(self, source: Stat, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+        return self._tap(Call("copy", key, size=source.size), lambda: self._store.copy(source, key, algorithm))
 
-    def begin(self, key: PhysicalKey) -> MultipartUpload:
-        return TappedUpload(key, self._tap(Call("begin", key), lambda: self._store.begin(key)), self._tap)
+    def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> MultipartUpload:
+        return TappedUpload(key, self._tap(Call("begin", key), lambda: self._store.begin(key, algorithm)), self._tap)
 
 
 class TappedUpload:
@@ -231,17 +274,23 @@ class TappedUpload:
 def tapped(stores: Stores, *taps: Tap) -> Stores:
     """Return the same stores with every call going through the taps."""
     tap = Chain(*taps)
-    return Stores(TappedStorage(stores.local, tap), TappedObjectStore(stores.remote, tap))
+    return Stores(TappedFileStore(stores.local, tap), TappedObjectStore(stores.remote, tap))
 
 
 class SilentStorage(MemoryStorage):
     """A store that keeps no checksum and tells none, of objects or of copied parts."""
 
-    def store(self, key: PhysicalKey, data: bytes, mode: WriteMode, sha256: str | None) -> Stat:  # noqa: ARG002
-        return super().store(key, data, mode, None)
+    def store(
+        self,
+        key: PhysicalKey,
+        data: bytes,
+        mode: WriteMode = "overwrite",
+        checksums: Mapping[StoreAlgorithm, str] | None = None,  # noqa: ARG002
+    ) -> Stat:
+        return super().store(key, data, mode)
 
-    def begin(self, key: PhysicalKey) -> MemoryUpload:
-        self.uploads.append(upload := _SilentUpload(self, key))
+    def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> MemoryUpload:
+        self.uploads.append(upload := _SilentUpload(self, key, algorithm))
         return upload
 
 

@@ -1,10 +1,15 @@
 import base64
 import hashlib
+import itertools
+from collections.abc import Iterator
 
+import pytest
+from awscrt.checksums import crc64nvme
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_quilt.core.checksums import Hash, combine, digest_part, from_s3_sha256, part_ranges, part_size
+from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, SHA256, Hash, algorithm, checked, hash_of, part_ranges, part_size
+from airflow_quilt.core.errors import EntryDamagedError
 
 MIB = 1024 * 1024
 PART = 8 * MIB
@@ -40,6 +45,7 @@ def test_a_part_is_the_smallest_doubling_of_8_mib_that_does(size: int) -> None:
 
 
 BLOCK = hashlib.sha512(b"seed").digest() * (MIB // 64)
+TYPES = st.sampled_from([CHUNKED, SHA256, CRC64NVME])
 
 
 @st.composite
@@ -51,25 +57,61 @@ def contents(draw: st.DrawFn) -> bytes:
     return (head + BLOCK * (size // MIB + 1))[:size]
 
 
-@given(contents(), st.integers(1, 3 * MIB) | st.just(64 * MIB))
-@example(b"", 1)
-def test_the_chunked_hash_is_what_a_plain_computation_says(data: bytes, chunk: int) -> None:
-    digests = []
-    for start, stop in part_ranges(len(data)):
-        step = max(chunk, (stop - start) // 100)
-        digests.append(digest_part(data[at : min(at + step, stop)] for at in range(start, stop, step)))
-
-    plain = hashlib.sha256()
-    rest = data
-    while rest:
-        plain.update(hashlib.sha256(rest[: 8 * 1024 * 1024]).digest())
-        rest = rest[8 * 1024 * 1024 :]
-    assert combine(digests) == Hash("sha2-256-chunked", base64.b64encode(plain.digest()).decode())
+def plainly(data: bytes, hash_type: str) -> Hash:
+    """The hash by another way than the engine's."""
+    match hash_type:
+        case "sha2-256-chunked":
+            plain = hashlib.sha256()
+            for at in range(0, len(data), 8 * 1024 * 1024):
+                plain.update(hashlib.sha256(data[at : at + 8 * 1024 * 1024]).digest())
+            return Hash(hash_type, base64.b64encode(plain.digest()).decode())
+        case "SHA256":
+            return Hash(hash_type, hashlib.sha256(data).hexdigest())
+        case _:
+            return Hash(hash_type, base64.b64encode(crc64nvme(data).to_bytes(8, "big")).decode())
 
 
-@given(contents())
-def test_a_checksum_of_s3_gives_the_same_hash_as_the_bytes_or_none(data: bytes) -> None:
-    checksum = base64.b64encode(hashlib.sha256(data).digest()).decode()
-    told = from_s3_sha256(checksum, len(data))
+def cut(data: bytes, at: list[int]) -> Iterator[bytes]:
+    edges = [0, *sorted(edge % (len(data) + 1) for edge in at), len(data)]
+    return (data[start:stop] for start, stop in itertools.pairwise(edges))
 
-    assert told == (combine(digest_part([data[a:b]]) for a, b in part_ranges(len(data))) if len(data) <= PART else None)
+
+@given(contents(), TYPES)
+@example(b"", CHUNKED)
+@example(b"", CRC64NVME)
+def test_the_hash_is_what_a_plain_computation_says(data: bytes, hash_type: str) -> None:
+    assert hash_of(data, hash_type) == plainly(data, hash_type)
+
+
+@given(contents(), TYPES, st.lists(st.integers(0, 17 * MIB), max_size=6))
+def test_the_right_bytes_pass_wherever_they_are_cut(data: bytes, hash_type: str, at: list[int]) -> None:
+    assert b"".join(checked(cut(data, at), len(data), plainly(data, hash_type), "here")) == data
+
+
+@given(contents().filter(bool), TYPES, st.lists(st.integers(0, 17 * MIB), max_size=6), st.data())
+def test_other_bytes_do_not_pass_wherever_they_are_cut(data: bytes, hash_type: str, at: list[int], draws: st.DataObject) -> None:
+    place = draws.draw(st.integers(0, len(data) - 1))
+    spoil = draws.draw(
+        st.sampled_from(
+            [
+                data[:place],
+                data[:place] + data[place + 1 :],
+                data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :],
+                data[:place] + b"x" + data[place:],
+            ]
+        )
+    )
+
+    with pytest.raises(EntryDamagedError):
+        list(checked(cut(spoil, at), len(data), plainly(data, hash_type), "here"))
+
+
+@given(data=contents(), hash_type=TYPES, tells_sha256=st.booleans(), tells_crc=st.booleans())
+def test_the_checksums_of_s3_prove_the_hash_of_the_bytes_or_none(
+    data: bytes, hash_type: str, *, tells_sha256: bool, tells_crc: bool
+) -> None:
+    sha256 = base64.b64encode(hashlib.sha256(data).digest()).decode() if tells_sha256 else None
+    crc = base64.b64encode(crc64nvme(data).to_bytes(8, "big")).decode() if tells_crc else None
+    is_proven = {CHUNKED: tells_sha256 and len(data) <= PART, SHA256: tells_sha256, CRC64NVME: tells_crc}[hash_type]
+
+    assert algorithm(hash_type).proven(len(data), sha256, crc) == (plainly(data, hash_type) if is_proven else None)

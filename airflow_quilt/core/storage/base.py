@@ -4,10 +4,12 @@ A storage speaks physical keys and raises only the engine's own errors. :class:`
 :class:`ObjectStore` adds what a push needs of its target.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Final, Literal, Protocol
 
+from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm
+from airflow_quilt.core.errors import HashTypeError
 from airflow_quilt.core.locations import PhysicalKey
 
 CHUNK: Final = 1024 * 1024
@@ -43,12 +45,25 @@ class Stat:
         size: bytes.
         etag: changes when the bytes do; empty where a listing does not tell it reliably.
         sha256: S3's ``ChecksumSHA256`` as it stands, where the object has one and it was asked for.
+        crc64nvme: S3's ``ChecksumCRC64NVME``, likewise.
     """
 
     key: PhysicalKey
     size: int
     etag: str
     sha256: str | None = None
+    crc64nvme: str | None = None
+
+    def proven(self, hash_type: str) -> Hash | None:
+        """Return the hash of a type that the store's checksums prove, or None, as for a type that nobody here knows."""
+        try:
+            return algorithm(hash_type).proven(self.size, self.sha256, self.crc64nvme)
+        except HashTypeError:
+            return None
+
+    def contradicts(self, expected: Hash) -> bool:
+        """Whether the store's checksums prove that the object does not have a hash."""
+        return self.proven(expected.type) not in {None, expected}
 
 
 class Storage(Protocol):
@@ -100,11 +115,38 @@ class Storage(Protocol):
         ...
 
 
+class PartialFile(Protocol):
+    """A file of known size that is written in parts, from several threads, and appears when it is complete."""
+
+    def write(self, start: int, chunks: Iterable[bytes]) -> None:
+        """Write bytes from the offset ``start`` on."""
+        ...
+
+    def complete(self) -> None:
+        """Give the file its name; what had the name before is replaced."""
+        ...
+
+    def abort(self) -> None:
+        """Drop what was written."""
+        ...
+
+
+class FileStore(Storage, Protocol):
+    """A store that packages are installed to."""
+
+    def create(self, key: PhysicalKey, size: int) -> PartialFile:
+        """Begin a file of ``size`` bytes, and the directories above it, to be completed or aborted.
+
+        It is not forced to the disk: what is installed is checked before it is used again.
+        """
+        ...
+
+
 class MultipartUpload(Protocol):
     """An object that arrives in parts and appears when it is complete."""
 
     def send(self, number: int, data: bytes, digest: bytes) -> None:
-        """Send part ``number``, counted from 1; ``digest`` is the SHA-256 of its bytes."""
+        """Send part ``number``, counted from 1; ``digest`` is that of its bytes."""
         ...
 
     def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
@@ -127,24 +169,28 @@ class ObjectStore(Storage, Protocol):
         """List the objects below a prefix at their current versions, where the store has versions."""
         ...
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes) -> Stat:
-        """Write an object in one piece; ``digest`` is the SHA-256 of its bytes, which the store checks and keeps.
+    def keeps_versions(self, key: PhysicalKey) -> bool:
+        """Tell whether the bucket of a key keeps versions."""
+        ...
+
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+        """Write an object in one piece; ``digest`` is that of its bytes, which the store checks and keeps.
 
         Raises:
             ChecksumMismatchError: other bytes arrived.
         """
         ...
 
-    def copy(self, source: Stat, key: PhysicalKey) -> Stat:
-        """Let the store copy an object of at most 5 GiB, in the state that was seen.
+    def copy(self, source: Stat, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+        """Let the store copy an object of at most 5 GiB, in the state that was seen, and compute its checksum.
 
         Raises:
             PreconditionError: the source has changed since.
         """
         ...
 
-    def begin(self, key: PhysicalKey) -> MultipartUpload:
-        """Begin an upload in parts, to be completed or aborted."""
+    def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> MultipartUpload:
+        """Begin an upload in parts with digests of one kind, to be completed or aborted."""
         ...
 
 
@@ -152,7 +198,7 @@ class ObjectStore(Storage, Protocol):
 class Stores:
     """The storages of one piece of work, by kind of location."""
 
-    local: Storage
+    local: FileStore
     remote: ObjectStore
 
     def of(self, key: PhysicalKey) -> Storage:

@@ -8,16 +8,23 @@ import re
 import shutil
 import stat as modes
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Final
 
-from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, PreconditionError, StorageUnavailableError
+from airflow_quilt.core.errors import (
+    AccessDeniedError,
+    ObjectNotFoundError,
+    PreconditionError,
+    StorageError,
+    StorageUnavailableError,
+)
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode
 
 _TRIES: Final = 100
+_FOR_GOOD: Final = frozenset({errno.ENAMETOOLONG, errno.EFBIG, errno.EINVAL, errno.ELOOP, errno.EROFS})
 _TEMPORARY: Final = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
@@ -45,7 +52,7 @@ class LocalStorage:
     def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
         """Write a file, if the condition of ``mode`` holds."""
         path = Path(key.key)
-        with _translated(key), _made_and_locked(path.parent) as directory, _temporary(path.parent, body) as temporary:
+        with _translated(key), _made_and_locked(key, path.parent) as directory, _temporary(path.parent, body) as temporary:
             _check(key, mode)
             status = temporary.stat()
             temporary.replace(path)
@@ -78,6 +85,11 @@ class LocalStorage:
                     path.parent.rmdir()
                     path.parent.parent.rmdir()
 
+    def create(self, key: PhysicalKey, size: int) -> "LocalFile":
+        """Begin a file of ``size`` bytes, and the directories above it."""
+        with _translated(key):
+            return LocalFile(key, size)
+
     def _walk(self, directory: PhysicalKey) -> Iterator[Stat]:
         try:
             found = sorted(os.scandir(directory.key), key=lambda item: item.name)
@@ -91,6 +103,51 @@ class LocalStorage:
                 with contextlib.suppress(FileNotFoundError):  # Deleted since it was listed.
                     status = item.stat()
                     yield Stat(key, status.st_size, _etag(status))
+
+
+class LocalFile:
+    """A file that is written in parts under a temporary name; parts may come from several threads."""
+
+    def __init__(self, key: PhysicalKey, size: int) -> None:
+        self._key = key
+        path = Path(key.key)
+        _make(key, path.parent)
+        self._temporary = _temporary_name(path.parent)
+        with self._temporary.open("xb") as file, contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._temporary.unlink)
+            file.truncate(size)
+            on_failure.pop_all()
+
+    def write(self, start: int, chunks: Iterable[bytes]) -> None:
+        """Write bytes from an offset on."""
+        with _translated(self._key), self._temporary.open("r+b") as file:
+            file.seek(start)
+            for chunk in chunks:
+                file.write(chunk)
+
+    def complete(self) -> None:
+        """Give the file its name."""
+        with _translated(self._key):
+            self._temporary.replace(self._key.key)
+
+    def abort(self) -> None:
+        """Drop what was written."""
+        with _translated(self._key):
+            self._temporary.unlink(missing_ok=True)
+
+
+def _make(key: PhysicalKey, directory: Path) -> None:
+    """Make a directory and those above it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        if any(parent.exists() and not parent.is_dir() for parent in (directory, *directory.parents)):
+            raise StorageError("a file is in the way of a directory", str(key)) from error
+        raise
+
+
+def _temporary_name(directory: Path) -> Path:
+    return directory / f".{uuid.uuid4().hex}.tmp"  # As in _TEMPORARY.
 
 
 def _etag(status: os.stat_result) -> str:
@@ -126,12 +183,12 @@ def _locked(directory: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _made_and_locked(directory: Path) -> Iterator[int]:
+def _made_and_locked(key: PhysicalKey, directory: Path) -> Iterator[int]:
     """Hold the lock of a directory that is made if need be, however often somebody deletes it meanwhile."""
     with contextlib.ExitStack() as held:
         for _ in range(_TRIES):
             try:
-                directory.mkdir(parents=True, exist_ok=True)
+                _make(key, directory)
                 descriptor = held.enter_context(_locked(directory))
             except (FileNotFoundError, FileExistsError):  # mkdir raises the second one when it looks again too late.
                 continue
@@ -144,7 +201,7 @@ def _made_and_locked(directory: Path) -> Iterator[int]:
 @contextlib.contextmanager
 def _temporary(directory: Path, body: bytes | IO[bytes]) -> Iterator[Path]:
     """Write a file that is gone again unless it was renamed."""
-    path = directory / f".{uuid.uuid4().hex}.tmp"  # As in _TEMPORARY.
+    path = _temporary_name(directory)
     try:
         with path.open("xb") as file:
             shutil.copyfileobj(BytesIO(body) if isinstance(body, bytes) else body, file, CHUNK)
@@ -166,5 +223,8 @@ def _translated(key: PhysicalKey) -> Iterator[None]:
         raise ObjectNotFoundError("it is a directory, not a file", str(key)) from error
     except PermissionError as error:
         raise AccessDeniedError("this user may not do that", str(key)) from error
+    except OverflowError as error:
+        raise StorageError("no file can be that large", str(key)) from error
     except OSError as error:
-        raise StorageUnavailableError(error.strerror or str(error), str(key)) from error
+        kind = StorageError if error.errno in _FOR_GOOD else StorageUnavailableError
+        raise kind(error.strerror or str(error), str(key)) from error

@@ -1,17 +1,19 @@
 """A store in memory that behaves as S3 does: versions, ETags, conditional writes, uploads in parts."""
 
-import hashlib
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Final
 
-from airflow_quilt.core.checksums import to_s3
+from airflow_quilt.core.checksums import StoreAlgorithm, digest_of, to_s3
+from airflow_quilt.core.checksums import algorithm as algorithm_of
 from airflow_quilt.core.errors import BucketNotFoundError, ChecksumMismatchError, ObjectNotFoundError, PreconditionError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode
+
+_NONE: Final[Mapping[StoreAlgorithm, str]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +21,7 @@ class _Version:
     data: bytes | None  # None is a delete marker.
     version_id: str | None
     etag: str
-    sha256: str | None
+    checksums: Mapping[StoreAlgorithm, str]
 
 
 class MemoryStorage:
@@ -51,16 +53,18 @@ class MemoryStorage:
     def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
         """Write an object, if the condition of ``mode`` holds."""
         data = body if isinstance(body, bytes) else body.read()
-        return self.store(key, data, mode, None)
+        return self.store(key, data, mode)
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes) -> Stat:
-        """Write an object whose SHA-256 is known."""
-        if hashlib.sha256(data).digest() != digest:
-            raise ChecksumMismatchError(f"{key}: the bytes do not have their SHA-256")
-        return self.store(key, data, "overwrite", to_s3(digest))
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+        """Write an object whose digest is known."""
+        if _digest(data, algorithm) != digest:
+            raise ChecksumMismatchError(f"{key}: the bytes do not have their {algorithm}")
+        return self.store(key, data, "overwrite", {algorithm: to_s3(digest)})
 
-    def store(self, key: PhysicalKey, data: bytes, mode: WriteMode, sha256: str | None) -> Stat:
-        """Keep bytes under a key, with the checksum that the store is to tell for them."""
+    def store(
+        self, key: PhysicalKey, data: bytes, mode: WriteMode = "overwrite", checksums: Mapping[StoreAlgorithm, str] = _NONE
+    ) -> Stat:
+        """Keep bytes under a key, with the checksums that the store is to tell for them."""
         with self._lock:
             versions = self._bucket(key)[key.key]
             current = versions[-1] if versions and versions[-1].data is not None else None
@@ -69,7 +73,7 @@ class MemoryStorage:
             if isinstance(mode, Replace) and (current is None or current.etag != mode.etag):
                 raise PreconditionError("another object is there than the one to replace", str(key))
             serial = next(self._serial)
-            version = _Version(data, f"v{serial}" if self._versioned else None, f"e{serial}", sha256)
+            version = _Version(data, f"v{serial}" if self._versioned else None, f"e{serial}", checksums)
             self._append(versions, version)
         return _stat(key, version)
 
@@ -92,17 +96,22 @@ class MemoryStorage:
             ]
         return iter(sorted(found, key=lambda stat: stat.key.key))
 
+    def keeps_versions(self, key: PhysicalKey) -> bool:
+        """Tell whether the buckets keep versions."""
+        self._bucket(key)
+        return self._versioned
+
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects; with versions, a delete marker covers them."""
         with self._lock:
             for key in keys:
                 versions = self._bucket(key)[key.key]
-                self._append(versions, _Version(None, f"v{next(self._serial)}" if self._versioned else None, "", None))
+                self._append(versions, _Version(None, f"v{next(self._serial)}" if self._versioned else None, "", _NONE))
 
-    def copy(self, source: Stat, key: PhysicalKey) -> Stat:
+    def copy(self, source: Stat, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> Stat:
         """Copy an object in the state that was seen."""
         data = self.read(source)
-        return self.store(key, data, "overwrite", _sha256(data))
+        return self.store(key, data, "overwrite", {algorithm: to_s3(_digest(data, algorithm))})
 
     def read(self, source: Stat) -> bytes:
         """Read an object in the state that was seen."""
@@ -111,10 +120,10 @@ class MemoryStorage:
             raise PreconditionError("the object changed while it was being copied", str(source.key))
         return version.data or b""
 
-    def begin(self, key: PhysicalKey) -> "MemoryUpload":
+    def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> "MemoryUpload":
         """Begin an upload in parts."""
         self._bucket(key)
-        upload = MemoryUpload(self, key)
+        upload = MemoryUpload(self, key, algorithm)
         self.uploads.append(upload)
         return upload
 
@@ -142,28 +151,33 @@ class MemoryStorage:
 class MemoryUpload:
     """An upload in parts to a :class:`MemoryStorage`."""
 
-    def __init__(self, storage: MemoryStorage, key: PhysicalKey) -> None:
+    def __init__(self, storage: MemoryStorage, key: PhysicalKey, algorithm: StoreAlgorithm) -> None:
         self._storage = storage
         self._key = key
+        self._algorithm: StoreAlgorithm = algorithm
         self._parts: dict[int, bytes] = {}
 
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         """Keep a part."""
-        if hashlib.sha256(data).digest() != digest:
-            raise ChecksumMismatchError(f"{self._key}: part {number} does not have its SHA-256")
+        if _digest(data, self._algorithm) != digest:
+            raise ChecksumMismatchError(f"{self._key}: part {number} does not have its {self._algorithm}")
         self._parts[number] = data
 
     def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
         """Keep a range of another object as a part."""
         self._parts[number] = self._storage.read(source)[start:stop]
-        return hashlib.sha256(self._parts[number]).digest()
+        return _digest(self._parts[number], self._algorithm)
 
     def complete(self) -> Stat:
         """Put the parts together."""
         parts = [self._parts[number] for number in sorted(self._parts)]
-        composite = _sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
+        whole = b"".join(parts)
+        if self._algorithm == "SHA256":
+            checksum = f"{to_s3(_digest(b''.join(_digest(part, 'SHA256') for part in parts), 'SHA256'))}-{len(parts)}"
+        else:
+            checksum = to_s3(_digest(whole, self._algorithm))
         self._end()
-        return self._storage.store(self._key, b"".join(parts), "overwrite", f"{composite}-{len(parts)}")
+        return self._storage.store(self._key, whole, "overwrite", {self._algorithm: checksum})
 
     def abort(self) -> None:
         """Drop the parts."""
@@ -176,8 +190,11 @@ class MemoryUpload:
 
 
 def _stat(key: PhysicalKey, version: _Version) -> Stat:
-    return Stat(key.at_version(version.version_id), len(version.data or b""), version.etag, version.sha256)
+    told = version.checksums
+    return Stat(
+        key.at_version(version.version_id), len(version.data or b""), version.etag, told.get("SHA256"), told.get("CRC64NVME")
+    )
 
 
-def _sha256(data: bytes) -> str:
-    return to_s3(hashlib.sha256(data).digest())
+def _digest(data: bytes, algorithm: StoreAlgorithm) -> bytes:
+    return digest_of([data], algorithm_of(algorithm).new())

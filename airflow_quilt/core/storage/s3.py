@@ -22,7 +22,7 @@ from botocore.exceptions import (
     ConnectionError as BotoConnectionError,
 )
 
-from airflow_quilt.core.checksums import to_s3
+from airflow_quilt.core.checksums import StoreAlgorithm, to_s3
 from airflow_quilt.core.errors import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -32,6 +32,7 @@ from airflow_quilt.core.errors import (
     QuiltError,
     StorageError,
     StorageUnavailableError,
+    UnsupportedError,
 )
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode
@@ -59,7 +60,8 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
     "412": (PreconditionError, "the object is not in the state that was expected"),
     "PreconditionFailed": (PreconditionError, "the object is not in the state that was expected"),
     "ConditionalRequestConflict": (PreconditionError, "another writer was faster"),
-    "NotImplemented": (StorageError, "the store does not know this request"),
+    "NotImplemented": (UnsupportedError, "the store does not know this request"),
+    "501": (UnsupportedError, "the store does not know this request"),
     "SlowDown": (StorageUnavailableError, "the store asks to slow down"),
     "RequestTimeout": (StorageUnavailableError, "the request took too long"),
     "RequestTimeTooSkewed": (StorageUnavailableError, "the clocks of this machine and the store differ too much"),
@@ -127,19 +129,19 @@ class S3Storage:
             raise PreconditionError("there is no object to replace", str(key)) from error
         return Stat(key.at_version(_version(answer)), size, answer["ETag"])
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes) -> Stat:
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
         """Write an object with one request; the store refuses it when its bytes do not have the digest."""
-        sha256 = to_s3(digest)
+        checksum: Any = _checksum(algorithm, digest)
         with _translated(key):
-            answer = self._client.put_object(**_address(key.at_version(None)), Body=data, ChecksumSHA256=sha256)
-        return Stat(key.at_version(_version(answer)), len(data), answer["ETag"], sha256)
+            answer = self._client.put_object(**_address(key.at_version(None)), Body=data, **checksum)
+        return _stat(key.at_version(_version(answer)), len(data), answer["ETag"], checksum)
 
     def stat(self, key: PhysicalKey) -> Stat:
         """Tell size, version and checksum of an object."""
         with _translated(key):
             answer = self._client.head_object(**_address(key), ChecksumMode="ENABLED")
         version = _version(answer) if key.version_id is None else key.version_id
-        return Stat(key.at_version(version), answer["ContentLength"], answer["ETag"], answer.get("ChecksumSHA256"))
+        return _stat(key.at_version(version), answer["ContentLength"], answer["ETag"], answer)
 
     def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
         """List the objects below a prefix, without versions."""
@@ -150,7 +152,13 @@ class S3Storage:
                     yield Stat(PhysicalKey(prefix.bucket, item["Key"]), item["Size"], item["ETag"])
 
     def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
-        """List the objects below a prefix at their current versions."""
+        """List the objects below a prefix at their current versions; a store that has none lists them without."""
+        try:
+            yield from self._scan_versions(prefix)
+        except UnsupportedError:  # The first page says so, if any.
+            yield from self.scan(prefix)
+
+    def _scan_versions(self, prefix: PhysicalKey) -> Iterator[Stat]:
         pages = self._client.get_paginator("list_object_versions").paginate(Bucket=_bucket(prefix), Prefix=prefix.key)
         with _translated(prefix):
             for page in pages:
@@ -159,6 +167,14 @@ class S3Storage:
                         key = PhysicalKey(prefix.bucket, item["Key"], _version(item))
                         # SeaweedFS lists other ETags than it tells for objects that have no version.
                         yield Stat(key, item["Size"], item["ETag"] if key.version_id else "")
+
+    def keeps_versions(self, key: PhysicalKey) -> bool:
+        """Tell whether the bucket of a key keeps versions; a store that does not know the question has none."""
+        try:
+            with _translated(key):
+                return self._client.get_bucket_versioning(Bucket=_bucket(key)).get("Status") == "Enabled"
+        except UnsupportedError:
+            return False
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects, up to 1000 with one request; with versions, a delete marker covers them.
@@ -175,41 +191,44 @@ class S3Storage:
                 key = PhysicalKey(batch[0].bucket, refused.get("Key", ""))
                 raise _error(refused.get("Code", ""), refused.get("Message", ""), 0, str(key))
 
-    def copy(self, source: Stat, key: PhysicalKey) -> Stat:
+    def copy(self, source: Stat, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> Stat:
         """Let the store copy an object of at most 5 GiB; the copy's checksum is asked for where the store is silent."""
         with _translated(source.key):
             answer = self._client.copy_object(
                 **_address(key.at_version(None)),
                 CopySource=_copy_source(source.key),
                 CopySourceIfMatch=source.etag,
-                ChecksumAlgorithm="SHA256",
+                ChecksumAlgorithm=algorithm,
             )
-        copied = key.at_version(_version(answer))
-        sha256 = answer["CopyObjectResult"].get("ChecksumSHA256") or self.stat(copied).sha256
-        return Stat(copied, source.size, answer["CopyObjectResult"]["ETag"], sha256)
+        copied, result = key.at_version(_version(answer)), answer["CopyObjectResult"]
+        return _stat(copied, source.size, result["ETag"], result) if f"Checksum{algorithm}" in result else self.stat(copied)
 
-    def begin(self, key: PhysicalKey) -> "S3Upload":
-        """Begin an upload in parts, each with its SHA-256."""
+    def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> "S3Upload":
+        """Begin an upload in parts, each with its digest."""
+        options: Any = {"ChecksumAlgorithm": algorithm}
+        if algorithm == "CRC64NVME":
+            options["ChecksumType"] = "FULL_OBJECT"
         with _translated(key):
-            answer = self._client.create_multipart_upload(**_address(key.at_version(None)), ChecksumAlgorithm="SHA256")
-        return S3Upload(self._client, key, answer["UploadId"])
+            answer = self._client.create_multipart_upload(**_address(key.at_version(None)), **options)
+        return S3Upload(self._client, key, answer["UploadId"], algorithm)
 
 
 class S3Upload:
     """An upload in parts to an S3 store; parts may be sent from several threads."""
 
-    def __init__(self, client: "S3Client", key: PhysicalKey, upload_id: str) -> None:
+    def __init__(self, client: "S3Client", key: PhysicalKey, upload_id: str, algorithm: StoreAlgorithm) -> None:
         self._client = client
         self._key = key
+        self._algorithm: StoreAlgorithm = algorithm
         self._target: Any = {**_address(key.at_version(None)), "UploadId": upload_id}
         self._parts: dict[int, tuple[int, dict[str, Any]]] = {}
 
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         """Send a part; the store refuses it when its bytes do not have the digest."""
-        sha256 = to_s3(digest)
+        checksum: Any = _checksum(self._algorithm, digest)
         with _translated(self._key):
-            answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, ChecksumSHA256=sha256)
-        self._keep(number, len(data), answer["ETag"], sha256)
+            answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, **checksum)
+        self._keep(number, len(data), answer["ETag"], checksum)
 
     def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
         """Let the store copy a range of another object as a part."""
@@ -221,10 +240,10 @@ class S3Upload:
                 CopySourceIfMatch=source.etag,
                 CopySourceRange=f"bytes={start}-{stop - 1}",
             )
-        result = answer["CopyPartResult"]
-        sha256 = result.get("ChecksumSHA256")
-        self._keep(number, stop - start, result["ETag"], sha256)
-        return base64.b64decode(sha256) if sha256 else None
+        result: Any = answer["CopyPartResult"]
+        told = result.get(f"Checksum{self._algorithm}")
+        self._keep(number, stop - start, result["ETag"], {f"Checksum{self._algorithm}": told} if told else {})
+        return base64.b64decode(told) if told else None
 
     def complete(self) -> Stat:
         """Put the parts together."""
@@ -232,17 +251,16 @@ class S3Upload:
         with _translated(self._key):
             answer = self._client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
         size = sum(size for size, _ in self._parts.values())
-        return Stat(self._key.at_version(_version(answer)), size, answer["ETag"], answer.get("ChecksumSHA256"))
+        return _stat(self._key.at_version(_version(answer)), size, answer["ETag"], answer)
 
     def abort(self) -> None:
         """Drop the parts."""
         with _translated(self._key):
             self._client.abort_multipart_upload(**self._target)
 
-    def _keep(self, number: int, size: int, etag: str, sha256: str | None) -> None:
+    def _keep(self, number: int, size: int, etag: str, checksum: Mapping[str, str]) -> None:
         """Remember a part for when it is put together with the others; one that is sent again takes its own place."""
-        part = {"PartNumber": number, "ETag": etag}
-        self._parts[number] = size, part | {"ChecksumSHA256": sha256} if sha256 else part
+        self._parts[number] = size, {"PartNumber": number, "ETag": etag, **checksum}
 
 
 def _bucket(key: PhysicalKey) -> str:
@@ -258,6 +276,14 @@ def _address(key: PhysicalKey) -> dict[str, Any]:
 
 def _copy_source(key: PhysicalKey) -> Any:
     return _address(key)
+
+
+def _checksum(algorithm: StoreAlgorithm, digest: bytes) -> dict[str, str]:
+    return {f"Checksum{algorithm}": to_s3(digest)}
+
+
+def _stat(key: PhysicalKey, size: int, etag: str, checksums: Mapping[str, Any]) -> Stat:
+    return Stat(key, size, etag, checksums.get("ChecksumSHA256"), checksums.get("ChecksumCRC64NVME"))
 
 
 def _version(answer: Mapping[str, Any]) -> str | None:
