@@ -14,6 +14,9 @@ from airflow_quilt.core.errors import LogicalKeyError, PackageNameError, TopHash
 LogicalKey = NewType("LogicalKey", str)
 """A path inside a package that went through :func:`parse_logical_key`."""
 
+DirectoryKey = NewType("DirectoryKey", str)
+"""The path of a directory inside a package, with a ``/`` at its end, that went through :func:`parse_directory_key`."""
+
 TopHash = NewType("TopHash", str)
 """64 lower-case hex digits that went through :func:`parse_top_hash`."""
 
@@ -80,6 +83,17 @@ def parse_logical_key(text: object) -> LogicalKey:
     return LogicalKey(text)
 
 
+def parse_directory_key(text: object) -> DirectoryKey:
+    """Read the key of a directory inside a package, such as ``plots/``.
+
+    Raises:
+        LogicalKeyError: ``text`` does not end in ``/``, or what is before it is no logical key.
+    """
+    if not isinstance(text, str) or not text.endswith("/"):
+        raise LogicalKeyError(f"logical key {text!r}: the key of a directory ends in '/'")
+    return DirectoryKey(f"{parse_logical_key(text[:-1])}/")
+
+
 def walk_order(key: str) -> str:
     """Return what sorts keys as a walk of the package's tree does: ``a/b`` comes before ``a.txt``."""
     return key.replace("/", "\0")
@@ -91,13 +105,24 @@ def check_tree(keys: Iterable[LogicalKey]) -> None:
     Raises:
         LogicalKeyError: it names the key, and for a directory a key below it.
     """
-    previous = ""
+    previous = None
     for key in keys:
-        if key == previous:
-            raise LogicalKeyError(f"logical key {key!r} is given twice")
-        if previous and key.startswith(previous + "/"):
-            raise LogicalKeyError(f"logical key {previous!r} is a file, and a directory that holds {key!r}")
+        check_next(previous, key)
         previous = key
+
+
+def check_next(previous: LogicalKey | None, key: LogicalKey) -> None:
+    """Check a key against the one before it in walk order, as :func:`check_tree` does.
+
+    Raises:
+        LogicalKeyError: they are the same, or the first is a file and the directory of the second.
+    """
+    if previous is None:
+        return
+    if key == previous:
+        raise LogicalKeyError(f"logical key {key!r} is given twice")
+    if key.startswith(previous + "/"):
+        raise LogicalKeyError(f"logical key {previous!r} is a file, and a directory that holds {key!r}")
 
 
 def parse_top_hash(text: object) -> TopHash:

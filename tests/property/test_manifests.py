@@ -3,18 +3,17 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from random import Random
 from typing import Any
 
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from airflow_quilt.core.checksums import Hash
-from airflow_quilt.core.errors import LogicalKeyError
-from airflow_quilt.core.manifest import Entry, entry_line, header_line, make_header, read_manifest, write_manifest
-from airflow_quilt.core.names import LogicalKey, check_tree, parse_logical_key, walk_order
-from tests.property.strategies import JSON, LOGICAL_KEYS, META, TEXT, entries
-
-HEADERS = st.builds(make_header, st.none() | TEXT, st.none() | META)
+from airflow_quilt.core.errors import LogicalKeyError, ManifestError
+from airflow_quilt.core.manifest import Entry, entry_line, header_line, read_manifest, write_manifest
+from airflow_quilt.core.names import LogicalKey, TopHash, check_tree, parse_logical_key, walk_order
+from tests.property.strategies import HEADERS, JSON, LOGICAL_KEYS, META, TEXT, Tree, entries, trees
 
 
 def top_hash(header: Mapping[str, Any], of: Sequence[Entry]) -> str:
@@ -26,19 +25,113 @@ def cut(data: bytes, at: list[int]) -> Iterator[bytes]:
     return (data[start:stop] for start, stop in itertools.pairwise(edges))
 
 
-@given(HEADERS, st.lists(entries(), max_size=5), st.lists(st.integers(0, 2000), max_size=10))
+def same(one: object, other: object) -> bool:
+    """Whether two values are the same to JSON, with the order of keys and the kinds of numbers."""
+    return json.dumps(one) == json.dumps(other)
+
+
+@settings(max_examples=200)
+@given(HEADERS, trees(), st.lists(st.integers(0, 2000), max_size=10), st.randoms(use_true_random=False))
 def test_a_manifest_is_read_back_as_it_was_written_wherever_its_chunks_are_cut(
-    header: dict[str, Any], written: list[Entry], at: list[int]
+    header: dict[str, Any], tree: Tree, at: list[int], random: Random
 ) -> None:
     out = io.BytesIO()
-    summary = write_manifest(header, written, out)
-    manifest = read_manifest(cut(out.getvalue(), at))
+    shuffled = random.sample(list(tree.directories.items()), len(tree.directories))
+    summary = write_manifest(header, tree.entries, out, dict(shuffled))
+    manifest = read_manifest(cut(out.getvalue(), at), summary.top_hash)
     found = list(manifest.entries)
 
-    assert list(manifest.header.items()) == list(header.items())
-    assert found == written
+    assert found == tree.entries
+    assert same([entry.meta for entry in found], [entry.meta for entry in tree.entries])
+    assert same(manifest.header, header)
+    assert same(manifest.directories, tree.directories)
     assert (summary.entries, summary.bytes) == (len(found), sum(entry.size for entry in found))
-    assert top_hash(manifest.header, found) == summary.top_hash
+
+
+def rewritten(lines: bytes, name: TopHash | None = None) -> bytes | None:
+    """Read a manifest and write it again; None stands for one that was refused."""
+    try:
+        manifest = read_manifest([lines], name)
+        found = list(manifest.entries)
+    except ManifestError:
+        return None
+    out = io.BytesIO()
+    write_manifest(manifest.header, found, out, manifest.directories)
+    return out.getvalue()
+
+
+@settings(max_examples=200)
+@given(HEADERS, trees())
+def test_a_manifest_that_was_read_is_written_again_to_the_byte(header: dict[str, Any], tree: Tree) -> None:
+    out = io.BytesIO()
+    summary = write_manifest(header, tree.entries, out, tree.directories)
+
+    assert rewritten(out.getvalue(), summary.top_hash) == out.getvalue()
+
+
+SPOILED = st.sampled_from(
+    [b"", b"\n", b'"', b"\\", b"{", b"}", b"0", b"e999", b",", b" ", b"\xff", b"\0", b"\\ud800"]
+) | st.binary(max_size=2)
+
+
+@settings(max_examples=200)
+@given(HEADERS, trees(), SPOILED, st.integers(0, 3), st.data())
+def test_a_manifest_that_was_spoiled_is_refused_or_has_its_content(
+    header: dict[str, Any], tree: Tree, instead: bytes, count: int, data: st.DataObject
+) -> None:
+    out = io.BytesIO()
+    summary = write_manifest(header, tree.entries, out, tree.directories)
+    lines = out.getvalue()
+    at = data.draw(st.integers(0, len(lines)))
+    again = rewritten(lines[:at] + instead + lines[at + count :], summary.top_hash)
+
+    assert again is None or list(map(plain, entries_of(again))) == list(map(plain, tree.entries))
+
+
+def entries_of(lines: bytes) -> list[Entry]:
+    return list(read_manifest([lines]).entries)
+
+
+ODD_TEXT = st.text(st.sampled_from("a/.\ud800\udfff\0é"), max_size=3)
+ODD_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | ODD_TEXT,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(ODD_TEXT, inner, max_size=2),
+    max_leaves=3,
+)
+RECORDS = st.fixed_dictionaries(
+    {
+        "logical_key": LOGICAL_KEYS,
+        "physical_keys": st.lists(TEXT, min_size=1, max_size=2),
+        "size": st.integers(0),
+        "hash": st.fixed_dictionaries({"type": TEXT, "value": TEXT}),
+        "meta": META,
+    }
+)
+ODD_FIELDS = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(["logical_key", "physical_keys", "size", "hash", "meta", "more"], ODD_JSON)
+)
+ODD_RECORDS = (
+    st.builds(lambda record, odd: record | odd, RECORDS, ODD_FIELDS)
+    | st.builds(lambda record, odd: record | {"meta": {"user_meta": odd}}, RECORDS, ODD_JSON)
+    | st.builds(lambda key, odd: {"logical_key": f"{key}/", "meta": odd}, LOGICAL_KEYS, ODD_JSON)
+    | ODD_JSON
+)
+
+
+@settings(max_examples=300)
+@given(st.just({}) | st.builds(lambda odd: {"user_meta": odd}, ODD_JSON), st.lists(ODD_RECORDS, max_size=2))
+def test_records_that_anybody_made_are_refused_or_can_be_written_again(header: dict[str, Any], records: list[Any]) -> None:
+    lines = [json.dumps(record).replace("Infinity", "1e999").encode() for record in [header, *records]]
+    once = rewritten(b"\n".join(lines))
+
+    assert once is None or rewritten(once) == once
+
+
+@given(st.binary() | st.text().map(str.encode))
+def test_bytes_that_anybody_wrote_are_refused_or_can_be_written_again(data: bytes) -> None:
+    for lines in (data, b"{}\n" + data):
+        once = rewritten(lines)
+        assert once is None or rewritten(once) == once
 
 
 @given(HEADERS, st.lists(entries(), max_size=3))

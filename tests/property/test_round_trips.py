@@ -53,7 +53,10 @@ def test_an_existing_package_name_is_read_back_as_it_was_printed(name: PackageNa
     assert PackageName.parse_existing(str(name)) == name
 
 
-@given(BUCKETS.map(lambda bucket: f"s3://{bucket}") | PATHS.map(lambda path: f"/no-such-place/{path}"))
+REGISTRIES = BUCKETS.map(lambda bucket: f"s3://{bucket}") | PATHS.map(lambda path: f"/no-such-place/{path}")
+
+
+@given(REGISTRIES)
 @example("/")
 def test_a_registry_is_read_back_as_it_was_printed(text: str) -> None:
     location = RegistryLocation.parse(text)
@@ -66,7 +69,7 @@ def quilt_uris(draw: st.DrawFn) -> QuiltUri:
     pin = draw(st.sampled_from(["none", "hash", "tag"]))
     path = draw(st.none() | st.tuples(PATHS, st.sampled_from(["", "/"])).map("".join))
     return QuiltUri(
-        bucket=draw(BUCKETS),
+        registry=RegistryLocation.parse(draw(REGISTRIES)),
         package=PackageName(draw(EXISTING_WORDS), draw(EXISTING_WORDS)),
         top_hash=TopHash(draw(TOP_HASHES)) if pin == "hash" else None,
         tag="latest" if pin == "tag" else None,
