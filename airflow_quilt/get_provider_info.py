@@ -22,6 +22,8 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_quilt.operators.build",
                     "airflow_quilt.operators.delete",
                     "airflow_quilt.operators.rollback",
+                    "airflow_quilt.operators.install",
+                    "airflow_quilt.operators.verify",
                 ],
             },
         ],
@@ -31,9 +33,12 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "airflow_quilt.hooks.quilt.QuiltHook",
                 "hook-name": "Quilt",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["schema", "port", "login", "password"],
-                    "relabeling": {"host": "Catalog URL"},
-                    "placeholders": {"host": "https://catalog.example.com"},
+                    "hidden-fields": ["schema", "port", "login"],
+                    "relabeling": {"host": "Catalog URL", "password": "API key or refresh token"},
+                    "placeholders": {
+                        "host": "https://catalog.example.com",
+                        "password": "qk_…; empty: S3 credentials come from the AWS connection",
+                    },
                 },
                 "conn-fields": {
                     "registry": {
@@ -43,7 +48,8 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "aws_conn_id": {
                         "label": "AWS connection",
-                        "description": "The connection for S3. The text null leaves it to boto3's own chain.",
+                        "description": "Endpoint and region of S3; and credentials, where there is no API key. "
+                        "The text null leaves them to boto3's own chain.",
                         "schema": {"type": ["string", "null"], "default": "aws_default"},
                     },
                     "region_name": {
@@ -55,6 +61,31 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Landing prefix",
                         "description": "Where pushed files land, s3://my-bucket/prefix; the package's name is added to it.",
                         "schema": {"type": ["string", "null"]},
+                    },
+                    "workflow": {
+                        "label": "Workflow",
+                        "description": "The workflow of packages whose operator names none; empty: the registry's default.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "anonymous": {
+                        "label": "Anonymous",
+                        "description": "Read public buckets without credentials.",
+                        "schema": {"type": ["boolean", "null"]},
+                    },
+                    "verify": {
+                        "label": "Verify TLS",
+                        "description": "For the catalog: true (as when empty), false, or the file of an authority.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "timeout": {
+                        "label": "Timeout",
+                        "description": "Seconds that the catalog has to answer; 30 when empty.",
+                        "schema": {"type": ["number", "null"], "minimum": 1},
+                    },
+                    "allow_http": {
+                        "label": "Allow HTTP",
+                        "description": "Speak to a catalog on another machine without TLS.",
+                        "schema": {"type": ["boolean", "null"]},
                     },
                 },
             },

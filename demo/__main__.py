@@ -124,7 +124,7 @@ def look_further(store: S3Server, top_hash: TopHash) -> None:
 
 def uri(top_hash: TopHash) -> QuiltUri:
     """Return the address of a revision of the package."""
-    return QuiltUri(bucket=BUCKET, package=PACKAGE, top_hash=top_hash)
+    return QuiltUri(registry=RegistryLocation.parse(f"s3://{BUCKET}"), package=PACKAGE, top_hash=top_hash)
 
 
 def say(text: str) -> None:

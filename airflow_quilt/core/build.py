@@ -4,9 +4,10 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator
 
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.plan import Action, Source, plan_build
-from airflow_quilt.core.publish import Draft, Published, publish
+from airflow_quilt.core.publish import Published, publish
 from airflow_quilt.core.registry import Registry
 
 _log = logging.getLogger(__name__)

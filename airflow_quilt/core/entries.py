@@ -15,7 +15,7 @@ from airflow_quilt.core.errors import QuiltError, SourceError
 from airflow_quilt.core.formats import is_frame, is_json_key, write_frame, write_json
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
 from airflow_quilt.core.manifest import check_meta
-from airflow_quilt.core.names import LogicalKey, parse_logical_key
+from airflow_quilt.core.names import DirectoryKey, LogicalKey, parse_logical_key
 
 _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
 
@@ -47,7 +47,15 @@ class Content:
     meta: Mapping[str, Any]
 
 
-Request = Located | Content
+@dataclass(frozen=True, slots=True)
+class DirectoryMeta:
+    """Metadata of a directory of the package, by itself."""
+
+    key: DirectoryKey
+    meta: Mapping[str, Any]
+
+
+Request = Located | Content | DirectoryMeta
 
 
 def parse_entries(entries: object) -> Iterator[Request]:
@@ -83,6 +91,8 @@ def _parse(key: str, source: object, meta: Mapping[str, Any]) -> Iterator[Reques
             yield _located(key, _path(key, source), meta)
         case Mapping() if _has_source_keys(source):
             yield from _parse_described(key, source)
+        case Mapping() if key.endswith("/") and source.keys() == {"meta"}:
+            yield DirectoryMeta(DirectoryKey(key), check_meta(source["meta"], f"entry {key!r}: meta"))
         case Sequence() if _is_directory(key) and not isinstance(source, bytes | bytearray | memoryview):
             for item in source:
                 yield from _parse(key, item, meta)
@@ -134,7 +144,7 @@ def _content(key: LogicalKey, value: object) -> bytes:
 
 def _located(key: str, text: str, meta: Mapping[str, Any]) -> Located:
     try:
-        if text.startswith("quilt+s3:"):
+        if text.startswith("quilt+"):
             return Located(key, QuiltUri.parse(text), meta, "")
         location = PhysicalKey.parse(text)
     except QuiltError as error:

@@ -5,7 +5,16 @@ cure. :attr:`QuiltError.transient` tells the two kinds apart: the same call may 
 a revision that moved), or it will fail again until somebody changes something.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Final
+
+_MOST_LISTED: Final = 100
+
+
+def _listed(lines: Sequence[str]) -> str:
+    """Return a list for a message: the first lines, and how many more there are."""
+    more = [f"and {len(lines) - _MOST_LISTED:,} more"] if len(lines) > _MOST_LISTED else []
+    return "\n".join([*(f"- {line}" for line in lines[:_MOST_LISTED]), *more])
 
 
 class QuiltError(Exception):
@@ -34,6 +43,10 @@ class LocationError(InputError):
     """A text is not a physical key, a registry or a Quilt+ URI that can be used here."""
 
 
+class HashTypeError(InputError):
+    """A hash is of a type that nobody here computes, or that new entries do not get."""
+
+
 class MetadataError(InputError):
     """Metadata is not JSON."""
 
@@ -50,8 +63,24 @@ class EmptyPackageError(InputError):
     """A source, or the package as a whole, holds no file."""
 
 
+class WorkflowError(InputError):
+    """A package does not satisfy the registry's workflow.
+
+    Attributes:
+        violations: what is wrong, one text for each broken rule.
+    """
+
+    def __init__(self, workflow: str, violations: Sequence[str]) -> None:
+        super().__init__(f"the package does not satisfy the workflow {workflow!r} of the registry:\n{_listed(violations)}")
+        self.violations = tuple(violations)
+
+
 class SettingsError(QuiltError):
     """A connection or a registry lacks something that only its owner can give."""
+
+
+class WorkflowConfigError(SettingsError):
+    """The workflows config of a registry, or a schema that it names, cannot be used; or it has no such workflow."""
 
 
 class ManifestError(QuiltError):
@@ -60,6 +89,10 @@ class ManifestError(QuiltError):
 
 class PackageNotFoundError(QuiltError):
     """The registry has no such package or no such revision of it."""
+
+
+class EntryNotFoundError(QuiltError):
+    """A revision has no entry with this logical key, or none below it."""
 
 
 class RevisionConflictError(QuiltError):
@@ -91,10 +124,49 @@ class ChecksumMismatchError(QuiltError):
     transient = True
 
 
+class EntryDamagedError(QuiltError):
+    """An object or file does not hold the bytes that its manifest names."""
+
+
+class VerificationError(QuiltError):
+    """Files or objects do not hold exactly what a revision names.
+
+    Attributes:
+        differences: logical keys, or paths, by what is wrong with them: ``missing``, ``modified``, ``extra``.
+    """
+
+    def __init__(self, top_hash: str, differences: Mapping[str, Sequence[str]]) -> None:
+        lines = [f"{what}: {key}" for what, keys in differences.items() for key in keys]
+        super().__init__(f"not what revision {top_hash} names, in {len(lines):,} places:\n{_listed(lines)}")
+        self.differences = differences
+
+
 class CancelledError(QuiltError):
     """The work was told to stop; nothing was published."""
 
     transient = True
+
+
+class CatalogError(QuiltError):
+    """The Quilt service answers something else than it should, or may not be spoken to as it stands."""
+
+
+class LoginError(CatalogError):
+    """The Quilt service does not accept the API key or refresh token."""
+
+
+class CatalogUnavailableError(CatalogError):
+    """The Quilt service cannot be reached, or fails for now.
+
+    Attributes:
+        retry_after: the seconds that it asks to wait, if it does.
+    """
+
+    transient = True
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class StorageError(QuiltError):
@@ -123,6 +195,10 @@ class AccessDeniedError(StorageError):
 
 class PreconditionError(StorageError):
     """A conditional write found another state than the one it was told to replace."""
+
+
+class UnsupportedError(StorageError):
+    """The store does not know this kind of request."""
 
 
 class StorageUnavailableError(StorageError):

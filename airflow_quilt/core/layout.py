@@ -9,6 +9,7 @@ OWN: Final = ".quilt/"
 
 NAMES: Final = ".quilt/named_packages/"
 LATEST: Final = "latest"
+WORKFLOWS: Final = ".quilt/workflows/config.yml"
 
 
 def manifest(top_hash: TopHash) -> str:

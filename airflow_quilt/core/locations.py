@@ -142,12 +142,13 @@ class RegistryLocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuiltUri:
-    """A Quilt+ URI: a package in an S3 registry, pinned by hash or tag or not, and a path inside it.
+    """A Quilt+ URI: a package in a registry, pinned by hash or tag or not, and a path inside it.
 
-    ``QuiltUri.parse(str(uri)) == uri``. Form: ``quilt+s3://bucket#package=ns/name[@hash|:tag][&path=…][&catalog=…]``.
+    ``QuiltUri.parse(str(uri)) == uri``. Form: ``quilt+s3://bucket#package=ns/name[@hash|:tag][&path=…][&catalog=…]``. For a
+    registry on the local disk ``quilt+file:///directory#…`` is ours; Quilt itself has no URI for those.
     """
 
-    bucket: str
+    registry: RegistryLocation
     package: PackageName
     top_hash: TopHash | None = None
     tag: Literal["latest"] | None = None
@@ -165,7 +166,8 @@ class QuiltUri:
             LogicalKeyError: the path is not a key of the package.
         """
         parts = _split(text)
-        if parts.scheme != "quilt+s3" or not parts.netloc or parts.path not in {"", "/"} or parts.query:
+        is_s3 = parts.scheme == "quilt+s3" and parts.netloc and parts.path in {"", "/"}
+        if not (is_s3 or parts.scheme == "quilt+file") or parts.query:
             raise LocationError(f"{text!r}: expected quilt+s3://bucket#package=namespace/name")
         fields = parse_qs(parts.fragment, keep_blank_values=True)
         if unknown := fields.keys() - {"package", "path", "catalog"}:
@@ -180,7 +182,7 @@ class QuiltUri:
         if path:
             parse_logical_key(path.removesuffix("/"))
         return cls(
-            bucket=parts.netloc,
+            registry=RegistryLocation.parse(text[len("quilt+") :].partition("#")[0].rstrip("/")),
             package=PackageName.parse_existing(name),
             top_hash=parse_top_hash(top_hash) if at else None,
             tag="latest" if colon else None,
@@ -192,7 +194,7 @@ class QuiltUri:
         pin = f"@{self.top_hash}" if self.top_hash else f":{self.tag}" if self.tag else ""
         path = f"&path={quote(self.path, safe='/')}" if self.path else ""
         catalog = f"&catalog={self.catalog}" if self.catalog else ""
-        return f"quilt+s3://{self.bucket}#package={self.package}{pin}{path}{catalog}"
+        return f"quilt+{self.registry}#package={self.package}{pin}{path}{catalog}"
 
 
 def _split(text: str) -> SplitResult:

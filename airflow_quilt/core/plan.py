@@ -1,15 +1,15 @@
 """Decides which bytes must move, and how; moves none."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from airflow_quilt.core import layout
-from airflow_quilt.core.checksums import Hash
+from airflow_quilt.core.checksums import CHUNKED, Hash
 from airflow_quilt.core.errors import LocationError, SourceError
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
+from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry, entry_line
-from airflow_quilt.core.names import LogicalKey, PackageName
+from airflow_quilt.core.names import LogicalKey
 
 # What a hash and a version id will take in a record; S3's version ids have 32 characters.
 _FUTURE_HASH = Hash("sha2-256-chunked", "0" * 44)
@@ -25,6 +25,9 @@ class Source:
         etag: the state of the origin that was seen when it was listed, where the store tells one.
         hash: the hash, where it is known without reading the bytes.
         meta: the whole metadata of the entry, as in a manifest.
+        hash_type: the type of hash that the bytes get where they are hashed.
+        physical_keys: those of the entry of a package that this is, as its manifest writes them; they stay if it stays.
+        movable: whether the bytes may be read: a manifest on S3 may name files of some other machine.
     """
 
     logical_key: LogicalKey
@@ -33,10 +36,33 @@ class Source:
     etag: str | None = None
     hash: Hash | None = None
     meta: Mapping[str, Any] = field(default_factory=dict)
+    hash_type: str = CHUNKED
+    physical_keys: tuple[str, ...] = ()
+    movable: bool = True
+
+    @property
+    def user_meta(self) -> Any:
+        """What the user said of the entry; ``{}`` where nobody said anything."""
+        return self.meta.get("user_meta", {})
+
+    @classmethod
+    def of_entry(cls, entry: Entry, **changes: Any) -> Self:
+        """Return an entry of a package as the source of another one.
+
+        Raises:
+            SourceError: its physical key is not one.
+        """
+        fields: dict[str, Any] = {"logical_key": entry.logical_key, "meta": entry.meta} | changes
+        try:
+            origin = PhysicalKey.parse(entry.physical_keys[0])
+        except LocationError as error:
+            raise SourceError(f"entry {fields['logical_key']!r}: the package that it comes from is damaged: {error}") from error
+        return cls(origin=origin, size=entry.size, hash=entry.hash, physical_keys=entry.physical_keys, **fields)
 
     def entry(self, physical_key: PhysicalKey, digest: Hash) -> Entry:
         """Return the entry that this source becomes."""
-        return Entry(self.logical_key, (str(physical_key),), self.size, digest, self.meta)
+        keys = self.physical_keys if self.physical_keys and physical_key == self.origin else (str(physical_key),)
+        return Entry(self.logical_key, keys, self.size, digest, self.meta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,62 +83,82 @@ class HashInPlace:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A local file, or content, is sent to the store and hashed on the way."""
+    """A local file, or content, is sent to the store and hashed on the way.
+
+    With ``exact`` an object that lies at the destination already and has the hash of the source is left as it is.
+    """
 
     source: Source
     destination: PhysicalKey
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """An object is copied by the store itself, from another bucket."""
+    """An object is copied by the store itself.
+
+    ``exact`` is as for :class:`Upload`, and demands proof that the copy has the hash of the source.
+    """
 
     source: Source
     origin: PhysicalKey
     destination: PhysicalKey
+    exact: bool = False
 
 
 Action = Keep | HashInPlace | Upload | Copy
 
 
-def parse_dest(dest: str, registry: RegistryLocation) -> PhysicalKey:
-    """Read the prefix under which pushed objects land.
+def plan_push(
+    sources: Iterable[Source], copies: Callable[[Source], bool], land: Callable[[Source], PhysicalKey]
+) -> Iterator[Action]:
+    """Decide for each source whether its bytes move.
+
+    Args:
+        sources: what is to be published.
+        copies: whether a source is to be copied (:func:`airflow_quilt.core.placing.copy_policy`).
+        land: where it lands if it is (:func:`airflow_quilt.core.placing.landing`).
 
     Raises:
-        LocationError: it is not in the registry's bucket, is pinned to a version, or lies in the registry's own area.
-    """
-    key = PhysicalKey.parse(dest)
-    if key.bucket != registry.root.bucket:
-        raise LocationError(f"dest {dest!r}: expected a prefix in the registry's bucket, {registry}/…")
-    if key.version_id is not None:
-        raise LocationError(f"dest {dest!r}: a prefix has no version")
-    if f"{key.key}/".startswith(layout.OWN):
-        raise LocationError(f"dest {dest!r}: {layout.OWN} is where the registry keeps its own files")
-    return key
-
-
-def default_dest(registry: RegistryLocation, name: PackageName) -> PhysicalKey:
-    """Return where a package's objects land when nobody says otherwise: ``s3://<registry>/<namespace>/<name>``."""
-    return registry.root.join(str(name))
-
-
-def plan_push(sources: Iterable[Source], dest: PhysicalKey) -> Iterator[Action]:
-    """Decide for each source whether it is copied to ``dest`` or stays: quilt3's rule since 7.0.
-
-    An object that lies in the registry's bucket stays where it is; anything else goes to ``dest``/<logical key>.
+        SourceError: a file of one machine, or content, would stay where it is, or cannot be had.
+        LocationError: an entry would land in the registry's own area.
     """
     for source in sources:
-        if isinstance(source.origin, PhysicalKey) and source.origin.bucket == dest.bucket:
-            yield _in_place(source, source.origin)
-            continue
-        destination = dest.join(source.logical_key)
-        if destination.key.startswith(layout.OWN):
-            raise LocationError(f"entry {source.logical_key!r} would land in the registry's own area, {layout.OWN}")
-        _check_record(source, destination.at_version(_FUTURE_VERSION))
-        if isinstance(source.origin, PhysicalKey) and not source.origin.is_local:
-            yield Copy(source, source.origin, destination)
-        else:
-            yield Upload(source, destination)
+        origin = source.origin
+        is_copied = copies(source)
+        if not is_copied and (not isinstance(origin, PhysicalKey) or origin.is_local):
+            raise SourceError(
+                f"entry {source.logical_key!r}: its source is no object on S3, and by the copy policy it would stay where it is; "
+                "let it be copied, or build the package"
+            )
+        destination = land(source) if is_copied else None
+        if isinstance(origin, PhysicalKey) and (destination is None or _is_same(origin, destination)):
+            yield _in_place(source, origin)
+        elif destination is not None:
+            yield _move(source, destination)
+
+
+def _is_same(one: PhysicalKey, other: PhysicalKey) -> bool:
+    return (one.bucket, one.key) == (other.bucket, other.key)
+
+
+def _move(source: Source, destination: PhysicalKey) -> Upload | Copy:
+    if destination.key.startswith(layout.OWN):
+        raise LocationError(f"entry {source.logical_key!r} would land in the registry's own area, {layout.OWN}")
+    if not source.movable:
+        raise out_of_reach(source)
+    _check_record(source, destination.at_version(_FUTURE_VERSION))
+    if isinstance(source.origin, PhysicalKey) and not source.origin.is_local:
+        return Copy(source, source.origin, destination)
+    return Upload(source, destination)
+
+
+def out_of_reach(source: Source) -> SourceError:
+    """Return the error for an entry of a package on S3 that names a file."""
+    where = source.physical_keys[0]
+    return SourceError(
+        f"entry {source.logical_key!r}: the package that it comes from names {where}, a file of some other machine"
+    )
 
 
 def plan_build(sources: Iterable[Source]) -> Iterator[Action]:

@@ -49,6 +49,11 @@ class Latest:
     etag: str
 
 
+def is_stamp(text: str) -> bool:
+    """Whether a text may name the pointer of a revision: unix seconds of 10 digits."""
+    return bool(_STAMP.fullmatch(text))
+
+
 class Pointers:
     """The pointers of one package.
 
@@ -118,13 +123,13 @@ class Pointers:
 
     def revisions(self) -> Iterator[Revision]:
         """Yield the revisions, newest first; a hash that was published twice comes twice."""
-        found = map_threads(self._read, sorted(self._stamps(), reverse=True))
+        found = map_threads(self.read, sorted(self._stamps(), reverse=True))
         return (revision for revision in found if revision)
 
     def newest(self) -> Revision | None:
         """Return the newest revision of the history; ``latest`` may name another one."""
         stamp = max(self._stamps(), default=None)
-        return self._read(stamp) if stamp is not None else None
+        return self.read(stamp) if stamp is not None else None
 
     def add(self, top_hash: TopHash, stamp: int) -> tuple[Revision, bool]:
         """Write the pointer of a revision under the first second from ``stamp`` on that nobody has.
@@ -138,7 +143,7 @@ class Pointers:
             try:
                 self._storage.put(self._key(str(second)), top_hash.encode(), "create")
             except PreconditionError:
-                if self._read(second) == revision:
+                if self.read(second) == revision:
                     return revision, False
                 continue  # Somebody else's revision has this second.
             return revision, True
@@ -148,7 +153,7 @@ class Pointers:
         """Delete the pointers of revisions."""
         self._storage.delete([self._key(str(revision.time.int_timestamp)) for revision in revisions])
 
-    def _read(self, stamp: int) -> Revision | None:
+    def read(self, stamp: int) -> Revision | None:
         """Read the pointer of a revision; None where it has been deleted since it was listed."""
         try:
             blob = self._storage.get(self._key(str(stamp)))
@@ -161,7 +166,7 @@ class Pointers:
         directory = self._root.join(layout.pointers(self._name))
         for stat in self._storage.scan(directory):
             pointer = stat.key.key.removeprefix(directory.key)
-            if _STAMP.fullmatch(pointer):
+            if is_stamp(pointer):
                 yield int(pointer)
 
     def _key(self, pointer: str) -> PhysicalKey:

@@ -3,48 +3,26 @@
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
-from airflow_quilt.core.entries import parse_entries
-from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.checkup import check_writable
+from airflow_quilt.core.draft import Content, Draft, check_draft, gather
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
-from airflow_quilt.core.manifest import Entry, Summary, header_line, make_header, write_manifest
+from airflow_quilt.core.manifest import Entry, Summary, write_manifest
 from airflow_quilt.core.names import PackageName, TopHash
 from airflow_quilt.core.plan import Action, Copy, Source, Upload
-from airflow_quilt.core.pointers import Conflict, Latest, Revision
+from airflow_quilt.core.pointers import Latest, Revision
 from airflow_quilt.core.progress import Progress, count, human_size
 from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.sources import SourceFinder
 from airflow_quilt.core.transfer import Transfer
 
 _log = logging.getLogger(__name__)
 
 _SPOOL: Final = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
-    """A revision to be.
-
-    Attributes:
-        package: ``namespace/name``.
-        entries: a mapping of logical keys to sources, or one source for the whole package; see ``docs/entries.md``.
-        meta: the package's metadata, a JSON object.
-        message: what a reader of the history sees.
-        conflict: ``"fail"`` when ``latest`` moves while the revision is being made, ``"overwrite"`` to win regardless.
-        dedupe: make no new revision when ``latest`` has the same top hash.
-        allow_empty: let a source, or the package, hold no file.
-    """
-
-    package: str
-    entries: object
-    meta: Mapping[str, Any] | None = None
-    message: str | None = None
-    conflict: Conflict = "fail"
-    dedupe: bool = True
-    allow_empty: bool = False
+_WORTH_A_CHECK: Final = 64 * 1024 * 1024
+"""From so many bytes on it is worth two requests to learn that the manifest could not be written in the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +46,9 @@ class Published:
     created: bool
 
     @property
-    def uri(self) -> QuiltUri | None:
-        """The Quilt+ URI of the revision; a local registry has none."""
-        bucket = self.registry.root.bucket
-        return QuiltUri(bucket=bucket, package=self.package, top_hash=self.top_hash) if bucket else None
+    def uri(self) -> QuiltUri:
+        """The Quilt+ URI of the revision."""
+        return QuiltUri(registry=self.registry, package=self.package, top_hash=self.top_hash)
 
 
 Planner = Callable[[Iterable[Source]], Iterator[Action]]
@@ -82,20 +59,18 @@ def publish(registry: Registry, draft: Draft, plan: Planner, verb: str, stop: th
 
     What can be checked is checked before any byte moves, and a reader sees nothing before everything is there.
     """
-    if draft.conflict not in {"fail", "overwrite"}:
-        raise InputError(f"conflict {draft.conflict!r}: expected 'fail' or 'overwrite'")
-    name = PackageName.parse(draft.package)
-    header = make_header(draft.message, draft.meta)
-    header_line(header)
-    requests = list(parse_entries(draft.entries))
-    base = registry.latest(name)
-    sources = SourceFinder(registry.stores, _reader(registry), allow_empty=draft.allow_empty).find(requests)
-    actions = list(plan(sources))
+    name = check_draft(draft)
+    latest = registry.latest(name)
+    content = gather(registry, name, draft, latest)
+    actions = list(plan(content.tree.sources))
     copied = sum(action.source.size for action in actions if isinstance(action, Upload | Copy))
-    _log.info("%s %s to %s: %s, %s to copy", verb, name, registry.location, _amount(sources), human_size(copied))
+    if copied >= _WORTH_A_CHECK:
+        check_writable(registry)
+    amount = _amount(content.tree.sources)
+    _log.info("%s %s to %s: %s, %s to copy", verb, name, registry.location, amount, human_size(copied))
     entries = Transfer(registry.stores, progress=Progress(f"{verb} {name}"), stop=stop).run(actions)
     _warn_of_overwriting(actions, entries)
-    summary, revision, created = _commit(registry, name, draft, header, entries, base)
+    summary, revision, created = _commit(registry, name, draft, content, entries, latest)
     published = Published(
         registry=registry.location,
         package=name,
@@ -106,7 +81,7 @@ def publish(registry: Registry, draft: Draft, plan: Planner, verb: str, stop: th
         revision=revision,
         created=created,
     )
-    _log.info("%s %s", "Published" if created else "Unchanged, no new revision:", published.uri or f"{name}@{summary.top_hash}")
+    _log.info("%s %s", "Published" if created else "Unchanged, no new revision:", published.uri)
     return published
 
 
@@ -119,11 +94,11 @@ def _warn_of_overwriting(actions: Iterable[Action], entries: Iterable[Entry]) ->
 
 
 def _commit(
-    registry: Registry, name: PackageName, draft: Draft, header: Mapping[str, Any], entries: list[Entry], base: Latest | None
+    registry: Registry, name: PackageName, draft: Draft, content: Content, entries: list[Entry], base: Latest | None
 ) -> tuple[Summary, Revision, bool]:
     """Write the manifest; make it a revision unless the latest one has the same top hash."""
     with tempfile.SpooledTemporaryFile(_SPOOL) as manifest:
-        summary = write_manifest(header, entries, manifest)
+        summary = write_manifest(content.header, entries, manifest, content.tree.directories)
         is_latest = base is not None and base.top_hash == summary.top_hash
         if draft.dedupe and is_latest and (unchanged := registry.find_revision(name, summary.top_hash)):
             return summary, unchanged, False
@@ -132,14 +107,6 @@ def _commit(
         has_local = any(entry.physical_keys[0].startswith("file:") for entry in entries)
         mode: Literal["create", "overwrite"] = "create" if has_local and not registry.location.is_local else "overwrite"
         return summary, registry.commit(name, summary.top_hash, manifest, base, draft.conflict, mode), True
-
-
-def _reader(registry: Registry) -> Callable[[QuiltUri], Iterator[Entry]]:
-    def read(uri: QuiltUri) -> Iterator[Entry]:
-        other = Registry(RegistryLocation.parse(f"s3://{uri.bucket}"), registry.stores)
-        return other.read(uri.package, uri.top_hash).entries
-
-    return read
 
 
 def _amount(sources: list[Source]) -> str:

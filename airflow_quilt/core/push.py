@@ -3,22 +3,32 @@
 import threading
 from collections.abc import Iterable, Iterator
 
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.plan import Action, Source, default_dest, parse_dest, plan_push
-from airflow_quilt.core.publish import Draft, Published, publish
+from airflow_quilt.core.placing import CopyFunction, CopyRule, DestFunction, copy_policy, landing
+from airflow_quilt.core.plan import Action, Source, plan_push
+from airflow_quilt.core.publish import Published, publish
 from airflow_quilt.core.registry import Registry
 
 
-def push(registry: Registry, draft: Draft, dest: str | None = None, stop: threading.Event | None = None) -> Published:
+def push(
+    registry: Registry,
+    draft: Draft,
+    dest: str | DestFunction | None = None,
+    stop: threading.Event | None = None,
+    *,
+    copy: CopyRule | CopyFunction = "if-outside",
+) -> Published:
     """Push a package.
-
-    Objects that already lie in the registry's bucket stay where they are; everything else is copied to ``dest``.
 
     Args:
         registry: an S3 registry.
         draft: what to publish.
-        dest: an ``s3://`` prefix in the registry's bucket; by default ``s3://<registry>/<namespace>/<name>``.
+        dest: an ``s3://`` prefix in the registry's bucket, by default ``s3://<registry>/<namespace>/<name>``; or a function
+            of the logical key and a :class:`~airflow_quilt.core.placing.Candidate` that returns an ``s3://`` URL.
+        copy: what is copied to ``dest``: ``"if-outside"`` the registry's bucket, ``"all"``, ``"local-only"``, ``"none"``, or a
+            function of the same two that returns a truth value.
         stop: set it to end the push; nothing is published then.
 
     Raises:
@@ -29,9 +39,10 @@ def push(registry: Registry, draft: Draft, dest: str | None = None, stop: thread
     if registry.location.is_local:
         raise LocationError(f"registry {registry.location}: push needs an S3 registry, s3://bucket; use build for a local one")
     name = PackageName.parse(draft.package)
-    target = default_dest(registry.location, name) if dest is None else parse_dest(dest, registry.location)
+    copies = copy_policy(copy, registry.location)
+    land = landing(dest, registry.location, name)
 
     def plan(sources: Iterable[Source]) -> Iterator[Action]:
-        return plan_push(sources, target)
+        return plan_push(sources, copies, land)
 
     return publish(registry, draft, plan, "Pushing", stop)

@@ -7,10 +7,15 @@ not there, and ``latest`` is always one of the revisions in the history.
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import IO, Literal
 
 from airflow_quilt.core import layout
+from airflow_quilt.core.checksums import checked
+from airflow_quilt.core.diff import Change, compare
 from airflow_quilt.core.errors import (
+    EntryNotFoundError,
+    LocationError,
     ObjectNotFoundError,
     PackageNotFoundError,
     PreconditionError,
@@ -18,10 +23,10 @@ from airflow_quilt.core.errors import (
     TopHashError,
 )
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.manifest import Manifest, read_manifest
+from airflow_quilt.core.manifest import Entry, Manifest, read_manifest
 from airflow_quilt.core.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
-from airflow_quilt.core.pointers import Conflict, Latest, Pointers, Revision
-from airflow_quilt.core.storage.base import Storage, Stores
+from airflow_quilt.core.pointers import Conflict, Latest, Pointers, Revision, is_stamp
+from airflow_quilt.core.storage.base import Blob, Storage, Stores
 
 
 class Registry:
@@ -75,40 +80,113 @@ class Registry:
         """Return the newest revision of a package that has a top hash."""
         return next((revision for revision in self.revisions(name) if revision.top_hash == top_hash), None)
 
-    def resolve(self, name: PackageName, top_hash: str | None = None) -> TopHash:
-        """Return the full top hash of a revision: the latest one, or the one that begins with ``top_hash``.
+    def resolve(self, name: PackageName, revision: str | datetime | None = None) -> TopHash:
+        """Return the full top hash of a revision.
 
-        A short hash is looked for among the revisions of the package, a full one is taken at its word.
+        Args:
+            name: the package.
+            revision: one of: None or ``latest``; a top hash or the beginning of one, 6 digits or more; a time (a datetime, or
+                text as ISO 8601 writes it with ``-``; UTC unless it says otherwise) for the newest revision that was there
+                then; the 10-digit unix seconds in the name of a revision's pointer. A short hash is looked for among the
+                revisions of the package, a full one is taken at its word.
 
         Raises:
-            PackageNotFoundError: there is no such package.
-            TopHashError: no revision, or several, begin with ``top_hash``.
+            PackageNotFoundError: there is no such package, or none was there at that time.
+            TopHashError: no revision, or several, begin with ``revision``; or it is nothing of the above.
         """
-        if top_hash is None:
+        if revision is None or revision == layout.LATEST:
             if latest := self.latest(name):
                 return latest.top_hash
             raise PackageNotFoundError(f"{self.location}: there is no package {name}")
+        if moment := _moment(revision):
+            return self._as_of(name, moment)
+        if isinstance(revision, str) and is_stamp(revision) and (found := self._pointers(name).read(int(revision))):
+            return found.top_hash
         try:
-            return parse_top_hash(top_hash)
+            return parse_top_hash(revision)
         except TopHashError:
-            return match_hash(top_hash, (revision.top_hash for revision in self.revisions(name)))
+            return match_hash(revision, (known.top_hash for known in self.revisions(name)))
 
-    def read(self, name: PackageName, top_hash: str | None = None) -> Manifest:
+    def _as_of(self, name: PackageName, moment: datetime) -> TopHash:
+        for revision in self.revisions(name):
+            if revision.time <= moment:
+                return revision.top_hash
+        raise PackageNotFoundError(f"{self.location}: there was no package {name} at {moment.isoformat()}")
+
+    def read(self, name: PackageName, revision: str | datetime | None = None) -> Manifest:
         """Read a revision of a package: its header, and its entries as a stream.
+
+        Args:
+            name: the package.
+            revision: as for :meth:`resolve`.
 
         Raises:
             PackageNotFoundError: there is no such package or revision.
-            TopHashError: no revision, or several, begin with ``top_hash``.
+            TopHashError: no revision, or several, begin with ``revision``.
             ManifestError: the manifest is damaged, or does not have the top hash that is its name; entries raise it while
                 they are read, at their end at the latest.
         """
-        full = self.resolve(name, top_hash)
+        full = self.resolve(name, revision)
         key = self._key(layout.manifest(full))
         try:
             size = self._storage.stat(key).size
         except ObjectNotFoundError as error:
             raise PackageNotFoundError(f"{self.location}: there is no revision {full} of {name}") from error
         return read_manifest(self._storage.stream(key, 0, size), full)
+
+    def entry(self, name: PackageName, logical_key: str, revision: str | datetime | None = None) -> Entry:
+        """Find one entry of a revision.
+
+        Raises:
+            EntryNotFoundError: the revision has no such entry.
+            QuiltError: as for :meth:`read`.
+        """
+        found = None
+        for entry in self.read(name, revision).entries:  # To the end, where the top hash is checked.
+            if entry.logical_key == logical_key:
+                found = entry
+        if found is None:
+            raise EntryNotFoundError(f"{self.location}: package {name} has no entry {logical_key!r}")
+        return found
+
+    def origin(self, entry: Entry) -> PhysicalKey:
+        """Return where the bytes of an entry of this registry are.
+
+        Raises:
+            LocationError: its physical key is not one, or is a file although the registry is not on this machine.
+        """
+        key = PhysicalKey.parse(entry.physical_keys[0])
+        if key.is_local and not self.location.is_local:
+            raise LocationError(f"entry {entry.logical_key!r}: {key} is a file of some other machine, out of reach here")
+        return key
+
+    def stream(self, entry: Entry) -> Iterator[bytes]:
+        """Read the bytes of an entry in chunks, and check them.
+
+        Raises:
+            EntryDamagedError: they do not have the size and hash of the entry; after the last chunk has been handed out.
+            HashTypeError: the hash is of an unknown type.
+            LocationError: as for :meth:`origin`.
+            StorageError: a store refused or failed.
+        """
+        origin = self.origin(entry)
+        chunks = self.stores.of(origin).stream(origin, 0, entry.size)
+        return checked(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({origin})")
+
+    def read_bytes(self, entry: Entry) -> bytes:
+        """Read the bytes of an entry whole, and check them; raises what :meth:`stream` raises."""
+        return b"".join(self.stream(entry))
+
+    def diff(self, name: PackageName, old: str | datetime | None, new: str | datetime | None = None) -> Iterator[Change]:
+        """Yield what changed from one revision of a package to another, in walk order; revisions as for :meth:`resolve`."""
+        return compare(self.read(name, old).entries, self.read(name, new).entries)
+
+    def workflows_config(self) -> Blob | None:
+        """Read the file that says what packages must satisfy here, or None where there is none."""
+        try:
+            return self._storage.get(self._key(layout.WORKFLOWS))
+        except ObjectNotFoundError:
+            return None
 
     def commit(
         self,
@@ -216,3 +294,15 @@ class Registry:
         if not any(known.startswith(prefix) for known in hashes):
             raise PackageNotFoundError(f"{self.location}: package {name} has no revision {prefix}")
         return match_hash(prefix, hashes)
+
+
+def _moment(revision: object) -> datetime | None:
+    """Return the time that a revision is named by, if it is one; hashes have no ``-``."""
+    if isinstance(revision, str) and "-" in revision:
+        try:
+            revision = datetime.fromisoformat(revision)
+        except ValueError as error:
+            raise TopHashError(f"revision {revision!r}: neither a top hash nor a time: {error}") from error
+    if not isinstance(revision, datetime):
+        return None
+    return revision if revision.tzinfo else revision.replace(tzinfo=UTC)

@@ -2,25 +2,43 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from airflow_quilt.core.checksums import from_s3_sha256
-from airflow_quilt.core.entries import Content, Located, Request
-from airflow_quilt.core.errors import EmptyPackageError, LocationError, ObjectNotFoundError, SourceError
+from airflow_quilt.core.checksums import CHUNKED
+from airflow_quilt.core.entries import Content, DirectoryMeta, Located, Request
+from airflow_quilt.core.errors import EmptyPackageError, LogicalKeyError, ObjectNotFoundError, SourceError
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
-from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.names import LogicalKey, check_tree, parse_logical_key, walk_order
-from airflow_quilt.core.plan import Source
+from airflow_quilt.core.manifest import Entry, Manifest
+from airflow_quilt.core.names import DirectoryKey, LogicalKey, parse_logical_key
+from airflow_quilt.core.plan import Source, out_of_reach
 from airflow_quilt.core.storage.base import Stat, Stores
 from airflow_quilt.core.threads import map_threads
+from airflow_quilt.core.tree import Tree, ordered
 
 _IGNORE_FILE: Final = ".quiltignore"
 
-ReadPackage = Callable[[QuiltUri], Iterator[Entry]]
+ReadPackage = Callable[[QuiltUri], Manifest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FindOptions:
+    """How sources are found.
+
+    Attributes:
+        allow_empty: let a directory, a prefix or a package hold no file.
+        follow_symlinks: pack files behind links that lead out of the directory that is packed.
+        unversioned: name objects without their versions.
+        hash_type: the type of hash that new entries get.
+    """
+
+    allow_empty: bool = False
+    follow_symlinks: bool = False
+    unversioned: bool = False
+    hash_type: str = CHUNKED
 
 
 class SourceFinder:
@@ -28,55 +46,68 @@ class SourceFinder:
 
     Args:
         stores: where to look.
-        read_package: reads the entries of a package that a source names.
-        allow_empty: whether a directory, a prefix or a package may hold no file.
+        read_package: reads a package that a source names.
+        options: how to look.
     """
 
-    def __init__(self, stores: Stores, read_package: ReadPackage, *, allow_empty: bool = False) -> None:
+    def __init__(self, stores: Stores, read_package: ReadPackage, options: FindOptions | None = None) -> None:
         self._stores = stores
         self._read_package = read_package
-        self._allow_empty = allow_empty
+        self._options = options or FindOptions()
 
-    def find(self, requests: Iterable[Request]) -> list[Source]:
-        """Return the sources of a package in walk order.
+    def find(self, requests: Iterable[Request]) -> Tree:
+        """Return the sources of a package in walk order, and the metadata of its directories.
 
         Raises:
             SourceError: a file is not there, or is a directory, or may not be packed; the message names its key.
-            EmptyPackageError: a source, or the package, holds no file.
+            EmptyPackageError: a source holds no file.
             LogicalKeyError: a key is given twice, or is a file and a directory.
             StorageError: a store refused or failed.
         """
-        found = [source for sources in map_threads(self._find, requests) for source in sources]
-        if not found and not self._allow_empty:
-            raise EmptyPackageError("the package has no entries; give allow_empty=True to publish it all the same")
-        found.sort(key=lambda source: walk_order(source.logical_key))
-        check_tree(source.logical_key for source in found)
-        return found
+        sources: list[Source] = []
+        directories: dict[DirectoryKey, Any] = {}
+        for found in map_threads(self._find, requests):
+            sources += found.sources
+            if twice := directories.keys() & found.directories.keys():
+                raise LogicalKeyError(f"logical key {min(twice)!r}: metadata of this directory is given twice")
+            directories |= found.directories
+        return ordered(Tree(sources, directories))
 
-    def _find(self, request: Request) -> list[Source]:
-        if isinstance(request, Content):
-            return [Source(logical_key=request.key, origin=request.data, size=len(request.data), meta=request.meta)]
-        if isinstance(request.location, QuiltUri):
-            sources = list(self._find_in_package(request, request.location))
-        else:
-            sources = self._find_at(request, request.location)
-        if not sources and not self._allow_empty:
+    def _find(self, request: Request) -> Tree:
+        match request:
+            case Content():
+                return Tree([self._content(request)])
+            case DirectoryMeta():
+                return Tree([], {request.key: request.meta})
+            case Located(location=QuiltUri() as location):
+                found = self._find_in_package(request, location)
+            case Located(location=PhysicalKey() as location):
+                found = self._find_at(request, location)
+        if not found.sources and not self._options.allow_empty:
             raise EmptyPackageError(
                 f"entry {request.key!r}: there is no file below {request.location}; "
                 "give allow_empty=True if that is as it should be"
             )
-        return sources
+        return found
 
-    def _find_at(self, request: Located, location: PhysicalKey) -> list[Source]:
+    def _content(self, request: Content) -> Source:
+        return Source(
+            logical_key=request.key,
+            origin=request.data,
+            size=len(request.data),
+            meta=request.meta,
+            hash_type=self._options.hash_type,
+        )
+
+    def _find_at(self, request: Located, location: PhysicalKey) -> Tree:
         if not location.is_prefix and (stat := self._stat_file(request, location)):
-            return [self._file(request, stat)]
+            return Tree([self._file(request, stat)])
         if location.version_id is not None:
             raise SourceError(f"entry {request.key!r}: {location} is a prefix, and only an object has versions")
         if location.is_local and not self._is_directory(location):
             raise SourceError(f"entry {request.key!r}: there is no directory at {location}")
-        if request.is_for_file or request.meta:
-            raise _is_no_file(request, location)
-        return list(self._below(request.key, location))
+        directories = _directory_meta(request, location)
+        return Tree(list(self._below(request.key, location)), directories)
 
     def _stat_file(self, request: Located, location: PhysicalKey) -> Stat | None:
         """Look at a file or object; None where it is a directory or prefix."""
@@ -94,15 +125,36 @@ class SourceFinder:
 
     def _file(self, request: Located, stat: Stat) -> Source:
         key = request.key if request.is_for_file else request.key + request.name
-        return replace(_source(parse_logical_key(key), stat), meta=request.meta)
+        pinned = isinstance(request.location, PhysicalKey) and request.location.version_id is not None
+        return replace(self._source(parse_logical_key(key), stat, pinned=pinned), meta=request.meta)
+
+    def _source(self, key: LogicalKey, stat: Stat, *, pinned: bool = False) -> Source:
+        hash_type = self._options.hash_type
+        source = Source(
+            logical_key=key,
+            origin=stat.key,
+            size=stat.size,
+            etag=stat.etag or None,
+            hash=stat.proven(hash_type),
+            hash_type=hash_type,
+        )
+        if self._options.unversioned and not pinned:
+            return replace(source, origin=stat.key.at_version(None))
+        return source
 
     def _below(self, key: str, location: PhysicalKey) -> Iterator[Source]:
         directory = location if location.is_prefix else location.join("")
-        stats = self._local_files(directory) if location.is_local else self._stores.remote.scan_current(directory)
-        for stat in stats:
+        for stat in self._scan(directory):
             if not stat.key.is_prefix:  # S3 consoles make empty objects that stand for directories.
                 relative = stat.key.key.removeprefix(directory.key)
-                yield _source(parse_logical_key(key + relative), self._resolved(stat, directory))
+                yield self._source(parse_logical_key(key + relative), self._resolved(stat, directory))
+
+    def _scan(self, directory: PhysicalKey) -> Iterator[Stat]:
+        if directory.is_local:
+            return self._local_files(directory)
+        if self._options.unversioned:
+            return self._stores.remote.scan(directory)
+        return self._stores.remote.scan_current(directory)
 
     def _local_files(self, directory: PhysicalKey) -> Iterator[Stat]:
         ignored = self._ignore_rules(directory)
@@ -134,44 +186,50 @@ class SourceFinder:
         if not (stat.key.is_local and Path(stat.key.key).is_symlink()):
             return stat
         target = PhysicalKey.of_path(stat.key.key)
-        if not target.key.startswith(directory.key):
-            raise SourceError(f"{stat.key}: this link leads out of {directory}, to {target.key}; copy the file or leave it out")
+        if not target.key.startswith(directory.key) and not self._options.follow_symlinks:
+            raise SourceError(
+                f"{stat.key}: this link leads out of {directory}, to {target.key}; "
+                "copy the file, leave it out, or give follow_symlinks=True"
+            )
         return Stat(target, stat.size, stat.etag)
 
-    def _find_in_package(self, request: Located, uri: QuiltUri) -> Iterator[Source]:
+    def _find_in_package(self, request: Located, uri: QuiltUri) -> Tree:
         path = (uri.path or "").rstrip("/")
-        found = False
-        for entry in self._read_package(uri):
+        root = f"{path}/" if path else ""
+        package = self._read_package(uri)
+        sources, file = [], None
+        for entry in package.entries:
             if path == entry.logical_key:
-                key = request.key if request.is_for_file else request.key + path.rpartition("/")[2]
-                meta = request.meta
-            elif path and not entry.logical_key.startswith(f"{path}/"):
-                continue
-            elif request.is_for_file or request.meta:
-                raise _is_no_file(request, uri)
-            else:
-                key, meta = request.key + entry.logical_key.removeprefix(f"{path}/" if path else ""), {}
-            found = True
-            yield _from_package(parse_logical_key(key), entry, meta)
-        if request.is_for_file and not found:
+                file = entry
+            elif entry.logical_key.startswith(root):
+                if request.is_for_file:
+                    raise _is_no_file(request, uri)
+                key = parse_logical_key(request.key + entry.logical_key.removeprefix(root))
+                sources.append(self._packed(key, entry, uri, entry.meta))
+        if file:
+            key = parse_logical_key(request.key if request.is_for_file else request.key + path.rpartition("/")[2])
+            return Tree([self._packed(key, file, uri, {**file.meta, **request.meta})])
+        if request.is_for_file:
             raise SourceError(f"entry {request.key!r}: there is no file at {uri}")
+        below = {request.key + key.removeprefix(root): meta for key, meta in package.directories.items() if key.startswith(root)}
+        directories = {DirectoryKey(key): meta for key, meta in below.items() if key}
+        return Tree(sources, {**directories, **_directory_meta(request, uri)})
+
+    def _packed(self, key: LogicalKey, entry: Entry, uri: QuiltUri, meta: Mapping[str, Any]) -> Source:
+        source = Source.of_entry(entry, logical_key=key, meta=meta, hash_type=self._options.hash_type)
+        if isinstance(source.origin, PhysicalKey) and source.origin.is_local and not uri.registry.is_local:
+            raise out_of_reach(source)
+        return source
+
+
+def _directory_meta(request: Located, location: PhysicalKey | QuiltUri) -> dict[DirectoryKey, Any]:
+    """Return the metadata that was given for what turned out to be a directory."""
+    if request.is_for_file:
+        raise _is_no_file(request, location)
+    if request.meta and not request.key:
+        raise SourceError(f"entry {request.key!r}: {location} is the whole package; give its metadata as the package's own")
+    return {DirectoryKey(request.key): request.meta["user_meta"]} if request.meta else {}
 
 
 def _is_no_file(request: Located, location: PhysicalKey | QuiltUri) -> SourceError:
-    cure = "end the logical key in '/' to pack what it holds" if request.is_for_file else "metadata is given for files"
-    return SourceError(f"entry {request.key!r}: {location} is a directory; {cure}")
-
-
-def _source(key: LogicalKey, stat: Stat) -> Source:
-    digest = from_s3_sha256(stat.sha256, stat.size)
-    return Source(logical_key=key, origin=stat.key, size=stat.size, etag=stat.etag or None, hash=digest)
-
-
-def _from_package(key: LogicalKey, entry: Entry, meta: Mapping[str, Any]) -> Source:
-    try:
-        origin = PhysicalKey.parse(entry.physical_keys[0])
-    except LocationError as error:
-        raise SourceError(f"entry {key!r}: the package that it comes from is damaged: {error}") from error
-    if origin.is_local:
-        raise SourceError(f"entry {key!r}: the package that it comes from names {origin}, a file of some other machine")
-    return Source(logical_key=key, origin=origin, size=entry.size, hash=entry.hash, meta={**entry.meta, **meta})
+    return SourceError(f"entry {request.key!r}: {location} is a directory; end the logical key in '/' to pack what it holds")

@@ -6,16 +6,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_quilt.operators.build import QuiltBuildOperator
     from airflow_quilt.operators.delete import QuiltDeleteOperator
+    from airflow_quilt.operators.install import QuiltInstallOperator
     from airflow_quilt.operators.push import QuiltPushOperator
     from airflow_quilt.operators.rollback import QuiltRollbackOperator
+    from airflow_quilt.operators.verify import QuiltVerifyOperator
 
-__all__ = ["QuiltBuildOperator", "QuiltDeleteOperator", "QuiltPushOperator", "QuiltRollbackOperator", "entry"]
+__all__ = [
+    "QuiltBuildOperator",
+    "QuiltDeleteOperator",
+    "QuiltInstallOperator",
+    "QuiltPushOperator",
+    "QuiltRollbackOperator",
+    "QuiltVerifyOperator",
+    "entry",
+]
 
 _HOMES = {
     "QuiltBuildOperator": "airflow_quilt.operators.build",
     "QuiltDeleteOperator": "airflow_quilt.operators.delete",
+    "QuiltInstallOperator": "airflow_quilt.operators.install",
     "QuiltPushOperator": "airflow_quilt.operators.push",
     "QuiltRollbackOperator": "airflow_quilt.operators.rollback",
+    "QuiltVerifyOperator": "airflow_quilt.operators.verify",
 }
 
 

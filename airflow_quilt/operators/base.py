@@ -10,6 +10,8 @@ from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.hooks.quilt import QuiltHook
 
 if TYPE_CHECKING:
+    import threading
+
     import jinja2
     from airflow.providers.common.compat.sdk import Context
 
@@ -24,6 +26,8 @@ class QuiltOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("package", "registry", "quilt_conn_id")
     ui_color = "#e5e1fb"
+
+    _stop: "threading.Event | None" = None
 
     def __init__(
         self,
@@ -42,6 +46,18 @@ class QuiltOperator(BaseOperator):
     def hook(self) -> QuiltHook:
         """The hook of the operator's connection."""
         return QuiltHook(self.quilt_conn_id)
+
+    def begin(self) -> "threading.Event":
+        """Return what tells the work of this try to stop when the task is killed."""
+        from threading import Event
+
+        self._stop = Event()
+        return self._stop
+
+    def on_kill(self) -> None:
+        """Tell the work to stop: it cleans up after itself, and nothing is published."""
+        if self._stop:
+            self._stop.set()
 
     def render_template(
         self,

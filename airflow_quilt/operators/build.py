@@ -7,7 +7,8 @@ from airflow_quilt.operators.publish import QuiltPublishOperator
 if TYPE_CHECKING:
     import threading
 
-    from airflow_quilt.core.publish import Draft, Published
+    from airflow_quilt.core.draft import Draft
+    from airflow_quilt.core.publish import Published
     from airflow_quilt.core.registry import Registry
     from airflow_quilt.hooks.quilt import QuiltHook
 

@@ -8,11 +8,13 @@ from airflow_quilt.operators.values import flag, plain
 
 if TYPE_CHECKING:
     import threading
+    from types import EllipsisType
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_quilt.core.draft import Draft, Mode
     from airflow_quilt.core.pointers import Conflict
-    from airflow_quilt.core.publish import Draft, Published
+    from airflow_quilt.core.publish import Published
     from airflow_quilt.core.registry import Registry
     from airflow_quilt.hooks.quilt import QuiltHook
 
@@ -22,10 +24,19 @@ class QuiltPublishOperator(QuiltOperator):
 
     :param package: ``namespace/name``.
     :param entries: logical keys and their sources, or one source for the whole package: paths, URLs, assets, the output of
-        tasks, or content.
-    :param meta: the package's metadata, a JSON object.
+        tasks, or content. An update may have none.
+    :param meta: the package's metadata, a JSON object; None leaves an update's as it is.
     :param message: what a reader of the history sees.
     :param registry: where to publish; by default the connection's registry.
+    :param mode: ``"replace"``: the package holds exactly the entries given. ``"update"``: it starts from a revision, loses
+        ``remove``, and then the entries are added or take the place of those with the same logical key.
+    :param base: the revision that an update starts from: a top hash or the beginning of one, or a time; by default the latest.
+    :param remove: what an update takes out: keys of files, and of directories with all that is below them.
+    :param workflow: the registry's workflow that the package must satisfy; None for none; by default the connection's, or else
+        the registry's default.
+    :param hash_type: the type of hash that new entries get, ``"sha2-256-chunked"`` or ``"CRC64NVME"``.
+    :param unversioned: name S3 objects without the versions that they have now.
+    :param follow_symlinks: pack files behind links that lead out of the directory that is packed.
     :param conflict: ``"fail"`` when ``latest`` moves while the revision is being made, ``"overwrite"`` to win regardless.
     :param dedupe: make no new revision when ``latest`` has the same top hash.
     :param allow_empty: let a source, or the package, hold no file.
@@ -37,20 +48,32 @@ class QuiltPublishOperator(QuiltOperator):
         "entries",
         "meta",
         "message",
+        "mode",
+        "base",
+        "remove",
+        "workflow",
+        "hash_type",
+        "unversioned",
+        "follow_symlinks",
         "conflict",
         "dedupe",
         "allow_empty",
     )
     template_fields_renderers = {"entries": "py", "meta": "json"}  # noqa: RUF012  (Airflow's own declaration has no ClassVar)
 
-    _stop: "threading.Event | None" = None
-
-    def __init__(
+    def __init__(  # noqa: PLR0913  (the parameters of a task)
         self,
         *,
-        entries: Any,
+        entries: Any = None,
         meta: Any = None,
         message: str | None = None,
+        mode: "Mode" = "replace",
+        base: str | None = None,
+        remove: "Sequence[str]" = (),
+        workflow: "str | EllipsisType | None" = ...,
+        hash_type: str = "sha2-256-chunked",
+        unversioned: bool = False,
+        follow_symlinks: bool = False,
         conflict: "Conflict" = "fail",
         dedupe: bool = True,
         allow_empty: bool = False,
@@ -60,17 +83,22 @@ class QuiltPublishOperator(QuiltOperator):
         self.entries = entries
         self.meta = meta
         self.message = message
+        self.mode: Mode = mode
+        self.base = base
+        self.remove = remove
+        self.workflow = workflow
+        self.hash_type = hash_type
+        self.unversioned = unversioned
+        self.follow_symlinks = follow_symlinks
         self.conflict: Conflict = conflict
         self.dedupe = dedupe
         self.allow_empty = allow_empty
 
     def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
         """Publish, and return what a later task may want to know: plain values only."""
-        from threading import Event
+        from airflow_quilt.core.draft import Draft
 
-        from airflow_quilt.core.publish import Draft
-
-        self._stop = Event()
+        stop = self.begin()
         with airflow_errors():
             hook = self.hook
             registry = hook.registry(self.registry)
@@ -79,16 +107,23 @@ class QuiltPublishOperator(QuiltOperator):
                 entries=plain(self.entries),
                 meta=plain(self.meta),
                 message=self.message,
+                mode=self.mode,
+                base=self.base,
+                remove=plain(self.remove),
+                workflow=hook.default_workflow(registry) if self.workflow is ... else self.workflow,
+                hash_type=self.hash_type,
+                unversioned=flag("unversioned", self.unversioned),
+                follow_symlinks=flag("follow_symlinks", self.follow_symlinks),
                 conflict=self.conflict,
                 dedupe=flag("dedupe", self.dedupe),
                 allow_empty=flag("allow_empty", self.allow_empty),
             )
-            published = self.publish(hook, registry, draft, self._stop)
+            published = self.publish(hook, registry, draft, stop)
             return {
                 "registry": str(published.registry),
                 "package": str(published.package),
                 "top_hash": published.top_hash,
-                "quilt_uri": str(published.uri) if published.uri else None,
+                "quilt_uri": str(published.uri),
                 "catalog_url": hook.catalog_url(registry, published.package, published.top_hash),
                 "entries": published.entries,
                 "bytes": published.bytes,
@@ -100,8 +135,3 @@ class QuiltPublishOperator(QuiltOperator):
     def publish(self, hook: "QuiltHook", registry: "Registry", draft: "Draft", stop: "threading.Event") -> "Published":
         """Make the revision: the one step in which operators differ."""
         raise NotImplementedError
-
-    def on_kill(self) -> None:
-        """Tell the work to stop: uploads are aborted and nothing is published."""
-        if self._stop:
-            self._stop.set()

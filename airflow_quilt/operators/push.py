@@ -8,7 +8,9 @@ from airflow_quilt.operators.publish import QuiltPublishOperator
 if TYPE_CHECKING:
     import threading
 
-    from airflow_quilt.core.publish import Draft, Published
+    from airflow_quilt.core.draft import Draft
+    from airflow_quilt.core.placing import CopyFunction, CopyRule, DestFunction
+    from airflow_quilt.core.publish import Published
     from airflow_quilt.core.registry import Registry
     from airflow_quilt.hooks.quilt import QuiltHook
 
@@ -16,19 +18,28 @@ if TYPE_CHECKING:
 class QuiltPushOperator(QuiltPublishOperator):
     """Copies the files of a package to a registry's bucket and publishes a revision that names the copies.
 
-    Objects that already lie in the registry's bucket stay where they are.
-
     Takes the parameters of :class:`~airflow_quilt.operators.publish.QuiltPublishOperator`; the registry must be on S3.
 
-    :param dest: where the files land: an ``s3://`` prefix in the registry's bucket. By default the connection's ``dest``
-        with the package's name added, or else ``s3://<registry>/<namespace>/<name>``.
+    :param dest: where the files land: an ``s3://`` prefix in the registry's bucket; or a function of the logical key and a
+        :class:`~airflow_quilt.core.placing.Candidate` that returns an ``s3://`` URL. By default the connection's ``dest`` with
+        the package's name added, or else ``s3://<registry>/<namespace>/<name>``.
+    :param copy: what is copied there: ``"if-outside"`` the registry's bucket; ``"all"``; ``"local-only"``, no objects;
+        ``"none"``, which takes objects only; or a function of the same two that returns True or False. What is not copied
+        stays where it is.
     """
 
-    template_fields: Sequence[str] = (*QuiltPublishOperator.template_fields, "dest")
+    template_fields: Sequence[str] = (*QuiltPublishOperator.template_fields, "dest", "copy")
 
-    def __init__(self, *, dest: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        dest: "str | DestFunction | None" = None,
+        copy: "CopyRule | CopyFunction" = "if-outside",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.dest = dest
+        self.copy: CopyRule | CopyFunction = copy
 
     def publish(self, hook: "QuiltHook", registry: "Registry", draft: "Draft", stop: "threading.Event") -> "Published":
         """Push the package."""
@@ -36,4 +47,4 @@ class QuiltPushOperator(QuiltPublishOperator):
         from airflow_quilt.core.push import push
 
         dest = self.dest or hook.landing_prefix(registry, PackageName.parse(draft.package))
-        return push(registry, draft, dest, stop)
+        return push(registry, draft, dest, stop, copy=self.copy)

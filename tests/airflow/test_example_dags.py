@@ -1,5 +1,6 @@
 """The example DAGs, run to their end by real Airflow against the real store."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,6 +107,28 @@ def test_retire_revision_deletes_one_revision_and_no_data(
     assert [revision.top_hash for revision in s3_registry.revisions(PENGUINS)] == [old]
     assert s3_registry.resolve(PENGUINS) == old
     assert s3.client().list_object_versions(Bucket=bucket, Prefix="penguins/")["Versions"] == data
+
+
+def test_the_summary_is_corrected_in_a_new_revision_that_is_verified(
+    publish: Publish, run_dag: RunDag, s3_registry: Registry, tmp_path: Path
+) -> None:
+    first = result(publish(2008), "publish")
+
+    run = run_dag("penguins_corrected", run_conf={"package": "penguins/weekly", "workdir": str(tmp_path / "copy")})
+
+    assert states(run) == {
+        ("install", -1): "success",
+        ("correct", -1): "success",
+        ("publish", -1): "success",
+        ("verify", -1): "success",
+        ("rollback", -1): "skipped",
+    }
+    manifest = s3_registry.read(PENGUINS)
+    entries = {entry.logical_key: entry for entry in manifest.entries}
+    assert sorted(entries) == ["penguins.parquet", "summary.json"]
+    assert manifest.user_meta == {"week": "2008-12-29"}
+    assert json.loads(s3_registry.read_bytes(entries["summary.json"]))["corrected_from"] == first["top_hash"]
+    assert sorted(path.name for path in (tmp_path / "copy").rglob("*.png")) == ["adelie.png", "chinstrap.png", "gentoo.png"]
 
 
 def test_index_measurements_names_objects_where_they_are(

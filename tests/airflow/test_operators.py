@@ -20,18 +20,30 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.registry import Registry
-from airflow_quilt.operators import QuiltBuildOperator, QuiltDeleteOperator, QuiltPushOperator, QuiltRollbackOperator, entry
+from airflow_quilt.operators import (
+    QuiltBuildOperator,
+    QuiltDeleteOperator,
+    QuiltInstallOperator,
+    QuiltPushOperator,
+    QuiltRollbackOperator,
+    QuiltVerifyOperator,
+    entry,
+)
 from airflow_quilt.operators.values import flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
 from tests.airflow.support import MappedOutput
 
-OPERATORS = [QuiltPushOperator, QuiltBuildOperator, QuiltDeleteOperator, QuiltRollbackOperator]
-REQUIRED = {
-    QuiltPushOperator: {"entries": {}},
-    QuiltBuildOperator: {"entries": {}},
-    QuiltRollbackOperator: {"top_hash": "abcdef"},
-}
+OPERATORS = [
+    QuiltPushOperator,
+    QuiltBuildOperator,
+    QuiltDeleteOperator,
+    QuiltInstallOperator,
+    QuiltRollbackOperator,
+    QuiltVerifyOperator,
+]
+REQUIRED = {QuiltInstallOperator: {"dest": "/data"}, QuiltRollbackOperator: {"top_hash": "abcdef"}}
+ARGUMENTS = {name for operator in OPERATORS for name in operator.template_fields}
 
 
 def push(**arguments: Any) -> dict[str, Any]:
@@ -42,6 +54,14 @@ def push(**arguments: Any) -> dict[str, Any]:
 
 def build(**arguments: Any) -> dict[str, Any]:
     return QuiltBuildOperator(**{"task_id": "build", "package": "team/data", **arguments}).execute({})
+
+
+def install(**arguments: Any) -> dict[str, Any]:
+    return QuiltInstallOperator(**{"task_id": "install", "package": "team/data", **arguments}).execute({})
+
+
+def verify(**arguments: Any) -> dict[str, Any]:
+    return QuiltVerifyOperator(**{"task_id": "verify", "package": "team/data", **arguments}).execute({})
 
 
 def delete(**arguments: Any) -> dict[str, Any]:
@@ -55,7 +75,7 @@ def keys(registry: Registry, package: str = "team/data") -> list[str]:
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_every_template_field_is_an_attribute_and_every_argument_is_templated(operator: type) -> None:
     task = operator(task_id="t", package="a/b", **REQUIRED.get(operator, {}))
-    own = {name for name in vars(task) if name in {*QuiltPushOperator.template_fields, *QuiltDeleteOperator.template_fields}}
+    own = vars(task).keys() & ARGUMENTS
     assert own == set(operator.template_fields)
     parameters = {
         name
@@ -201,7 +221,8 @@ def test_build_publishes_to_a_local_registry_without_any_connection(tmp_path: Pa
     (tmp_path / "data/a.txt").write_text("a")
     for registry in (str(tmp_path / "reg"), (tmp_path / "reg").as_uri()):
         result = build(entries=str(tmp_path / "data"), registry=registry, quilt_conn_id=None)
-        assert (result["registry"], result["quilt_uri"], result["catalog_url"]) == ((tmp_path / "reg").as_uri(), None, None)
+        assert (result["registry"], result["catalog_url"]) == ((tmp_path / "reg").as_uri(), None)
+        assert result["quilt_uri"] == f"quilt+{(tmp_path / 'reg').as_uri()}#package=team/data@{result['top_hash']}"
     assert result["created"] is False
 
     gone = delete(registry=str(tmp_path / "reg"), quilt_conn_id=None, top_hash=result["top_hash"][:6])
@@ -235,6 +256,146 @@ def test_rollback_makes_an_older_revision_the_latest_one_again(connected: str, s
 
     with pytest.raises(AirflowFailException, match="PackageNotFoundError: .*has no revision abcdef0"):
         QuiltRollbackOperator(task_id="rollback", package="team/data", top_hash="abcdef0").execute({})
+
+
+def test_an_update_keeps_adds_and_removes(connected: str, s3_registry: Registry) -> None:
+    first = push(entries={"a.txt": b"a", "old/b.txt": b"b", "c.txt": b"c"}, meta={"by": "lab"}, message="first")
+    update = {"mode": "update", "entries": {"a.txt": b"A", "d/": entry(meta={"unit": "mm"}), "d/e.txt": b"e"}, "remove": ["old"]}
+
+    second, again = push(**update), push(**update)
+    assert keys(s3_registry) == ["a.txt", "c.txt", "d/e.txt"]
+    assert (second["created"], again["created"]) == (True, False)
+    manifest = s3_registry.read(PackageName.parse("team/data"))
+    assert manifest.user_meta == {"by": "lab"}
+    assert manifest.header["message"] is None
+    assert [item.size for item in manifest.entries] == [1, 1, 1]
+    assert manifest.directories == {"d/": {"unit": "mm"}}
+
+    push(mode="update", entries=None, base=first["top_hash"][:9], remove=["c.txt"], message="third")
+    assert keys(s3_registry) == ["a.txt", "old/b.txt"]
+
+
+def test_functions_decide_what_is_copied_and_where_it_lands(
+    connected: str, s3: S3Server, s3_registry: Registry, bucket: str, other_bucket: str
+) -> None:
+    for key in ("keep.txt", "copy.txt"):
+        s3.client().put_object(Bucket=other_bucket, Key=f"in/{key}", Body=key.encode())
+    push(
+        entries=f"s3://{other_bucket}/in/",
+        copy=lambda key, candidate: key == "copy.txt" and candidate.size == 8,
+        dest=lambda key, candidate: f"s3://{bucket}/by-size/{candidate.size}/{key}",
+    )
+
+    places = {
+        item.logical_key: item.physical_keys[0].partition("?")[0]
+        for item in s3_registry.read(PackageName.parse("team/data")).entries
+    }
+    assert places == {"keep.txt": f"s3://{other_bucket}/in/keep.txt", "copy.txt": f"s3://{bucket}/by-size/8/copy.txt"}
+
+
+CONFIG = """
+version: "1"
+default_workflow: alpha
+workflows:
+  alpha:
+    name: Alpha
+    is_message_required: true
+    metadata_schema: meta
+schemas:
+  meta:
+    url: s3://{bucket}/schemas/meta.json
+"""
+
+
+def test_a_registrys_workflow_is_checked_before_anything_is_written(
+    connected: str, s3: S3Server, s3_registry: Registry, bucket: str
+) -> None:
+    s3.client().put_object(Bucket=bucket, Key="schemas/meta.json", Body=b'{"required": ["by", "on"]}')
+    s3.client().put_object(Bucket=bucket, Key=".quilt/workflows/config.yml", Body=CONFIG.format(bucket=bucket).encode())
+
+    with pytest.raises(AirflowFailException, match="WorkflowError: ") as raised:
+        push(meta={"x": 1})
+    assert len(raised.value.__cause__.violations) == 3  # type: ignore[union-attr]
+    assert list(s3_registry.packages()) == []
+    assert not s3.client().list_objects_v2(Bucket=bucket, Prefix="team/").get("Contents")
+
+    push(meta={"by": "Ada", "on": "Monday"}, message="first", workflow="alpha")
+    header = s3_registry.read(PackageName.parse("team/data")).header
+    assert header["workflow"]["id"] == "alpha"
+    assert header["workflow"]["config"].startswith(f"s3://{bucket}/.quilt/workflows/config.yml?versionId=")
+
+    with pytest.raises(AirflowFailException, match="WorkflowConfigError: "):
+        push(workflow=None)
+
+
+def test_hashes_of_another_type_are_written_on_request_and_verified(
+    connected: str, s3_registry: Registry, tmp_path: Path
+) -> None:
+    push(hash_type="CRC64NVME", entries={"a.txt": b"a", "empty": b""})
+
+    assert {item.hash.type for item in s3_registry.read(PackageName.parse("team/data")).entries} == {"CRC64NVME"}
+    assert verify(read_all=True)["entries"] == 2
+    assert install(dest=tmp_path / "copy")["files"] == 2
+
+
+def test_install_brings_files_and_fetches_only_what_is_not_there(connected: str, tmp_path: Path) -> None:
+    first = push(entries={"a.txt": b"a", "d/b.txt": b"b"})
+    push(entries={"a.txt": b"new"})
+
+    result = install(dest=tmp_path / "new", revision="latest")
+    assert (result["paths"], result["reused"], result["bytes"]) == ([str(tmp_path / "new/a.txt")], 0, 3)
+    pinned = install(package=first["quilt_uri"], dest=str(tmp_path / "new"), return_paths="False")
+    assert (pinned["top_hash"], pinned["files"], pinned["paths"]) == (first["top_hash"], 2, None)
+    assert [(tmp_path / "new" / key).read_bytes() for key in ("a.txt", "d/b.txt")] == [b"a", b"b"]
+    assert install(package=first["quilt_uri"], dest=ObjectStoragePath(f"file://{tmp_path}/new"))["reused"] == 2
+    part = install(package=f"{first['quilt_uri']}&path=d", dest=tmp_path / "part")
+    assert part["paths"] == [str(tmp_path / "part/b.txt")]
+    assert install(revision=first["revision"], path="d/b.txt", dest=tmp_path / "one")["paths"] == [str(tmp_path / "one/b.txt")]
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_install_to_a_prefix_returns_the_urls_of_the_objects(connected: str, s3: S3Server, other_bucket: str) -> None:
+    push(entries={"a.txt": b"a", "d/b.txt": b"b"})
+    [one, other] = install(dest=f"s3://{other_bucket}/copy/")["paths"]
+
+    assert [url.partition("?")[0] for url in (one, other)] == [f"s3://{other_bucket}/copy/{key}" for key in ("a.txt", "d/b.txt")]
+    assert s3.client().get_object(Bucket=other_bucket, Key="copy/d/b.txt")["Body"].read() == b"b"
+    assert install(dest=f"s3://{other_bucket}/copy")["reused"] == 2
+    assert verify(src=f"s3://{other_bucket}/copy/")["extra"] == 0
+
+
+def test_verify_fails_for_good_and_lists_what_differs(connected: str, tmp_path: Path) -> None:
+    push(entries={"a.txt": b"a", "b.txt": b"b", "c.txt": b"c"})
+    install(dest=tmp_path)
+    assert verify(src=tmp_path) == verify(src=tmp_path, read_all="true") != {}
+    (tmp_path / "extra.txt").touch()
+    assert verify(src=tmp_path, extra_files_ok="True")["extra"] == 1
+
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "b.txt").write_bytes(b"x")
+    with pytest.raises(
+        AirflowFailException, match="VerificationError: .* in 3 places:\n- missing: a.txt\n- modified: b.txt\n- extra: extra.txt"
+    ):
+        verify(src=tmp_path)
+
+
+def test_a_uri_and_an_argument_that_say_different_things_are_refused(connected: str, tmp_path: Path) -> None:
+    uri = push()["quilt_uri"]
+    for what, value in {"registry": "s3://elsewhere", "revision": "abcdef"}.items():
+        with pytest.raises(AirflowFailException, match=f"InputError: {what} .*give it once"):
+            install(package=uri, dest=tmp_path, **{what: value})
+    assert install(package=uri, registry=connected, dest=tmp_path)["files"] == 1
+
+
+def test_a_locally_built_package_is_pushed_by_its_uri(connected: str, s3_registry: Registry, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    built = build(entries={"a.txt": tmp_path / "a.txt"}, registry=str(tmp_path / "reg"), quilt_conn_id=None)
+    assert push(entries=built["quilt_uri"])["bytes_copied"] == 1
+    assert keys(s3_registry) == ["a.txt"]
+
+    (tmp_path / "a.txt").write_text("b")
+    with pytest.raises(AirflowFailException, match="EntryDamagedError: entry 'a.txt'"):
+        push(entries=built["quilt_uri"], dedupe=False)
 
 
 def test_a_hash_that_comes_as_none_from_a_task_does_not_delete_the_package(connected: str, s3_registry: Registry) -> None:
@@ -287,6 +448,18 @@ BAD = {
         {"entries": {"x": entry(content="", meta={"a": "x" * 1_000_000})}},
         "entry 'x': its record in the manifest",
     ),
+    "no such mode": ({"mode": "merge"}, "mode 'merge': expected 'replace' or 'update'"),
+    "base of nothing": ({"base": "abcdef"}, "base and remove are for mode='update'"),
+    "base that is not there": ({"mode": "update", "base": "abcdef"}, "TopHashError: top hash 'abcdef' matches no revision"),
+    "remove as text": ({"mode": "update", "remove": "a.txt"}, "remove 'a.txt': expected a list of logical keys"),
+    "no such copy policy": ({"copy": "some"}, "copy 'some': expected one of 'if-outside', 'all', 'local-only', 'none'"),
+    "content that is not copied": ({"copy": "none"}, "entry 'a.txt': its source is no object on S3, and by the copy policy"),
+    "no such type of hash": ({"hash_type": "MD5"}, "hash type 'MD5': new entries get 'sha2-256-chunked' or 'CRC64NVME'"),
+    "metadata of the whole package": (
+        {"entries": entry(path="/usr/share", meta={"a": 1})},
+        "file:///usr/share is the whole package",
+    ),
+    "workflow without a config": ({"workflow": "alpha"}, "WorkflowConfigError: "),
     "no such policy": ({"conflict": "maybe"}, "conflict 'maybe': expected 'fail' or 'overwrite'"),
     "missing connection": ({"quilt_conn_id": "nowhere"}, "there is no connection 'nowhere'"),
 }

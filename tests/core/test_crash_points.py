@@ -11,7 +11,7 @@ import pytest
 
 from airflow_quilt.core import layout
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import Hash, combine, digest_part, part_ranges
+from airflow_quilt.core.checksums import CHUNKED, Hash, algorithm, digest_of
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import ObjectNotFoundError, QuiltError
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
@@ -53,8 +53,9 @@ class World:
     def hash_of(self, key: PhysicalKey, size: int) -> Hash:
         """Return the hash of the bytes at a place; a version never changes, nor do the files."""
         if key not in self.hashes:
-            parts = [digest_part(self.stores.of(key).stream(key, start, stop)) for start, stop in part_ranges(size)]
-            self.hashes[key] = combine(parts)
+            kind, store = algorithm(CHUNKED), self.stores.of(key)
+            digests = [digest_of(store.stream(key, start, stop), kind.new()) for start, stop in kind.parts(size)]
+            self.hashes[key] = kind.combine(digests, size)
         return self.hashes[key]
 
     def data(self) -> set[PhysicalKey]:
@@ -87,8 +88,8 @@ def scene(tmp_path: Path, files: Path) -> Scene:
     def make(kind: str) -> World:
         memory = MemoryStorage(["registry", "source"])
         for bucket in ("registry", "source"):
-            memory.store(PhysicalKey(bucket, "data/small.txt"), SMALL, "create", None)
-            memory.store(PhysicalKey(bucket, "data/large.bin"), LARGE, "create", None)
+            memory.store(PhysicalKey(bucket, "data/small.txt"), SMALL, "create")
+            memory.store(PhysicalKey(bucket, "data/large.bin"), LARGE, "create")
         url = "s3://registry" if kind == "s3" else str(tmp_path / f"registry-{next(serial)}")
         return World(memory, RegistryLocation.parse(url), files)
 

@@ -5,10 +5,10 @@ from typing import Any, overload
 import pandas as pd
 import pytest
 
-from airflow_quilt.core.entries import Content, Located, Request, parse_entries
+from airflow_quilt.core.entries import Content, DirectoryMeta, Located, Request, parse_entries
 from airflow_quilt.core.errors import LogicalKeyError, MetadataError, QuiltError, SourceError
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
-from airflow_quilt.core.names import LogicalKey
+from airflow_quilt.core.names import DirectoryKey, LogicalKey
 
 
 class MappedOutput(Sequence[Any]):
@@ -51,7 +51,12 @@ def content(key: str, data: bytes, meta: dict[str, Any]) -> Content:
     return Content(LogicalKey(key), data, meta)
 
 
+def directory(key: str, meta: dict[str, Any]) -> DirectoryMeta:
+    return DirectoryMeta(DirectoryKey(key), meta)
+
+
 URI = "quilt+s3://b#package=team/data&path=a"
+LOCAL_URI = "quilt+file:///registry#package=team/data"
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,7 @@ URI = "quilt+s3://b#package=team/data&path=a"
         pytest.param({"a": "s3://b/k?versionId=v"}, [Located("a", PhysicalKey("b", "k", "v"), {}, "k")], id="object"),
         pytest.param({"a/": "s3://b/p/"}, [Located("a/", PhysicalKey("b", "p/"), {}, "p")], id="prefix"),
         pytest.param({"a/": URI}, [Located("a/", QuiltUri.parse(URI), {}, "")], id="package"),
+        pytest.param({"a/": LOCAL_URI}, [Located("a/", QuiltUri.parse(LOCAL_URI), {}, "")], id="package-of-a-local-registry"),
         pytest.param({"a": PurePosixPath("/data/a")}, [located("a", "/data/a")], id="path"),
         pytest.param({"a": AnyPath("s3://b/k")}, [Located("a", PhysicalKey("b", "k"), {}, "k")], id="path-like-on-s3"),
         pytest.param({"a": {"path": "/data/a"}}, [located("a", "/data/a")], id="described-path"),
@@ -86,6 +92,16 @@ URI = "quilt+s3://b#package=team/data&path=a"
         pytest.param({"path/": "/x"}, [located("path/", "/x")], id="a-directory-named-path"),
         pytest.param({"path": "/x", "b": "/y"}, [located("path", "/x"), located("b", "/y")], id="a-file-named-path"),
         pytest.param({"meta": "/x"}, [located("meta", "/x")], id="a-file-named-meta"),
+        pytest.param({"a/": {"meta": {"x": 1}}}, [directory("a/", {"x": 1})], id="metadata-of-a-directory"),
+        pytest.param({"a/": {"meta": {}}}, [directory("a/", {})], id="empty-metadata-of-a-directory"),
+        pytest.param(
+            {"a/": [{"meta": {"x": 1}}, "/x"]}, [directory("a/", {"x": 1}), located("a/", "/x")], id="metadata-among-sources"
+        ),
+        pytest.param(
+            {"a/": {"path": "/x/", "meta": {"x": 1}}},
+            [located("a/", "/x/", {"user_meta": {"x": 1}})],
+            id="metadata-with-a-directory",
+        ),
     ],
 )
 def test_every_kind_of_source_is_read(entries: object, requests: list[Request]) -> None:
@@ -198,6 +214,9 @@ REFUSED = [
     pytest.param({"a": {"x": 1}}, "'a': a value of type dict", id="mapping"),
     pytest.param({"a": {}}, "'a': a value of type dict", id="empty-mapping"),
     pytest.param({"a": {"meta": {}}}, "'a': a value of type dict", id="only-meta"),
+    pytest.param({"": {"meta": {"x": 1}}}, "'': a value of type dict", id="metadata-of-the-whole-package"),
+    pytest.param([{"meta": {"x": 1}}], "'': a value of type dict", id="metadata-of-the-whole-package-in-a-list"),
+    pytest.param({"a/": {"meta": {}, "x": 1}}, "'a/': a value of type dict", id="metadata-of-a-directory-and-more"),
     pytest.param({"a": {"path": "/x", "mata": {}}}, "'a': a value of type dict", id="misspelt-meta"),
     pytest.param({"a": ["/x", "/y"]}, "'a': a list of 2", id="list-under-a-file-key"),
     pytest.param({"a": MappedOutput("/x")}, "'a': a value of type MappedOutput", id="mapped-output-under-a-file-key"),
@@ -254,6 +273,21 @@ def test_a_key_that_is_no_logical_key_is_refused(key: str) -> None:
 def test_metadata_that_is_no_json_object_is_refused_by_key_and_place(source: dict[str, Any], meta: Any, words: str) -> None:
     with pytest.raises(MetadataError) as caught:
         parsed({"a": source | {"meta": meta}})
+
+    assert f"entry {words}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [
+        pytest.param(None, "'a/': meta: expected a mapping, got NoneType", id="none"),
+        pytest.param([1], "'a/': meta: expected a mapping, got list", id="list"),
+        pytest.param({"x": {"y": float("nan")}}, "'a/': meta.x.y: nan", id="nan"),
+    ],
+)
+def test_metadata_of_a_directory_that_is_no_json_object_is_refused_by_key_and_place(meta: Any, words: str) -> None:
+    with pytest.raises(MetadataError) as caught:
+        parsed({"a/": {"meta": meta}})
 
     assert f"entry {words}" in str(caught.value)
 

@@ -1,13 +1,22 @@
 import inspect
+from collections.abc import Callable
 
 import pytest
 
 from airflow_quilt.core import errors
-from airflow_quilt.core.errors import InputError, QuiltError, RevisionConflictError, StorageError, StorageUnavailableError
+from airflow_quilt.core.errors import (
+    InputError,
+    QuiltError,
+    RevisionConflictError,
+    StorageError,
+    StorageUnavailableError,
+    VerificationError,
+    WorkflowError,
+)
 
 CLASSES = [item for _, item in inspect.getmembers(errors, inspect.isclass) if item.__module__ == errors.__name__]
 
-TRANSIENT = {"RevisionConflictError", "ChecksumMismatchError", "CancelledError", "StorageUnavailableError"}
+TRANSIENT = {"RevisionConflictError", "ChecksumMismatchError", "CancelledError", "CatalogUnavailableError", "StorageUnavailableError"}
 
 INPUT = {
     "InputError",
@@ -15,10 +24,12 @@ INPUT = {
     "LogicalKeyError",
     "TopHashError",
     "LocationError",
+    "HashTypeError",
     "MetadataError",
     "RecordSizeError",
     "SourceError",
     "EmptyPackageError",
+    "WorkflowError",
 }
 
 STORAGE = {
@@ -28,6 +39,7 @@ STORAGE = {
     "AccessDeniedError",
     "PreconditionError",
     "StorageUnavailableError",
+    "UnsupportedError",
 }
 
 
@@ -72,3 +84,37 @@ def test_a_conflict_carries_both_hashes_and_the_cure(expected: str | None, found
     assert "team/data" in str(error)
     assert words in str(error)
     assert "conflict='overwrite'" in str(error)
+
+
+def test_what_a_verification_found_is_listed_by_kind_and_carried_whole() -> None:
+    differences = {"missing": ["a"], "modified": ["b/c", "d"], "extra": []}
+    error = VerificationError("f" * 64, differences)
+
+    assert error.differences == differences
+    assert str(error) == f"not what revision {'f' * 64} names, in 3 places:\n- missing: a\n- modified: b/c\n- modified: d"
+
+
+MANY = [f"line {number}" for number in range(1234)]
+
+
+@pytest.mark.parametrize(
+    ("make", "beginning"),
+    [
+        pytest.param(lambda lines: VerificationError("f" * 64, {"extra": lines}), "extra: ", id="verification"),
+        pytest.param(lambda lines: WorkflowError("gamma", lines), "", id="workflow"),
+    ],
+)
+@pytest.mark.parametrize(("number", "more"), [(100, []), (101, ["and 1 more"]), (1234, ["and 1,134 more"])])
+def test_a_list_in_a_message_ends_after_a_hundred_lines_and_says_how_many_more_there_are(
+    make: Callable[[list[str]], Exception], beginning: str, number: int, more: list[str]
+) -> None:
+    _, *lines = str(make(MANY[:number])).split("\n")
+
+    assert lines == [f"- {beginning}{line}" for line in MANY[:100]] + more
+
+
+def test_a_broken_workflow_carries_every_violation() -> None:
+    error = WorkflowError("gamma", MANY)
+
+    assert error.violations == tuple(MANY)
+    assert "'gamma'" in str(error)

@@ -254,24 +254,31 @@ def test_the_whole_disk_may_be_a_registry() -> None:
 
 
 NAME = PackageName("team", "data")
+BUCKET = RegistryLocation.parse("s3://b")
+DISK = RegistryLocation.parse("/no-such-place/ä #?")
 
 URIS = [
-    pytest.param(QuiltUri(bucket="b", package=NAME), "quilt+s3://b#package=team/data", id="package"),
-    pytest.param(QuiltUri(bucket="b", package=NAME, top_hash=HASH), f"quilt+s3://b#package=team/data@{HASH}", id="hash"),
-    pytest.param(QuiltUri(bucket="b", package=NAME, tag="latest"), "quilt+s3://b#package=team/data:latest", id="tag"),
-    pytest.param(QuiltUri(bucket="b", package=NAME, path="a/b.txt"), "quilt+s3://b#package=team/data&path=a/b.txt", id="path"),
-    pytest.param(QuiltUri(bucket="b", package=NAME, path="a/"), "quilt+s3://b#package=team/data&path=a/", id="directory"),
+    pytest.param(QuiltUri(registry=BUCKET, package=NAME), "quilt+s3://b#package=team/data", id="package"),
+    pytest.param(QuiltUri(registry=BUCKET, package=NAME, top_hash=HASH), f"quilt+s3://b#package=team/data@{HASH}", id="hash"),
+    pytest.param(QuiltUri(registry=BUCKET, package=NAME, tag="latest"), "quilt+s3://b#package=team/data:latest", id="tag"),
+    pytest.param(QuiltUri(registry=BUCKET, package=NAME, path="a/b.txt"), "quilt+s3://b#package=team/data&path=a/b.txt", id="path"),
+    pytest.param(QuiltUri(registry=BUCKET, package=NAME, path="a/"), "quilt+s3://b#package=team/data&path=a/", id="directory"),
     pytest.param(
-        QuiltUri(bucket="b", package=NAME, path="ü +%&#=?.txt"),
+        QuiltUri(registry=BUCKET, package=NAME, path="ü +%&#=?.txt"),
         "quilt+s3://b#package=team/data&path=%C3%BC%20%2B%25%26%23%3D%3F.txt",
         id="odd-path",
     ),
     pytest.param(
-        QuiltUri(bucket="b", package=NAME, top_hash=HASH, path="a", catalog="open.quiltdata.com"),
+        QuiltUri(registry=BUCKET, package=NAME, top_hash=HASH, path="a", catalog="open.quiltdata.com"),
         f"quilt+s3://b#package=team/data@{HASH}&path=a&catalog=open.quiltdata.com",
         id="everything",
     ),
-    pytest.param(QuiltUri(bucket="b", package=PackageName("é", "ü")), "quilt+s3://b#package=é/ü", id="name-outside-ascii"),
+    pytest.param(QuiltUri(registry=BUCKET, package=PackageName("é", "ü")), "quilt+s3://b#package=é/ü", id="name-outside-ascii"),
+    pytest.param(
+        QuiltUri(registry=DISK, package=NAME, top_hash=HASH, path="a/b.txt"),
+        f"quilt+file:///no-such-place/%C3%A4%20%23%3F#package=team/data@{HASH}&path=a/b.txt",
+        id="local-registry",
+    ),
 ]
 
 
@@ -297,6 +304,11 @@ def test_other_spellings_of_a_quilt_uri_mean_the_plain_one(text: str) -> None:
     assert QuiltUri.parse(str(uri)) == uri
 
 
+@pytest.mark.parametrize("directory", ["file:///no-such-place/r/", "file://localhost/no-such-place/r", "file:/no-such-place/r"])
+def test_other_spellings_of_a_local_quilt_uri_mean_the_plain_one(directory: str) -> None:
+    assert str(QuiltUri.parse(f"quilt+{directory}#package=team/data")) == "quilt+file:///no-such-place/r#package=team/data"
+
+
 @pytest.mark.parametrize(
     ("text", "kind"),
     [
@@ -313,6 +325,11 @@ def test_other_spellings_of_a_quilt_uri_mean_the_plain_one(text: str) -> None:
         pytest.param("quilt+s3://b#package=a/b:v1", LocationError, id="other-tag"),
         pytest.param(f"quilt+s3://b#package=a/b:latest@{HASH}", LocationError, id="tag-and-hash"),
         pytest.param("quilt+s3://[b#package=a/b", LocationError, id="bad-address"),
+        pytest.param("quilt+file:r#package=a/b", LocationError, id="relative-directory"),
+        pytest.param("quilt+file://host/r#package=a/b", LocationError, id="directory-of-another-host"),
+        pytest.param("quilt+file:///r?x=y#package=a/b", LocationError, id="query-after-a-directory"),
+        pytest.param("quilt+file:///r", LocationError, id="directory-alone"),
+        pytest.param("file:///r#package=a/b", LocationError, id="file"),
         pytest.param("quilt+s3://b#package=a", PackageNameError, id="bad-name"),
         pytest.param("quilt+s3://b#package=", PackageNameError, id="empty-name"),
         pytest.param("quilt+s3://b#package=a/b@", TopHashError, id="empty-hash"),

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import Hash, to_s3
+from airflow_quilt.core.checksums import Hash, StoreAlgorithm, hash_of, to_s3
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import (
     BucketNotFoundError,
     CancelledError,
     EmptyPackageError,
+    EntryDamagedError,
     InputError,
     LocationError,
     LogicalKeyError,
@@ -28,7 +29,6 @@ from airflow_quilt.core.errors import (
     QuiltError,
     RecordSizeError,
     RevisionConflictError,
-    SourceChangedError,
     SourceError,
     StorageUnavailableError,
     TopHashError,
@@ -43,7 +43,7 @@ from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.core.faulty import Before, Fault, Recorder, objects
-from tests.support import hash_of, read, through
+from tests.support import read, through
 
 EMPTY_TOP_HASH = "2a5a67156ca9238c14d12042db51c5b52260fdd5511b61ea89b58929d6e1769b"
 NAME = PackageName("team", "package")
@@ -55,7 +55,8 @@ def draft(entries: object, **more: Any) -> Draft:
 
 def put(memory: MemoryStorage, url: str, data: bytes, *, checksum: bool = True) -> PhysicalKey:
     """Store an object and return its key at its version."""
-    return memory.store(PhysicalKey.parse(url), data, "overwrite", to_s3(hashlib.sha256(data).digest()) if checksum else None).key
+    told: dict[StoreAlgorithm, str] = {"SHA256": to_s3(hashlib.sha256(data).digest())} if checksum else {}
+    return memory.store(PhysicalKey.parse(url), data, "overwrite", told).key
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_push_tells_what_it_published(registry: Registry, memory: MemoryStorage,
     assert published.created
     assert published.revision in list(registry.revisions(NAME))
     assert published.revision.top_hash == published.top_hash
-    assert published.uri == QuiltUri(bucket="registry", package=NAME, top_hash=published.top_hash)
+    assert published.uri == QuiltUri(registry=registry.location, package=NAME, top_hash=published.top_hash)
 
 
 def test_push_copies_what_lies_elsewhere_and_names_the_copies(
@@ -213,8 +214,10 @@ def test_build_names_files_where_they_are(any_registry: Registry, memory: Memory
     assert path.read_bytes() == b"a file"
 
 
-def test_a_local_registry_has_no_quilt_uri(local_registry: Registry) -> None:
-    assert build(local_registry, draft({}, allow_empty=True)).uri is None
+def test_a_package_of_a_local_registry_has_a_uri_of_our_own(local_registry: Registry) -> None:
+    published = build(local_registry, draft({}, allow_empty=True))
+
+    assert str(published.uri) == f"quilt+{local_registry.location}#package=team/package@{published.top_hash}"
 
 
 def test_push_and_build_of_the_same_bytes_have_the_same_top_hash(
@@ -508,7 +511,7 @@ def test_build_logs_that_it_copies_nothing(
 
     lines = messages(caplog)
     assert lines[0] == f"Building team/package to {local_registry.location}: 1 entry, 5 B, 0 B to copy"
-    assert lines[-1] == f"Published team/package@{published.top_hash}"
+    assert lines[-1] == f"Published {published.uri}"
     assert messages(caplog, logging.WARNING) == []
 
 
@@ -660,7 +663,7 @@ def test_an_object_that_belies_its_package_is_not_copied_into_another(registry: 
     manifest.seek(0)
     source.commit(NAME, top_hash, manifest, None, "overwrite")
 
-    with pytest.raises(SourceChangedError, match="do not have the hash that its package says"):
+    with pytest.raises(EntryDamagedError, match="does not have the hash that its package says"):
         push(registry, draft("quilt+s3://source#package=team/package"))
     assert list(registry.packages()) == []
 

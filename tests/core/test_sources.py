@@ -2,10 +2,11 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from airflow_quilt.core.checksums import Hash, combine
+from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, Hash, hash_of, to_s3
 from airflow_quilt.core.entries import parse_entries
 from airflow_quilt.core.errors import (
     BucketNotFoundError,
@@ -16,13 +17,14 @@ from airflow_quilt.core.errors import (
     SourceError,
 )
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
-from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.names import LogicalKey
+from airflow_quilt.core.manifest import Entry, Manifest
+from airflow_quilt.core.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.plan import Source
-from airflow_quilt.core.sources import SourceFinder
+from airflow_quilt.core.sources import FindOptions, SourceFinder
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.tree import Tree
 
 Write = Callable[..., Path]
 HASH = Hash("sha2-256-chunked", "x" * 44)
@@ -35,19 +37,30 @@ class Finder:
     def __init__(self, memory: MemoryStorage) -> None:
         self.stores = Stores(LocalStorage(), memory)
         self.packages: dict[str, list[Entry]] = {}
+        self.directories: dict[DirectoryKey, Any] = {}
+        """The metadata of directories in each of the packages."""
         self.read: list[QuiltUri] = []
 
-    def __call__(self, entries: object, *, allow_empty: bool = False) -> list[Source]:
-        return SourceFinder(self.stores, self._read_package, allow_empty=allow_empty).find(parse_entries(entries))
+    def __call__(self, entries: object, **options: Any) -> list[Source]:
+        return self.tree(entries, **options).sources
 
-    def keys(self, entries: object) -> list[str]:
-        return [source.logical_key for source in self(entries)]
+    def tree(self, entries: object, **options: Any) -> Tree:
+        return SourceFinder(self.stores, self._read_package, FindOptions(**options)).find(parse_entries(entries))
 
-    def _read_package(self, uri: QuiltUri) -> Iterator[Entry]:
+    def keys(self, entries: object, **options: Any) -> list[str]:
+        return [source.logical_key for source in self(entries, **options)]
+
+    def _read_package(self, uri: QuiltUri) -> Manifest:
         self.read.append(uri)
         if str(uri.package) not in self.packages:
             raise PackageNotFoundError(f"there is no package {uri.package}")
-        return iter(self.packages[str(uri.package)])
+        directories: dict[DirectoryKey, Any] = {}
+
+        def entries() -> Iterator[Entry]:
+            directories.update(self.directories)  # As in a manifest: they are known when the entries have been read.
+            yield from self.packages[str(uri.package)]
+
+        return Manifest({}, entries(), directories)
 
 
 @pytest.fixture
@@ -194,11 +207,6 @@ def test_a_directory_for_a_files_key_is_refused_with_the_cure(find: Finder, writ
         find({"data": f"{write('raw/a.txt').parent}{ending}"})
 
 
-def test_metadata_for_a_directory_is_refused(find: Finder, write: Write) -> None:
-    with pytest.raises(SourceError, match="'d/': .*metadata is given for files"):
-        find({"d/": {"path": write("raw/a.txt").parent, "meta": {"x": 1}}})
-
-
 def test_an_empty_directory_is_refused_unless_it_is_allowed(find: Finder, write: Write, tmp_path: Path) -> None:
     (tmp_path / "empty/below").mkdir(parents=True)
     entries = {"a": write("a.txt"), "e/": tmp_path / "empty"}
@@ -209,10 +217,8 @@ def test_an_empty_directory_is_refused_unless_it_is_allowed(find: Finder, write:
 
 
 @pytest.mark.parametrize("entries", [{}, [], {"a/": []}], ids=["no-entries", "empty-list", "empty-list-below-a-key"])
-def test_a_package_without_entries_is_refused_unless_it_is_allowed(find: Finder, entries: object) -> None:
-    with pytest.raises(EmptyPackageError, match="allow_empty=True"):
-        find(entries)
-    assert find(entries, allow_empty=True) == []
+def test_without_requests_there_is_nothing(find: Finder, entries: object) -> None:
+    assert find.tree(entries) == Tree()
 
 
 def test_an_entry_that_cannot_be_read_ends_the_search(find: Finder, write: Write) -> None:
@@ -282,6 +288,29 @@ def test_a_file_name_that_is_no_unicode_is_refused(find: Finder, write: Write) -
 
     with pytest.raises(LogicalKeyError, match="not valid Unicode"):
         find(directory)
+
+
+def test_a_link_that_leads_out_is_packed_under_its_own_name_where_that_is_wanted(find: Finder, write: Write) -> None:
+    secret = write("elsewhere/secret.txt", "secret")
+    directory = write("raw/a.txt").parent
+    (directory / "one").symlink_to(secret)
+    (directory / "two").symlink_to(directory / "one")
+    (directory / "below").symlink_to(secret.parent)
+    plain, one, two = find({"d/": directory}, follow_symlinks=True)
+
+    assert [plain.logical_key, one.logical_key, two.logical_key] == ["d/a.txt", "d/one", "d/two"]
+    assert {(source.origin, source.size) for source in (one, two)} == {(PhysicalKey.of_path(secret), 6)}
+
+
+@pytest.mark.parametrize("follow_symlinks", [True, False])
+def test_a_link_that_is_given_by_itself_is_followed_and_lends_its_name(
+    find: Finder, write: Write, tmp_path: Path, *, follow_symlinks: bool
+) -> None:
+    link = tmp_path / "link.txt"
+    link.symlink_to(write("elsewhere/secret.txt", "secret"))
+    (source,) = find({"d/": link}, follow_symlinks=follow_symlinks)
+
+    assert (source.logical_key, source.size) == ("d/link.txt", 6)
 
 
 # .quiltignore.
@@ -361,13 +390,12 @@ def test_a_version_that_is_not_there_is_refused(find: Finder, memory: MemoryStor
 
 
 def test_an_object_of_one_part_whose_checksum_is_known_has_its_hash(find: Finder, memory: MemoryStorage) -> None:
-    digest = hashlib.sha256(b"hello").digest()
-    memory.upload(PhysicalKey("source", "a"), b"hello", digest)
+    memory.upload(PhysicalKey("source", "a"), b"hello", hashlib.sha256(b"hello").digest())
     memory.upload(PhysicalKey("source", "empty"), b"", hashlib.sha256(b"").digest())
     source, empty = find({"a": "s3://source/a", "b": "s3://source/empty"})
 
-    assert source.hash == combine([digest])
-    assert empty.hash == combine([])
+    assert source.hash == hash_of(b"hello")
+    assert empty.hash == hash_of(b"")
 
 
 def test_an_object_that_was_deleted_or_never_was_is_refused(find: Finder, memory: MemoryStorage) -> None:
@@ -443,6 +471,144 @@ def test_an_object_whose_key_is_no_logical_key_is_refused(find: Finder, memory: 
         find("s3://source/raw/")
 
 
+def test_without_versions_wanted_objects_are_named_without_those_that_they_have_now(find: Finder, memory: MemoryStorage) -> None:
+    put(memory, "raw/a.txt", b"old")
+    put(memory, "raw/a.txt")
+    pinned = put(memory, "pinned.txt")
+    entries = {"one": "s3://source/raw/a.txt", "all/": "s3://source/raw/", "old": str(pinned)}
+
+    assert {source.logical_key: source.origin for source in find(entries, unversioned=True)} == {
+        "one": PhysicalKey("source", "raw/a.txt"),
+        "all/a.txt": PhysicalKey("source", "raw/a.txt"),
+        "old": pinned,
+    }
+
+
+def test_an_object_without_version_keeps_what_was_seen_of_it(find: Finder, memory: MemoryStorage) -> None:
+    stat = memory.upload(PhysicalKey("source", "a"), b"hello", hashlib.sha256(b"hello").digest())
+    (source,) = find({"a": "s3://source/a"}, unversioned=True)
+
+    assert (source.size, source.etag, source.hash) == (5, stat.etag, hash_of(b"hello"))
+
+
+@pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
+def test_every_source_is_told_which_hash_it_gets(find: Finder, write: Write, memory: MemoryStorage, hash_type: str) -> None:
+    put(memory, "p/o.txt")
+    entries = {"content": b"x", "file": write("raw/a.txt"), "files/": write("raw/a.txt").parent, "objects/": "s3://source/p/"}
+
+    assert {source.hash_type for source in find(entries, hash_type=hash_type)} == {hash_type}
+
+
+@pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
+@pytest.mark.parametrize("known", [CHUNKED, CRC64NVME])
+def test_only_the_checksum_of_the_wanted_type_is_the_hash_of_an_object(
+    find: Finder, memory: MemoryStorage, hash_type: str, known: str
+) -> None:
+    checksums = {
+        CHUNKED: {"SHA256": to_s3(hashlib.sha256(b"hello").digest())},
+        CRC64NVME: {"CRC64NVME": hash_of(b"hello", CRC64NVME).value},
+    }
+    memory.store(PhysicalKey("source", "a"), b"hello", "create", checksums[known])
+    (source,) = find({"a": "s3://source/a"}, hash_type=hash_type)
+
+    assert source.hash == (hash_of(b"hello", hash_type) if hash_type == known else None)
+
+
+# Metadata of directories.
+
+
+@pytest.mark.parametrize("key", ["d/", "d/e/"])
+def test_a_directory_gets_metadata_by_itself(find: Finder, key: str) -> None:
+    tree = find.tree({key: {"meta": {"x": 1}}, "a": b"a"})
+
+    assert tree.directories == {key: {"x": 1}}
+    assert [source.logical_key for source in tree.sources] == ["a"]
+
+
+def test_metadata_given_with_a_directory_is_that_of_the_directory(find: Finder, write: Write) -> None:
+    tree = find.tree({"d/": {"path": write("raw/a.txt").parent, "meta": {"x": 1}}})
+
+    assert tree.directories == {"d/": {"x": 1}}
+    assert [(source.logical_key, source.meta) for source in tree.sources] == [("d/a.txt", {})]
+
+
+@pytest.mark.parametrize("url", ["s3://source/raw", "s3://source/raw/"])
+def test_metadata_given_with_a_prefix_is_that_of_the_directory(find: Finder, memory: MemoryStorage, url: str) -> None:
+    put(memory, "raw/a.txt")
+
+    assert find.tree({"d/": {"path": url, "meta": {"x": 1}}}).directories == {"d/": {"x": 1}}
+
+
+def test_metadata_given_with_a_file_for_a_directory_is_that_of_the_file(find: Finder, write: Write) -> None:
+    tree = find.tree({"d/": {"path": write("raw/a.txt"), "meta": {"x": 1}}})
+
+    assert tree.directories == {}
+    assert [(source.logical_key, source.meta) for source in tree.sources] == [("d/a.txt", {"user_meta": {"x": 1}})]
+
+
+def test_empty_metadata_of_a_directory_stands_for_taking_it_away(find: Finder, write: Write) -> None:
+    entries = {"d/": {"path": write("raw/a.txt").parent, "meta": {}}, "e/": {"meta": {}}}
+
+    assert find.tree(entries).directories == {"d/": {}, "e/": {}}
+
+
+@pytest.mark.parametrize("place", ["directory", "prefix", "package"])
+def test_metadata_for_the_whole_package_is_refused_with_the_cure(
+    find: Finder, write: Write, memory: MemoryStorage, package: str, place: str
+) -> None:
+    put(memory, "raw/a.txt")
+    path = {"directory": str(write("raw/a.txt").parent), "prefix": "s3://source/raw/", "package": package}[place]
+
+    with pytest.raises(SourceError, match="entry '': .* is the whole package; give its metadata as the package's own"):
+        find({"": {"path": path, "meta": {"x": 1}}})
+
+
+def test_metadata_of_a_directory_that_is_given_twice_is_refused(find: Finder, write: Write) -> None:
+    with pytest.raises(LogicalKeyError, match="'d/': metadata of this directory is given twice"):
+        find({"d/": [{"path": str(write(f"{name}/a.txt").parent), "meta": {"x": 1}} for name in ("one", "two")]})
+
+
+@pytest.mark.parametrize("key", ["d/", "d/e/", "d/e/f/"])
+def test_metadata_of_a_directory_where_a_file_is_is_refused(find: Finder, key: str) -> None:
+    with pytest.raises(LogicalKeyError, match="logical key 'd' is a file, and a directory that has metadata"):
+        find({"d": b"x", key: {"meta": {"x": 1}}})
+
+
+@pytest.fixture
+def described(find: Finder, package: str) -> str:
+    """A package whose directories have metadata."""
+    find.directories = {DirectoryKey("a/"): {"of": "a"}, DirectoryKey("a/c/"): {"of": "c"}, DirectoryKey("b/"): {"of": "b"}}
+    return package
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "directories"),
+    [
+        pytest.param("", "", {"a/": "a", "a/c/": "c", "b/": "b"}, id="whole"),
+        pytest.param("in/", "", {"in/a/": "a", "in/a/c/": "c", "in/b/": "b"}, id="below-a-key"),
+        pytest.param("in/", "&path=a", {"in/": "a", "in/c/": "c"}, id="directory-below-a-key"),
+        pytest.param("in/", "&path=a/c/", {"in/": "c"}, id="deeper-directory-below-a-key"),
+        pytest.param("", "&path=a", {"c/": "c"}, id="directory-as-the-whole-package"),
+        pytest.param("in/", "&path=a.txt", {}, id="file"),
+    ],
+)
+def test_a_package_brings_the_metadata_of_its_directories(
+    find: Finder, described: str, key: str, path: str, directories: dict[str, str]
+) -> None:
+    assert find.tree({key: described + path}).directories == {name: {"of": of} for name, of in directories.items()}
+
+
+def test_metadata_given_for_a_directory_of_a_package_takes_the_place_of_its_own(find: Finder, described: str) -> None:
+    tree = find.tree({"in/": {"path": f"{described}&path=a", "meta": {"x": 1}}})
+
+    assert tree.directories == {"in/": {"x": 1}, "in/c/": {"of": "c"}}
+
+
+def test_metadata_of_a_directory_that_a_package_brings_too_is_given_twice(find: Finder, described: str) -> None:
+    with pytest.raises(LogicalKeyError, match="'in/a/': metadata of this directory is given twice"):
+        find({"in/": described, "in/a/": {"meta": {"x": 1}}})
+
+
 # Packages.
 
 
@@ -466,6 +632,7 @@ def test_a_package_brings_its_entries_with_hash_size_and_metadata(find: Finder, 
         size=5,
         hash=HASH,
         meta={"user_meta": {"x": 1}, "theirs": 2},
+        physical_keys=("s3://other/a/b.txt?versionId=v",),
     )
 
 
@@ -533,6 +700,7 @@ def test_the_first_physical_key_of_an_entry_counts(find: Finder) -> None:
     (source,) = find("quilt+s3://other#package=team/data")
 
     assert source.origin == PhysicalKey("x", "first", "1")
+    assert source.physical_keys == ("s3://x/first?versionId=1", "s3://x/second")
 
 
 @pytest.mark.parametrize("place", ["https://x/y", "", "s3://x/y?z=1"])
@@ -541,3 +709,11 @@ def test_an_entry_of_a_package_whose_place_cannot_be_used_is_refused_and_named(f
 
     with pytest.raises(SourceError, match="'in/a'"):
         find({"in/": "quilt+s3://other#package=team/data"})
+
+
+def test_a_package_of_a_local_registry_may_name_files(find: Finder, write: Write) -> None:
+    path = write("a.txt", "hello")
+    find.packages["team/data"] = [packed("a", path.as_uri())]
+    (source,) = find({"in/": "quilt+file:///registry#package=team/data"})
+
+    assert (source.origin, source.movable) == (PhysicalKey.of_path(path), True)

@@ -4,12 +4,13 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from airflow_quilt.core.checksums import Hash, combine, digest_part, part_ranges, to_s3
-from airflow_quilt.core.errors import CancelledError, SourceChangedError, StorageUnavailableError
+from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, Hash, hash_of, to_s3
+from airflow_quilt.core.errors import CancelledError, EntryDamagedError, SourceChangedError, StorageUnavailableError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import LogicalKey
@@ -20,8 +21,8 @@ from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.transfer import Transfer
 from tests.core.faulty import Before, Call, Fault, Recorder, SilentStorage, T, Tap, tapped
+from tests.core.packages import HASH_TYPES, PART, checksum
 
-PART = 8 * 1024 * 1024
 THREADS = 4
 WAIT = 60
 """Seconds after which a test that hangs is failed."""
@@ -61,7 +62,7 @@ def file_upload(path: Path) -> Upload:
 
 
 def object_source(memory: MemoryStorage, data: bytes, sha256: str | None = None, bucket: str = "source") -> Source:
-    stat = memory.store(PhysicalKey(bucket, "data/object"), data, "overwrite", sha256)
+    stat = memory.store(PhysicalKey(bucket, "data/object"), data, "overwrite", {"SHA256": sha256} if sha256 else {})
     return Source(logical_key=LogicalKey("object"), origin=stat.key, size=stat.size, etag=stat.etag)
 
 
@@ -73,10 +74,6 @@ def copy_of(source: Source) -> Copy:
 def in_place(source: Source) -> HashInPlace:
     assert isinstance(source.origin, PhysicalKey)
     return HashInPlace(source, source.origin)
-
-
-def expected_hash(data: bytes) -> Hash:
-    return combine([digest_part([data[start:stop]]) for start, stop in part_ranges(len(data))])
 
 
 def run(stores: Stores, actions: Sequence[Action], *taps: Tap, stop: threading.Event | None = None) -> list[Entry]:
@@ -108,7 +105,7 @@ def test_entries_come_in_the_order_of_their_actions_whichever_finishes_first(sto
     assert [entry.logical_key for entry in entries] == [action.source.logical_key for action in actions]
     for entry in (entry for entry in entries if entry.logical_key != "kept"):
         data = memory.get(PhysicalKey.parse(entry.physical_keys[0])).data
-        assert (data, entry.size, entry.hash) == (entry.logical_key.encode(), len(data), expected_hash(data))
+        assert (data, entry.size, entry.hash) == (entry.logical_key.encode(), len(data), hash_of(data))
 
 
 def test_as_many_calls_run_at_a_time_as_there_are_threads_and_never_more(stores: Stores, recorder: Recorder) -> None:
@@ -159,7 +156,7 @@ def test_parts_lie_on_the_grid_of_the_format(
     assert len(recorder.of("upload", "copy")) == (0 if parts else 1)
     assert len(recorder.of("complete")) == (1 if parts else 0)
     stat = memory.stat(destination("object"))
-    assert (entry.physical_keys, entry.size, entry.hash) == ((str(stat.key),), size, expected_hash(data))
+    assert (entry.physical_keys, entry.size, entry.hash) == ((str(stat.key),), size, hash_of(data))
     assert memory.get(stat.key).data == data
     assert memory.uploads == []
 
@@ -179,7 +176,7 @@ def test_a_copy_reads_no_byte_where_the_store_tells_its_checksum(
     (entry,) = run(stores, [copy_of(object_source(memory, data))], recorder)
 
     assert recorder.bytes_read == 0
-    assert entry.hash == expected_hash(data)
+    assert entry.hash == hash_of(data)
 
 
 @pytest.mark.parametrize("size", [0, 5, 2 * PART + 5], ids=["empty", "small", "in parts"])
@@ -190,24 +187,150 @@ def test_a_copy_is_read_once_where_the_store_tells_no_checksum(recorder: Recorde
 
     assert recorder.bytes_read == size
     assert {call.key.bucket for call in recorder.of("stream")} <= {"registry"}
-    assert entry.hash == expected_hash(data)
+    assert entry.hash == hash_of(data)
     assert silent.get(PhysicalKey.parse(entry.physical_keys[0])).data == data
 
 
 @pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
-def test_a_hash_that_is_known_already_is_kept_by_a_copy(recorder: Recorder, size: int) -> None:
+@pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
+def test_a_hash_of_the_wanted_type_that_is_known_is_kept_by_a_copy(recorder: Recorder, size: int, hash_type: str) -> None:
     silent = SilentStorage(["registry", "source"])
-    stat = silent.store(PhysicalKey("source", "object"), os.urandom(size), "create", None)
-    known = Hash("SHA256", "ab" * 32)
-    source = Source(logical_key=LogicalKey("object"), origin=stat.key, size=size, etag=stat.etag, hash=known)
+    data = os.urandom(size)
+    source = replace(object_source(silent, data), hash=hash_of(data, hash_type), hash_type=hash_type)
     (entry,) = run(Stores(LocalStorage(), silent), [copy_of(source)], recorder)
 
-    assert entry.hash == known
+    assert entry.hash == hash_of(data, hash_type)
     assert recorder.bytes_read == 0
 
 
+@pytest.mark.parametrize("size", [0, 5, 2 * PART + 5], ids=["empty", "small", "in parts"])
+@pytest.mark.parametrize("known", HASH_TYPES)
+@pytest.mark.parametrize("wanted", [CHUNKED, CRC64NVME])
+@pytest.mark.parametrize("kind", [MemoryStorage, SilentStorage], ids=["store tells checksums", "store tells none"])
+def test_what_is_copied_has_the_wanted_type_of_hash_whatever_it_had(
+    kind: type[MemoryStorage], wanted: str, known: str, size: int
+) -> None:
+    store = kind(["registry", "source"])
+    data = os.urandom(size)
+    source = replace(object_source(store, data), hash=hash_of(data, known), hash_type=wanted, meta={"theirs": 1})
+    (entry,) = run(Stores(LocalStorage(), store), [copy_of(source)])
+
+    assert (entry.hash, entry.size, entry.meta) == (hash_of(data, wanted), size, {"theirs": 1})
+    assert store.get(PhysicalKey.parse(entry.physical_keys[0])).data == data
+
+
+@pytest.mark.parametrize("size", [0, 5, PART, 2 * PART + 5], ids=["empty", "small", "one part", "in parts"])
+@pytest.mark.parametrize("kind", ["content", "file", "copy", "object in place", "file in place"])
+def test_every_kind_of_source_gets_a_crc_where_that_is_wanted(
+    stores: Stores, memory: MemoryStorage, write: Callable[..., Path], kind: str, size: int
+) -> None:
+    data = os.urandom(size)
+    actions: dict[str, Callable[[], Action]] = {
+        "content": lambda: content("object", data),
+        "file": lambda: file_upload(write("object", data)),
+        "copy": lambda: copy_of(object_source(memory, data)),
+        "object in place": lambda: in_place(object_source(memory, data)),
+        "file in place": lambda: in_place(file_source(write("object", data))),
+    }
+    action = actions[kind]()
+    (entry,) = run(stores, [replace(action, source=replace(action.source, hash_type=CRC64NVME))])
+
+    assert entry.hash == hash_of(data, CRC64NVME)
+    if not kind.endswith("in place"):
+        stat = memory.stat(destination("object"))
+        assert stat.proven(CRC64NVME) == entry.hash
+        assert memory.get(stat.key).data == data
+
+
+@pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
+def test_a_crc_of_an_object_that_stays_is_read_only_where_the_store_tells_none(
+    stores: Stores, memory: MemoryStorage, size: int
+) -> None:
+    data = os.urandom(size)
+    for told in (True, False):
+        recorder = Recorder()
+        stat = memory.store(destination("a"), data, "overwrite", {"CRC64NVME": checksum(data, "CRC64NVME")} if told else {})
+        source = Source(logical_key=LogicalKey("a"), origin=stat.key, size=size, hash_type=CRC64NVME)
+        (entry,) = run(stores, [in_place(source)], recorder)
+
+        assert recorder.bytes_read == (0 if told else size)
+        assert entry.hash == hash_of(data, CRC64NVME)
+
+
+# Actions that are exact: what is right already is left as it is, and nothing else is believed.
+
+
+def exact(action: Upload | Copy, data: bytes, hash_type: str = CHUNKED) -> Upload | Copy:
+    """Return the same action with the hash of its source known."""
+    return replace(action, source=replace(action.source, hash=hash_of(data, hash_type), hash_type=hash_type), exact=True)
+
+
+EXACT: dict[str, Callable[[MemoryStorage, Callable[..., Path], bytes], Upload | Copy]] = {
+    "upload": lambda _memory, write, data: file_upload(write("object", data)),
+    "copy": lambda memory, _write, data: copy_of(object_source(memory, data)),
+}
+
+
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("size", [0, 5, 2 * PART + 5], ids=["empty", "small", "in parts"])
+@pytest.mark.parametrize("hash_type", HASH_TYPES)
+def test_what_is_right_at_its_destination_is_left_there(
+    stores: Stores, memory: MemoryStorage, write: Callable[..., Path], recorder: Recorder, kind: str, size: int, hash_type: str
+) -> None:
+    data = os.urandom(size)
+    there = memory.store(destination("object"), data).key
+    transfer = Transfer(tapped(stores, recorder))
+    (entry,) = transfer.run([exact(EXACT[kind](memory, write, data), data, hash_type)])
+
+    assert (transfer.reused, recorder.writes) == (1, [])
+    assert (entry.physical_keys, entry.hash) == ((str(there),), hash_of(data, hash_type))
+
+
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("there", [None, b"x", b"same size, other bytes"], ids=["nothing", "another size", "other bytes"])
+@pytest.mark.parametrize("told", [True, False], ids=["checksum told", "no checksum"])
+def test_what_is_wrong_at_its_destination_is_replaced(
+    stores: Stores, memory: MemoryStorage, write: Callable[..., Path], kind: str, there: bytes | None, *, told: bool
+) -> None:
+    data = b"same size, these bytes"
+    if there is not None:
+        memory.store(destination("object"), there, "create", {"SHA256": checksum(there, "SHA256")} if told else {})
+    transfer = Transfer(stores)
+    (entry,) = transfer.run([exact(EXACT[kind](memory, write, data), data)])
+
+    assert transfer.reused == 0
+    assert memory.get(destination("object")).data == data
+    assert entry.physical_keys == (str(memory.stat(destination("object")).key),)
+
+
+@pytest.mark.parametrize("kind", EXACT)
+@pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
+@pytest.mark.parametrize("store", [MemoryStorage, SilentStorage], ids=["store tells checksums", "store tells none"])
+@pytest.mark.parametrize("hash_type", HASH_TYPES)
+def test_a_source_that_has_not_the_hash_that_is_known_of_it_is_damaged(
+    write: Callable[..., Path], kind: str, size: int, store: type[MemoryStorage], hash_type: str
+) -> None:
+    memory = store(["registry", "source"])
+    data = os.urandom(size)
+    action = exact(EXACT[kind](memory, write, data), data[::-1], hash_type)
+
+    with pytest.raises(EntryDamagedError, match="entry 'object': .* does not have the hash that its package says"):
+        run(Stores(LocalStorage(), memory), [action])
+    assert memory.uploads == []
+
+
+@pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
+def test_an_exact_copy_takes_no_word_for_its_hash(recorder: Recorder, size: int) -> None:
+    silent = SilentStorage(["registry", "source"])
+    data = os.urandom(size)
+    (entry,) = run(Stores(LocalStorage(), silent), [exact(copy_of(object_source(silent, data)), data)], recorder)
+
+    assert recorder.bytes_read == size
+    assert entry.hash == hash_of(data)
+
+
 @pytest.mark.parametrize(
-    ("data", "checksum", "is_read"),
+    ("data", "known", "is_read"),
     [
         pytest.param(b"hello", "own", False, id="the checksum of an object in one piece"),
         pytest.param(b"", "own", False, id="the checksum of an empty object"),
@@ -218,16 +341,16 @@ def test_a_hash_that_is_known_already_is_kept_by_a_copy(recorder: Recorder, size
     ],
 )
 def test_an_object_that_stays_is_read_only_where_its_checksum_proves_nothing(
-    stores: Stores, memory: MemoryStorage, recorder: Recorder, data: bytes, checksum: str | None, *, is_read: bool
+    stores: Stores, memory: MemoryStorage, recorder: Recorder, data: bytes, known: str | None, *, is_read: bool
 ) -> None:
     own = to_s3(hashlib.sha256(data).digest())
-    sha256 = {"own": own, "composite": f"{to_s3(hashlib.sha256(b'parts').digest())}-1", None: None}[checksum]
+    sha256 = {"own": own, "composite": f"{to_s3(hashlib.sha256(b'parts').digest())}-1", None: None}[known]
     source = object_source(memory, data, sha256, bucket="registry")
     (entry,) = run(stores, [in_place(source)], recorder)
 
     assert recorder.bytes_read == (len(data) if is_read else 0)
     assert recorder.writes == []
-    assert entry == source.entry(source.origin, expected_hash(data))
+    assert entry == source.entry(source.origin, hash_of(data))
 
 
 @pytest.mark.parametrize("size", [0, 5, 2 * PART + 5], ids=["empty", "small", "in parts"])
@@ -240,7 +363,7 @@ def test_a_file_that_stays_is_read_once_and_nothing_is_written(
 
     assert recorder.bytes_read == size
     assert recorder.writes == []
-    assert entry == source.entry(source.origin, expected_hash(data))
+    assert entry == source.entry(source.origin, hash_of(data))
 
 
 def test_what_is_kept_is_not_even_looked_at(stores: Stores, recorder: Recorder) -> None:
@@ -303,12 +426,12 @@ def test_an_object_that_is_replaced_after_it_was_listed_is_seen_or_taken_as_it_w
     stores = Stores(LocalStorage(), memory)
     data = os.urandom(size)
     source = object_source(memory, data)
-    memory.store(PhysicalKey("source", "data/object"), data[::-1], "overwrite", None)
+    memory.store(PhysicalKey("source", "data/object"), data[::-1])
     action = copy_of(source) if kind == "copy" else in_place(source)
 
     if versioned:
         (entry,) = run(stores, [action])
-        assert entry.hash == expected_hash(data)
+        assert entry.hash == hash_of(data)
         assert memory.get(PhysicalKey.parse(entry.physical_keys[0])).data == data
     else:
         with pytest.raises(SourceChangedError, match="s3://source/data/object"):
@@ -331,7 +454,7 @@ def test_an_object_without_versions_that_is_replaced_during_the_transfer_fails_i
     source = object_source(memory, data)
     replacing = Before(
         lambda call: call.operation == operation,
-        lambda: memory.store(PhysicalKey("source", "data/object"), data[::-1], "overwrite", None),
+        lambda: memory.store(PhysicalKey("source", "data/object"), data[::-1]),
     )
 
     with pytest.raises(SourceChangedError, match="s3://source/data/object"):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.build import build
+from airflow_quilt.core.checksums import hash_of
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import CancelledError, SourceChangedError, StorageUnavailableError
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
@@ -23,7 +24,7 @@ from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
 from testbed.server import S3Server
 from tests.core.faulty import Before, Call, Fault, Recorder
-from tests.support import hash_of, read, through
+from tests.support import read, through
 
 MIB = 1024 * 1024
 NAME = PackageName("team", "package")

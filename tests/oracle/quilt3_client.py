@@ -2,26 +2,32 @@
 
 import base64
 import contextlib
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
-from airflow_quilt.core.locations import RegistryLocation
+from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.publish import Draft
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.workflows import Choice
 from testbed.server import S3Server
 
 Meta = Mapping[str, Any]
+Step = tuple[str, str, list[Any]]
+"""A call of a method of quilt3's package, or of the part of it at a key: the key, the method, the arguments."""
+LONG_AGO = 1_600_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +78,51 @@ class Quilt3:
         self._log = log
         self._lock = threading.Lock()
 
-    def build(self, registry: str, package: str, spec: Spec, *directories: Directory) -> str:
+    def build(self, registry: str, package: str, spec: Spec, *directories: Directory, workflow: Choice = ...) -> str:
         """Build a package where its files are; return the top hash."""
-        return self._call("build", registry=registry, package=package, spec=_request(spec, *directories))
+        request = _request(spec, *directories)
+        return self._call("build", registry=registry, package=package, spec=request, **_chosen(workflow))
 
-    def push(self, registry: str, package: str, spec: Spec, *, force: bool = True, dedupe: bool = False) -> str:
+    def push(
+        self, registry: str, package: str, spec: Spec, *, force: bool = True, dedupe: bool = False, workflow: Choice = ...
+    ) -> str:
         """Push a package; return the top hash."""
-        return self._call("push", registry=registry, package=package, spec=_request(spec), force=force, dedupe=dedupe)
+        options = {"force": force, "dedupe": dedupe, **_chosen(workflow)}
+        return self._call("push", registry=registry, package=package, spec=_request(spec), **options)
+
+    def publish(self, registry: str, package: str, spec: Spec) -> str:
+        """Push a package, or build it where the registry is local, after whatever is there; return the top hash."""
+        return self._call("publish", registry=registry, package=package, spec=_request(spec))
+
+    def revise(
+        self,
+        registry: str,
+        package: str,
+        *steps: Step,
+        top_hash: str | None = None,
+        message: str | None = None,
+        build: bool = False,
+    ) -> str:
+        """Change a revision and publish it; ``build`` builds it on S3 too. Return the top hash."""
+        options = {"top_hash": top_hash, "message": message, "build": build}
+        return self._call("revise", registry=registry, package=package, steps=steps, **options)
+
+    def place(
+        self,
+        registry: str,
+        package: str,
+        made: Spec | str,
+        *,
+        select: str | None = None,
+        dest: object = None,
+        land: str | None = None,
+    ) -> str:
+        """Push a package, or the latest one of another registry, by functions of ``quilt3_worker.py`` or to a prefix.
+
+        Return the top hash.
+        """
+        spec = made if isinstance(made, str) else _request(made)
+        return self._call("place", registry=registry, package=package, spec=spec, select=select, dest=dest, land=land)
 
     def top_hash(self, spec: Spec) -> str:
         """Return the top hash that a package gets; nothing is written."""
@@ -88,35 +132,61 @@ class Quilt3:
         """Read a revision: its ``header``, the records of its ``entries``, and the ``top_hash`` computed from them."""
         return self._call("browse", registry=registry, package=package, top_hash=top_hash)
 
+    def relay(self, manifest: str) -> dict[str, str]:
+        """Read the text of a manifest; return the ``manifest`` that quilt3 writes for it, and its ``top_hash``."""
+        return self._call("relay", manifest=manifest)
+
+    def diff(self, registry: str, package: str, old: str, new: str) -> dict[str, list[str]]:
+        """List the keys of entries that are ``added``, ``modified`` or ``deleted`` from one revision to another."""
+        return self._call("diff", registry=registry, package=package, old=old, new=new)
+
     def read(self, registry: str, package: str, key: str) -> bytes:
         """Return the bytes of an entry, which quilt3 checks against its hash."""
         return base64.b64decode(self._call("read", registry=registry, package=package, key=key))
 
-    def install(self, registry: str, package: str, directory: Path) -> None:
-        """Download the latest revision to a directory."""
+    def install(
+        self, registry: str, package: str, directory: Path, *, top_hash: str | None = None, path: str | None = None
+    ) -> None:
+        """Download a revision, or a path of it, to a directory."""
         local = directory.with_name(directory.name + "-registry")
-        self._call("install", registry=registry, package=package, directory=str(directory), local_registry=str(local))
+        options = {"directory": str(directory), "local_registry": str(local), "top_hash": top_hash, "path": path}
+        self._call("install", registry=registry, package=package, **options)
 
-    def verify(self, registry: str, package: str, directory: Path) -> bool:
-        """Tell whether a directory holds exactly the latest revision."""
-        return self._call("verify", registry=registry, package=package, directory=str(directory))
+    def verify(
+        self, registry: str, package: str, directory: Path | str, *, top_hash: str | None = None, extra_files_ok: bool = False
+    ) -> bool:
+        """Tell whether a directory or prefix holds exactly a revision."""
+        options = {"directory": str(directory), "top_hash": top_hash, "extra_files_ok": extra_files_ok}
+        return self._call("verify", registry=registry, package=package, **options)
 
     def packages(self, registry: str) -> list[str]:
         """List the packages of a registry."""
         return self._call("packages", registry=registry)
 
+    def pointers(self, registry: str, package: str) -> dict[str, str]:
+        """Return the top hashes of a package's revisions by their unix seconds, and that of ``latest``."""
+        return dict(self._call("revisions", registry=registry, package=package))
+
     def revisions(self, registry: str, package: str) -> list[str]:
         """List the top hashes of a package's history, newest first."""
-        pointers = dict(self._call("revisions", registry=registry, package=package))
+        pointers = self.pointers(registry, package)
         return [pointers[stamp] for stamp in sorted(pointers.keys() - {"latest"}, reverse=True)]
 
     def latest(self, registry: str, package: str) -> str | None:
         """Return the top hash that ``latest`` holds, or None where there is no such package."""
-        return dict(self._call("revisions", registry=registry, package=package)).get("latest")
+        return self.pointers(registry, package).get("latest")
 
     def delete(self, registry: str, package: str, top_hash: str | None = None) -> None:
         """Delete a package, or a revision of it."""
         self._call("delete", registry=registry, package=package, top_hash=top_hash)
+
+    def rollback(self, registry: str, package: str, top_hash: str) -> None:
+        """Let ``latest`` be another revision."""
+        self._call("rollback", registry=registry, package=package, top_hash=top_hash)
+
+    def resolve(self, registry: str, package: str, prefix: str) -> str:
+        """Return the top hash that begins with a prefix."""
+        return self._call("resolve", registry=registry, package=package, prefix=prefix)
 
     def directory_keys(self, path: Path) -> list[str]:
         """List the logical keys that a directory becomes."""
@@ -125,6 +195,10 @@ class Quilt3:
     def physical_key(self, text: str) -> dict[str, str | None]:
         """Read a physical key: its ``bucket``, ``key`` and ``version_id``, and the ``text`` that quilt3 prints for it."""
         return self._call("physical_key", text=text)
+
+    def public_names(self) -> dict[str, list[str]]:
+        """List quilt3's public functions and methods, by the place where they are."""
+        return self._call("public_names")
 
     def _call(self, command: str, **arguments: Any) -> Any:
         with self._lock:
@@ -192,6 +266,11 @@ def _request(spec: Spec, *directories: Directory) -> dict[str, Any]:
     }
 
 
+def _chosen(workflow: Choice) -> dict[str, str | None]:
+    """Return the workflow as JSON can carry it: what was not given is not there."""
+    return {} if isinstance(workflow, EllipsisType) else {"workflow": workflow}
+
+
 def s3_registry_in(s3: S3Server, bucket: str) -> Registry:
     """Return the registry in a bucket of the store, for our engine."""
     return Registry(RegistryLocation.parse(f"s3://{bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
@@ -215,3 +294,51 @@ def record(entry: Entry) -> dict[str, Any]:
         "hash": {"type": entry.hash.type, "value": entry.hash.value},
         "meta": entry.meta,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Manuscript:
+    """A manifest that somebody else wrote: its header, and the records of directories and entries in their order."""
+
+    header: Mapping[str, Any]
+    records: Sequence[Mapping[str, Any]]
+
+    @property
+    def data(self) -> bytes:
+        """The bytes of the manifest."""
+        return b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in (self.header, *self.records))
+
+    @property
+    def top_hash(self) -> str:
+        """The top hash, computed by neither client."""
+        counted = ({key: each[key] for key in ("hash", "logical_key", "meta", "size")} for each in self._entries())
+        lines = (json.dumps(line, sort_keys=True, separators=(",", ":")) for line in (self.header, *counted))
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+    def _entries(self) -> Iterator[Mapping[str, Any]]:
+        return (each for each in self.records if "physical_keys" in each)
+
+
+def plant(registry: Registry, package: str, *manuscripts: Manuscript) -> list[str]:
+    """Write revisions into a registry by hand, the last one as the latest, all long ago; return their top hashes."""
+    for seconds, manuscript in enumerate(manuscripts, LONG_AGO):
+        write(registry, f".quilt/packages/{manuscript.top_hash}", manuscript.data)
+        for pointer in (str(seconds), "latest"):
+            write(registry, f".quilt/named_packages/{package}/{pointer}", manuscript.top_hash.encode())
+    return [manuscript.top_hash for manuscript in manuscripts]
+
+
+def write(registry: Registry, relative: str, data: bytes) -> PhysicalKey:
+    """Write a file of a registry; return where it is, at its version."""
+    key = registry.location.root.join(relative)
+    return registry.stores.of(key).put(key, data).key
+
+
+def long_ago(registry: Registry) -> Registry:
+    """Return a registry whose new revisions are older than any of quilt3, which lets each second have one."""
+    return Registry(registry.location, registry.stores, clock=lambda: LONG_AGO)
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    """Return the files below a directory by their relative paths."""
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

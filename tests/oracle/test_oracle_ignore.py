@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.entries import parse_entries
+from airflow_quilt.core.manifest import Manifest
 from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.sources import SourceFinder
+from airflow_quilt.core.sources import FindOptions, SourceFinder
 from tests.oracle.quilt3_client import Quilt3, place
 
 TREE = [
@@ -116,5 +117,5 @@ def test_links_inside_are_left_out_under_their_own_names(quilt3: Quilt3, local_r
 
 def packed(directory: Path, registry: Registry) -> list[str]:
     """Return the keys that our engine packs of a directory."""
-    finder = SourceFinder(registry.stores, lambda _uri: iter(()), allow_empty=True)
-    return [source.logical_key for source in finder.find(parse_entries(str(directory)))]
+    finder = SourceFinder(registry.stores, lambda _uri: Manifest({}, iter(())), FindOptions(allow_empty=True))
+    return [source.logical_key for source in finder.find(parse_entries(str(directory))).sources]

@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
+from airflow_quilt.core.checksums import StoreAlgorithm
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import RevisionConflictError
 from airflow_quilt.core.locations import PhysicalKey
@@ -184,8 +185,8 @@ class InterruptedStorage(S3Storage):
         self._interrupts: Iterator[Callable[[], object]] = iter([interrupt])
         self._lock = threading.Lock()
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes) -> Stat:
-        stat = super().upload(key, data, digest)
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+        stat = super().upload(key, data, digest, algorithm)
         self._happen("file")
         return stat
 

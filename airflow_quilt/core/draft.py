@@ -1,0 +1,150 @@
+"""What a revision is to say and hold: what a user asked for, the revision that it starts from, and the workflow's verdict."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from airflow_quilt.core.checksums import CHUNKED, check_new_hash_type
+from airflow_quilt.core.entries import parse_entries
+from airflow_quilt.core.errors import EmptyPackageError, InputError
+from airflow_quilt.core.locations import PhysicalKey, QuiltUri
+from airflow_quilt.core.manifest import Manifest, header_line, make_header
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.plan import Source
+from airflow_quilt.core.pointers import Conflict, Latest
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.sources import FindOptions, SourceFinder
+from airflow_quilt.core.tree import Tree, merged, ordered, without
+from airflow_quilt.core.workflows import Choice, load_workflow
+
+_log = logging.getLogger(__name__)
+
+Mode = Literal["replace", "update"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A revision to be.
+
+    Attributes:
+        package: ``namespace/name``.
+        entries: a mapping of logical keys to sources, or one source for the whole package; see ``docs/entries.md``. None
+            for none, with ``mode="update"``.
+        meta: the package's metadata, a JSON object; with ``mode="update"`` None leaves it as it is.
+        message: what a reader of the history sees.
+        mode: ``"replace"``: the package holds exactly the entries given. ``"update"``: it starts from a revision, loses
+            ``remove``, and then the entries are added or take the place of those with the same logical key.
+        base: the revision that an update starts from (:meth:`Registry.resolve`); by default the latest one, or an empty
+            package where there is none yet.
+        remove: what an update takes out: keys of files, and of directories with all that is below them.
+        workflow: the workflow of the registry that the package must satisfy; None for none, ``...`` for its default.
+        hash_type: the type of hash that new entries get: ``sha2-256-chunked`` or ``CRC64NVME``.
+        unversioned: name S3 objects without the versions that they have now.
+        follow_symlinks: pack files behind links that lead out of the directory that is packed.
+        conflict: ``"fail"`` when ``latest`` moves while the revision is being made, ``"overwrite"`` to win regardless.
+        dedupe: make no new revision when ``latest`` has the same top hash.
+        allow_empty: let a source, or the package, hold no file.
+    """
+
+    package: str
+    entries: object = None
+    meta: Mapping[str, Any] | None = None
+    message: str | None = None
+    mode: Mode = "replace"
+    base: str | None = None
+    remove: Sequence[str] = ()
+    workflow: Choice = ...
+    hash_type: str = CHUNKED
+    unversioned: bool = False
+    follow_symlinks: bool = False
+    conflict: Conflict = "fail"
+    dedupe: bool = True
+    allow_empty: bool = False
+
+
+def check_draft(draft: Draft) -> PackageName:
+    """Check what can be checked without looking anywhere; return the name of the package.
+
+    Raises:
+        InputError: something cannot be right.
+    """
+    for what, choices in (("conflict", ("fail", "overwrite")), ("mode", ("replace", "update"))):
+        if (value := getattr(draft, what)) not in choices:
+            raise InputError(f"{what} {value!r}: expected {' or '.join(map(repr, choices))}")
+    if draft.mode == "replace" and (draft.base is not None or draft.remove):
+        raise InputError("base and remove are for mode='update'; with mode='replace' the package holds the given entries only")
+    if isinstance(draft.remove, str):
+        raise InputError(f"remove {draft.remove!r}: expected a list of logical keys")
+    check_new_hash_type(draft.hash_type)
+    make_header(draft.message, draft.meta)
+    return PackageName.parse(draft.package)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a revision will say and hold."""
+
+    header: Mapping[str, Any]
+    tree: Tree = field(default_factory=Tree)
+
+
+def gather(registry: Registry, name: PackageName, draft: Draft, latest: Latest | None) -> Content:
+    """Find the sources, merge them with the revision that is updated, and let the workflow judge.
+
+    Raises:
+        InputError: a source, a key or metadata cannot be published, or the package does not satisfy its workflow.
+        QuiltError: what the sources come from, or the registry, cannot be read.
+    """
+    is_update = draft.mode == "update"
+    requests = list(parse_entries(draft.entries)) if draft.entries is not None or not is_update else []
+    options = FindOptions(
+        allow_empty=draft.allow_empty,
+        follow_symlinks=draft.follow_symlinks,
+        unversioned=draft.unversioned,
+        hash_type=draft.hash_type,
+    )
+    base = _read_base(registry, name, draft, latest) if is_update else None
+    tree = SourceFinder(registry.stores, _reader(registry), options).find(requests)
+    if base:
+        tree = _updated(base.tree, draft.remove, tree)
+    tree = Tree(tree.sources, {key: meta for key, meta in tree.directories.items() if meta})  # As quilt3, no line for none.
+    if not tree.sources and not draft.allow_empty:
+        raise EmptyPackageError("the package has no entries; give allow_empty=True to publish it all the same")
+    workflow = load_workflow(draft.workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
+    header = make_header(draft.message, draft.meta, workflow.record if workflow else None, base.header if base else None)
+    header_line(header)
+    if workflow:
+        told = ({"logical_key": source.logical_key, "size": source.size, "meta": source.user_meta} for source in tree.sources)
+        workflow.check(package=str(name), message=draft.message, user_meta=header.get("user_meta", {}), entries=told)
+    return Content(header, tree)
+
+
+def _read_base(registry: Registry, name: PackageName, draft: Draft, latest: Latest | None) -> Content | None:
+    """Read the revision that an update starts from; None where there is no package yet."""
+    if draft.base is None and latest is None:
+        _log.info("There is no package %s in %s yet: the update starts from nothing", name, registry.location)
+        return None
+    manifest = registry.read(name, latest.top_hash if draft.base is None and latest else draft.base)
+    sources = [Source.of_entry(entry, hash_type=draft.hash_type) for entry in manifest.entries]
+    if not registry.location.is_local:
+        sources = [replace(source, movable=False) if _is_local(source) else source for source in sources]
+    return Content(manifest.header, Tree(sources, manifest.directories))
+
+
+def _is_local(source: Source) -> bool:
+    return isinstance(source.origin, PhysicalKey) and source.origin.is_local
+
+
+def _updated(base: Tree, removed: Sequence[str], added: Tree) -> Tree:
+    left, absent = without(base, removed)
+    if absent:
+        _log.warning("Not in the revision that is updated, so there is nothing to remove: %s", ", ".join(absent))
+    return ordered(merged(left, added))
+
+
+def _reader(registry: Registry) -> Callable[[QuiltUri], Manifest]:
+    def read(uri: QuiltUri) -> Manifest:
+        return Registry(uri.registry, registry.stores).read(uri.package, uri.top_hash)
+
+    return read

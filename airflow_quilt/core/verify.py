@@ -1,0 +1,147 @@
+"""Verify: do files or objects hold exactly the bytes that a revision names."""
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from airflow_quilt.core.errors import LocationError, ObjectNotFoundError, VerificationError
+from airflow_quilt.core.jobs import Jobs, Steps
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.manifest import Entry
+from airflow_quilt.core.names import TopHash
+from airflow_quilt.core.progress import Progress, count
+from airflow_quilt.core.reading import Reader
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.selection import Reference, Selection, select
+from airflow_quilt.core.storage.base import Stat, Stores
+
+_log = logging.getLogger(__name__)
+
+_Finding = Literal["missing", "modified"] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What was found; logical keys, or for ``extra`` paths below the place, in order.
+
+    Attributes:
+        top_hash: the revision.
+        entries: how many were looked at.
+        bytes: what they add up to.
+        missing: there is no file or object.
+        modified: it has another size or hash.
+        extra: a file or object that no entry accounts for.
+    """
+
+    top_hash: TopHash
+    entries: int
+    bytes: int
+    missing: list[str] = field(default_factory=list)
+    modified: list[str] = field(default_factory=list)
+    extra: list[str] = field(default_factory=list)
+
+    def check(self, *, extra_files_ok: bool = False) -> None:
+        """Raise if there is a difference.
+
+        Raises:
+            VerificationError: there is; the message lists it.
+        """
+        differences = {"missing": self.missing, "modified": self.modified, "extra": [] if extra_files_ok else self.extra}
+        if any(differences.values()):
+            raise VerificationError(self.top_hash, differences)
+
+    def __str__(self) -> str:
+        return f"{len(self.missing):,} missing, {len(self.modified):,} modified, {len(self.extra):,} extra"
+
+
+def verify(
+    registry: Registry, what: Reference, src: str | None = None, *, read_all: bool = False, stop: threading.Event | None = None
+) -> Verification:
+    """Compare files or objects with a package.
+
+    Args:
+        registry: a registry on S3 or on the local disk.
+        what: the files, laid out as :func:`~airflow_quilt.core.install.install` does.
+        src: a directory or an ``s3://`` prefix; None for the objects that the package itself names.
+        read_all: read every byte; without it, the checksum that a store keeps of an object counts as proof. Local files are
+            read in any case.
+        stop: set it to end the work.
+
+    Raises:
+        PackageNotFoundError: there is no such package or revision.
+        EntryNotFoundError: the revision has nothing at the path.
+        HashTypeError: a hash is of an unknown type.
+        LocationError: an entry is a file of another machine.
+        StorageError: a store refused or failed.
+    """
+    selection = select(registry, what)
+    places, extra = _places(registry, selection, src)
+    progress = Progress(f"Verifying {selection.package}")
+    progress.begin(len(selection.files), selection.bytes)
+    checker = _Checker(registry.stores, Jobs(progress=progress, stop=stop), read_all=read_all)
+    findings = dict(checker.run(places))
+    found = Verification(
+        top_hash=selection.top_hash,
+        entries=len(selection.files),
+        bytes=selection.bytes,
+        missing=[entry.logical_key for entry, _ in places if findings.get(entry.logical_key) == "missing"],
+        modified=[entry.logical_key for entry, _ in places if findings.get(entry.logical_key) == "modified"],
+        extra=extra,
+    )
+    _log.info("Verified %s: %s: %s", selection, count(found.entries, "entry", "entries"), found)
+    return found
+
+
+def _places(registry: Registry, selection: Selection, src: str | None) -> tuple[list[tuple[Entry, PhysicalKey]], list[str]]:
+    """Return where each entry should be, and what is there besides."""
+    if src is None:
+        return [(entry, registry.origin(entry)) for _, entry in selection.files], []
+    root = PhysicalKey.parse(src)
+    if root.version_id is not None:
+        raise LocationError(f"{root}: a prefix has no version")
+    extra = set(_relative_files(registry.stores, root)).difference(relative for relative, _ in selection.files)
+    return [(entry, root.join(relative)) for relative, entry in selection.files], sorted(extra)
+
+
+def _relative_files(stores: Stores, root: PhysicalKey) -> Iterator[str]:
+    directory = root.join("")
+    for stat in stores.of(root).scan(directory):
+        if not stat.key.is_prefix:
+            yield stat.key.key.removeprefix(directory.key)
+
+
+class _Checker:
+    """Compares entries with what lies at places."""
+
+    def __init__(self, stores: Stores, jobs: Jobs, *, read_all: bool) -> None:
+        self._stores = stores
+        self._jobs = jobs
+        self._reader = Reader(stores, jobs)
+        self._read_all = read_all
+
+    def run(self, places: Iterable[tuple[Entry, PhysicalKey]]) -> Iterator[tuple[str, _Finding]]:
+        """Yield the keys of entries that differ, and how."""
+        jobs = ((entry.logical_key, self._steps(entry, place)) for entry, place in places)
+        return ((key, finding) for key, finding in self._jobs.run(jobs) if finding)
+
+    def _steps(self, entry: Entry, place: PhysicalKey) -> Steps[_Finding]:
+        (stat,) = yield [partial(self._stat, place)]
+        if stat is None:
+            return "missing"
+        if stat.size != entry.size:
+            return "modified"
+        digest = None if self._read_all else stat.proven(entry.hash.type)
+        if digest is None:
+            digest = yield from self._reader.hash(stat.key, entry.size, entry.hash.type)
+        else:
+            self._jobs.progress.add(size=entry.size)
+        return None if digest == entry.hash else "modified"
+
+    def _stat(self, place: PhysicalKey) -> Stat | None:
+        try:
+            return self._stores.of(place).stat(place)
+        except ObjectNotFoundError:
+            return None

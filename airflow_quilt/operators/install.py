@@ -1,0 +1,51 @@
+"""QuiltInstallOperator."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_quilt.operators.base import airflow_errors
+from airflow_quilt.operators.read import QuiltReadOperator
+from airflow_quilt.operators.values import flag, plain
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class QuiltInstallOperator(QuiltReadOperator):
+    """Brings the files of a package to a directory of the worker, or to a prefix on S3.
+
+    Every byte is checked against the package before a file takes its name. What is there already and right is not fetched
+    again; other files are left alone.
+
+    Takes the parameters of :class:`~airflow_quilt.operators.read.QuiltReadOperator`.
+
+    :param dest: the directory, or an ``s3://`` prefix; it need not exist. A single file lands under its name, what is below a
+        directory of the package under its path from there.
+    :param return_paths: return the list of files too; turn it off where there are too many for XCom.
+    """
+
+    template_fields: Sequence[str] = (*QuiltReadOperator.template_fields, "dest", "return_paths")
+
+    def __init__(self, *, dest: Any, return_paths: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.dest = dest
+        self.return_paths = return_paths
+
+    def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
+        """Install, and return what came of it: plain values only."""
+        from airflow_quilt.core.install import install
+
+        stop = self.begin()
+        with airflow_errors():
+            registry, reference = self.locate()
+            return_paths = flag("return_paths", self.return_paths)
+            installed = install(registry, reference, str(plain(self.dest)), stop)
+        return {
+            "registry": str(registry.location),
+            "package": reference.package,
+            "top_hash": installed.top_hash,
+            "files": len(installed.paths),
+            "bytes": installed.bytes,
+            "reused": installed.reused,
+            "paths": installed.paths if return_paths else None,
+        }

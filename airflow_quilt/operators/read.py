@@ -1,0 +1,35 @@
+"""What the operators that read a package share."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_quilt.operators.base import QuiltOperator
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from airflow_quilt.core.registry import Registry
+    from airflow_quilt.core.selection import Reference
+
+
+class QuiltReadOperator(QuiltOperator):
+    """An operator that reads a revision of a package, or a part of it.
+
+    :param package: ``namespace/name``; or a Quilt+ URI, which may name the registry, the revision and the path too.
+    :param revision: ``latest``, a top hash or the beginning of one (6 digits or more), or a time for the revision that was the
+        newest then; by default the latest.
+    :param path: the logical key of a file or a directory of the package; by default everything.
+    :param registry: the registry, on S3 or a local directory; by default the connection's.
+    :param quilt_conn_id: the connection of type ``quilt``; None for none.
+    """
+
+    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision", "path")
+
+    def __init__(self, *, revision: "str | datetime | None" = None, path: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.revision = revision
+        self.path = path
+
+    def locate(self) -> "tuple[Registry, Reference]":
+        """Return the registry, and what is to be read there."""
+        return self.hook.locate(self.package, self.registry, self.revision, self.path)

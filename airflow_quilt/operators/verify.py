@@ -1,0 +1,50 @@
+"""QuiltVerifyOperator."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_quilt.operators.base import airflow_errors
+from airflow_quilt.operators.read import QuiltReadOperator
+from airflow_quilt.operators.values import flag, plain
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class QuiltVerifyOperator(QuiltReadOperator):
+    """Fails unless files or objects hold exactly the bytes that a package names; the difference is listed.
+
+    Takes the parameters of :class:`~airflow_quilt.operators.read.QuiltReadOperator`.
+
+    :param src: the directory or ``s3://`` prefix to look at; by default the objects that the package itself names.
+    :param extra_files_ok: succeed although there are files that the package does not name.
+    :param read_all: read every byte of objects; without it, the checksum that the store keeps of an object counts as proof.
+        Local files are read in any case.
+    """
+
+    template_fields: Sequence[str] = (*QuiltReadOperator.template_fields, "src", "extra_files_ok", "read_all")
+
+    def __init__(self, *, src: Any = None, extra_files_ok: bool = False, read_all: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.src = src
+        self.extra_files_ok = extra_files_ok
+        self.read_all = read_all
+
+    def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
+        """Verify, and return what was looked at: plain values only."""
+        from airflow_quilt.core.verify import verify
+
+        stop = self.begin()
+        with airflow_errors():
+            registry, reference = self.locate()
+            src = None if self.src is None else str(plain(self.src))
+            found = verify(registry, reference, src, read_all=flag("read_all", self.read_all), stop=stop)
+            found.check(extra_files_ok=flag("extra_files_ok", self.extra_files_ok))
+        return {
+            "registry": str(registry.location),
+            "package": reference.package,
+            "top_hash": found.top_hash,
+            "entries": found.entries,
+            "bytes": found.bytes,
+            "extra": len(found.extra),
+        }

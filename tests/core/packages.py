@@ -1,0 +1,52 @@
+"""What tests of packages share: objects with checksums, and revisions whose manifests say what a test wants."""
+
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, algorithm, digest_of, hash_of, to_s3
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.manifest import Entry, make_header, write_manifest
+from airflow_quilt.core.names import DirectoryKey, LogicalKey, PackageName, TopHash
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.storage.memory import MemoryStorage
+
+PART: Final = 8 * 1024 * 1024
+HASH_TYPES: Final = (CHUNKED, SHA256, CRC64NVME)
+
+
+def checksum(data: bytes, kind: StoreAlgorithm) -> str:
+    """Return S3's checksum of a whole object."""
+    return to_s3(digest_of([data], algorithm(kind).new()))
+
+
+def put(memory: MemoryStorage, url: str, data: bytes, *told: StoreAlgorithm) -> PhysicalKey:
+    """Store an object whose checksums of some kinds the store tells; return its key at its version."""
+    return memory.store(PhysicalKey.parse(url), data, "overwrite", {kind: checksum(data, kind) for kind in told}).key
+
+
+def entry_of(key: str, data: bytes, *places: PhysicalKey | str, hash_type: str = CHUNKED, **meta: Any) -> Entry:
+    """Return the entry of some bytes that lie somewhere."""
+    return Entry(LogicalKey(key), tuple(map(str, places)), len(data), hash_of(data, hash_type), meta)
+
+
+def commit(
+    registry: Registry,
+    name: PackageName,
+    entries: Iterable[Entry],
+    header: Mapping[str, Any] | None = None,
+    directories: Mapping[str, Any] | None = None,
+) -> TopHash:
+    """Make a revision of exactly these entries, in walk order, as somebody else may have."""
+    manifest = io.BytesIO()
+    metas = {DirectoryKey(key): meta for key, meta in (directories or {}).items()}
+    top_hash = write_manifest(header or make_header(None, None), entries, manifest, metas).top_hash
+    manifest.seek(0)
+    registry.commit(name, top_hash, manifest, None, "overwrite")
+    return top_hash
+
+
+def files_below(directory: Path) -> dict[str, bytes]:
+    """Return all files below a directory, hidden and temporary ones too, and what they hold."""
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}

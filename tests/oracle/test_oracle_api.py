@@ -1,0 +1,31 @@
+"""The table of quilt3's functions in the documents names every one that there is."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.oracle.quilt3_client import Quilt3
+
+TABLE = Path(__file__).parent.parent.parent / "docs/compatibility.md"
+
+
+def test_every_public_name_of_quilt3_has_a_row(quilt3: Quilt3) -> None:
+    text = TABLE.read_text(encoding="utf-8")
+    named = {
+        section.partition("`\n")[0]: set(re.findall(r"`([\w.]+)", "\n".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE))))
+        for section in re.split(r"^## `", text, flags=re.MULTILINE)[1:]
+    }
+    public = quilt3.public_names()
+
+    assert public.keys() == named.keys()
+    assert {part: set(names) - named[part] for part, names in public.items()} == {part: set() for part in public}
+    assert "install" in public["quilt3.Package"]
+    assert "no_such_function" not in named["quilt3"]
+
+
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"`core\.(\w+)\.(\w+)`", TABLE.read_text(encoding="utf-8")))))
+def test_what_the_table_says_is_ours_is_there(module: tuple[str, str]) -> None:
+    from importlib import import_module
+
+    assert callable(getattr(import_module(f"airflow_quilt.core.{module[0]}"), module[1]))
