@@ -1,16 +1,19 @@
-"""SeaweedFS: a real S3 store in one process, on free ports of loopback, with credentials made at the start."""
+"""SeaweedFS: a real S3 store and STS in one process, on free ports of loopback, with credentials made at the start."""
 
+import base64
 import contextlib
 import json
+import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from testbed.server import Identity, S3Server, free_ports, running
+from testbed.server import Identity, Role, S3Server, free_ports, role_arn, running
 
 _GRPC: Final = 10_000  # Every port of SeaweedFS has a second one, this much higher.
 _PORTS: Final = ("master", "volume", "filer", "s3", "admin")
+_ROLES: Final[Mapping[Role, list[str]]] = {"writer": ["s3:*"], "reader": ["s3:Get*", "s3:List*"]}
 
 
 @contextlib.contextmanager
@@ -19,6 +22,7 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
     directory.mkdir(parents=True, exist_ok=True)
     admin, reader = Identity.make(), Identity.make()
     _write_identities(directory / "s3.json", admin, reader)
+    _write_roles(directory / "iam.json")
     ports = dict(zip(_PORTS, free_ports(len(_PORTS), _GRPC), strict=True))
     server = S3Server(f"http://127.0.0.1:{ports['s3']}", admin, reader)
     with running(server, _command(directory, ports), directory / "weed.log") as store:
@@ -36,6 +40,7 @@ def _command(directory: Path, ports: dict[str, int]) -> list[str]:
         "-ip.bind=127.0.0.1",
         *(f"-{name}.port={port}" for name, port in ports.items()),
         f"-s3.config={directory / 's3.json'}",
+        f"-s3.iam.config={directory / 'iam.json'}",
         "-s3.autoCreateBucket=false",
         "-s3.allowDeleteBucketNotEmpty=false",
         "-master.telemetry=false",
@@ -59,5 +64,34 @@ def _write_identities(path: Path, admin: Identity, reader: Identity) -> None:
             ("reader", reader, ["Read", "List"]),
         )
     ]
+    _write_secret(path, {"identities": identities})
+
+
+def _write_roles(path: Path) -> None:
+    anybody = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": ["sts:AssumeRole"]}
+    roles = [
+        {"roleName": role, "roleArn": role_arn(role), "trustPolicy": _policy(anybody), "attachedPolicies": [role]}
+        for role in _ROLES
+    ]
+    policies = [
+        {"name": role, "document": _policy({"Effect": "Allow", "Action": actions, "Resource": ["*"]})}
+        for role, actions in _ROLES.items()
+    ]
+    sts = {
+        "tokenDuration": "1h",
+        "maxSessionLength": "12h",
+        "issuer": "testbed",
+        "signingKey": base64.b64encode(secrets.token_bytes(32)).decode(),
+    }
+    _write_secret(
+        path, {"sts": sts, "policy": {"defaultEffect": "Deny", "storeType": "memory"}, "roles": roles, "policies": policies}
+    )
+
+
+def _policy(statement: Mapping[str, Any]) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
+def _write_secret(path: Path, content: Mapping[str, Any]) -> None:
     path.touch(mode=0o600)
-    path.write_text(json.dumps({"identities": identities}), encoding="utf-8")
+    path.write_text(json.dumps(content), encoding="utf-8")

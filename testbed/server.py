@@ -7,10 +7,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import boto3
 from botocore.config import Config
@@ -19,6 +20,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+Role = Literal["writer", "reader"]
+"""Who may do everything on S3, and who may only read."""
+
+_REGION: Final = "us-east-1"
 _START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 10
 _PR_SET_PDEATHSIG: Final = 1
@@ -38,6 +43,16 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class TemporaryCredentials:
+    """What STS hands out; ``expiration`` is an aware time."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    session_token: str = field(repr=False)
+    expiration: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class S3Server:
     """A running server: the URL that S3 clients talk to, an administrator, and a user who may only read."""
 
@@ -45,18 +60,33 @@ class S3Server:
     admin: Identity
     reader: Identity
 
-    def client(self, identity: Identity | None = None) -> "S3Client":
+    def client(self, identity: Identity | TemporaryCredentials | None = None) -> "S3Client":
         """Return a boto3 client, for the administrator unless another user is given."""
         who = identity or self.admin
         client: S3Client = boto3.client(
             "s3",
             endpoint_url=self.endpoint,
-            region_name="us-east-1",
+            region_name=_REGION,
             aws_access_key_id=who.access_key,
             aws_secret_access_key=who.secret_key,
+            aws_session_token=who.session_token if isinstance(who, TemporaryCredentials) else None,
             config=Config(max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 3}),
         )
         return client
+
+    def assume(self, role: Role, seconds: int = 900) -> TemporaryCredentials:
+        """Ask STS for the credentials of a role, for 15 minutes to 12 hours; safe to use from several threads."""
+        sts = boto3.session.Session().client(
+            "sts",
+            endpoint_url=self.endpoint,
+            region_name=_REGION,
+            aws_access_key_id=self.admin.access_key,
+            aws_secret_access_key=self.admin.secret_key,
+        )
+        answer = sts.assume_role(RoleArn=role_arn(role), RoleSessionName="testbed", DurationSeconds=seconds)["Credentials"]
+        return TemporaryCredentials(
+            answer["AccessKeyId"], answer["SecretAccessKey"], answer["SessionToken"], answer["Expiration"]
+        )
 
     def make_bucket(self, name: str, *, versioned: bool = True) -> str:
         """Create a bucket and return its name."""
@@ -67,16 +97,35 @@ class S3Server:
         return name
 
 
+def role_arn(role: Role) -> str:
+    """Return the name of a role in the store."""
+    return f"arn:aws:iam::000000000000:role/{role}"
+
+
 @contextlib.contextmanager
 def running(
     server: S3Server, command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[S3Server]:
-    """Run a server until the block ends or this process dies; its output goes to ``log``."""
+    """Run an S3 server until the block ends or this process dies; its output goes to ``log``."""
+    client = server.client()
+    with running_process(command, log, client.list_buckets, (BotoCoreError, ClientError), environment):
+        yield server
+
+
+@contextlib.contextmanager
+def running_process(
+    command: Sequence[str],
+    log: Path,
+    probe: Callable[[], object],
+    not_yet: tuple[type[Exception], ...],
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[None]:
+    """Run any server, likewise; it is up when ``probe`` raises none of ``not_yet``."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=_die_with_parent)  # noqa: PLW1509
     try:
-        _wait_until_up(server, process, log)
-        yield server
+        _wait_until_up(probe, not_yet, process, log)
+        yield
     finally:
         _stop(process)
 
@@ -94,15 +143,16 @@ def free_ports(count: int, companion: int = 0) -> list[int]:
     return ports
 
 
-def _wait_until_up(server: S3Server, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    client = server.client()
+def _wait_until_up(
+    probe: Callable[[], object], not_yet: tuple[type[Exception], ...], process: "subprocess.Popen[bytes]", log: Path
+) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
-            client.list_buckets()
-        except (BotoCoreError, ClientError) as error:
+            probe()
+        except not_yet as error:
             if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the S3 server did not start; {log} ends with:\n{log.read_text()[-2000:]}") from error
+                raise RuntimeError(f"the server did not start; {log} ends with:\n{log.read_text()[-2000:]}") from error
             time.sleep(0.1)
         else:
             return

@@ -12,6 +12,8 @@ from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.s3 import S3Storage
+from testbed.catalog import CatalogServer, running_catalog
+from testbed.proxy import S3Proxy, running_proxy
 from testbed.seaweedfs import seaweedfs
 from testbed.server import S3Server
 
@@ -41,6 +43,20 @@ def other_bucket(s3: S3Server) -> str:
 def plain_bucket(s3: S3Server) -> str:
     """A bucket without versions."""
     return s3.make_bucket(f"plain-{next(_serial)}", versioned=False)
+
+
+@pytest.fixture
+def catalog(s3: S3Server) -> Iterator[CatalogServer]:
+    """A Quilt service that hands out credentials of the store."""
+    with running_catalog(s3) as server:
+        yield server
+
+
+@pytest.fixture
+def proxy(s3: S3Server) -> Iterator[S3Proxy]:
+    """A proxy in front of the store, which lets chosen requests go wrong."""
+    with running_proxy(s3) as server:
+        yield server
 
 
 @pytest.fixture
