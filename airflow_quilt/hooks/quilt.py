@@ -1,78 +1,23 @@
 """QuiltHook: an Airflow connection becomes a registry."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_quilt.core.errors import SettingsError
+from airflow_quilt.hooks.settings import QuiltSettings
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Connection
+    from datetime import datetime
+    from types import EllipsisType
 
+    from airflow_quilt.core.catalog import Catalog
+    from airflow_quilt.core.credentials import CredentialSource
     from airflow_quilt.core.names import PackageName
     from airflow_quilt.core.registry import Registry
+    from airflow_quilt.core.selection import Reference
     from airflow_quilt.core.storage.base import Stores
-
-_NO_VALUE = {"", "null", "none"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuiltSettings:
-    """What a Quilt connection says.
-
-    Attributes:
-        catalog: the catalog's URL, without a trailing ``/``.
-        registry: the default registry.
-        aws_conn_id: the connection for S3; None leaves it to boto3's own chain.
-        region_name: the region of the registry, where the AWS connection does not tell it.
-        dest: the prefix below which packages pushed to the default registry land, each under its name.
-    """
-
-    catalog: str | None = None
-    registry: str | None = None
-    aws_conn_id: str | None = "aws_default"
-    region_name: str | None = None
-    dest: str | None = None
-
-    @classmethod
-    def of(cls, connection: "Connection") -> Self:
-        """Read a connection; an extra that came from a URI is text, so the texts ``null`` and ``none`` are no value.
-
-        Raises:
-            SettingsError: an extra is not text, or the host is no catalog.
-        """
-        extra = connection.extra_dejson
-        return cls(
-            catalog=_catalog_url(connection),
-            registry=_text(connection, extra, "registry"),
-            aws_conn_id=_text(connection, extra, "aws_conn_id") if "aws_conn_id" in extra else "aws_default",
-            region_name=_text(connection, extra, "region_name"),
-            dest=_text(connection, extra, "dest"),
-        )
-
-
-def _text(connection: "Connection", extra: Mapping[str, Any], name: str) -> str | None:
-    value = extra.get(name)
-    if value is None or (isinstance(value, str) and value.strip().lower() in _NO_VALUE):
-        return None
-    if not isinstance(value, str):
-        raise SettingsError(f"connection {connection.conn_id!r}: the extra {name!r} is {type(value).__name__}, expected text")
-    return value.strip()
-
-
-def _catalog_url(connection: "Connection") -> str | None:
-    host = (connection.host or "").strip().rstrip("/")
-    if not host:
-        return None
-    if host.startswith("s3:"):
-        raise SettingsError(
-            f"connection {connection.conn_id!r}: the host is the URL of the catalog; a registry goes into the extra 'registry'"
-        )
-    url = host if "://" in host else f"https://{host}"
-    return f"{url}:{connection.port}" if connection.port else url
 
 
 class QuiltHook(BaseHook):
@@ -131,6 +76,37 @@ class QuiltHook(BaseHook):
             )
         return Registry(RegistryLocation.parse(text), self._stores)
 
+    def locate(
+        self, package: str, registry: str | None = None, revision: "str | datetime | None" = None, path: str | None = None
+    ) -> "tuple[Registry, Reference]":
+        """Return the registry of a package, and what of the package is meant.
+
+        Args:
+            package: ``namespace/name``; or a Quilt+ URI, which may name the rest too.
+            registry: as for :meth:`registry`.
+            revision: as for :meth:`airflow_quilt.core.registry.Registry.resolve`.
+            path: the key of a file or directory of the package.
+
+        Raises:
+            LocationError: the URI or the registry is malformed.
+            InputError: the URI and another argument say different things.
+        """
+        from airflow_quilt.core.errors import InputError
+        from airflow_quilt.core.locations import QuiltUri
+        from airflow_quilt.core.selection import Reference
+
+        if not package.startswith("quilt+"):
+            return self.registry(registry), Reference(package, revision, path)
+        uri = QuiltUri.parse(package)
+        for what, given, said in (
+            ("registry", registry, str(uri.registry)),
+            ("revision", revision, uri.top_hash),
+            ("path", path, uri.path),
+        ):
+            if given is not None and said is not None and given != said:
+                raise InputError(f"{what} {given!r}: the package is given as {uri}, which says {said!r}; give it once")
+        return self.registry(str(uri.registry)), Reference(str(uri.package), uri.top_hash or revision, uri.path or path)
+
     def get_conn(self) -> "Registry":
         """Open the connection's registry."""
         return self.registry()
@@ -141,12 +117,21 @@ class QuiltHook(BaseHook):
         The connection's ``dest`` is shared by packages, so each gets its name below it; it belongs to the connection's
         registry and says nothing of any other.
         """
-        from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
+        from airflow_quilt.core.locations import PhysicalKey
 
-        settings = self.settings
-        if not settings.dest or not settings.registry or RegistryLocation.parse(settings.registry) != registry.location:
+        if not self.settings.dest or not self._is_own(registry):
             return None
-        return str(PhysicalKey.parse(settings.dest).join(str(name)))
+        return str(PhysicalKey.parse(self.settings.dest).join(str(name)))
+
+    def default_workflow(self, registry: "Registry") -> "str | EllipsisType":
+        """Return the workflow of packages that name none: the connection's, in its own registry; else the registry's default."""
+        return self.settings.workflow if self.settings.workflow and self._is_own(registry) else ...
+
+    def _is_own(self, registry: "Registry") -> bool:
+        from airflow_quilt.core.locations import RegistryLocation
+
+        own = self.settings.registry
+        return own is not None and RegistryLocation.parse(own) == registry.location
 
     def catalog_url(self, registry: "Registry", name: "PackageName", top_hash: str) -> str | None:
         """Return the catalog's page of a revision, where the connection names a catalog."""
@@ -156,19 +141,57 @@ class QuiltHook(BaseHook):
         return f"{self.settings.catalog}/b/{bucket}/packages/{name}/tree/{top_hash}/"
 
     @cached_property
+    def catalog(self) -> "Catalog":
+        """The connection's catalog, with its login if it has one.
+
+        Raises:
+            SettingsError: the connection names no catalog.
+        """
+        from airflow_quilt.hooks.stores import make_catalog
+
+        return make_catalog(self.settings, self.quilt_conn_id)
+
+    @cached_property
+    def credentials(self) -> "CredentialSource":
+        """The S3 credentials of the connection's login; they stay fresh for as long as the hook lives.
+
+        Raises:
+            SettingsError: the connection has no password to log in with, or no catalog.
+        """
+        from airflow_quilt.core.credentials import CredentialSource
+
+        if not self.settings.secret:
+            raise SettingsError(f"connection {self.quilt_conn_id!r}: it has no password; put an API key of the catalog there")
+        return CredentialSource(self.catalog.credentials)
+
+    @cached_property
     def _stores(self) -> "Stores":
-        from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+        from airflow_quilt.hooks.stores import make_aws_hook, make_stores
 
-        from airflow_quilt.core.storage.base import Stores
-        from airflow_quilt.core.storage.local import LocalStorage
-        from airflow_quilt.core.storage.s3 import S3Storage, client_config
+        if not self.settings.secret:
+            return make_stores(self.settings, make_aws_hook(self.settings, None))
+        return make_stores(self.settings, make_aws_hook(self.settings, self.credentials), self.catalog)
 
-        aws: AwsGenericHook[Any] = AwsGenericHook(
-            aws_conn_id=self.settings.aws_conn_id, region_name=self.settings.region_name, client_type="s3"
-        )
-        config = client_config(aws.conn_config.botocore_config)
-        try:
-            client = aws.get_client_type(region_name=aws.region_name, config=config)
-        except ValueError as error:  # botocore's way to refuse an endpoint URL.
-            raise SettingsError(f"AWS connection {self.settings.aws_conn_id!r}: {error}") from error
-        return Stores(LocalStorage(), S3Storage(client))
+    def test_connection(self) -> tuple[bool, str]:
+        """Say within seconds what works and what does not, part by part; nothing is left behind.
+
+        Called by Airflow for the button in the list of connections, by its API, and by ``airflow connections test``.
+        """
+        from airflow_quilt.hooks.check import check
+
+        findings = list(check(self))
+        return all(finding.verdict != "failed" for finding in findings), "\n".join(map(str, findings))
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the fields of the form, for Airflow 3.0 and 3.1; later ones read the provider's description."""
+        from airflow_quilt.hooks.form import widgets
+
+        return widgets()
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return what the form hides and how it names the rest, for Airflow 3.0 and 3.1."""
+        from airflow_quilt.hooks.form import behaviour
+
+        return behaviour()

@@ -4,6 +4,7 @@ import importlib
 import json
 import subprocess
 import sys
+from dataclasses import fields
 from importlib.metadata import distribution
 from importlib.resources import files
 
@@ -12,6 +13,8 @@ from packaging.utils import canonicalize_name
 
 import airflow_quilt
 from airflow_quilt.get_provider_info import get_provider_info
+from airflow_quilt.hooks.quilt import QuiltHook
+from airflow_quilt.hooks.settings import QuiltSettings
 
 
 def test_it_is_valid_against_airflows_schema() -> None:
@@ -55,3 +58,21 @@ def test_reading_it_imports_nothing_but_itself() -> None:
         "print([m for m in sys.modules if m.partition('.')[0] in ('airflow', 'boto3', 'botocore', 'pendulum')])"
     )
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_airflows_that_ask_the_hook_get_the_same_form() -> None:
+    [declared] = get_provider_info()["connection-types"]
+    behaviour = QuiltHook.get_ui_field_behaviour()
+
+    assert behaviour == {
+        "hidden_fields": declared["ui-field-behaviour"]["hidden-fields"],
+        "relabeling": declared["ui-field-behaviour"]["relabeling"],
+        "placeholders": declared["ui-field-behaviour"]["placeholders"],
+    }
+    assert "password" not in behaviour["hidden_fields"]
+
+
+def test_every_field_of_the_form_is_read_and_every_setting_has_a_field() -> None:
+    [declared] = get_provider_info()["connection-types"]
+
+    assert set(declared["conn-fields"]) == {field.name for field in fields(QuiltSettings)} - {"catalog", "secret"}

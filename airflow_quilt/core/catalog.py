@@ -1,0 +1,289 @@
+"""The Quilt service: what a catalog says of itself, and temporary S3 credentials for a login. The only HTTP besides S3.
+
+A login is an API key (``qk_…``), or a refresh token, which the service exchanges for an access token and a new refresh token
+each time. The calls are ``config.json``, ``/api/token`` and ``/api/auth/get_credentials``, as quilt3's ``session`` makes them.
+"""
+
+import ipaddress
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+from urllib.parse import urljoin, urlsplit
+
+import pendulum
+import requests
+import tenacity
+
+from airflow_quilt.core.errors import CatalogError, CatalogUnavailableError, LoginError
+
+API_KEY_PREFIX: Final = "qk_"
+
+_MOST_SKEW: Final = 15 * 60  # S3 refuses signatures that are older.
+_MOST_WAIT: Final = 30.0
+_EARLY: Final = 60
+_BUSY: Final = 429
+_SERVER_ERROR: Final = 500
+_REJECTED: Final = frozenset({400, 401, 403})
+_MOST_SHOWN: Final = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogConfig:
+    """What a catalog says of itself, to anybody.
+
+    Attributes:
+        registry_url: where the service is.
+        region: of the buckets, where it says so.
+        stack_version: of the platform, likewise.
+    """
+
+    registry_url: str
+    region: str | None
+    stack_version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TemporaryCredentials:
+    """S3 credentials; ``lifetime`` is in seconds from when they were handed out, by the clock of whoever did it."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    session_token: str = field(repr=False)
+    lifetime: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Http:
+    """How to talk to the service.
+
+    Attributes:
+        verify: whether the certificate is checked, or the file of the authorities that count.
+        timeout: seconds to connect, and between the bytes of an answer.
+        attempts: how often a call is made that fails for now.
+        total: seconds after which it is not made again.
+        allow_http: whether to speak to another machine without TLS.
+    """
+
+    verify: bool | str = True
+    timeout: float = 30.0
+    attempts: int = 5
+    total: float = 120.0
+    allow_http: bool = False
+
+
+class Catalog:
+    """A catalog, and the service behind it. Safe to use from several threads.
+
+    Args:
+        url: the catalog's, such as ``https://catalog.example.com``.
+        secret: an API key or a refresh token; None where only :meth:`config` is wanted.
+        http: how to talk.
+        on_secret: is told of each secret that comes of the login, before anybody can print it.
+        sleep: waits for so many seconds.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        secret: str | None = None,
+        *,
+        http: Http | None = None,
+        on_secret: Callable[[str], object] = lambda _secret: None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._http = http or Http()
+        self._on_secret = on_secret
+        self._sleep = sleep
+        self._lock = threading.RLock()
+        self._config: CatalogConfig | None = None
+        self._api_key = secret if secret and secret.startswith(API_KEY_PREFIX) else None
+        self._refresh_token = None if self._api_key else secret
+        self._access_token = ""
+        self._access_ends = 0.0
+
+    def config(self) -> CatalogConfig:
+        """Return what the catalog says of itself; it is asked once.
+
+        Raises:
+            CatalogError: this is no catalog, its certificate is not trusted, or it would be reached without TLS.
+            CatalogUnavailableError: it cannot be reached, or fails.
+        """
+        with self._lock:
+            if self._config is None:
+                answer, _ = self._call("GET", f"{self.url}/config.json")
+                registry = answer.get("registryUrl")
+                if not isinstance(registry, str) or not registry:
+                    raise CatalogError(f"{self.url}/config.json names no registryUrl; is this the URL of a Quilt catalog?")
+                self._config = CatalogConfig(
+                    registry_url=urljoin(f"{self.url}/", registry).rstrip("/"),
+                    region=answer.get("region"),
+                    stack_version=answer.get("stackVersion"),
+                )
+            return self._config
+
+    def credentials(self) -> TemporaryCredentials:
+        """Fetch new S3 credentials.
+
+        Raises:
+            LoginError: the API key or refresh token is not accepted, or there is none.
+            CatalogError: the service answers something else than it should, or the clocks differ too much.
+            CatalogUnavailableError: it cannot be reached, or fails.
+        """
+        with self._lock:
+            url = f"{self.config().registry_url}/api/auth/get_credentials"
+            answer, clock = self._call("GET", url, headers={"Authorization": f"Bearer {self._token()}"})
+            self._check_clock(clock)
+            try:
+                expiration = pendulum.parse(answer["Expiration"], strict=False)
+                access, secret, token = (str(answer[name]) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
+                lifetime = (expiration - (clock or pendulum.now("UTC"))).total_seconds()  # type: ignore[operator]
+            except (KeyError, TypeError, ValueError) as error:
+                raise CatalogError(f"{url} did not answer with credentials: {error!r}") from error
+            self._on_secret(secret)
+            self._on_secret(token)
+            return TemporaryCredentials(access, secret, token, lifetime)
+
+    def _token(self) -> str:
+        """Return what proves the login: the API key, or an access token that lives for a minute more."""
+        if self._api_key:
+            return self._api_key
+        if not self._refresh_token:
+            raise LoginError(f"{self.url}: there is nothing to log in with; put an API key into the connection's password")
+        if time.monotonic() > self._access_ends - _EARLY:
+            url = f"{self.config().registry_url}/api/token"
+            answer, clock = self._call("POST", url, data={"refresh_token": self._refresh_token})
+            try:
+                access, refresh, ends = str(answer["access_token"]), str(answer["refresh_token"]), float(answer["expires_at"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._rejected(str(answer.get("error", f"no token in the answer of {url}"))) from error
+            self._on_secret(access)
+            self._on_secret(refresh)
+            self._access_token, self._refresh_token = access, refresh
+            self._access_ends = time.monotonic() + ends - (clock.timestamp() if clock else time.time())
+        return self._access_token
+
+    def _rejected(self, reason: str) -> LoginError:
+        if self._api_key:
+            return LoginError(
+                f"{self.url} does not accept the API key ({reason}): it was revoked or has expired; "
+                "make a new one in the catalog and put it into the connection's password"
+            )
+        return LoginError(
+            f"{self.url} does not accept the refresh token ({reason}): it was used before or has expired, as each one counts "
+            "once; put an API key into the connection's password instead, which several workers can share"
+        )
+
+    def _check_clock(self, clock: pendulum.DateTime | None) -> None:
+        skew = (pendulum.now("UTC") - clock).total_seconds() if clock else 0.0
+        if abs(skew) > _MOST_SKEW:
+            raise CatalogError(
+                f"the clock of this machine is {abs(skew) / 60:,.0f} minutes {'ahead of' if skew > 0 else 'behind'} that of "
+                f"{self.url}: S3 would refuse its signatures; set the clock"
+            )
+
+    def _call(self, method: str, url: str, **options: Any) -> tuple[Mapping[str, Any], pendulum.DateTime | None]:
+        """Make a call, again while it fails for now; return the answer, and the time on the other side."""
+        self._check_url(url)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(CatalogUnavailableError),
+            stop=tenacity.stop_after_attempt(self._http.attempts) | tenacity.stop_after_delay(self._http.total),
+            wait=_wait,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        return retrying(self._call_once, method, url, options)
+
+    def _call_once(self, method: str, url: str, options: Mapping[str, Any]) -> tuple[Mapping[str, Any], pendulum.DateTime | None]:
+        http = self._http
+        with requests.Session() as session:
+            session.trust_env = True
+            session.auth = _NoAuth()  # A .netrc file must not take the place of the login.
+            try:
+                response = session.request(
+                    method, url, timeout=http.timeout, verify=http.verify, allow_redirects=False, **options
+                )
+            except requests.exceptions.SSLError as error:
+                raise CatalogError(
+                    f"{url}: its TLS certificate is not trusted; 'verify' may name its authority ({error})"
+                ) from error
+            except requests.exceptions.Timeout as error:
+                raise CatalogUnavailableError(f"{url}: no answer within {http.timeout:g} seconds") from error
+            except requests.exceptions.ConnectionError as error:
+                raise CatalogUnavailableError(f"{url} cannot be reached: {error}") from error
+            except (requests.exceptions.RequestException, OSError) as error:
+                raise CatalogError(f"{url}: {error}") from error
+        return self._read(url, response)
+
+    def _read(self, url: str, response: requests.Response) -> tuple[Mapping[str, Any], pendulum.DateTime | None]:
+        status = response.status_code
+        if response.is_redirect:
+            raise CatalogError(
+                f"{url} redirects to {response.headers['Location']}: nothing was sent there; "
+                "if that is where the catalog is, give the connection that URL"
+            )
+        if status == _BUSY or status >= _SERVER_ERROR:
+            raise CatalogUnavailableError(f"{url} failed for now, with status {status}", _retry_after(response))
+        if status in _REJECTED and "/api/" in url:
+            raise self._rejected(f"status {status}: {response.text[:_MOST_SHOWN]}")
+        if not response.ok:
+            raise CatalogError(f"{url} answered with status {status}; is {self.url} the URL of a Quilt catalog?")
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise CatalogError(f"{url} answered with something else than JSON; is {self.url} the URL of a Quilt catalog?")
+        return answer, _date(response)
+
+    def _check_url(self, url: str) -> None:
+        """Refuse to send anything without TLS, but to this machine."""
+        parts = urlsplit(url)
+        if parts.scheme == "https" and parts.hostname:
+            return
+        if parts.scheme == "http" and parts.hostname and (self._http.allow_http or _is_loopback(parts.hostname)):
+            return
+        raise CatalogError(f"{url}: expected https://…; to do without TLS set the connection's extra 'allow_http' to true")
+
+
+class _NoAuth(requests.auth.AuthBase):
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Return the seconds that a service asks to wait; it may name a time instead."""
+    text = response.headers.get("Retry-After", "")
+    if text.isdigit():
+        return float(text)
+    try:
+        return (parsedate_to_datetime(text) - pendulum.now("UTC")).total_seconds()
+    except (TypeError, ValueError):
+        return None
+
+
+def _date(response: requests.Response) -> pendulum.DateTime | None:
+    try:
+        return pendulum.instance(parsedate_to_datetime(response.headers.get("Date", "")))
+    except (TypeError, ValueError):
+        return None
+
+
+_backoff = tenacity.wait_random_exponential(multiplier=0.5, max=_MOST_WAIT)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Wait as long as the service asked, in reason, or longer each time."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, CatalogUnavailableError) else None
+    return _backoff(state) if asked is None else min(max(asked, 0.0), _MOST_WAIT)

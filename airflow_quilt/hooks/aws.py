@@ -1,0 +1,108 @@
+"""S3 credentials of the Quilt service, at the place where the hooks of the Amazon provider get theirs."""
+
+import re
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+import botocore.session
+from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+from botocore.credentials import ReadOnlyCredentials
+
+if TYPE_CHECKING:
+    from airflow_quilt.core.credentials import CredentialSource
+
+_SIGNED_BY: Final = re.compile(r"Credential=([^/]+)/")
+_EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})
+_MOST_ATTEMPTS: Final = 4
+
+
+class QuiltCredentialsMixin:
+    """Gives a hook of the Amazon provider the S3 credentials of a Quilt login; put it before that hook.
+
+    ``class QuiltS3Hook(QuiltCredentialsMixin, S3Hook)`` is then used as
+    ``QuiltS3Hook(credentials=QuiltHook().credentials, aws_conn_id=None)``; region, endpoint and botocore settings still are
+    those of the AWS connection.
+
+    :param credentials: where the credentials come from (:attr:`airflow_quilt.hooks.quilt.QuiltHook.credentials`).
+    """
+
+    def __init__(self, *args: Any, credentials: "CredentialSource", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._credentials = credentials
+        self._sessions: dict[str | None, boto3.session.Session] = {}
+        self._sessions_lock = threading.Lock()
+
+    def get_session(self, region_name: str | None = None, deferrable: bool = False) -> boto3.session.Session:  # noqa: FBT001, FBT002
+        """Return a session whose credentials stay fresh, one for each region.
+
+        Raises:
+            NotImplementedError: an asynchronous session was asked for.
+        """
+        if deferrable:
+            raise NotImplementedError("Quilt's credentials are for sessions of boto3; run the task without deferrable=True")
+        region: str | None = region_name or getattr(self, "region_name", None)
+        with self._sessions_lock:
+            if region not in self._sessions:
+                self._sessions[region] = make_session(self._credentials, region)
+            return self._sessions[region]
+
+
+class QuiltAwsHook(QuiltCredentialsMixin, AwsGenericHook[Any]):
+    """Makes clients of AWS with the credentials of a Quilt login."""
+
+
+def make_session(source: "CredentialSource", region: str | None) -> boto3.session.Session:
+    """Return a boto3 session that signs with the credentials of a source.
+
+    A request that a store refuses because its credentials have expired is signed anew and sent again.
+    """
+    session = botocore.session.get_session()
+    session._credentials = _Credentials(source)  # type: ignore[attr-defined]  # noqa: SLF001  (where the provider's factory puts its own)
+    if region:
+        session.set_config_variable("region", region)
+    signed = threading.local()
+
+    def remember(request: Any, **_: object) -> None:
+        found = _SIGNED_BY.search(str(request.headers.get("Authorization", "")))
+        signed.by = found[1] if found else None
+
+    def refresh(response: Any, attempts: int, **_: object) -> int | None:
+        code = response[1].get("Error", {}).get("Code") if response else None
+        if code not in _EXPIRED or attempts >= _MOST_ATTEMPTS or not getattr(signed, "by", None):
+            return None
+        source.reject(signed.by)
+        return 0
+
+    session.register("before-send", remember)  # type: ignore[arg-type]
+    session.register("needs-retry", refresh)  # type: ignore[arg-type]
+    return boto3.session.Session(botocore_session=session)
+
+
+class _Credentials:
+    """What botocore takes for credentials; asks the source each time a request is signed."""
+
+    method = "quilt-registry"
+    account_id = None
+
+    def __init__(self, source: "CredentialSource") -> None:
+        self._source = source
+
+    @property
+    def access_key(self) -> str:
+        return self._source.current().access_key
+
+    @property
+    def secret_key(self) -> str:
+        return self._source.current().secret_key
+
+    @property
+    def token(self) -> str:
+        return self._source.current().session_token
+
+    def get_deferred_property(self, name: str) -> Any:
+        return lambda: getattr(self, name, None)
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        current = self._source.current()
+        return ReadOnlyCredentials(current.access_key, current.secret_key, current.session_token)

@@ -1,0 +1,141 @@
+"""What a Quilt connection says, read once and checked."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from airflow_quilt.core.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.providers.common.compat.sdk import Connection
+
+_NO_VALUE: Final = frozenset({"", "null", "none"})
+_FLAGS: Final = {"true": True, "false": False}
+_TIMEOUT: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuiltSettings:
+    """What a Quilt connection says.
+
+    Attributes:
+        catalog: the catalog's URL, without a trailing ``/``.
+        secret: the API key or refresh token that S3 credentials are got with.
+        registry: the default registry.
+        aws_conn_id: the connection for S3; None leaves it to boto3's own chain.
+        region_name: the region of the registry, where the AWS connection does not tell it.
+        dest: the prefix below which packages pushed to the default registry land, each under its name.
+        workflow: the workflow of packages whose operator names none.
+        anonymous: read public buckets without credentials.
+        verify: whether the catalog's certificate is checked, or the file of the authorities that count.
+        timeout: seconds that the catalog has to answer.
+        allow_http: whether a catalog on another machine may be spoken to without TLS.
+    """
+
+    catalog: str | None = None
+    secret: str | None = field(default=None, repr=False)
+    registry: str | None = None
+    aws_conn_id: str | None = "aws_default"
+    region_name: str | None = None
+    dest: str | None = None
+    workflow: str | None = None
+    anonymous: bool = False
+    verify: bool | str = True
+    timeout: float = _TIMEOUT
+    allow_http: bool = False
+
+    @classmethod
+    def of(cls, connection: "Connection") -> Self:
+        """Read a connection; an extra that came from a URI is text, so the texts ``null`` and ``none`` are no value.
+
+        Raises:
+            SettingsError: an extra is of another type, the host is no catalog, or two settings contradict each other.
+        """
+        extras = _Extras(connection)
+        settings = cls(
+            catalog=_catalog_url(connection),
+            secret=(connection.password or "").strip() or None,
+            registry=extras.text("registry"),
+            aws_conn_id=extras.text("aws_conn_id") if "aws_conn_id" in connection.extra_dejson else "aws_default",
+            region_name=extras.text("region_name"),
+            dest=extras.text("dest"),
+            workflow=extras.text("workflow"),
+            anonymous=extras.flag("anonymous"),
+            verify=extras.flag_or_text("verify", default=True),
+            timeout=extras.seconds("timeout"),
+            allow_http=extras.flag("allow_http"),
+        )
+        where = f"connection {connection.conn_id!r}"
+        if settings.secret and not settings.catalog:
+            raise SettingsError(f"{where}: it has a password but no host; the host is the URL of the catalog to log in to")
+        if settings.secret and settings.anonymous:
+            raise SettingsError(f"{where}: it has a password and says 'anonymous'; take one of them out")
+        return settings
+
+
+class _Extras:
+    """Reads the extras of a connection, as JSON or as text."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._where = f"connection {connection.conn_id!r}"
+        self._extras: Mapping[str, Any] = connection.extra_dejson
+
+    def text(self, name: str) -> str | None:
+        """Return a text, or None for no value."""
+        value = self._value(name)
+        if value is None or isinstance(value, str):
+            return value
+        raise self._wrong(name, value, "text")
+
+    def flag(self, name: str) -> bool:
+        """Return a truth value; false for no value."""
+        value = self.flag_or_text(name, default=False)
+        if isinstance(value, bool):
+            return value
+        raise self._wrong(name, value, "true or false")
+
+    def flag_or_text(self, name: str, *, default: bool) -> bool | str:
+        """Return a truth value, or else a text."""
+        value = self._value(name)
+        if value is None:
+            return default
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return _FLAGS.get(value.lower(), value)
+        raise self._wrong(name, value, "true, false or text")
+
+    def seconds(self, name: str) -> float:
+        """Return a number of seconds that is more than none."""
+        value = self._value(name)
+        if value is None:
+            return _TIMEOUT
+        try:
+            seconds = float(value) if not isinstance(value, bool) else 0.0
+        except (TypeError, ValueError):
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
+            raise self._wrong(name, value, "a number of seconds")
+        return seconds
+
+    def _value(self, name: str) -> Any:
+        value = self._extras.get(name)
+        if not isinstance(value, str):
+            return value
+        return None if value.strip().lower() in _NO_VALUE else value.strip()
+
+    def _wrong(self, name: str, value: object, expected: str) -> SettingsError:
+        return SettingsError(f"{self._where}: the extra {name!r} is {type(value).__name__}, expected {expected}")
+
+
+def _catalog_url(connection: "Connection") -> str | None:
+    host = (connection.host or "").strip().rstrip("/")
+    if not host:
+        return None
+    if host.startswith("s3:"):
+        raise SettingsError(
+            f"connection {connection.conn_id!r}: the host is the URL of the catalog; a registry goes into the extra 'registry'"
+        )
+    url = host if "://" in host else f"https://{host}"
+    return f"{url}:{connection.port}" if connection.port else url

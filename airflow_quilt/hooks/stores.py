@@ -1,0 +1,88 @@
+"""From the settings of a connection to a catalog, to clients of S3, and to storages."""
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+from airflow.providers.common.compat.sdk import mask_secret
+from botocore import UNSIGNED
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_quilt.core.catalog import Catalog, Http
+from airflow_quilt.core.errors import AccessDeniedError, SettingsError
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.s3 import S3Storage, client_config
+from airflow_quilt.hooks.aws import QuiltAwsHook
+
+if TYPE_CHECKING:
+    from airflow_quilt.core.credentials import CredentialSource
+    from airflow_quilt.hooks.settings import QuiltSettings
+
+
+def make_catalog(settings: "QuiltSettings", conn_id: str | None, *, timeout: float | None = None, attempts: int = 5) -> Catalog:
+    """Return the catalog of a connection; whatever secrets come of its login, Airflow masks.
+
+    Raises:
+        SettingsError: the connection names none.
+    """
+    if not settings.catalog:
+        raise SettingsError(f"connection {conn_id!r}: it has no host; put the URL of the catalog there")
+    http = Http(verify=settings.verify, timeout=timeout or settings.timeout, attempts=attempts, allow_http=settings.allow_http)
+    return Catalog(settings.catalog, settings.secret, http=http, on_secret=mask_secret)
+
+
+def make_aws_hook(settings: "QuiltSettings", credentials: "CredentialSource | None") -> AwsGenericHook[Any]:
+    """Return the hook of the Amazon provider that makes clients: with the credentials of a login, or with its own."""
+    options: dict[str, Any] = {
+        "aws_conn_id": settings.aws_conn_id,
+        "region_name": settings.region_name,
+        "client_type": "s3",
+    }
+    return QuiltAwsHook(credentials=credentials, **options) if credentials else AwsGenericHook(**options)
+
+
+def make_stores(
+    settings: "QuiltSettings", aws: AwsGenericHook[Any], catalog: Catalog | None = None, config: Config | None = None
+) -> Stores:
+    """Return the storages of a connection.
+
+    Args:
+        settings: of the Quilt connection.
+        aws: makes the client.
+        catalog: the one that was logged in to; it knows the region, where nobody else tells it.
+        config: goes before what the AWS connection says.
+
+    Raises:
+        SettingsError: the AWS connection cannot be used.
+    """
+    merged = client_config(aws.conn_config.botocore_config)
+    if config:
+        merged = merged.merge(config)
+    if settings.anonymous:
+        merged = merged.merge(Config(signature_version=UNSIGNED))
+    try:
+        region = aws.region_name or (catalog.config().region if catalog else None)
+        client = aws.get_client_type(region_name=region, config=merged)
+    except ValueError as error:  # botocore's way to refuse an endpoint URL.
+        raise SettingsError(f"AWS connection {settings.aws_conn_id!r}: {error}") from error
+    return Stores(LocalStorage(), S3Storage(client))
+
+
+def identify(aws: AwsGenericHook[Any], config: Config) -> str:
+    """Tell whose credentials a hook has; AWS is asked, another store has nobody to ask.
+
+    Raises:
+        AccessDeniedError: there are none, or AWS does not accept them.
+    """
+    session = aws.get_session(region_name=aws.region_name)
+    try:
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise AccessDeniedError("no credentials: name an AWS connection that has some", "S3")
+        key = str(credentials.get_frozen_credentials().access_key)
+        if aws.conn_config.endpoint_url:
+            return f"access key …{key[-4:]} at {aws.conn_config.endpoint_url}"
+        return str(session.client("sts", config=config, verify=aws.verify).get_caller_identity()["Arn"])
+    except (BotoCoreError, ClientError) as error:
+        raise AccessDeniedError(f"the credentials are not accepted: {error}", "AWS") from error

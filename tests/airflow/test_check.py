@@ -1,0 +1,176 @@
+"""Testing a connection: what works and what does not, part by part, and nothing is left behind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_quilt.hooks.quilt import QuiltHook
+from testbed.airflow_home import connections
+from testbed.server import Identity, S3Server
+
+Use = Callable[..., None]
+
+
+@pytest.fixture
+def use(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Use:
+    """Return what puts a connection to a bucket into the environment, for a user of the store, with more extras."""
+
+    def use(bucket: str, identity: Identity | None = None, server: S3Server | None = None, **extra: Any) -> None:
+        made = connections(server or s3, f"s3://{bucket}", identity)
+        quilt = json.loads(made["AIRFLOW_CONN_QUILT_DEFAULT"])
+        quilt["extra"] |= extra
+        for name, value in {**made, "AIRFLOW_CONN_QUILT_DEFAULT": json.dumps(quilt)}.items():
+            monkeypatch.setenv(name, value)
+
+    return use
+
+
+def found() -> tuple[bool, dict[str, str]]:
+    """Test the default connection; return the verdict, and each part with what is said of it."""
+    ok, text = QuiltHook().test_connection()
+    parts = {}
+    for line in text.splitlines():
+        mark, _, rest = line.partition(" ")
+        part, _, detail = rest.partition(": ")
+        parts[part] = f"{mark} {detail}"
+    return ok, parts
+
+
+def everything_in(s3: S3Server, bucket: str) -> tuple[object, object]:
+    client = s3.client()
+    return (
+        client.list_object_versions(Bucket=bucket).get("Versions"),
+        client.list_multipart_uploads(Bucket=bucket).get("Uploads"),
+    )
+
+
+def test_a_connection_that_can_do_everything(use: Use, s3: S3Server, bucket: str) -> None:
+    use(bucket)
+    ok, parts = found()
+
+    assert ok
+    assert list(parts) == ["connection", "identity", "list", "read", "write", "versions", "workflows"]
+    assert {detail.partition(" ")[0] for detail in parts.values()} == {"OK"}
+    assert parts["identity"] == f"OK access key …{s3.admin.access_key[-4:]} at {s3.endpoint}"
+    assert parts["list"] == f"OK s3://{bucket} has no package yet"
+    assert everything_in(s3, bucket) == (None, None)
+
+
+def test_a_reader_is_told_that_it_cannot_write(use: Use, s3: S3Server, bucket: str) -> None:
+    use(bucket, s3.reader)
+    ok, parts = found()
+
+    assert ok
+    assert parts["read"] == "OK may read .quilt/"
+    assert parts["write"].startswith("WARNING ")
+    assert "access denied" in parts["write"]
+
+
+def test_a_bucket_that_is_not_there_fails_and_ends_the_test(use: Use) -> None:
+    use("no-such-bucket")
+    ok, parts = found()
+
+    assert not ok
+    assert list(parts) == ["connection", "identity", "list"]
+    assert parts["list"].startswith("FAILED ")
+    assert "there is no such bucket" in parts["list"]
+
+
+def test_a_wrong_secret_fails_and_is_not_told(use: Use, s3: S3Server, bucket: str) -> None:
+    use(bucket, Identity(s3.admin.access_key, "not-the-secret"))
+    ok, parts = found()
+
+    assert not ok
+    assert "does not match" in parts["list"]
+    assert "not-the-secret" not in str(parts)
+
+
+def test_a_store_that_does_not_answer_fails_within_seconds(use: Use, bucket: str) -> None:
+    nobody = S3Server("http://127.0.0.1:9", Identity.make(), Identity.make())
+    use(bucket, nobody.admin, nobody)
+    ok, parts = found()
+
+    assert not ok
+    assert "Could not connect" in parts["list"]
+
+
+def test_a_bucket_without_versions_is_a_warning(use: Use, plain_bucket: str) -> None:
+    use(plain_bucket)
+    ok, parts = found()
+
+    assert ok
+    assert parts["versions"].startswith("WARNING ")
+    assert "keeps no versions" in parts["versions"]
+
+
+@pytest.mark.parametrize(
+    ("config", "verdict"),
+    [
+        (b"version: '1'\nworkflows: {alpha: {name: Alpha}}\n", "OK 'alpha'"),
+        (b"version: '1'\nworkflows: {alpha: {name: Alpha, metadata_schema: gone}}\n", "FAILED workflows config"),
+        (b"version: '1'\nworkflows: {alpha: {name: Alpha, handle_pattern: '('}}\n", "FAILED workflows config"),
+        (b"not: a config", "FAILED workflows config"),
+    ],
+    ids=["good", "missing schema", "bad pattern", "no config"],
+)
+def test_the_workflows_config_is_read(use: Use, s3: S3Server, bucket: str, config: bytes, verdict: str) -> None:
+    s3.client().put_object(Bucket=bucket, Key=".quilt/workflows/config.yml", Body=config)
+    use(bucket)
+    ok, parts = found()
+
+    assert ok is verdict.startswith("OK")
+    assert parts["workflows"].startswith(verdict)
+
+
+def test_nobody_is_signed_for_and_nothing_is_signed_when_the_connection_is_anonymous(use: Use, bucket: str) -> None:
+    use(bucket, anonymous=True)
+    ok, parts = found()
+
+    assert not ok
+    assert parts["identity"] == "OK nobody, for public buckets"
+    assert "access denied" in parts["list"].lower()
+
+
+def test_no_registry_is_a_warning(use: Use, bucket: str) -> None:
+    use(bucket, registry=None)
+    ok, parts = found()
+
+    assert ok
+    assert parts["registry"].startswith("WARNING none is named")
+
+
+def test_a_local_registry_is_looked_at(use: Use, bucket: str, tmp_path: Path) -> None:
+    use(bucket, registry=str(tmp_path))
+    ok, parts = found()
+
+    assert ok
+    assert "a directory of this machine with no package yet" in parts["registry"]
+
+
+@pytest.mark.parametrize(
+    ("connection", "says"),
+    [
+        ({"conn_type": "quilt", "extra": {"timeout": "soon"}}, "FAILED connection"),
+        ({"conn_type": "quilt", "password": "qk_abc"}, "FAILED connection"),
+    ],
+    ids=["bad extra", "login without a catalog"],
+)
+def test_a_connection_that_cannot_be_right_fails_first(
+    monkeypatch: pytest.MonkeyPatch, connection: dict[str, Any], says: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", json.dumps(connection))
+    ok, parts = found()
+
+    assert not ok
+    assert list(parts) == ["connection"]
+    assert parts["connection"].startswith(says)
+
+
+def test_a_connection_that_is_not_there_fails_with_the_cure() -> None:
+    ok, text = QuiltHook("nowhere").test_connection()
+
+    assert not ok
+    assert "AIRFLOW_CONN_NOWHERE" in text

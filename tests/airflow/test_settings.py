@@ -1,0 +1,77 @@
+"""What a Quilt connection says: every extra, typed and as text, and what cannot be right."""
+
+import json
+from typing import Any
+
+import pytest
+from airflow.sdk import Connection
+
+from airflow_quilt.core.errors import SettingsError
+from airflow_quilt.hooks.settings import QuiltSettings
+
+
+def settings(**fields: Any) -> QuiltSettings:
+    extra = fields.pop("extra", {})
+    return QuiltSettings.of(Connection(conn_id="lab", conn_type="quilt", extra=json.dumps(extra), **fields))
+
+
+LOGIN = {"host": "https://catalog.example.com", "password": "qk_abc"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({}, (None, False, True, 30.0, False)),
+        (
+            {"workflow": "alpha", "anonymous": True, "verify": False, "timeout": 5, "allow_http": True},
+            ("alpha", True, False, 5.0, True),
+        ),
+        (
+            {"workflow": " alpha ", "anonymous": "True", "verify": "false", "timeout": "2.5", "allow_http": "true"},
+            ("alpha", True, False, 2.5, True),
+        ),
+        ({"verify": "/etc/ssl/ours.pem"}, (None, False, "/etc/ssl/ours.pem", 30.0, False)),
+        (
+            {"workflow": None, "anonymous": None, "verify": None, "timeout": None, "allow_http": None},
+            (None, False, True, 30.0, False),
+        ),
+        (
+            {"workflow": "null", "anonymous": "", "verify": "None", "timeout": "", "allow_http": "null"},
+            (None, False, True, 30.0, False),
+        ),
+    ],
+    ids=["absent", "typed", "text", "file of an authority", "null", "text for nothing"],
+)
+def test_extras_come_typed_or_as_text(extra: dict[str, Any], expected: tuple[object, ...]) -> None:
+    found = settings(extra=extra)
+
+    assert (found.workflow, found.anonymous, found.verify, found.timeout, found.allow_http) == expected
+
+
+def test_the_password_is_the_login_and_is_not_printed() -> None:
+    found = settings(**LOGIN)
+
+    assert found.secret == LOGIN["password"]
+    assert "qk_abc" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"password": "qk_abc"}, "it has a password but no host"),
+        ({**LOGIN, "extra": {"anonymous": True}}, "it has a password and says 'anonymous'"),
+        ({"extra": {"anonymous": "maybe"}}, "'anonymous' is str, expected true or false"),
+        ({"extra": {"allow_http": 1}}, "'allow_http' is int, expected true"),
+        ({"extra": {"verify": 5}}, "'verify' is int, expected true, false or text"),
+        ({"extra": {"timeout": "soon"}}, "'timeout' is str, expected a number of seconds"),
+        ({"extra": {"timeout": 0}}, "'timeout' is int, expected a number of seconds"),
+        ({"extra": {"timeout": -1.0}}, "'timeout' is float, expected a number of seconds"),
+        ({"extra": {"timeout": True}}, "'timeout' is bool, expected a number of seconds"),
+        ({"extra": {"workflow": ["alpha"]}}, "'workflow' is list, expected text"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_right_names_the_connection_and_the_field(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(SettingsError, match=f"connection 'lab': .*{says}") as raised:
+        settings(**fields)
+    assert "qk_abc" not in str(raised.value)
