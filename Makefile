@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCALSTACK := .venv-localstack
+QUILT3_LOCAL := .venv-quilt3-local
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint fix constraints clean
@@ -14,7 +15,7 @@ help: ## List the targets
 demo: $(READY) ## Publish a real package twice with real Airflow, on an S3 store that starts and stops with it
 	@KEEP=$(KEEP) $(BIN)/python -m demo
 
-test: $(READY) $(LOCALSTACK)/.ready ## Run every test, against real servers on loopback
+test: $(READY) $(LOCALSTACK)/.ready $(QUILT3_LOCAL)/.ready ## Run every test, against real servers on loopback
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(READY) ## Check style, types and the direction of imports
@@ -32,8 +33,8 @@ constraints: $(READY) ## Choose the newest versions that fit together, for const
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --no-annotate --no-header --quiet \
 	  --no-emit-package airflow-provider-quilt --group dev pyproject.toml --output-file constraints.txt
 
-clean: ## Remove the virtual environment and everything that tools left
-	rm -rf $(VENV) $(LOCALSTACK) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+clean: ## Remove the virtual environments and everything that tools left
+	rm -rf $(VENV) $(LOCALSTACK) $(QUILT3_LOCAL) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 
 # pip itself comes first: dependency groups need a newer one than old Pythons ship.
 $(READY): pyproject.toml constraints.txt
@@ -51,4 +52,12 @@ $(LOCALSTACK)/.ready: testbed/localstack-py311.txt
 	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
 	  echo "Installing LocalStack into $(LOCALSTACK) ..." && $(PYTHON) -m venv $(LOCALSTACK) && \
 	  $(LOCALSTACK)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<; fi
+	@touch $@
+
+# quilt3-local, Quilt's own catalog for the tests, ends at Python 3.11 and pins another botocore than ours.
+$(QUILT3_LOCAL)/.ready: testbed/quilt3_local.txt
+	@mkdir -p $(QUILT3_LOCAL)
+	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
+	  echo "Installing quilt3-local into $(QUILT3_LOCAL) ..." && $(PYTHON) -m venv $(QUILT3_LOCAL) && \
+	  $(QUILT3_LOCAL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<; fi
 	@touch $@

@@ -26,6 +26,8 @@ _MOST_WAIT: Final = 30.0
 _EARLY: Final = 60
 _BUSY: Final = 429
 _SERVER_ERROR: Final = 500
+_UNTOLD: Final = 15 * 60.0  # The least that S3 credentials live, where the service does not say how long.
+_NOT_FOUND: Final = 404
 _REJECTED: Final = frozenset({400, 401, 403})
 _MOST_SHOWN: Final = 200
 
@@ -138,9 +140,8 @@ class Catalog:
             answer, clock = self._call("GET", url, headers={"Authorization": f"Bearer {self._token()}"})
             self._check_clock(clock)
             try:
-                expiration = pendulum.parse(answer["Expiration"], strict=False)
                 access, secret, token = (str(answer[name]) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
-                lifetime = (expiration - (clock or pendulum.now("UTC"))).total_seconds()  # type: ignore[operator]
+                lifetime = _lifetime(answer["Expiration"], clock or pendulum.now("UTC"))
             except (KeyError, TypeError, ValueError) as error:
                 raise CatalogError(f"{url} did not answer with credentials: {error!r}") from error
             self._on_secret(secret)
@@ -229,6 +230,10 @@ class Catalog:
             raise CatalogUnavailableError(f"{url} failed for now, with status {status}", _retry_after(response))
         if status in _REJECTED and "/api/" in url:
             raise self._rejected(f"status {status}: {response.text[:_MOST_SHOWN]}")
+        if status == _NOT_FOUND and url.endswith("/api/token"):
+            raise LoginError(
+                f"{self.url} takes no refresh tokens; put an API key ({API_KEY_PREFIX}…) into the connection's password"
+            )
         if not response.ok:
             raise CatalogError(f"{url} answered with status {status}; is {self.url} the URL of a Quilt catalog?")
         try:
@@ -247,6 +252,15 @@ class Catalog:
         if parts.scheme == "http" and parts.hostname and (self._http.allow_http or _is_loopback(parts.hostname)):
             return
         raise CatalogError(f"{url}: expected https://…; to do without TLS set the connection's extra 'allow_http' to true")
+
+
+def _lifetime(expiration: object, clock: pendulum.DateTime) -> float:
+    if expiration is None:  # As Quilt's own local catalog answers; its web pages take it for no end.
+        return _UNTOLD
+    end = pendulum.parse(str(expiration), strict=False)
+    if not isinstance(end, pendulum.DateTime):
+        raise TypeError(f"{expiration!r} is no time")
+    return (end - clock).total_seconds()
 
 
 class _NoAuth(requests.auth.AuthBase):

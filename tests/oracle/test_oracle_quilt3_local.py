@@ -12,7 +12,7 @@ import requests
 import tests.airflow.support  # noqa: F401  (An Airflow home of its own, before anything imports Airflow.)
 from airflow_quilt.core.catalog import Catalog, CatalogConfig
 from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.errors import AccessDeniedError, CatalogError
+from airflow_quilt.core.errors import AccessDeniedError, LoginError
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.push import push
 from airflow_quilt.hooks.quilt import QuiltHook
@@ -181,7 +181,15 @@ def test_a_connection_without_a_password_only_names_the_catalog(
     assert not local.handed_on
 
 
-def test_credentials_of_which_it_does_not_tell_the_end_are_refused(s3: S3Server, tmp_path: Path) -> None:
+def test_credentials_of_which_it_does_not_tell_the_end_are_taken_for_a_quarter_of_an_hour(s3: S3Server, tmp_path: Path) -> None:
     """Those that it was started with, where they are temporary."""
-    with quilt3_local_with(tmp_path, s3, s3.assume("writer")) as url, pytest.raises(CatalogError, match="get_credentials"):
-        Catalog(url, KEY).credentials()
+    given = s3.assume("writer")
+    with quilt3_local_with(tmp_path, s3, given) as url:
+        found = Catalog(url, KEY).credentials()
+
+    assert (found.access_key, found.session_token, found.lifetime) == (given.access_key, given.session_token, 900.0)
+
+
+def test_it_takes_no_refresh_token_and_that_is_said_with_the_cure(local: Local) -> None:
+    with pytest.raises(LoginError, match="takes no refresh tokens; put an API key"):
+        Catalog(local.url, "a-refresh-token").credentials()
