@@ -81,7 +81,7 @@ class S3Proxy:
         self._order(_Fault("truncate", where, times))
 
     def expire(self, key: str) -> None:
-        """Refuse all requests that are signed with an access key from now on."""
+        """Refuse what is signed with an access key from now on, as S3 does at its end: SeaweedFS names another reason."""
         with self._lock:
             self._expired.add(key)
 

@@ -9,7 +9,7 @@ from airflow_quilt.core.checksums import CHUNKED, check_new_hash_type
 from airflow_quilt.core.entries import parse_entries
 from airflow_quilt.core.errors import EmptyPackageError, InputError
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
-from airflow_quilt.core.manifest import Manifest, header_line, make_header
+from airflow_quilt.core.manifest import Manifest, directory_line, header_line, make_header
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.plan import Source
 from airflow_quilt.core.pointers import Conflict, Latest
@@ -114,6 +114,8 @@ def gather(registry: Registry, name: PackageName, draft: Draft, latest: Latest |
     workflow = load_workflow(draft.workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
     header = make_header(draft.message, draft.meta, workflow.record if workflow else None, base.header if base else None)
     header_line(header)
+    for key, meta in tree.directories.items():
+        directory_line(key, meta)
     if workflow:
         told = ({"logical_key": source.logical_key, "size": source.size, "meta": source.user_meta} for source in tree.sources)
         workflow.check(package=str(name), message=draft.message, user_meta=header.get("user_meta", {}), entries=told)

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
+from airflow_quilt.core import layout
 from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.fetch import Fetch, Wanted
 from airflow_quilt.core.locations import PhysicalKey
@@ -16,7 +16,7 @@ from airflow_quilt.core.names import TopHash
 from airflow_quilt.core.plan import Copy, Source, Upload
 from airflow_quilt.core.progress import Progress, count, human_size
 from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.selection import Reference, Selection, select
+from airflow_quilt.core.selection import Reference, Selection, parse_place, select
 from airflow_quilt.core.transfer import Transfer
 
 _log = logging.getLogger(__name__)
@@ -42,8 +42,8 @@ class Installed:
 def install(registry: Registry, what: Reference, dest: str, stop: threading.Event | None = None) -> Installed:
     """Bring files of a package to where they are needed.
 
-    Every byte is checked against the manifest's hash before a file takes its name; what is there and right is not fetched
-    again. Other files in the directory are left alone.
+    Every byte is checked against the manifest's hash before a file takes its name; an object on S3 takes its name first where
+    only the copy itself can be checked. What is there and right is not fetched again. Other files are left alone.
 
     Args:
         registry: a registry on S3 or on the local disk.
@@ -55,11 +55,11 @@ def install(registry: Registry, what: Reference, dest: str, stop: threading.Even
         PackageNotFoundError: there is no such package or revision.
         EntryNotFoundError: the revision has nothing at the path.
         EntryDamagedError: an object is gone, or does not hold the bytes that the manifest names.
-        LocationError: an entry would land outside of the directory, or is a file of another machine.
+        LocationError: an entry would land outside of the directory or in a registry's own area, or is a file of another
+            machine; or ``dest`` is a file.
         StorageError: a store refused or failed.
     """
-    root = PhysicalKey.parse(dest)
-    _check_target(root)
+    root = parse_place(dest)
     selection = select(registry, what)
     files = count(len(selection.files), "file", "files")
     _log.info("Installing %s to %s: %s, %s", selection, root, files, human_size(selection.bytes))
@@ -71,11 +71,13 @@ def install(registry: Registry, what: Reference, dest: str, stop: threading.Even
     return Installed(top_hash=selection.top_hash, paths=paths, bytes=selection.bytes, reused=reused)
 
 
-def _check_target(root: PhysicalKey) -> None:
-    if root.version_id is not None:
-        raise LocationError(f"{root}: a prefix to install to has no version")
-    if root.is_local and Path(root.key).exists() and not Path(root.key).is_dir():
-        raise LocationError(f"{root}: a file is where the directory is to be")
+def _target(registry: Registry, root: PhysicalKey, relative: str) -> PhysicalKey:
+    """Return where a file goes: never into a registry's own area, whatever a package calls its files."""
+    target = root.join(relative)
+    own = registry.location.root.join(layout.OWN).key if root.is_local else layout.OWN
+    if target.key.startswith(own):
+        raise LocationError(f"{target}: this is the registry's own area, {layout.OWN}; install somewhere else")
+    return target
 
 
 def _to_directory(
@@ -87,7 +89,7 @@ def _to_directory(
 
     def wanted() -> Iterator[Wanted]:
         for relative, entry in selection.files:
-            target = root.join(relative)
+            target = _target(registry, root, relative)
             if not is_inside(target.key.rpartition("/")[0]):
                 raise LocationError(f"entry {entry.logical_key!r}: a link in {root} leads out of it, and the file would go there")
             yield Wanted(entry, registry.origin(entry), target)
@@ -101,7 +103,7 @@ def _to_prefix(
     registry: Registry, root: PhysicalKey, selection: Selection, progress: Progress, stop: threading.Event | None
 ) -> tuple[list[str], int]:
     def action(relative: str, entry: Entry) -> Upload | Copy:
-        origin, target = registry.origin(entry), root.join(relative)
+        origin, target = registry.origin(entry), _target(registry, root, relative)
         source = Source.of_entry(entry, hash_type=entry.hash.type)
         return Upload(source, target, exact=True) if origin.is_local else Copy(source, origin, target, exact=True)
 

@@ -59,7 +59,7 @@ class Jobs:
     def run(self, jobs: Iterable[tuple[K, Steps[R]]]) -> Iterator[tuple[K, R]]:
         """Run jobs, few at a time; yield the key and the result of each as it is done.
 
-        When a call fails, no other is begun, the running ones are waited for, and its error is raised.
+        When a call fails, no job goes on, the calls under way are waited for, and its error is raised.
         """
         pool = ThreadPoolExecutor(self._threads, thread_name_prefix="quilt")
         try:

@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
-from airflow_quilt.core.errors import EntryNotFoundError
+from airflow_quilt.core.errors import EntryNotFoundError, LocationError
+from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import PackageName, TopHash, parse_logical_key
 from airflow_quilt.core.registry import Registry
@@ -23,6 +25,20 @@ class Reference:
     package: str
     revision: str | datetime | None = None
     path: str | None = None
+
+
+def parse_place(text: str) -> PhysicalKey:
+    """Read the directory or ``s3://`` prefix that files of a package are laid out in; it need not exist.
+
+    Raises:
+        LocationError: it names a version, or a file is there.
+    """
+    place = PhysicalKey.parse(text)
+    if place.version_id is not None:
+        raise LocationError(f"{text!r}: a prefix has no version")
+    if place.is_local and Path(place.key).exists() and not Path(place.key).is_dir():
+        raise LocationError(f"{place}: a file is where the directory is to be")
+    return place
 
 
 @dataclass(frozen=True, slots=True)

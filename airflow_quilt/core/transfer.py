@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -88,8 +89,7 @@ class Transfer:
         if action.exact and (there := (yield from self._reuse(action))):
             return there
         entry = yield from self._send(action)
-        if action.source.hash and action.source.hash.type == entry.hash.type and action.source.hash != entry.hash:
-            raise _damaged(action.source)
+        _check_hash(action.source, entry.hash)
         return entry
 
     def _send(self, action: Upload) -> Steps[Entry]:
@@ -104,10 +104,13 @@ class Transfer:
             for number, (start, stop) in enumerate(part_ranges(source.size), 1)
         ]
         yield [partial(self._check_unchanged, source)]
+        if kind.by_parts or isinstance(source.origin, bytes):
+            digest = kind.combine(digests, source.size)
+        else:
+            digest = yield from self._hash(source, source.origin)
+        _check_hash(source, digest)
         (stat,) = yield [partial(self._complete, upload)]
-        if not kind.by_parts:
-            return source.entry(stat.key, (yield from self._hash(source, stat.key)))
-        return source.entry(stat.key, kind.combine(digests, source.size))
+        return source.entry(stat.key, digest)
 
     def _reuse(self, action: Upload | Copy) -> Steps[Entry | None]:
         """Return the entry if what lies at its destination is right, or None."""
@@ -143,13 +146,13 @@ class Transfer:
                 partial(self._copy_part, upload, number, origin, start, stop)
                 for number, (start, stop) in enumerate(part_ranges(source.size), 1)
             ]
-            (copied,) = yield [partial(self._complete, upload)]
             proven = kind.combine(digests, source.size) if kind.by_parts and None not in digests else None
+            _check_hash(source, proven)
+            (copied,) = yield [partial(self._complete, upload)]
         known = source.hash if source.hash and source.hash.type == source.hash_type else None
         # Where the store tells no checksum and nobody else is believed, one way is left: to read what it copied.
         digest = proven or (None if action.exact else known) or (yield from self._hash(source, copied.key))
-        if known and digest != known:
-            raise _damaged(source)
+        _check_hash(source, digest)
         return source.entry(copied.key, digest)
 
     def _hash(self, source: Source, origin: PhysicalKey) -> Steps[Hash]:
@@ -164,6 +167,7 @@ class Transfer:
             data = self._data(source, 0, source.size)
             self._check_unchanged(source)
             digest = digest_of([data], kind.new())
+            _check_hash(source, kind.combine([digest for _ in kind.parts(source.size)], source.size))
             return self._stores.remote.upload(destination, data, digest, kind.store), digest
 
     def _send_part(self, upload: MultipartUpload, number: int, source: Source, start: int, stop: int) -> bytes:
@@ -209,15 +213,17 @@ class Transfer:
         if isinstance(source.origin, bytes):
             self._progress.add(size=stop - start)
             return source.origin[start:stop]
-        return b"".join(self._reader.stream(source.origin, start, stop))
+        with _of_a_package(source):
+            return b"".join(self._reader.stream(source.origin, start, stop))
 
     def _stat(self, source: Source, origin: PhysicalKey) -> Stat:
         """Look at an object again, and check that it still is what was listed."""
-        with source_changed(origin):
-            stat = self._stores.of(origin).stat(origin)
-        if stat.size != source.size or (source.etag and stat.etag != source.etag):
-            raise SourceChangedError(f"{origin}: changed since it was listed")
-        return stat
+        with _of_a_package(source):
+            with source_changed(origin):
+                stat = self._stores.of(origin).stat(origin)
+            if stat.size != source.size or (source.etag and stat.etag != source.etag):
+                raise SourceChangedError(f"{origin}: changed since it was listed")
+            return stat
 
     def _check_unchanged(self, source: Source) -> None:
         """Check after reading that a source which has no versions is still the one that was listed."""
@@ -225,6 +231,23 @@ class Transfer:
             self._stat(source, source.origin)
 
 
+def _check_hash(source: Source, digest: Hash | None) -> None:
+    """Check bytes against what the package that they come from says, before anybody sees them under their new name."""
+    if source.hash and digest and source.hash.type == digest.type and source.hash != digest:
+        raise _damaged(source)
+
+
+@contextmanager
+def _of_a_package(source: Source) -> Iterator[None]:
+    """Tell an entry whose object is not what its manifest says from a file that changed since it was listed."""
+    try:
+        yield
+    except SourceChangedError as error:
+        if source.physical_keys:
+            raise _damaged(source) from error
+        raise
+
+
 def _damaged(source: Source) -> EntryDamagedError:
     where = "its content" if isinstance(source.origin, bytes) else str(source.origin)
-    return EntryDamagedError(f"entry {source.logical_key!r}: {where} does not have the hash that its package says")
+    return EntryDamagedError(f"entry {source.logical_key!r}: {where} is gone, or does not hold the bytes that its package names")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from airflow_quilt.core.errors import LocationError, ObjectNotFoundError, VerificationError
+from airflow_quilt.core.errors import ObjectNotFoundError, VerificationError
 from airflow_quilt.core.jobs import Jobs, Steps
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
@@ -15,7 +15,7 @@ from airflow_quilt.core.names import TopHash
 from airflow_quilt.core.progress import Progress, count
 from airflow_quilt.core.reading import Reader
 from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.selection import Reference, Selection, select
+from airflow_quilt.core.selection import Reference, Selection, parse_place, select
 from airflow_quilt.core.storage.base import Stat, Stores
 
 _log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def verify(
         PackageNotFoundError: there is no such package or revision.
         EntryNotFoundError: the revision has nothing at the path.
         HashTypeError: a hash is of an unknown type.
-        LocationError: an entry is a file of another machine.
+        LocationError: an entry is a file of another machine, or ``src`` is a file.
         StorageError: a store refused or failed.
     """
     selection = select(registry, what)
@@ -99,9 +99,7 @@ def _places(registry: Registry, selection: Selection, src: str | None) -> tuple[
     """Return where each entry should be, and what is there besides."""
     if src is None:
         return [(entry, registry.origin(entry)) for _, entry in selection.files], []
-    root = PhysicalKey.parse(src)
-    if root.version_id is not None:
-        raise LocationError(f"{root}: a prefix has no version")
+    root = parse_place(src)
     extra = set(_relative_files(registry.stores, root)).difference(relative for relative, _ in selection.files)
     return [(entry, root.join(relative)) for relative, entry in selection.files], sorted(extra)
 

@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from airflow_quilt.core import layout
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import CHUNKED, Hash, algorithm, digest_of
+from airflow_quilt.core.checksums import CRC64NVME, Hash, algorithm, digest_of
 from airflow_quilt.core.delete import delete
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import ObjectNotFoundError, QuiltError
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import write_manifest
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.pointers import Revision
-from airflow_quilt.core.publish import Draft, Published
+from airflow_quilt.core.publish import Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
@@ -40,7 +42,7 @@ class World:
     memory: MemoryStorage
     location: RegistryLocation
     files: Path
-    hashes: dict[PhysicalKey, Hash] = field(default_factory=dict)
+    hashes: dict[tuple[PhysicalKey, str], Hash] = field(default_factory=dict)
 
     @property
     def stores(self) -> Stores:
@@ -50,13 +52,13 @@ class World:
         """Return the registry, with a clock that stands still: every revision wants the same second."""
         return Registry(self.location, stores or self.stores, clock=lambda: NOW)
 
-    def hash_of(self, key: PhysicalKey, size: int) -> Hash:
+    def hash_of(self, key: PhysicalKey, size: int, hash_type: str) -> Hash:
         """Return the hash of the bytes at a place; a version never changes, nor do the files."""
-        if key not in self.hashes:
-            kind, store = algorithm(CHUNKED), self.stores.of(key)
+        if (key, hash_type) not in self.hashes:
+            kind, store = algorithm(hash_type), self.stores.of(key)
             digests = [digest_of(store.stream(key, start, stop), kind.new()) for start, stop in kind.parts(size)]
-            self.hashes[key] = kind.combine(digests, size)
-        return self.hashes[key]
+            self.hashes[key, hash_type] = kind.combine(digests, size)
+        return self.hashes[key, hash_type]
 
     def data(self) -> set[PhysicalKey]:
         """Return all objects and files that are not the registry's own pointers, at their versions."""
@@ -132,19 +134,23 @@ def broken_manifest(world: World, registry: Registry, top_hash: str) -> Iterator
         except ObjectNotFoundError:
             yield f"{entry.logical_key} is not at {key}"
             continue
-        if size != entry.size or world.hash_of(key, size) != entry.hash:
+        if size != entry.size or world.hash_of(key, size, entry.hash.type) != entry.hash:
             yield f"{entry.logical_key} at {key} has other bytes than the manifest says"
 
 
 Publish = Callable[[World, Registry], Published]
 
 
-def push_of(entries: Callable[[World], object]) -> Publish:
-    return lambda world, registry: push(registry, Draft(package=str(NAME), entries=entries(world), message="second"))
+def draft(entries: object, **more: Any) -> Draft:
+    return Draft(package=str(NAME), entries=entries, message="second", **more)
 
 
-def build_of(entries: Callable[[World], object]) -> Publish:
-    return lambda world, registry: build(registry, Draft(package=str(NAME), entries=entries(world), message="second"))
+def push_of(entries: Callable[[World], object], **more: Any) -> Publish:
+    return lambda world, registry: push(registry, draft(entries(world), **more))
+
+
+def build_of(entries: Callable[[World], object], **more: Any) -> Publish:
+    return lambda world, registry: build(registry, draft(entries(world), **more))
 
 
 PUBLISHING = {
@@ -168,6 +174,18 @@ PUBLISHING = {
     "build of files in a local registry": ("local", build_of(lambda world: str(world.files))),
     "build of objects in a local registry": ("local", build_of(lambda _: "s3://source/data/")),
     "build of objects in an S3 registry": ("s3", build_of(lambda _: "s3://source/data/")),
+    "push a file in parts with a CRC": ("s3", push_of(lambda world: {"a": f"{world.files}/large.bin"}, hash_type=CRC64NVME)),
+    "push copies with a CRC": ("s3", push_of(lambda _: "s3://source/data/", hash_type=CRC64NVME)),
+    "push an object in place with a CRC": ("s3", push_of(lambda _: "s3://registry/data/small.txt", hash_type=CRC64NVME)),
+    "push an update": ("s3", push_of(lambda _: {"a.txt": b"a", "d/": {"meta": {"n": 1}}}, mode="update", remove=["small.txt"])),
+    "push an update that copies its base": (
+        "s3",
+        lambda _, registry: push(registry, draft({"a.txt": b"a"}, mode="update", meta={"n": 1}), copy="all"),
+    ),
+    "build of an update in a local registry": (
+        "local",
+        build_of(lambda _: {"copies/": "s3://source/data/small.txt"}, mode="update", meta={}),
+    ),
 }
 FAULTS: list[FaultMode] = ["before", "after", "killed before", "killed after"]
 

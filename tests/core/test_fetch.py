@@ -268,7 +268,7 @@ def test_a_file_that_fails_leaves_nothing_and_those_that_were_complete_stay(
 
 
 def test_an_abort_that_fails_hides_neither_the_failure_nor_the_other_aborts(
-    stores: Stores, want: Callable[..., Wanted], recorder: Recorder
+    stores: Stores, want: Callable[..., Wanted], recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     created = threading.Barrier(2)
 
@@ -288,6 +288,7 @@ def test_an_abort_that_fails_hides_neither_the_failure_nor_the_other_aborts(
         fetch(stores, [want("one", LARGE), want("two", LARGE)], recorder, no_abort, NoParts())
     assert len(recorder.of("create")) == 2
     assert len(recorder.of("abort")) == 2
+    assert "could not be removed" in caplog.text
 
 
 def test_a_fetch_that_was_stopped_before_it_began_makes_no_file_and_few_calls(

@@ -1,7 +1,6 @@
 """From a draft to a revision and away again: push, build and delete as a caller sees them."""
 
-import hashlib
-import io
+import json
 import logging
 import os
 import threading
@@ -13,13 +12,15 @@ from typing import Any
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import Hash, StoreAlgorithm, hash_of, to_s3
+from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, SHA256, hash_of
 from airflow_quilt.core.delete import delete
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import (
     BucketNotFoundError,
     CancelledError,
     EmptyPackageError,
     EntryDamagedError,
+    HashTypeError,
     InputError,
     LocationError,
     LogicalKeyError,
@@ -29,20 +30,25 @@ from airflow_quilt.core.errors import (
     QuiltError,
     RecordSizeError,
     RevisionConflictError,
+    SourceChangedError,
     SourceError,
     StorageUnavailableError,
     TopHashError,
+    WorkflowConfigError,
+    WorkflowError,
 )
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
-from airflow_quilt.core.manifest import Entry, make_header, write_manifest
+from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import LogicalKey, PackageName
-from airflow_quilt.core.publish import Draft, Published
+from airflow_quilt.core.placing import Candidate
+from airflow_quilt.core.publish import Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from tests.core.faulty import Before, Fault, Recorder, objects
+from tests.core.faulty import Before, Fault, Recorder, SilentStorage, objects
+from tests.core.packages import PART, commit, entry_of, put
 from tests.support import read, through
 
 EMPTY_TOP_HASH = "2a5a67156ca9238c14d12042db51c5b52260fdd5511b61ea89b58929d6e1769b"
@@ -51,12 +57,6 @@ NAME = PackageName("team", "package")
 
 def draft(entries: object, **more: Any) -> Draft:
     return Draft(**{"package": "team/package", "entries": entries, **more})
-
-
-def put(memory: MemoryStorage, url: str, data: bytes, *, checksum: bool = True) -> PhysicalKey:
-    """Store an object and return its key at its version."""
-    told: dict[StoreAlgorithm, str] = {"SHA256": to_s3(hashlib.sha256(data).digest())} if checksum else {}
-    return memory.store(PhysicalKey.parse(url), data, "overwrite", told).key
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_metadata_of_an_entry_is_in_its_record(registry: Registry) -> None:
 
 
 def test_build_names_files_where_they_are(any_registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
-    there = put(memory, "s3://source/there.txt", b"there!", checksum=False)
+    there = put(memory, "s3://source/there.txt", b"there!")
     path = write("d/file.txt", b"a file")
     before = objects(memory, "source")
     published = build(any_registry, draft({"d/": str(path.parent), "there.txt": "s3://source/there.txt"}))
@@ -225,7 +225,7 @@ def test_push_and_build_of_the_same_bytes_have_the_same_top_hash(
 ) -> None:
     data = os.urandom(9 * 1024 * 1024)
     path = write("d/large.bin", data)
-    put(memory, "s3://source/d/large.bin", data, checksum=False)
+    put(memory, "s3://source/d/large.bin", data)
     drafts = [
         draft(str(path.parent)),
         draft("s3://source/d/", package="team/copy"),
@@ -367,6 +367,11 @@ def test_build_of_content_is_refused_and_names_the_key(any_registry: Registry, r
 BAD_DRAFTS = [
     pytest.param({"conflict": "merge"}, InputError, "conflict 'merge'", id="unknown conflict"),
     pytest.param({"conflict": None}, InputError, "conflict None", id="no conflict"),
+    pytest.param({"hash_type": "SHA256"}, HashTypeError, "new entries get", id="older type of hash"),
+    pytest.param({"hash_type": "MD5"}, HashTypeError, "'MD5'", id="unknown type of hash"),
+    pytest.param({"hash_type": None}, HashTypeError, "None", id="no type of hash"),
+    pytest.param({"workflow": "alpha"}, WorkflowConfigError, "no workflows config", id="workflow where there are none"),
+    pytest.param({"workflow": 7}, WorkflowConfigError, "7", id="a number as a workflow"),
     pytest.param({"message": 7}, MetadataError, "message", id="message"),
     pytest.param({"meta": [1]}, MetadataError, "meta", id="metadata is a list"),
     pytest.param({"meta": {"k": float("nan")}}, MetadataError, r"meta\.k", id="metadata is not JSON"),
@@ -655,15 +660,9 @@ def test_a_bucket_without_versions_is_warned_of_once(caplog: pytest.LogCaptureFi
 
 def test_an_object_that_belies_its_package_is_not_copied_into_another(registry: Registry, memory: MemoryStorage) -> None:
     source = Registry(RegistryLocation.parse("s3://source"), Stores(LocalStorage(), memory))
-    push(source, draft({"a.txt": b"true"}))
-    entry = next(source.read(NAME).entries)
-    lie = replace(entry, hash=Hash(entry.hash.type, "A" * 43 + "="))
-    manifest = io.BytesIO()
-    top_hash = write_manifest(make_header(None, None), [lie], manifest).top_hash
-    manifest.seek(0)
-    source.commit(NAME, top_hash, manifest, None, "overwrite")
+    commit(source, NAME, [entry_of("a.txt", b"true", put(memory, "s3://source/a.txt", b"lies", "SHA256"))])
 
-    with pytest.raises(EntryDamagedError, match="does not have the hash that its package says"):
+    with pytest.raises(EntryDamagedError, match="does not hold the bytes that its package names"):
         push(registry, draft("quilt+s3://source#package=team/package"))
     assert list(registry.packages()) == []
 
@@ -687,3 +686,457 @@ def test_a_push_makes_a_package_readable_that_was_built_of_local_files(registry:
 
     (entry,) = registry.read(NAME).entries
     assert entry.physical_keys[0].startswith("s3://registry/other/package/a.txt?versionId=")
+
+
+# What is copied, and where it lands.
+
+
+@pytest.fixture
+def sources(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> dict[str, object]:
+    """One source of every kind, all of them of the bytes ``data``, by logical keys that tell the kind."""
+    inside, outside = put(memory, "s3://registry/raw/inside", b"data"), put(memory, "s3://source/raw/outside", b"data")
+    put(memory, "s3://registry/team/package/there", b"data")
+    entries = [
+        entry_of("inside", b"data", inside, "s3://mirror/inside", hash_type=SHA256, theirs=1),
+        entry_of("outside", b"data", outside, hash_type=SHA256, theirs=2),
+    ]
+    top_hash = commit(registry, PackageName("team", "base"), entries)
+    return {
+        "content": b"data",
+        "file": str(write("file", b"data")),
+        "inside": str(inside),
+        "outside": str(outside),
+        "packed/": f"quilt+s3://registry#package=team/base@{top_hash}",
+        "there": "s3://registry/team/package/there",
+    }
+
+
+OBJECTS = {"inside", "outside", "packed/inside", "packed/outside", "there"}
+COPIES: Mapping[str, tuple[Any, set[str], set[str]]] = {
+    "if-outside": ("if-outside", {"content", "file", "outside", "packed/outside"}, {"inside", "packed/inside", "there"}),
+    "all": ("all", {"content", "file", *OBJECTS} - {"there"}, {"there"}),
+    "local-only": ("local-only", {"content", "file"}, OBJECTS),
+    "none": ("none", set(), OBJECTS),
+    "function for all": (lambda _key, _candidate: True, {"content", "file", *OBJECTS} - {"there"}, {"there"}),
+    "function for none": (lambda _key, _candidate: False, {"content"}, OBJECTS),
+    "function by key": (
+        lambda key, _candidate: key in {"file", "packed/inside"},
+        {"content", "file", "packed/inside"},
+        OBJECTS - {"packed/inside"},
+    ),
+}
+"""For each policy what is copied and what stays; files and content that are in neither cannot be published."""
+
+
+def keyed(sources: Mapping[str, object], keys: set[str]) -> dict[str, object]:
+    """Return the sources from which these logical keys come."""
+    return {key: source for key, source in sources.items() if any(each.startswith(key) for each in keys)}
+
+
+@pytest.mark.parametrize(("copy", "copied", "kept"), COPIES.values(), ids=COPIES)
+def test_a_policy_says_what_is_copied_and_what_stays(
+    registry: Registry, memory: MemoryStorage, sources: dict[str, object], copy: Any, copied: set[str], kept: set[str]
+) -> None:
+    published = push(registry, draft(keyed(sources, copied | kept)), copy=copy)
+    entries = read(registry, published)
+    here = {
+        key for key, entry in entries.items() if entry.physical_keys[0].startswith(f"s3://registry/team/package/{key}?versionId=")
+    }
+
+    assert entries.keys() == copied | kept
+    assert here - {"there"} == copied
+    assert published.bytes_copied == 4 * len(copied)
+    assert {registry.read_bytes(entry) for entry in entries.values()} == {b"data"}
+    hashes = {key: entry.hash.type for key, entry in entries.items()}
+    assert hashes == {key: SHA256 if key in kept and key.startswith("packed") else CHUNKED for key in entries}
+    if "packed/inside" in kept:
+        assert entries["packed/inside"].physical_keys[1:] == ("s3://mirror/inside",)
+    assert entries["packed/inside"].meta == {"theirs": 1}
+
+
+@pytest.mark.parametrize(
+    ("copy", "key"),
+    [
+        pytest.param("none", "content", id="content"),
+        pytest.param("none", "file", id="file"),
+        pytest.param(lambda _key, _candidate: False, "file", id="file-by-function"),
+    ],
+)
+def test_what_is_no_object_and_would_not_be_copied_is_refused(
+    registry: Registry, sources: dict[str, object], recorder: Recorder, copy: Any, key: str
+) -> None:
+    with pytest.raises(SourceError, match=f"entry '{key}': .*copy policy"):
+        push(through(registry, recorder), draft({key: sources[key], "inside": sources["inside"]}), copy=copy)
+    assert recorder.writes == []
+
+
+@pytest.mark.parametrize("package", ["team/package", "a"])
+@pytest.mark.parametrize("copy", ["ALL", None, True, ["all"]], ids=repr)
+def test_a_policy_that_is_none_is_refused_before_anything_is_looked_at(
+    registry: Registry, recorder: Recorder, copy: Any, package: str
+) -> None:
+    with pytest.raises(InputError):
+        push(through(registry, recorder), draft({"a": b"a"}, package=package), copy=copy)
+    assert recorder.calls == []
+
+
+@pytest.mark.parametrize(
+    "functions",
+    [
+        pytest.param({"copy": lambda _key, _candidate: 1}, id="copy"),
+        pytest.param({"dest": lambda _key, _candidate: None}, id="dest"),
+        pytest.param({"dest": lambda _key, _candidate: "s3://registry/same"}, id="dest-for-two"),
+        pytest.param({"dest": lambda key, _candidate: f"s3://registry/.quilt/packages/{key}"}, id="dest-in-the-registrys-area"),
+        pytest.param({"dest": lambda key, _candidate: f"s3://source/.quilt/packages/{key}"}, id="dest-in-the-area-of-another"),
+        pytest.param({"dest": lambda key, _candidate: f"s3://registry/{key}?versionId=1"}, id="dest-at-a-version"),
+        pytest.param({"dest": lambda key, _candidate: f"/data/{key}"}, id="dest-on-the-disk"),
+    ],
+)
+def test_a_function_that_answers_nonsense_is_refused_before_anything_is_written(
+    registry: Registry, memory: MemoryStorage, recorder: Recorder, functions: dict[str, Any]
+) -> None:
+    entries = {key: str(put(memory, f"s3://source/{key}", b"x")) for key in ("a", "b")}
+    before = objects(memory, "registry", "source")
+
+    with pytest.raises(InputError, match=r"'(a|b)'"):
+        push(through(registry, recorder), draft(entries), **functions)
+    assert recorder.writes == []
+    assert objects(memory, "registry", "source") == before
+
+
+def test_a_function_places_objects_in_any_bucket(registry: Registry, memory: MemoryStorage, sources: dict[str, object]) -> None:
+    asked: dict[str, tuple[object, ...]] = {}
+
+    def dest(key: LogicalKey, candidate: Candidate) -> str:
+        asked[key] = (candidate.physical_key, candidate.size, candidate.hash, candidate.meta)
+        return f"s3://{'source' if key == 'content' else 'registry'}/by/hand/{key}.copy"
+
+    entries = {"content": sources["content"], "outside": {"path": sources["outside"], "meta": {"n": 1}}}
+    published = push(registry, draft(entries), dest)
+
+    assert asked == {
+        "content": (None, 4, None, {}),
+        "outside": (PhysicalKey.parse(str(sources["outside"])), 4, None, {"n": 1}),
+    }
+    places = {key: entry.physical_keys for key, entry in read(registry, published).items()}
+    assert places == {
+        "content": (str(memory.stat(PhysicalKey("source", "by/hand/content.copy")).key),),
+        "outside": (str(memory.stat(PhysicalKey("registry", "by/hand/outside.copy")).key),),
+    }
+
+
+def test_a_function_may_leave_an_object_where_it_is(registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
+    old = put(memory, "s3://source/a", b"old")
+    put(memory, "s3://source/a", b"new")
+    published = push(through(registry, recorder), draft({"a": str(old)}), lambda _key, _candidate: "s3://source/a")
+
+    assert read(registry, published)["a"].physical_keys == (str(old),)
+    assert recorder.of("copy", "upload", "begin") == []
+
+
+# Types of hash.
+
+
+@pytest.mark.parametrize("size", [0, 5, PART, 2 * PART + 5], ids=["empty", "small", "one part", "in parts"])
+@pytest.mark.parametrize("store", [MemoryStorage, SilentStorage], ids=["store tells checksums", "store tells none"])
+@pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
+def test_every_kind_of_source_gets_the_wanted_type_of_hash(
+    write: Callable[..., Path], hash_type: str, store: type[MemoryStorage], size: int
+) -> None:
+    memory = store(["registry", "source"])
+    registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
+    data = os.urandom(size)
+    entries = {
+        "content": data,
+        "copy": str(put(memory, "s3://source/copy", data)),
+        "file": str(write("file", data)),
+        "place": str(put(memory, "s3://registry/place", data)),
+        "told": str(put(memory, "s3://registry/told", data, "SHA256", "CRC64NVME")),
+    }
+    pushed = read(registry, push(registry, draft(entries, hash_type=hash_type)))
+    del entries["content"]
+    built = read(registry, build(registry, draft(entries, package="team/built", hash_type=hash_type)))
+
+    assert {entry.hash for entries in (pushed, built) for entry in entries.values()} == {hash_of(data, hash_type)}
+    assert all(registry.read_bytes(entry) == data for entry in pushed.values())
+
+
+@pytest.mark.parametrize("publish", [push, build])
+def test_an_object_whose_crc_the_store_tells_is_not_read(
+    registry: Registry, memory: MemoryStorage, recorder: Recorder, publish: Callable[..., Published]
+) -> None:
+    put(memory, "s3://registry/data/small", b"small", "CRC64NVME")
+    put(memory, "s3://registry/data/large", bytes(2 * PART + 5), "CRC64NVME")
+    publish(through(registry, recorder), draft("s3://registry/data/", hash_type=CRC64NVME))
+
+    assert recorder.bytes_read == 0
+
+
+# Objects without versions, and links.
+
+
+@pytest.mark.parametrize("publish", [push, build])
+def test_objects_that_stay_are_named_without_their_versions_where_that_is_wanted(
+    registry: Registry, memory: MemoryStorage, publish: Callable[..., Published]
+) -> None:
+    pinned = put(memory, "s3://registry/data/pinned", b"old")
+    for name in ("pinned", "a", "b"):
+        put(memory, f"s3://registry/data/{name}", b"new", *(["SHA256"] if name == "a" else []))
+    published = publish(registry, draft({"all/": "s3://registry/data/", "pinned": str(pinned)}, unversioned=True))
+
+    entries = read(registry, published)
+    assert {key: entry.physical_keys for key, entry in entries.items()} == {
+        **{f"all/{name}": (f"s3://registry/data/{name}",) for name in ("a", "b", "pinned")},
+        "pinned": (str(pinned),),
+    }
+    assert [registry.read_bytes(entry) for entry in entries.values()] == [b"new", b"new", b"new", b"old"]
+
+
+def test_an_object_that_is_replaced_while_it_is_hashed_without_its_version_is_seen(
+    registry: Registry, memory: MemoryStorage
+) -> None:
+    put(memory, "s3://registry/a", b"old")
+    replacing = Before(lambda call: call.operation == "stream", lambda: put(memory, "s3://registry/a", b"new"))
+
+    with pytest.raises(SourceChangedError):
+        build(through(registry, replacing), draft({"a": "s3://registry/a"}, unversioned=True))
+    assert list(registry.packages()) == []
+
+
+def test_a_copy_of_an_object_without_its_version_is_named_at_the_version_of_the_copy(
+    registry: Registry, memory: MemoryStorage
+) -> None:
+    put(memory, "s3://source/a", b"data")
+    published = push(registry, draft({"a": "s3://source/a"}, unversioned=True))
+
+    assert read(registry, published)["a"].physical_keys == (str(memory.stat(PhysicalKey("registry", "team/package/a")).key),)
+
+
+def test_files_behind_links_that_lead_out_are_packed_where_that_is_wanted(
+    any_registry: Registry, write: Callable[..., Path]
+) -> None:
+    secret = write("elsewhere/secret.txt", b"secret")
+    directory = write("raw/a.txt", b"a").parent
+    (directory / "link.txt").symlink_to(secret)
+
+    with pytest.raises(SourceError, match=r"link\.txt: this link leads out of .*follow_symlinks=True"):
+        build(any_registry, draft(str(directory)))
+    entries = read(any_registry, build(any_registry, draft(str(directory), follow_symlinks=True)))
+    assert {key: (entry.physical_keys, entry.hash) for key, entry in entries.items()} == {
+        "a.txt": (((directory / "a.txt").as_uri(),), hash_of(b"a")),
+        "link.txt": ((secret.as_uri(),), hash_of(b"secret")),
+    }
+
+
+# Metadata of directories.
+
+
+def test_metadata_of_directories_is_written_wherever_it_comes_from(
+    any_registry: Registry, memory: MemoryStorage, write: Callable[..., Path]
+) -> None:
+    put(memory, "s3://source/p/a", b"a")
+    there = entry_of("x/y/a", b"a", put(memory, "s3://registry/a", b"a"))
+    commit(any_registry, PackageName("team", "base"), [there], None, {"x/": {"of": "x"}, "x/y/": {"of": "y"}})
+    base = f"quilt+{any_registry.location}#package=team/base"
+    entries = {
+        "alone/": {"meta": {"n": 1}},
+        "described/": {"path": str(write("raw/a").parent), "meta": {"n": 2}},
+        "prefix/": {"path": "s3://source/p/", "meta": {"n": 3}},
+        "package/": base,
+        "part/": f"{base}&path=x",
+        "renamed/": {"path": f"{base}&path=x/", "meta": {"n": 4}},
+        "empty/": {"meta": {}},
+    }
+    manifest = any_registry.read(NAME, build(any_registry, draft(entries)).top_hash)
+    list(manifest.entries)
+
+    assert manifest.directories == {
+        "alone/": {"n": 1},
+        "described/": {"n": 2},
+        "prefix/": {"n": 3},
+        "package/x/": {"of": "x"},
+        "package/x/y/": {"of": "y"},
+        "part/": {"of": "x"},
+        "part/y/": {"of": "y"},
+        "renamed/": {"n": 4},
+        "renamed/y/": {"of": "y"},
+    }
+
+
+def test_metadata_of_directories_does_not_change_the_top_hash(registry: Registry) -> None:
+    plain = push(registry, draft({"d/a": b"a"}))
+    described = push(registry, draft({"d/a": b"a", "d/": {"meta": {"n": 1}}}, package="team/other"))
+
+    assert plain.top_hash == described.top_hash
+
+
+def test_a_revision_that_differs_in_the_metadata_of_directories_alone_counts_as_unchanged(registry: Registry) -> None:
+    push(registry, draft({"d/a": b"a"}))
+    described = draft({"d/a": b"a", "d/": {"meta": {"n": 1}}})
+    manifests = [registry.read(NAME, push(registry, each).top_hash) for each in (described, replace(described, dedupe=False))]
+    for manifest in manifests:
+        list(manifest.entries)
+
+    assert [manifest.directories for manifest in manifests] == [{}, {"d/": {"n": 1}}]
+
+
+def test_metadata_of_directories_alone_is_an_empty_package(registry: Registry) -> None:
+    with pytest.raises(EmptyPackageError):
+        push(registry, draft({"d/": {"meta": {"n": 1}}}))
+    assert push(registry, draft({"d/": {"meta": {"n": 1}}}, allow_empty=True)).entries == 0
+
+
+def test_metadata_of_a_directory_that_is_too_long_is_refused_before_any_byte_moves(
+    registry: Registry, recorder: Recorder
+) -> None:
+    with pytest.raises(RecordSizeError, match="directory 'd/'"):
+        push(through(registry, recorder), draft({"d/a": b"a", "d/": {"meta": {"x": "y" * 1_000_000}}}))
+    assert recorder.writes == []
+
+
+# Workflows.
+
+CONFIG = """
+version: "1"
+is_workflow_required: {required}
+default_workflow: alpha
+workflows:
+  alpha:
+    name: Alpha
+    is_message_required: true
+    metadata_schema: package
+    entries_schema: entries
+  beta:
+    name: Beta
+    handle_pattern: ^beta/
+schemas:
+  package: {{url: "{root}/schemas/package.json"}}
+  entries: {{url: "{root}/schemas/entries.json"}}
+"""
+PACKAGE_SCHEMA = {"type": "object", "required": ["week"]}
+ENTRIES_SCHEMA = {
+    "type": "array",
+    "items": {"type": "object", "properties": {"logical_key": {"pattern": "txt$"}, "size": {"maximum": 5}}},
+    "minItems": 2,
+}
+
+
+@pytest.fixture
+def ruled(any_registry: Registry) -> Registry:
+    """A registry whose packages must have a message, a week, and two small text files or more."""
+    texts = {
+        ".quilt/workflows/config.yml": CONFIG.format(required="false", root=any_registry.location),
+        "schemas/package.json": json.dumps(PACKAGE_SCHEMA),
+        "schemas/entries.json": json.dumps(ENTRIES_SCHEMA),
+    }
+    for path, text in texts.items():
+        key = any_registry.location.root.join(path)
+        any_registry.stores.of(key).put(key, text.encode())
+    return any_registry
+
+
+@pytest.fixture
+def two(memory: MemoryStorage) -> str:
+    """A prefix with two small text files, in the bucket of the registry."""
+    put(memory, "s3://registry/data/a.txt", b"a")
+    put(memory, "s3://registry/data/b.txt", b"b")
+    return "s3://registry/data/"
+
+
+def read_at(registry: Registry, path: str) -> str:
+    """Return the URL of a file of the registry at the version that is there now."""
+    key = registry.location.root.join(path)
+    return str(registry.stores.of(key).get(key).key)
+
+
+@pytest.mark.parametrize(
+    ("workflow", "name", "schemas"),
+    [
+        pytest.param({}, "alpha", {"package", "entries"}, id="default"),
+        pytest.param({"workflow": "alpha"}, "alpha", {"package", "entries"}, id="chosen"),
+        pytest.param({"workflow": None}, None, set(), id="none"),
+    ],
+)
+def test_the_header_records_the_workflow_that_the_package_satisfies(
+    ruled: Registry, two: str, workflow: dict[str, Any], name: str | None, schemas: set[str]
+) -> None:
+    published = build(ruled, draft(two, meta={"week": 1}, message="m", **workflow))
+
+    recorded = {"id": name, "config": read_at(ruled, ".quilt/workflows/config.yml")}
+    if schemas:
+        recorded["schemas"] = {schema: read_at(ruled, f"schemas/{schema}.json") for schema in schemas}
+    assert ruled.read(NAME, published.top_hash).header == {
+        "version": "v0",
+        "user_meta": {"week": 1},
+        "workflow": recorded,
+        "message": "m",
+    }
+
+
+@pytest.mark.parametrize(
+    ("more", "violation"),
+    [
+        pytest.param({"message": None}, "a message is required", id="message"),
+        pytest.param({"meta": {}}, "metadata: 'week' is a required property", id="empty-metadata"),
+        pytest.param({"meta": None}, "metadata: 'week' is a required property", id="metadata"),
+        pytest.param({"entries": {"a.txt": "s3://registry/data/a.txt"}}, "entries: ", id="entries"),
+        pytest.param({"entries": {"b.csv": "s3://registry/data/b.txt", "a.txt": "s3://registry/data/a.txt"}}, "b.csv", id="key"),
+        pytest.param({"workflow": "beta"}, "package name 'team/package' does not match", id="name"),
+    ],
+)
+def test_a_package_that_does_not_satisfy_its_workflow_is_refused_before_anything_is_written(
+    ruled: Registry, two: str, recorder: Recorder, more: dict[str, Any], violation: str
+) -> None:
+    publish: Callable[..., Published] = build if ruled.location.is_local else push
+
+    with pytest.raises(WorkflowError) as caught:
+        publish(through(ruled, recorder), draft(**{"entries": two, "meta": {"week": 1}, "message": "m", **more}))
+    (found,) = caught.value.violations
+    assert violation in found
+    assert recorder.writes == []
+    assert recorder.bytes_read == 0
+    assert list(ruled.packages()) == []
+
+
+def test_files_are_not_even_uploaded_where_the_workflow_refuses_the_package(
+    registry: Registry, memory: MemoryStorage, recorder: Recorder, write: Callable[..., Path]
+) -> None:
+    put(memory, "s3://registry/.quilt/workflows/config.yml", CONFIG.format(required="true", root="s3://registry").encode())
+    for name, schema in (("package", PACKAGE_SCHEMA), ("entries", ENTRIES_SCHEMA)):
+        put(memory, f"s3://registry/schemas/{name}.json", json.dumps(schema).encode())
+    put(memory, "s3://source/c.txt", b"c")
+    entries = {"a.txt": b"123456", "b.txt": str(write("b.txt", b"b")), "c.txt": "s3://source/c.txt"}
+    before = objects(memory, "registry", "source")
+
+    with pytest.raises(WorkflowError) as caught:
+        push(through(registry, recorder), draft(entries))
+    assert len(caught.value.violations) == 3
+    assert recorder.writes == []
+    assert objects(memory, "registry", "source") == before
+
+
+def test_where_a_workflow_is_required_none_is_no_choice(registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
+    put(memory, "s3://registry/.quilt/workflows/config.yml", CONFIG.format(required="true", root="s3://registry").encode())
+
+    with pytest.raises(WorkflowConfigError, match="required"):
+        push(through(registry, recorder), draft({"a": b"a"}, workflow=None))
+    assert recorder.writes == []
+
+
+def test_an_update_is_judged_as_the_package_that_it_makes(ruled: Registry, two: str, memory: MemoryStorage) -> None:
+    build(ruled, draft(two, meta={"week": 1}, message="m"))
+    put(memory, "s3://registry/more/c.csv", b"c")
+    refused = [
+        {"remove": ["a.txt"]},
+        {"entries": "s3://registry/more/"},
+        {"meta": {}},
+    ]
+
+    for more in refused:
+        with pytest.raises(WorkflowError):
+            build(ruled, draft(**{"entries": None, "mode": "update", "message": "m", **more}))
+    with pytest.raises(WorkflowError, match="a message is required"):
+        build(ruled, draft({"c.txt": "s3://registry/more/c.csv"}, mode="update"))
+    updated = build(ruled, draft({"c.txt": "s3://registry/more/c.csv"}, mode="update", message="n", remove=["a.txt"]))
+    assert list(read(ruled, updated)) == ["b.txt", "c.txt"]
+    assert ruled.read(NAME, updated.top_hash).header["workflow"]["id"] == "alpha"

@@ -1,9 +1,12 @@
 """Revisions become visible in one order, never overwrite each other, and go away without losing the rest."""
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,13 @@ import pendulum
 import pytest
 
 from airflow_quilt.core import layout
+from airflow_quilt.core.checksums import Hash
+from airflow_quilt.core.diff import Change
 from airflow_quilt.core.errors import (
+    EntryDamagedError,
+    EntryNotFoundError,
+    HashTypeError,
+    LocationError,
     ManifestError,
     ObjectNotFoundError,
     PackageNotFoundError,
@@ -22,13 +31,15 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import make_header, write_manifest
-from airflow_quilt.core.names import PackageName, TopHash
+from airflow_quilt.core.names import PackageName, TopHash, walk_order
 from airflow_quilt.core.pointers import Conflict, Latest, Revision
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.core.faulty import WRITES, Before, Fault, Recorder, T, Tap, is_put_of, tapped
+from tests.core.packages import HASH_TYPES, PART, entry_of, put
+from tests.core.packages import commit as commit_entries
 from tests.support import Clock
 
 NAME = PackageName("team", "package")
@@ -651,3 +662,254 @@ def test_a_rollback_that_meets_a_new_revision_is_a_conflict(timed: Registry) -> 
         through(timed, meanwhile).rollback(NAME, first.top_hash)
     assert caught.value.expected == second.top_hash
     assert latest_hash(timed) == manifest("third")[0]
+
+
+# Revisions by time and by the name of their pointer.
+
+
+@pytest.fixture
+def weekly(timed: Registry, clock: Clock) -> list[Revision]:
+    """Three revisions of the package, ten seconds apart, oldest first."""
+    revisions = []
+    for number in range(3):
+        clock.now = NOW + 10 * number
+        revisions.append(commit(timed, str(number)))
+    return revisions
+
+
+FIRST = datetime.fromtimestamp(NOW, UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "number"),
+    [
+        pytest.param(0, 0, id="the-second-of-the-first"),
+        pytest.param(0.5, 0, id="half-a-second-later"),
+        pytest.param(9, 0, id="just-before-the-second"),
+        pytest.param(9.999999, 0, id="a-microsecond-before-the-second"),
+        pytest.param(10, 1, id="the-second-of-the-second"),
+        pytest.param(15, 1, id="between"),
+        pytest.param(20, 2, id="the-second-of-the-third"),
+        pytest.param(10**9, 2, id="long-after"),
+    ],
+)
+@pytest.mark.parametrize(
+    "spell",
+    [
+        pytest.param(lambda moment: moment, id="datetime"),
+        pytest.param(lambda moment: moment.replace(tzinfo=None), id="naive-datetime"),
+        pytest.param(lambda moment: moment.astimezone(timezone(timedelta(hours=-7))), id="datetime-of-another-zone"),
+        pytest.param(lambda moment: pendulum.instance(moment).in_timezone("Asia/Kolkata"), id="pendulum"),
+        pytest.param(lambda moment: moment.isoformat(), id="text"),
+        pytest.param(lambda moment: moment.isoformat().replace("+00:00", "Z"), id="text-with-z"),
+        pytest.param(lambda moment: moment.replace(tzinfo=None).isoformat(" "), id="naive-text-with-a-space"),
+        pytest.param(lambda moment: moment.astimezone(timezone(timedelta(hours=5, minutes=45))).isoformat(), id="text-of-nepal"),
+    ],
+)
+def test_a_time_means_the_newest_revision_that_was_there_then(
+    timed: Registry, weekly: list[Revision], spell: Callable[[datetime], Any], seconds: float, number: int
+) -> None:
+    assert timed.resolve(NAME, spell(FIRST + timedelta(seconds=seconds))) == weekly[number].top_hash
+
+
+def test_a_day_begins_at_midnight_utc(timed: Registry, weekly: list[Revision]) -> None:
+    assert timed.resolve(NAME, "2023-11-15") == weekly[2].top_hash
+    with pytest.raises(PackageNotFoundError):
+        timed.resolve(NAME, "2023-11-14")
+
+
+@pytest.mark.parametrize("moment", [FIRST - timedelta(microseconds=1), "1970-01-01", "2023-11-14T22:13:19Z"], ids=str)
+def test_before_the_first_revision_there_was_no_package(timed: Registry, weekly: list[Revision], moment: datetime | str) -> None:
+    with pytest.raises(PackageNotFoundError, match=r"there was no package team/package at .*\+00:00"):
+        timed.resolve(NAME, moment)
+
+
+def test_a_package_that_is_not_there_was_never_there(timed: Registry) -> None:
+    with pytest.raises(PackageNotFoundError):
+        timed.resolve(NAME, FIRST)
+
+
+@pytest.mark.parametrize("text", ["yesterday-ish", "2023-13-01", "-", "2023-11-14T25:00:00", "12-34", "2023-11"])
+def test_text_with_a_dash_that_is_no_time_is_refused(timed: Registry, weekly: list[Revision], text: str) -> None:
+    with pytest.raises(TopHashError, match="neither a top hash nor a time"):
+        timed.resolve(NAME, text)
+
+
+@pytest.mark.parametrize("revision", [7, 1_700_000_000, 1.5, b"abcdef", [], True], ids=repr)
+def test_what_is_neither_text_nor_time_is_no_revision(timed: Registry, weekly: list[Revision], revision: Any) -> None:
+    with pytest.raises(TopHashError):
+        timed.resolve(NAME, revision)
+
+
+def test_a_time_looks_at_when_a_revision_was_published_and_not_at_latest(timed: Registry, weekly: list[Revision]) -> None:
+    timed.rollback(NAME, weekly[0].top_hash)
+
+    assert timed.resolve(NAME, FIRST + timedelta(days=1)) == weekly[2].top_hash
+    assert timed.resolve(NAME) == timed.resolve(NAME, "latest") == weekly[0].top_hash
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_name_of_a_pointer_means_its_revision(timed: Registry, weekly: list[Revision], number: int) -> None:
+    assert timed.resolve(NAME, str(NOW + 10 * number)) == weekly[number].top_hash
+
+
+def test_ten_digits_that_name_no_pointer_are_the_beginning_of_a_hash(timed: Registry) -> None:
+    top_hash = "1700000007" + "a" * 54
+    write_pointer(timed, str(NOW), top_hash)
+
+    assert timed.resolve(NAME, "1700000007") == top_hash
+    with pytest.raises(TopHashError, match="no revision"):
+        timed.resolve(NAME, "1700000008")
+
+
+def test_ten_digits_that_name_a_pointer_are_that_whatever_hashes_begin_with_them(timed: Registry) -> None:
+    write_pointer(timed, str(NOW), str(NOW) + "a" * 54)
+    write_pointer(timed, str(NOW + 1), ONE)
+    write_pointer(timed, str(NOW + 2), str(NOW + 1) + "b" * 54)
+
+    assert timed.resolve(NAME, str(NOW + 1)) == ONE
+
+
+def test_a_revision_is_read_by_any_of_its_names(timed: Registry, weekly: list[Revision]) -> None:
+    names = [weekly[1].top_hash, weekly[1].top_hash[:8], FIRST + timedelta(seconds=12), "2023-11-14 22:13:35", str(NOW + 10)]
+
+    assert [timed.read(NAME, name).header["message"] for name in names] == ["1"] * 5
+
+
+# Entries and their bytes.
+
+DATA = os.urandom(2 * PART + 5)
+
+
+@pytest.fixture(params=HASH_TYPES)
+def packed(request: pytest.FixtureRequest, timed: Registry, memory: MemoryStorage) -> Registry:
+    """A registry whose package has entries with hashes of one type, some of them with other bytes than they should have."""
+    place = {name: put(memory, f"s3://source/{name}", data) for name, data in BYTES.items()}
+    told = {"a": b"right", "empty": b"", "large": DATA, "damaged": b"right", "short": b"right", "large-damaged": DATA[::-1]}
+    entries = [entry_of(f"d/{key}", data, place[key], "s3://no/such", hash_type=request.param) for key, data in told.items()]
+    top_hash = commit_entries(timed, NAME, sorted(entries, key=lambda entry: walk_order(entry.logical_key)))
+    assert timed.resolve(NAME) == top_hash
+    return timed
+
+
+BYTES = {"a": b"right", "empty": b"", "large": DATA, "damaged": b"wrong", "short": b"righ", "large-damaged": DATA}
+
+
+@pytest.mark.parametrize("key", ["a", "empty", "large"])
+def test_the_bytes_of_an_entry_are_read_and_checked(packed: Registry, key: str) -> None:
+    entry = packed.entry(NAME, f"d/{key}")
+
+    assert (entry.logical_key, entry.size) == (f"d/{key}", len(BYTES[key]))
+    assert packed.read_bytes(entry) == b"".join(packed.stream(entry)) == BYTES[key]
+
+
+@pytest.mark.parametrize("key", ["damaged", "short", "large-damaged"])
+def test_bytes_that_are_not_those_of_the_entry_are_told_at_the_end_at_the_latest(packed: Registry, key: str) -> None:
+    entry = packed.entry(NAME, f"d/{key}")
+
+    with pytest.raises(EntryDamagedError, match=f"'d/{key}' .*s3://source/{key}"):
+        packed.read_bytes(entry)
+    with pytest.raises(EntryDamagedError):
+        list(packed.stream(entry))
+
+
+def test_an_object_that_has_grown_is_read_as_far_as_its_entry_goes(timed: Registry, memory: MemoryStorage) -> None:
+    entry = entry_of("a", b"data", put(memory, "s3://source/a", b"data and more"))
+
+    assert timed.read_bytes(entry) == b"data"
+
+
+def test_an_object_that_is_gone_is_not_found(timed: Registry) -> None:
+    with pytest.raises(ObjectNotFoundError, match="s3://source/gone"):
+        timed.read_bytes(entry_of("a", b"data", "s3://source/gone"))
+
+
+@pytest.mark.parametrize("place", ["https://x/y", "", "s3:///y", "s3://b/k?x=y"])
+def test_a_place_that_is_none_cannot_be_read(timed: Registry, place: str) -> None:
+    with pytest.raises(LocationError):
+        timed.read_bytes(entry_of("a", b"data", place))
+
+
+def test_bytes_whose_hash_is_of_an_unknown_type_cannot_be_checked(timed: Registry, memory: MemoryStorage) -> None:
+    entry = replace(entry_of("a", b"data", put(memory, "s3://source/a", b"data")), hash=Hash("MD5", "0"))
+
+    with pytest.raises(HashTypeError, match="'MD5'"):
+        timed.read_bytes(entry)
+
+
+def test_a_file_is_read_for_a_registry_on_the_disk_and_for_no_other(timed: Registry, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"secret")
+    entry = entry_of("a", b"secret", (tmp_path / "secret").as_uri())
+    recorder = Recorder()
+
+    if timed.location.is_local:
+        assert timed.read_bytes(entry) == b"secret"
+    else:
+        with pytest.raises(LocationError, match="entry 'a': .*secret is a file of some other machine"):
+            through(timed, recorder).read_bytes(entry)
+        assert recorder.calls == []
+
+
+def test_an_entry_is_found_in_the_revision_that_is_asked_for(timed: Registry) -> None:
+    old = commit_entries(timed, NAME, [entry_of("a", b"old", "s3://source/old"), entry_of("b", b"b", "s3://source/b")])
+    commit_entries(timed, NAME, [entry_of("a", b"new", "s3://source/new")])
+
+    assert timed.entry(NAME, "a").physical_keys == ("s3://source/new",)
+    assert timed.entry(NAME, "a", old[:8]).physical_keys == ("s3://source/old",)
+    for key, revision in (("b", None), ("c", old), ("a/", old), ("", old), ("A", old)):
+        with pytest.raises(EntryNotFoundError, match=f"package team/package has no entry {key!r}"):
+            timed.entry(NAME, key, revision)
+
+
+def test_an_entry_of_a_damaged_manifest_is_not_believed_though_it_comes_before_the_damage(timed: Registry) -> None:
+    top_hash = commit_entries(timed, NAME, [entry_of("a", b"a", "s3://source/a"), entry_of("b", b"b", "s3://source/b")])
+    place = key(timed, layout.manifest(top_hash))
+    store = timed.stores.of(place)
+    store.put(place, store.get(place).data.replace(b'"b"', b'"c"'))
+
+    with pytest.raises(ManifestError, match="changed or damaged"):
+        timed.entry(NAME, "a")
+
+
+# What changed.
+
+
+def test_revisions_are_compared_by_any_of_their_names(timed: Registry, clock: Clock) -> None:
+    a, b, b2, c = (entry_of(name[0], name.encode(), f"s3://source/{name}") for name in ("a", "b", "b2", "c"))
+    old = commit_entries(timed, NAME, [a, b])
+    clock.now = NOW + 60
+    new = commit_entries(timed, NAME, [b2, c])
+    changes = [Change(a, None), Change(b, b2), Change(None, c)]
+
+    for first, second in ((old, new), (old[:8], None), (str(NOW), "latest"), (FIRST, FIRST + timedelta(days=1))):
+        assert list(timed.diff(NAME, first, second)) == changes
+    assert list(timed.diff(NAME, old)) == changes
+    assert [change.kind for change in timed.diff(NAME, new, old)] == ["added", "modified", "deleted"]
+    assert list(timed.diff(NAME, None, new)) == []
+
+
+def test_what_is_not_there_cannot_be_compared(timed: Registry) -> None:
+    top_hash = commit_entries(timed, NAME, [entry_of("a", b"a", "s3://source/a")])
+
+    with pytest.raises(PackageNotFoundError):
+        list(timed.diff(NAME, "0" * 64, top_hash))
+    with pytest.raises(PackageNotFoundError):
+        list(timed.diff(PackageName("no", "such"), None))
+
+
+# The workflows config.
+
+
+def test_the_workflows_config_is_read_at_its_version_or_is_not_there(timed: Registry) -> None:
+    assert timed.workflows_config() is None
+    place = key(timed, ".quilt/workflows/config.yml")
+    stat = timed.stores.of(place).put(place, b"version: 1")
+    config = timed.workflows_config()
+
+    assert config
+    assert (config.data, config.key) == (b"version: 1", stat.key)
+
+
+def test_a_store_that_fails_is_no_registry_without_a_workflows_config(timed: Registry) -> None:
+    with pytest.raises(StorageUnavailableError):
+        through(timed, Fault(1)).workflows_config()

@@ -314,7 +314,7 @@ def test_a_source_that_has_not_the_hash_that_is_known_of_it_is_damaged(
     data = os.urandom(size)
     action = exact(EXACT[kind](memory, write, data), data[::-1], hash_type)
 
-    with pytest.raises(EntryDamagedError, match="entry 'object': .* does not have the hash that its package says"):
+    with pytest.raises(EntryDamagedError, match="entry 'object': .* does not hold the bytes that its package names"):
         run(Stores(LocalStorage(), memory), [action])
     assert memory.uploads == []
 
