@@ -49,7 +49,7 @@ def get_provider_info() -> dict[str, Any]:
                     "aws_conn_id": {
                         "label": "AWS connection",
                         "description": "Endpoint and region of S3; and credentials, where there is no API key. "
-                        "The text null leaves them to boto3's own chain.",
+                        "Cleared, or the text null: boto3's own chain.",
                         "schema": {"type": ["string", "null"], "default": "aws_default"},
                     },
                     "region_name": {

@@ -72,10 +72,10 @@ def check_draft(draft: Draft) -> PackageName:
     for what, choices in (("conflict", ("fail", "overwrite")), ("mode", ("replace", "update"))):
         if (value := getattr(draft, what)) not in choices:
             raise InputError(f"{what} {value!r}: expected {' or '.join(map(repr, choices))}")
+    if not isinstance(draft.remove, list | tuple) or not all(isinstance(key, str) for key in draft.remove):
+        raise InputError(f"remove {draft.remove!r}: expected a list of logical keys")
     if draft.mode == "replace" and (draft.base is not None or draft.remove):
         raise InputError("base and remove are for mode='update'; with mode='replace' the package holds the given entries only")
-    if isinstance(draft.remove, str):
-        raise InputError(f"remove {draft.remove!r}: expected a list of logical keys")
     check_new_hash_type(draft.hash_type)
     make_header(draft.message, draft.meta)
     return PackageName.parse(draft.package)
@@ -106,8 +106,8 @@ def gather(registry: Registry, name: PackageName, draft: Draft, latest: Latest |
     )
     base = _read_base(registry, name, draft, latest) if is_update else None
     tree = SourceFinder(registry.stores, _reader(registry), options).find(requests)
-    if base:
-        tree = _updated(base.tree, draft.remove, tree)
+    if is_update:
+        tree = _updated(base.tree if base else Tree(), draft.remove, tree)
     tree = Tree(tree.sources, {key: meta for key, meta in tree.directories.items() if meta})  # As quilt3, no line for none.
     if not tree.sources and not draft.allow_empty:
         raise EmptyPackageError("the package has no entries; give allow_empty=True to publish it all the same")

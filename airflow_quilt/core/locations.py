@@ -182,7 +182,7 @@ class QuiltUri:
         if path:
             parse_logical_key(path.removesuffix("/"))
         return cls(
-            registry=RegistryLocation.parse(text[len("quilt+") :].partition("#")[0].rstrip("/")),
+            registry=RegistryLocation.parse(f"s3://{parts.netloc}" if is_s3 else f"file://{parts.netloc}{parts.path}"),
             package=PackageName.parse_existing(name),
             top_hash=parse_top_hash(top_hash) if at else None,
             tag="latest" if colon else None,

@@ -119,7 +119,10 @@ class _Placed:
         where = f"entry {source.logical_key!r}: the function given as dest returned {url!r}"
         if not isinstance(url, str):
             raise LocationError(f"{where}, expected an s3:// URL")
-        key = PhysicalKey.parse(url)
+        try:
+            key = PhysicalKey.parse(url)
+        except LocationError as error:
+            raise LocationError(f"{where}: {error}") from error
         if key.is_local or key.is_prefix or key.version_id is not None:
             raise LocationError(f"{where}, expected s3://bucket/key without a version")
         if key in self._taken:

@@ -1,15 +1,19 @@
 """What works in a connection and what does not, part by part."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from botocore.config import Config
 
+from airflow_quilt.core.catalog import API_KEY_PREFIX
 from airflow_quilt.core.checkup import Finding, check_registry, look
 from airflow_quilt.core.credentials import CredentialSource
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.locations import RegistryLocation
+from airflow_quilt.core.placing import parse_dest
 from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.workflows import load_workflow
 from airflow_quilt.hooks.stores import identify, make_aws_hook, make_catalog, make_stores
 
 if TYPE_CHECKING:
@@ -24,35 +28,58 @@ _QUICK: Final = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries=
 
 def check(hook: "QuiltHook") -> Iterator[Finding]:
     """Look at the parts of a connection, until one fails that the next ones need."""
-    part = "connection"
     try:
         settings = hook.settings
-        yield Finding(part, "ok", f"{hook.quilt_conn_id!r} can be read")
-        part = "login"
-        source = catalog = None
-        if settings.catalog:
-            catalog = make_catalog(settings, hook.quilt_conn_id, timeout=_SECONDS, attempts=1)
-            yield (found := look("catalog", lambda: _describe(catalog)))
-            if settings.secret and found.verdict == "failed":
-                return
-            if settings.secret:
-                source = CredentialSource(catalog.credentials)
-                yield Finding(part, "ok", f"S3 credentials for {source.current().lifetime / 60:,.0f} minutes")
-        part = "identity"
-        yield from _check_s3(settings, source, catalog if source else None)
     except QuiltError as error:
-        yield Finding(part, "failed", str(error))
+        yield Finding("connection", "failed", str(error))
+        return
+    yield Finding("connection", "ok", "its settings can be read")
+    source = catalog = None
+    if settings.catalog:
+        catalog = make_catalog(settings, hook.quilt_conn_id, timeout=_SECONDS, attempts=1)
+        yield (found := look("catalog", partial(_describe, catalog)))
+        if settings.secret and found.verdict == "failed":
+            return
+    if catalog and settings.secret:
+        if not settings.secret.startswith(API_KEY_PREFIX):
+            yield Finding("login", "warning", "a refresh token is not tried: it may count only once. Use an API key")
+            return
+        source = CredentialSource(catalog.credentials)
+        yield (found := look("login", partial(_log_in, source)))
+        if found.verdict == "failed":
+            return
+    yield from _check_s3(settings, source, catalog if source else None)
 
 
 def _check_s3(settings: "QuiltSettings", source: CredentialSource | None, catalog: "Catalog | None") -> Iterator[Finding]:
     aws = make_aws_hook(settings, source)
-    yield Finding("identity", "ok", "nobody, for public buckets" if settings.anonymous else identify(aws, _QUICK))
+    yield (found := look("identity", lambda: "nobody, for public buckets" if settings.anonymous else identify(aws, _QUICK)))
+    if found.verdict == "failed":
+        return
     if not settings.registry:
         yield Finding("registry", "warning", "none is named: set the extra 'registry', or name one in each operator")
         return
-    yield from check_registry(Registry(RegistryLocation.parse(settings.registry), make_stores(settings, aws, catalog, _QUICK)))
+    try:
+        registry = Registry(RegistryLocation.parse(settings.registry), make_stores(settings, aws, catalog, _QUICK))
+    except QuiltError as error:
+        yield Finding("registry", "failed", str(error))
+        return
+    yield from check_registry(registry)
+    if dest := settings.dest:
+        yield look("dest", lambda: f"files land below {parse_dest(dest, registry.location)}")
+    if workflow := settings.workflow:
+        yield look("workflow", partial(_find_workflow, registry, workflow))
 
 
 def _describe(catalog: "Catalog") -> str:
     config = catalog.config()
     return f"{catalog.url}, version {config.stack_version or 'unknown'}, its service at {config.registry_url}"
+
+
+def _log_in(source: CredentialSource) -> str:
+    return f"S3 credentials for {source.current().lifetime / 60:,.0f} minutes"
+
+
+def _find_workflow(registry: Registry, workflow: str) -> str:
+    load_workflow(workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
+    return f"{workflow!r} is in the registry's config"

@@ -180,7 +180,7 @@ class QuiltHook(BaseHook):
         from airflow_quilt.hooks.check import check
 
         findings = list(check(self))
-        return all(finding.verdict != "failed" for finding in findings), "\n".join(map(str, findings))
+        return all(finding.verdict != "failed" for finding in findings), ";\n".join(map(str, findings))
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:

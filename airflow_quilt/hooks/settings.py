@@ -69,6 +69,10 @@ class QuiltSettings:
         where = f"connection {connection.conn_id!r}"
         if settings.secret and not settings.catalog:
             raise SettingsError(f"{where}: it has a password but no host; the host is the URL of the catalog to log in to")
+        if settings.registry and "://" not in settings.registry and settings.registry[0] not in "/~.":
+            raise SettingsError(
+                f"{where}: the extra 'registry' is {settings.registry!r}; a bucket is written s3://{settings.registry}"
+            )
         if settings.secret and settings.anonymous:
             raise SettingsError(f"{where}: it has a password and says 'anonymous'; take one of them out")
         return settings
@@ -116,7 +120,7 @@ class _Extras:
         except (TypeError, ValueError):
             seconds = 0.0
         if not 0 < seconds < float("inf"):
-            raise self._wrong(name, value, "a number of seconds")
+            raise self._wrong(name, value, "a number of seconds above 0")
         return seconds
 
     def _value(self, name: str) -> Any:

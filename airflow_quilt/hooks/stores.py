@@ -76,13 +76,14 @@ def identify(aws: AwsGenericHook[Any], config: Config) -> str:
         AccessDeniedError: there are none, or AWS does not accept them.
     """
     session = aws.get_session(region_name=aws.region_name)
+    where = "" if aws.conn_config or not aws.aws_conn_id else f", and there is no AWS connection {aws.aws_conn_id!r}"
     try:
         credentials = session.get_credentials()
         if credentials is None:
-            raise AccessDeniedError("no credentials: name an AWS connection that has some", "S3")
+            raise AccessDeniedError(f"no credentials{where}: name an AWS connection that has some, or an API key", "S3")
         key = str(credentials.get_frozen_credentials().access_key)
         if aws.conn_config.endpoint_url:
             return f"access key …{key[-4:]} at {aws.conn_config.endpoint_url}"
         return str(session.client("sts", config=config, verify=aws.verify).get_caller_identity()["Arn"])
     except (BotoCoreError, ClientError) as error:
-        raise AccessDeniedError(f"the credentials are not accepted: {error}", "AWS") from error
+        raise AccessDeniedError(f"the credentials are not accepted{where}: {error}", "AWS") from error

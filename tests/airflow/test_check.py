@@ -33,7 +33,7 @@ def found() -> tuple[bool, dict[str, str]]:
     ok, text = QuiltHook().test_connection()
     parts = {}
     for line in text.splitlines():
-        mark, _, rest = line.partition(" ")
+        mark, _, rest = line.removesuffix(";").partition(" ")
         part, _, detail = rest.partition(": ")
         parts[part] = f"{mark} {detail}"
     return ok, parts
@@ -174,3 +174,45 @@ def test_a_connection_that_is_not_there_fails_with_the_cure() -> None:
 
     assert not ok
     assert "AIRFLOW_CONN_NOWHERE" in text
+
+
+@pytest.mark.parametrize(
+    ("extra", "part", "says"),
+    [
+        ({"registry": "s3://reg/path"}, "registry", "a registry is a whole bucket"),
+        ({"dest": "nonsense"}, "dest", "expected a prefix in the registry's bucket"),
+        ({"workflow": "alpha"}, "workflow", "no workflows config"),
+    ],
+)
+def test_each_extra_that_cannot_be_right_is_a_part_that_fails(
+    use: Use, bucket: str, extra: dict[str, str], part: str, says: str
+) -> None:
+    use(bucket, **extra)
+    ok, parts = found()
+
+    assert not ok
+    assert parts[part].startswith("FAILED ")
+    assert says in parts[part]
+
+
+def test_extras_that_are_right_are_told(use: Use, s3: S3Server, bucket: str) -> None:
+    s3.client().put_object(
+        Bucket=bucket, Key=".quilt/workflows/config.yml", Body=b"version: '1'\nworkflows: {alpha: {name: Alpha}}\n"
+    )
+    use(bucket, dest=f"s3://{bucket}/landing", workflow="alpha")
+    ok, parts = found()
+
+    assert ok
+    assert parts["dest"] == f"OK files land below s3://{bucket}/landing"
+    assert parts["workflow"] == "OK 'alpha' is in the registry's config"
+
+
+def test_an_aws_connection_that_is_not_there_is_named(use: Use, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(bucket, aws_conn_id="nowhere")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    ok, parts = found()
+
+    assert not ok
+    assert "there is no AWS connection 'nowhere'" in parts["identity"]

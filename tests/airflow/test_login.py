@@ -206,7 +206,7 @@ def test_testing_the_connection_tells_each_part(connect: Connect, catalog: Catal
     ok, text = QuiltHook().test_connection()
 
     assert ok, text
-    lines = text.splitlines()
+    lines = [line.removesuffix(";") for line in text.splitlines()]
     assert f"OK catalog: {catalog.url}, version 1.69.0, its service at {catalog.url}" in lines
     assert "OK login: S3 credentials for 60 minutes" in lines
     assert [line.split()[1] for line in lines] == [
@@ -244,3 +244,14 @@ def test_testing_the_connection_stops_at_the_part_that_fails(
     last = text.splitlines()[-1]
     assert last.startswith(f"FAILED {failing}")
     assert says in last
+
+
+def test_testing_a_connection_does_not_use_up_its_refresh_token(connect: Connect, catalog: CatalogServer) -> None:
+    token = catalog.refresh_token
+    connect(password=token)
+    ok, text = QuiltHook().test_connection()
+
+    assert ok
+    assert "WARNING login: a refresh token is not tried" in text
+    assert catalog.refresh_token == token
+    assert not catalog.saw(token)

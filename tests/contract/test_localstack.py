@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 
 from airflow_quilt.core.checksums import hash_of
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.locations import RegistryLocation
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores

@@ -16,7 +16,13 @@ from airflow_quilt.core.errors import (
 
 CLASSES = [item for _, item in inspect.getmembers(errors, inspect.isclass) if item.__module__ == errors.__name__]
 
-TRANSIENT = {"RevisionConflictError", "ChecksumMismatchError", "CancelledError", "CatalogUnavailableError", "StorageUnavailableError"}
+TRANSIENT = {
+    "RevisionConflictError",
+    "ChecksumMismatchError",
+    "CancelledError",
+    "CatalogUnavailableError",
+    "StorageUnavailableError",
+}
 
 INPUT = {
     "InputError",

@@ -261,7 +261,9 @@ URIS = [
     pytest.param(QuiltUri(registry=BUCKET, package=NAME), "quilt+s3://b#package=team/data", id="package"),
     pytest.param(QuiltUri(registry=BUCKET, package=NAME, top_hash=HASH), f"quilt+s3://b#package=team/data@{HASH}", id="hash"),
     pytest.param(QuiltUri(registry=BUCKET, package=NAME, tag="latest"), "quilt+s3://b#package=team/data:latest", id="tag"),
-    pytest.param(QuiltUri(registry=BUCKET, package=NAME, path="a/b.txt"), "quilt+s3://b#package=team/data&path=a/b.txt", id="path"),
+    pytest.param(
+        QuiltUri(registry=BUCKET, package=NAME, path="a/b.txt"), "quilt+s3://b#package=team/data&path=a/b.txt", id="path"
+    ),
     pytest.param(QuiltUri(registry=BUCKET, package=NAME, path="a/"), "quilt+s3://b#package=team/data&path=a/", id="directory"),
     pytest.param(
         QuiltUri(registry=BUCKET, package=NAME, path="ü +%&#=?.txt"),
@@ -278,6 +280,9 @@ URIS = [
         QuiltUri(registry=DISK, package=NAME, top_hash=HASH, path="a/b.txt"),
         f"quilt+file:///no-such-place/%C3%A4%20%23%3F#package=team/data@{HASH}&path=a/b.txt",
         id="local-registry",
+    ),
+    pytest.param(
+        QuiltUri(registry=RegistryLocation.parse("/"), package=NAME), "quilt+file:///#package=team/data", id="whole-disk"
     ),
 ]
 

@@ -12,11 +12,12 @@ import pytest
 from airflow_quilt.core.build import build
 from airflow_quilt.core.checksums import hash_of
 from airflow_quilt.core.delete import delete
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import CancelledError, SourceChangedError, StorageUnavailableError
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Draft, Published
+from airflow_quilt.core.publish import Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores

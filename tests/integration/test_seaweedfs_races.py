@@ -6,10 +6,11 @@ from threading import Barrier
 from typing import TypeVar
 
 from airflow_quilt.core.build import build
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import RevisionConflictError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Draft, Published
+from airflow_quilt.core.publish import Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores

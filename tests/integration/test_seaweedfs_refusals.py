@@ -9,10 +9,10 @@ import pytest
 
 from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import AccessDeniedError, BucketNotFoundError, QuiltError, StorageUnavailableError
 from airflow_quilt.core.locations import RegistryLocation
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores

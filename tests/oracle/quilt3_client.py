@@ -14,9 +14,9 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.publish import Draft
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage

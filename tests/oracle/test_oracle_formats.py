@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from airflow_quilt.core.build import build
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import EntryDamagedError, HashTypeError
 from airflow_quilt.core.install import install
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.selection import Reference

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import pytest
 
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import InputError, LocationError, SourceError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.placing import CopyFunction, CopyRule, DestFunction
-from airflow_quilt.core.publish import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from testbed.localstack import PYTHON, localstack

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Draft, Published
+from airflow_quilt.core.publish import Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from testbed.server import S3Server

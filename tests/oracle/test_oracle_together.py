@@ -10,10 +10,10 @@ import pytest
 
 from airflow_quilt.core.checksums import StoreAlgorithm
 from airflow_quilt.core.delete import delete
+from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import RevisionConflictError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.rollback import rollback
