@@ -7,16 +7,19 @@ LOCALSTACK := .venv-localstack
 QUILT3_LOCAL := .venv-quilt3-local
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fix constraints clean
+.PHONY: help demo test e2e chromium lint fix constraints clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Publish a real package twice with real Airflow, on an S3 store that starts and stops with it
 	@KEEP=$(KEEP) $(BIN)/python -m demo
 
 test: $(READY) $(LOCALSTACK)/.ready $(QUILT3_LOCAL)/.ready ## Run every test, against real servers on loopback
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+e2e: $(READY) chromium ## Fill in the connection form in a browser, under a real Airflow; SCREENSHOTS=1 renews the picture of it
+	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/e2e
 
 lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
@@ -45,6 +48,14 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --build-constraint constraints.txt \
 	  --group dev --editable .
 	@touch $@
+
+# The browser is no Python package: it is installed where that can be done, and asked for elsewhere.
+chromium:
+	@if ! { command -v chromium || command -v chromium-browser || command -v google-chrome; }; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get; then \
+	    echo "Installing chromium ..." >&2 && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	  else echo "make e2e needs a browser; install chromium, such as with: sudo apt-get install chromium" >&2; exit 1; fi; fi >/dev/null
 
 # LocalStack, a second S3 server for the tests, is pinned for Python 3.11 and wants an environment of its own.
 $(LOCALSTACK)/.ready: testbed/localstack-py311.txt
