@@ -9,7 +9,8 @@ from airflow_quilt.core.checksums import CHUNKED, check_new_hash_type
 from airflow_quilt.core.entries import parse_entries
 from airflow_quilt.core.errors import EmptyPackageError, InputError
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
-from airflow_quilt.core.manifest import Manifest, directory_line, header_line, make_header
+from airflow_quilt.core.manifest import directory_line, header_line, make_header
+from airflow_quilt.core.manifest_reader import Manifest
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.plan import Source
 from airflow_quilt.core.pointers import Conflict, Latest

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from airflow_quilt.core.errors import QuiltError, SourceError
 from airflow_quilt.core.formats import is_frame, is_json_key, write_frame, write_json
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
-from airflow_quilt.core.manifest import check_meta
+from airflow_quilt.core.metadata import check_meta
 from airflow_quilt.core.names import DirectoryKey, LogicalKey, parse_logical_key
 
 _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})

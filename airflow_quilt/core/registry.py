@@ -23,7 +23,8 @@ from airflow_quilt.core.errors import (
     TopHashError,
 )
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.manifest import Entry, Manifest, read_manifest
+from airflow_quilt.core.manifest import Entry
+from airflow_quilt.core.manifest_reader import Manifest, read_manifest
 from airflow_quilt.core.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
 from airflow_quilt.core.pointers import Conflict, Latest, Pointers, Revision, is_stamp
 from airflow_quilt.core.storage.base import Blob, Storage, Stores

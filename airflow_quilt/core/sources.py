@@ -12,7 +12,8 @@ from airflow_quilt.core.checksums import CHUNKED
 from airflow_quilt.core.entries import Content, DirectoryMeta, Located, Request
 from airflow_quilt.core.errors import EmptyPackageError, LogicalKeyError, ObjectNotFoundError, SourceError
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
-from airflow_quilt.core.manifest import Entry, Manifest
+from airflow_quilt.core.manifest import Entry
+from airflow_quilt.core.manifest_reader import Manifest
 from airflow_quilt.core.names import DirectoryKey, LogicalKey, parse_logical_key
 from airflow_quilt.core.plan import Source, out_of_reach
 from airflow_quilt.core.storage.base import Stat, Stores

@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 
+from airflow_quilt.core.draft import Draft
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.push import push
+from airflow_quilt.core.registry import Registry
 from airflow_quilt.hooks.quilt import QuiltHook
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
@@ -216,3 +220,22 @@ def test_an_aws_connection_that_is_not_there_is_named(use: Use, bucket: str, mon
 
     assert not ok
     assert "there is no AWS connection 'nowhere'" in parts["identity"]
+
+
+def test_a_public_bucket_is_read_unsigned_when_the_connection_says_so(
+    use: Use, s3: S3Server, s3_registry: Registry, bucket: str
+) -> None:
+    push(s3_registry, Draft(package="team/data", entries={"a.txt": b"a"}))
+    statement = {
+        "Effect": "Allow",
+        "Principal": "*",
+        "Action": ["s3:GetObject", "s3:GetObjectVersion", "s3:ListBucket", "s3:GetBucketVersioning"],
+        "Resource": [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"],
+    }
+    s3.client().put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [statement]}))
+    use(bucket, anonymous=True)
+    hook = QuiltHook()
+
+    registry = hook.registry()
+    assert registry.read_bytes(registry.entry(PackageName("team", "data"), "a.txt")) == b"a"
+    assert hook.test_connection()[0]

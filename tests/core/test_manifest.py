@@ -17,14 +17,14 @@ from airflow_quilt.core.manifest import (
     MAX_RECORD_SIZE,
     Entry,
     Summary,
-    check_meta,
     directory_line,
     entry_line,
     header_line,
     make_header,
-    read_manifest,
     write_manifest,
 )
+from airflow_quilt.core.manifest_reader import read_manifest
+from airflow_quilt.core.metadata import check_meta
 from airflow_quilt.core.names import DirectoryKey, LogicalKey, TopHash
 
 ENTRY = Entry(LogicalKey("a/b.txt"), ("s3://b/k?versionId=v",), 5, Hash("sha2-256-chunked", "abc="))

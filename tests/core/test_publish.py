@@ -1140,3 +1140,21 @@ def test_an_update_is_judged_as_the_package_that_it_makes(ruled: Registry, two: 
     updated = build(ruled, draft({"c.txt": "s3://registry/more/c.csv"}, mode="update", message="n", remove=["a.txt"]))
     assert list(read(ruled, updated)) == ["b.txt", "c.txt"]
     assert ruled.read(NAME, updated.top_hash).header["workflow"]["id"] == "alpha"
+
+
+def test_a_large_push_that_could_not_write_its_manifest_fails_before_a_byte_moves(registry: Registry, tmp_path: Path) -> None:
+    with (tmp_path / "large.bin").open("wb") as file:
+        file.truncate(64 * 1024 * 1024)
+    recorder = Recorder()
+    refused = Fault(1, among=lambda call: call.key.key == ".quilt/packages/write-check")
+
+    with pytest.raises(StorageUnavailableError, match="write-check"):
+        push(through(registry, recorder, refused), draft({"large.bin": str(tmp_path / "large.bin")}))
+    assert [str(call) for call in recorder.writes] == ["begin s3://registry/.quilt/packages/write-check"]
+
+
+def test_a_small_push_asks_nothing_beforehand(registry: Registry) -> None:
+    recorder = Recorder()
+    push(through(registry, recorder), draft({"a": b"a"}))
+
+    assert recorder.of("begin") == []

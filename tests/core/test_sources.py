@@ -17,7 +17,8 @@ from airflow_quilt.core.errors import (
     SourceError,
 )
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
-from airflow_quilt.core.manifest import Entry, Manifest
+from airflow_quilt.core.manifest import Entry
+from airflow_quilt.core.manifest_reader import Manifest
 from airflow_quilt.core.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.plan import Source
 from airflow_quilt.core.sources import FindOptions, SourceFinder

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.entries import parse_entries
-from airflow_quilt.core.manifest import Manifest
+from airflow_quilt.core.manifest_reader import Manifest
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.sources import FindOptions, SourceFinder
 from tests.oracle.quilt3_client import Quilt3, place

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from airflow_quilt.core.checksums import Hash
 from airflow_quilt.core.errors import ManifestError
 from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.manifest import Entry, make_header, read_manifest, write_manifest
+from airflow_quilt.core.manifest import Entry, make_header, write_manifest
+from airflow_quilt.core.manifest_reader import read_manifest
 from airflow_quilt.core.names import LogicalKey, walk_order
 from tests.oracle.quilt3_client import Quilt3, Quilt3Error
 from tests.property.strategies import HEADERS, META, ODD_LETTERS, TEXT, Tree, trees

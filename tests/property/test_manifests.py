@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from airflow_quilt.core.checksums import Hash
 from airflow_quilt.core.errors import LogicalKeyError, ManifestError
-from airflow_quilt.core.manifest import Entry, entry_line, header_line, read_manifest, write_manifest
+from airflow_quilt.core.manifest import Entry, entry_line, header_line, write_manifest
+from airflow_quilt.core.manifest_reader import read_manifest
 from airflow_quilt.core.names import LogicalKey, TopHash, check_tree, parse_logical_key, walk_order
 from tests.property.strategies import HEADERS, JSON, LOGICAL_KEYS, META, TEXT, Tree, entries, trees
 
