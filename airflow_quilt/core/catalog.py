@@ -168,6 +168,8 @@ class Catalog:
         return self._access_token
 
     def _rejected(self, reason: str) -> LoginError:
+        if secret := self._api_key or self._refresh_token:
+            reason = reason.replace(secret, "***")
         if self._api_key:
             return LoginError(
                 f"{self.url} does not accept the API key ({reason}): it was revoked or has expired; "

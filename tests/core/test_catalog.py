@@ -92,6 +92,14 @@ def test_a_revoked_key_is_told_with_the_cure_and_without_the_key(catalog: Catalo
     assert sleeps.seconds == []
 
 
+def test_an_answer_that_repeats_the_key_does_not_get_it_into_the_error(catalog: CatalogServer) -> None:
+    catalog.fail("credentials", 403, body={"message": f"the key {catalog.api_key} is unknown"})
+
+    with pytest.raises(LoginError, match=r"the key \*\*\* is unknown") as raised:
+        login(catalog).credentials()
+    assert catalog.api_key not in str(raised.value)
+
+
 def test_without_a_secret_there_is_no_login(catalog: CatalogServer) -> None:
     with pytest.raises(LoginError, match="nothing to log in with"):
         Catalog(catalog.url).credentials()
@@ -162,6 +170,12 @@ def test_nothing_is_sent_to_where_an_answer_redirects(catalog: CatalogServer, s3
 def test_without_tls_only_this_machine_is_spoken_to(url: str) -> None:
     with pytest.raises(CatalogError, match="expected https://.*'allow_http'"):
         Catalog(url, "qk_key").config()
+
+
+def test_another_machine_is_spoken_to_without_tls_when_that_is_allowed(catalog: CatalogServer) -> None:
+    mapped = catalog.url.replace("127.0.0.1", "[::ffff:127.0.0.1]")  # Not every Python takes this for loopback.
+
+    assert Catalog(mapped, catalog.api_key, http=Http(allow_http=True)).config().stack_version == "1.69.0"
 
 
 def test_the_service_must_speak_tls_too(catalog: CatalogServer) -> None:
