@@ -35,16 +35,6 @@ TWO_SIZES = pytest.mark.parametrize("data", [SIZES["small"], LARGE], ids=["small
 
 
 @pytest.fixture
-def stores(memory: MemoryStorage) -> Stores:
-    return Stores(LocalStorage(), memory)
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
 def out(tmp_path: Path) -> Path:
     """The directory that files are fetched to; it is not there yet."""
     return tmp_path / "out"

@@ -51,11 +51,6 @@ IN_ORDER = ["README.md", "data/empty", "data/large.bin", "data/ä ö/%20 #?&+.tx
 
 
 @pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
 def out(tmp_path: Path) -> Path:
     """The directory that is installed to; it is not there yet."""
     return tmp_path / "out"

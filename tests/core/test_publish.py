@@ -59,11 +59,6 @@ def draft(entries: object, **more: Any) -> Draft:
     return Draft(**{"package": "team/package", "entries": entries, **more})
 
 
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
 @pytest.fixture(params=["memory", "local"])
 def any_registry(request: pytest.FixtureRequest, registry: Registry, local_registry: Registry) -> Registry:
     """A registry in memory, and one on the disk."""

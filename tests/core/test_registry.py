@@ -35,7 +35,6 @@ from airflow_quilt.core.names import PackageName, TopHash, walk_order
 from airflow_quilt.core.pointers import Conflict, Latest, Revision
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
-from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.core.faulty import WRITES, Before, Fault, Recorder, T, Tap, is_put_of, tapped
 from tests.core.packages import HASH_TYPES, PART, entry_of, put
@@ -50,11 +49,6 @@ CURRENT: Any = object()
 @pytest.fixture
 def clock() -> Clock:
     return Clock(NOW)
-
-
-@pytest.fixture
-def stores(memory: MemoryStorage) -> Stores:
-    return Stores(LocalStorage(), memory)
 
 
 @pytest.fixture(params=["s3", "local"])

@@ -29,16 +29,6 @@ WAIT = 60
 
 
 @pytest.fixture
-def stores(memory: MemoryStorage) -> Stores:
-    return Stores(LocalStorage(), memory)
-
-
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
 def large_file(write: Callable[..., Path]) -> Path:
     """A file of two parts and a bit."""
     return write("large.bin", os.urandom(2 * PART + 5))

@@ -49,11 +49,6 @@ BYTES = sum(map(len, TREE.values()))
 ALL: tuple[StoreAlgorithm, ...] = ("SHA256", "CRC64NVME")
 
 
-@pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
 @pytest.fixture(params=["directory", "prefix"])
 def src(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty place to put files: a directory, and a prefix."""
