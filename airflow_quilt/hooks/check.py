@@ -53,14 +53,20 @@ def check(hook: "QuiltHook") -> Iterator[Finding]:
 
 def _check_s3(settings: "QuiltSettings", source: CredentialSource | None, catalog: "Catalog | None") -> Iterator[Finding]:
     aws = make_aws_hook(settings, source)
-    yield (found := look("identity", lambda: "nobody, for public buckets" if settings.anonymous else identify(aws, _QUICK)))
-    if found.verdict == "failed":
+    try:
+        location = RegistryLocation.parse(settings.registry) if settings.registry else None
+    except QuiltError as error:
+        yield Finding("registry", "failed", str(error))
         return
-    if not settings.registry:
+    if location is None or not location.is_local:
+        yield (found := look("identity", lambda: "nobody, for public buckets" if settings.anonymous else identify(aws, _QUICK)))
+        if found.verdict == "failed":
+            return
+    if location is None:
         yield Finding("registry", "warning", "none is named: set the extra 'registry', or name one in each operator")
         return
     try:
-        registry = Registry(RegistryLocation.parse(settings.registry), make_stores(settings, aws, catalog, _QUICK))
+        registry = Registry(location, make_stores(settings, aws, catalog, _QUICK))
     except QuiltError as error:
         yield Finding("registry", "failed", str(error))
         return

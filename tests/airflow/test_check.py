@@ -147,10 +147,11 @@ def test_no_registry_is_a_warning(use: Use, bucket: str) -> None:
 
 
 def test_a_local_registry_is_looked_at(use: Use, bucket: str, tmp_path: Path) -> None:
-    use(bucket, registry=str(tmp_path))
+    use(bucket, registry=str(tmp_path), aws_conn_id="nowhere")
     ok, parts = found()
 
     assert ok
+    assert list(parts) == ["connection", "registry"]
     assert "a directory of this machine with no package yet" in parts["registry"]
 
 
