@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterable, Iterator
 
 from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.plan import Action, Source, plan_build
 from airflow_quilt.core.publish import Published, publish
 from airflow_quilt.core.registry import Registry
@@ -29,7 +28,7 @@ def build(registry: Registry, draft: Draft, stop: threading.Event | None = None)
 
     def plan(sources: Iterable[Source]) -> Iterator[Action]:
         sources = list(sources)
-        local = sum(isinstance(source.origin, PhysicalKey) and source.origin.is_local for source in sources)
+        local = sum(source.is_local for source in sources)
         if local and not registry.location.is_local:
             _log.warning(
                 "%s of the %s entries of %s are files of this machine, and only it can read them; push the package to copy them",

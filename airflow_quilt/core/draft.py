@@ -8,7 +8,7 @@ from typing import Any, Literal
 from airflow_quilt.core.checksums import CHUNKED, check_new_hash_type
 from airflow_quilt.core.entries import parse_entries
 from airflow_quilt.core.errors import EmptyPackageError, InputError
-from airflow_quilt.core.locations import PhysicalKey, QuiltUri
+from airflow_quilt.core.locations import QuiltUri
 from airflow_quilt.core.manifest import directory_line, header_line, make_header
 from airflow_quilt.core.manifest_reader import Manifest
 from airflow_quilt.core.names import PackageName
@@ -131,12 +131,8 @@ def _read_base(registry: Registry, name: PackageName, draft: Draft, latest: Late
     manifest = registry.read(name, latest.top_hash if draft.base is None and latest else draft.base)
     sources = [Source.of_entry(entry, hash_type=draft.hash_type) for entry in manifest.entries]
     if not registry.location.is_local:
-        sources = [replace(source, movable=False) if _is_local(source) else source for source in sources]
+        sources = [replace(source, movable=False) if source.is_local else source for source in sources]
     return Content(manifest.header, Tree(sources, manifest.directories))
-
-
-def _is_local(source: Source) -> bool:
-    return isinstance(source.origin, PhysicalKey) and source.origin.is_local
 
 
 def _updated(base: Tree, removed: Sequence[str], added: Tree) -> Tree:

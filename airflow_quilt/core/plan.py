@@ -41,6 +41,11 @@ class Source:
     movable: bool = True
 
     @property
+    def is_local(self) -> bool:
+        """Whether the bytes are in a file of this machine; content is in none."""
+        return isinstance(self.origin, PhysicalKey) and self.origin.is_local
+
+    @property
     def user_meta(self) -> Any:
         """What the user said of the entry; ``{}`` where nobody said anything."""
         return self.meta.get("user_meta", {})

@@ -218,7 +218,7 @@ class SourceFinder:
 
     def _packed(self, key: LogicalKey, entry: Entry, uri: QuiltUri, meta: Mapping[str, Any]) -> Source:
         source = Source.of_entry(entry, logical_key=key, meta=meta, hash_type=self._options.hash_type)
-        if isinstance(source.origin, PhysicalKey) and source.origin.is_local and not uri.registry.is_local:
+        if source.is_local and not uri.registry.is_local:
             raise out_of_reach(source)
         return source
 

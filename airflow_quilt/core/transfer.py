@@ -88,16 +88,14 @@ class Transfer:
     def _upload(self, action: Upload) -> Steps[Entry]:
         if action.exact and (there := (yield from self._reuse(action))):
             return there
-        entry = yield from self._send(action)
-        _check_hash(action.source, entry.hash)
-        return entry
+        return (yield from self._send(action))
 
     def _send(self, action: Upload) -> Steps[Entry]:
         source, destination = action.source, action.destination
         kind = algorithm(source.hash_type)
         if source.size <= part_size(source.size):
             ((stat, digest),) = yield [partial(self._send_whole, source, destination)]
-            return source.entry(stat.key, kind.combine([digest for _ in kind.parts(source.size)], source.size))
+            return source.entry(stat.key, digest)
         (upload,) = yield [partial(self._begin, source, destination)]
         digests = yield [
             partial(self._send_part, upload, number, source, start, stop)
@@ -115,7 +113,7 @@ class Transfer:
     def _reuse(self, action: Upload | Copy) -> Steps[Entry | None]:
         """Return the entry if what lies at its destination is right, or None."""
         source, expected = action.source, action.source.hash
-        (there,) = yield [partial(self._find, action.destination)]
+        (there,) = yield [partial(self._stores.find, action.destination)]
         if there is None or expected is None or there.size != source.size:
             return None
         digest = there.proven(expected.type) or (yield from self._reader.hash(there.key, there.size, expected.type))
@@ -123,12 +121,6 @@ class Transfer:
             return None
         self.reused += 1
         return source.entry(there.key, expected)
-
-    def _find(self, key: PhysicalKey) -> Stat | None:
-        try:
-            return self._stores.of(key).stat(key)
-        except ObjectNotFoundError:
-            return None
 
     def _copy(self, action: Copy) -> Steps[Entry]:
         source, kind = action.source, algorithm(action.source.hash_type)
@@ -161,14 +153,15 @@ class Transfer:
             yield [partial(self._check_unchanged, source)]
         return digest
 
-    def _send_whole(self, source: Source, destination: PhysicalKey) -> tuple[Stat, bytes]:
+    def _send_whole(self, source: Source, destination: PhysicalKey) -> tuple[Stat, Hash]:
         kind = algorithm(source.hash_type)
         with self._memory.hold(source.size):
             data = self._data(source, 0, source.size)
             self._check_unchanged(source)
             digest = digest_of([data], kind.new())
-            _check_hash(source, kind.combine([digest for _ in kind.parts(source.size)], source.size))
-            return self._stores.remote.upload(destination, data, digest, kind.store), digest
+            whole = kind.combine([digest for _ in kind.parts(source.size)], source.size)
+            _check_hash(source, whole)
+            return self._stores.remote.upload(destination, data, digest, kind.store), whole
 
     def _send_part(self, upload: MultipartUpload, number: int, source: Source, start: int, stop: int) -> bytes:
         with self._memory.hold(stop - start):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from airflow_quilt.core.errors import ObjectNotFoundError, VerificationError
+from airflow_quilt.core.errors import VerificationError
 from airflow_quilt.core.jobs import Jobs, Steps
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
@@ -16,7 +16,7 @@ from airflow_quilt.core.progress import Progress, count
 from airflow_quilt.core.reading import Reader
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.selection import Reference, Selection, parse_place, select
-from airflow_quilt.core.storage.base import Stat, Stores
+from airflow_quilt.core.storage.base import Stores
 
 _log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class _Checker:
         return ((key, finding) for key, finding in self._jobs.run(jobs) if finding)
 
     def _steps(self, entry: Entry, place: PhysicalKey) -> Steps[_Finding]:
-        (stat,) = yield [partial(self._stat, place)]
+        (stat,) = yield [partial(self._stores.find, place)]
         if stat is None:
             return "missing"
         if stat.size != entry.size:
@@ -137,9 +137,3 @@ class _Checker:
         else:
             self._jobs.progress.add(size=entry.size)
         return None if digest == entry.hash else "modified"
-
-    def _stat(self, place: PhysicalKey) -> Stat | None:
-        try:
-            return self._stores.of(place).stat(place)
-        except ObjectNotFoundError:
-            return None

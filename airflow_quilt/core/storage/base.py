@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import IO, Final, Literal, Protocol
 
 from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm
-from airflow_quilt.core.errors import HashTypeError
+from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError
 from airflow_quilt.core.locations import PhysicalKey
 
 CHUNK: Final = 1024 * 1024
@@ -204,3 +204,10 @@ class Stores:
     def of(self, key: PhysicalKey) -> Storage:
         """Return the storage that holds ``key``."""
         return self.local if key.is_local else self.remote
+
+    def find(self, key: PhysicalKey) -> Stat | None:
+        """Look at a file or object that may not be there."""
+        try:
+            return self.of(key).stat(key)
+        except ObjectNotFoundError:
+            return None
