@@ -187,6 +187,15 @@ def algorithm(hash_type: str) -> Algorithm:
         raise HashTypeError(f"hash type {hash_type!r}: expected one of {', '.join(_ALGORITHMS)}") from None
 
 
+def is_composite_of(checksum: str | None, expected: Hash, size: int) -> bool:
+    """Whether S3's composite SHA-256 of an object proves its hash.
+
+    S3 makes it as Quilt makes ``sha2-256-chunked``, of the digests of the parts that were sent. So where the values are the
+    same the parts were too, of whatever size. The other way round it proves nothing: the parts may have been others.
+    """
+    return expected.type == CHUNKED and checksum == f"{expected.value}-{sum(1 for _ in part_ranges(size))}"
+
+
 def check_new_hash_type(hash_type: str) -> None:
     """Check the type of hash that new entries are to get; the older ``SHA256`` is read, not written.
 

@@ -108,7 +108,8 @@ class RevisionConflictError(QuiltError):
     def __init__(self, package: str, expected: str | None, found: str | None) -> None:
         super().__init__(
             f"package {package}: 'latest' moved while this revision was being made (was {expected}, is {found}). "
-            "Nothing was published. Run again to publish on top of it, or give conflict='overwrite' to win regardless."
+            "Nothing was published. Run again to publish on top of it; or give conflict='rebase' with mode='update' to merge "
+            "with it, or conflict='overwrite' to win regardless."
         )
         self.expected = expected
         self.found = found
@@ -193,6 +194,12 @@ class AccessDeniedError(StorageError):
     """The credentials are missing, wrong or not allowed to do this."""
 
 
+class CredentialsExpiredError(AccessDeniedError):
+    """The credentials have expired; those that renew themselves are fresh the next time."""
+
+    transient = True
+
+
 class PreconditionError(StorageError):
     """A conditional write found another state than the one it was told to replace."""
 
@@ -205,3 +212,15 @@ class StorageUnavailableError(StorageError):
     """The store cannot be reached, is overloaded, or failed on its side."""
 
     transient = True
+
+
+class DiskError(StorageUnavailableError):
+    """The disk of this machine is full or fails, or the process has too many files open."""
+
+
+class ThrottledError(StorageUnavailableError):
+    """The store asks for fewer requests."""
+
+
+class UploadVanishedError(StorageUnavailableError):
+    """An upload in parts is gone: it was completed or aborted, by this process or by another one."""

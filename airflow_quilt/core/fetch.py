@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from airflow_quilt.core.checksums import Digest, algorithm, checked, part_size
-from airflow_quilt.core.errors import EntryDamagedError, ObjectNotFoundError, QuiltError, SourceChangedError
+from airflow_quilt.core.errors import (
+    EntryDamagedError,
+    ObjectNotFoundError,
+    QuiltError,
+    SourceChangedError,
+    StorageUnavailableError,
+)
 from airflow_quilt.core.jobs import Jobs, Steps
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
@@ -41,7 +47,7 @@ class Fetch:
         self, stores: Stores, *, threads: int = 16, progress: Progress | None = None, stop: threading.Event | None = None
     ) -> None:
         self._stores = stores
-        self._jobs = Jobs(threads=threads, progress=progress, stop=stop)
+        self._jobs = Jobs(threads=threads, progress=progress, stop=stop, patience=stores.patience)
         self._reader = Reader(stores, self._jobs)
         self._open: dict[int, PartialFile] = {}
 
@@ -92,7 +98,12 @@ class Fetch:
         entry = wanted.entry
         file = self._create(wanted)
         chunks = self._chunks(wanted, 0, entry.size)
-        file.write(0, checked(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({wanted.origin})"))
+        try:
+            file.write(0, checked(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({wanted.origin})"))
+        except StorageUnavailableError:
+            file.abort()  # The next try begins another one.
+            del self._open[id(file)]
+            raise
         self._complete(file)
         return True
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from airflow_quilt.core.checksums import Hash, algorithm, digest_of
-from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, SourceChangedError
+from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, QuiltError, SourceChangedError
 from airflow_quilt.core.jobs import Jobs, Steps
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import Stores
@@ -39,12 +39,16 @@ class Reader:
             SourceChangedError: there are fewer, or there is no such file or object any more.
         """
         left = stop - start
-        with source_changed(origin):
-            for chunk in self._stores.of(origin).stream(origin, start, stop):
-                self._jobs.check_stop()
-                left -= len(chunk)
-                self._jobs.progress.add(size=len(chunk))
-                yield chunk
+        try:
+            with source_changed(origin):
+                for chunk in self._stores.of(origin).stream(origin, start, stop):
+                    self._jobs.check_stop()
+                    left -= len(chunk)
+                    self._jobs.progress.add(size=len(chunk))
+                    yield chunk
+        except QuiltError:
+            self._jobs.progress.add(size=left - (stop - start))  # They will be read once more.
+            raise
         if left:
             raise SourceChangedError(f"{origin}: ended {left} bytes before its size")
 

@@ -81,7 +81,7 @@ def verify(
     places, extra = _places(registry, selection, src)
     progress = Progress(f"Verifying {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
-    checker = _Checker(registry.stores, Jobs(progress=progress, stop=stop), read_all=read_all)
+    checker = _Checker(registry.stores, Jobs(progress=progress, stop=stop, patience=registry.stores.patience), read_all=read_all)
     findings = dict(checker.run(places))
     found = Verification(
         top_hash=selection.top_hash,
@@ -131,9 +131,8 @@ class _Checker:
             return "missing"
         if stat.size != entry.size:
             return "modified"
-        digest = None if self._read_all else stat.proven(entry.hash.type)
-        if digest is None:
-            digest = yield from self._reader.hash(stat.key, entry.size, entry.hash.type)
-        else:
+        if not self._read_all and (stat.proves(entry.hash) or stat.contradicts(entry.hash)):
             self._jobs.progress.add(size=entry.size)
+            return "modified" if stat.contradicts(entry.hash) else None
+        digest = yield from self._reader.hash(stat.key, entry.size, entry.hash.type)
         return None if digest == entry.hash else "modified"

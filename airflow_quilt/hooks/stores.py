@@ -10,6 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_quilt.core.catalog import Catalog, Http
 from airflow_quilt.core.errors import AccessDeniedError, SettingsError
+from airflow_quilt.core.patience import NO_PATIENCE
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage, client_config
@@ -51,7 +52,7 @@ def make_stores(
         settings: of the Quilt connection.
         aws: makes the client.
         catalog: the one that was logged in to; it knows the region, where nobody else tells it.
-        config: goes before what the AWS connection says.
+        config: goes before what the AWS connection says, and lets the first failure be the last.
 
     Raises:
         SettingsError: the AWS connection cannot be used.
@@ -66,7 +67,7 @@ def make_stores(
         client = aws.get_client_type(region_name=region, config=merged)
     except ValueError as error:  # botocore's way to refuse an endpoint URL.
         raise SettingsError(f"AWS connection {settings.aws_conn_id!r}: {error}") from error
-    return Stores(LocalStorage(), S3Storage(client))
+    return Stores(LocalStorage(), S3Storage(client, NO_PATIENCE) if config else S3Storage(client))
 
 
 def identify(aws: AwsGenericHook[Any], config: Config) -> str:

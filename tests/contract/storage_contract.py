@@ -10,6 +10,7 @@ import io
 import itertools
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,9 +19,15 @@ import pytest
 from awscrt.checksums import crc64nvme
 
 from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, checked, hash_of
-from airflow_quilt.core.errors import ChecksumMismatchError, EntryDamagedError, ObjectNotFoundError, PreconditionError
+from airflow_quilt.core.errors import (
+    ChecksumMismatchError,
+    EntryDamagedError,
+    ObjectNotFoundError,
+    PreconditionError,
+    UploadVanishedError,
+)
 from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.storage.base import FileStore, ObjectStore, Replace, Stat, Storage
+from airflow_quilt.core.storage.base import FileStore, ObjectStore, Replace, Stat, Storage, WriteMode
 
 MIB = 1024 * 1024
 WRITERS = 16
@@ -275,6 +282,25 @@ class StorageContract:
         assert [stat.key for stat in storage.scan(root)] == [root.join("a")]
 
     # Listing.
+
+    @pytest.mark.parametrize("mode", ["create", "overwrite"])
+    def test_a_mark_stays_beside_the_object_until_it_is_written_again(
+        self, storage: Storage, key: PhysicalKey, mode: WriteMode
+    ) -> None:
+        storage.put(key, b"x", mode, "pending work writer")
+        assert (storage.get(key).data, storage.get(key).mark) == (b"x", "pending work writer")
+
+        storage.put(key, b"x", Replace(storage.get(key).etag), "published work writer")
+        assert storage.get(key).mark == "published work writer"
+        storage.put(key, b"x")
+        assert storage.get(key).mark is None
+
+    def test_conditions_hold_and_to_ask_changes_nothing(self, storage: Storage, key: PhysicalKey) -> None:
+        before = storage.put(key, b"x", mark="a mark")
+
+        assert storage.keeps_conditions(key, b"x")
+        assert storage.stat(key).etag == before.etag
+        assert storage.get(key).mark == "a mark"
 
     def test_a_scan_lists_all_objects_below_a_prefix_without_versions(self, storage: Storage, root: PhysicalKey) -> None:
         sizes = {"d/a.txt": 1, "d/b/c/d.txt": 2, "d/.hidden": 3, "d/empty": 0}
@@ -770,6 +796,44 @@ class ObjectStoreContract(StorageContract):
         assert len(open_uploads()) == 0
         assert storage.get(key).data == b"after"
         assert [stat.key for stat in storage.scan_current(root)] == [completed.key]
+
+    @pytest.mark.parametrize("kind", ALGORITHMS)
+    def test_an_unfinished_upload_is_found_with_its_parts_and_completed(
+        self, storage: ObjectStore, key: PhysicalKey, kind: StoreAlgorithm
+    ) -> None:
+        began = time.time()
+        parts = [pattern(5 * MIB, 1), pattern(5 * MIB, 2), b"the end"]
+        begun = storage.begin(key, kind)
+        begun.send(1, parts[0], DIGESTS[kind](parts[0]))
+        (upload,) = storage.unfinished(key, began - 60, kind)
+
+        assert upload.has(1, parts[0], DIGESTS[kind](parts[0]))
+        assert not upload.has(1, parts[1], DIGESTS[kind](parts[1]))
+        assert not upload.has(2, parts[1], DIGESTS[kind](parts[1]))
+        for number in (2, 3):
+            upload.send(number, parts[number - 1], DIGESTS[kind](parts[number - 1]))
+        stat = upload.complete()
+        assert storage.get(stat.key).data == b"".join(parts)
+        assert storage.unfinished(key, began - 60, kind) == []
+
+    def test_uploads_of_another_time_key_or_kind_are_not_found(
+        self, storage: ObjectStore, key: PhysicalKey, root: PhysicalKey
+    ) -> None:
+        upload = storage.begin(key)
+
+        assert storage.unfinished(key, time.time() + 60) == []
+        assert storage.unfinished(root.join(key.name[:-1]), 0.0) == []
+        upload.abort()
+        assert storage.unfinished(key, 0.0) == []
+
+    def test_an_upload_that_somebody_else_aborted_is_gone(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        mine = storage.begin(key)
+        (other,) = storage.unfinished(key, 0.0)
+        other.abort()
+
+        for call in (lambda: mine.send(1, b"x", digest(b"x")), mine.complete):
+            with pytest.raises(UploadVanishedError):
+                call()
 
     @pytest.mark.parametrize("parts", [0, 2])
     def test_an_upload_that_is_aborted_leaves_nothing(

@@ -1,6 +1,10 @@
+import hashlib
+import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from typing import Any
 
 import boto3
@@ -10,20 +14,27 @@ from botocore.config import Config
 from botocore.credentials import CredentialResolver
 from botocore.stub import Stubber
 
+from airflow_quilt.core.checksums import to_s3
 from airflow_quilt.core.errors import (
     AccessDeniedError,
     BucketNotFoundError,
     ChecksumMismatchError,
+    CredentialsExpiredError,
     ObjectNotFoundError,
     PreconditionError,
     QuiltError,
     StorageError,
     StorageUnavailableError,
+    ThrottledError,
     UnsupportedError,
+    UploadVanishedError,
 )
 from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.patience import NO_PATIENCE, Patience
 from airflow_quilt.core.storage.base import Replace, Stat
 from airflow_quilt.core.storage.s3 import S3Storage
+from testbed.loopback import Request
+from testbed.proxy import S3Proxy
 from testbed.server import Identity, S3Server
 from tests.contract.s3_contract import S3Contract
 from tests.contract.storage_contract import digest, raised
@@ -133,7 +144,7 @@ def unreachable() -> Iterator[S3Storage]:
             aws_secret_access_key="SK",  # noqa: S106  (nobody's)
             config=Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5),
         )
-        yield S3Storage(client)
+        yield S3Storage(client, NO_PATIENCE)
 
 
 @pytest.mark.parametrize("call", READS + WRITES)
@@ -160,8 +171,118 @@ def test_an_upload_that_was_aborted_takes_no_more_parts(admin: S3Storage, root: 
     upload = admin.begin(root.join("object"))
     upload.abort()
 
-    with pytest.raises(StorageError, match=str(root.join("object"))):
+    with pytest.raises(UploadVanishedError, match=str(root.join("object"))):
         upload.send(1, b"x", digest(b"x"))
+
+
+def test_a_user_who_may_not_list_uploads_finds_none(s3: S3Server, admin: S3Storage, root: PhysicalKey) -> None:
+    key = root.join("object")
+    upload = admin.begin(key)
+    client = lonely_client()
+    with Stubber(client) as stubber:
+        stubber.add_client_error("list_multipart_uploads", "AccessDenied", "no", 403)
+        assert S3Storage(client).unfinished(key, 0.0) == []
+    upload.abort()
+
+
+@pytest.mark.parametrize(
+    ("answers", "holds"),
+    [
+        pytest.param(["PreconditionFailed", "PreconditionFailed"], True, id="both are refused"),
+        pytest.param(["NoSuchKey", None, "PreconditionFailed"], True, id="it was deleted in between"),
+        pytest.param([None], False, id="another state is replaced"),
+        pytest.param(["PreconditionFailed", None, None], False, id="what is there is created"),
+        pytest.param(["NotImplemented"], False, id="the request is not known"),
+    ],
+)
+def test_a_store_that_writes_whatever_the_condition_keeps_none(answers: list[str | None], holds: bool) -> None:  # noqa: FBT001
+    client = lonely_client()
+    status = {"PreconditionFailed": 412, "NoSuchKey": 404, "NotImplemented": 501}
+    with Stubber(client) as stubber:
+        for answer in answers:
+            if answer:
+                stubber.add_client_error("put_object", answer, "", status[answer])
+            else:
+                stubber.add_response("put_object", {"ETag": '"e"'})
+        storage = S3Storage(client, NO_PATIENCE)
+        assert storage.keeps_conditions(PhysicalKey("bucket", "key"), b"x") is holds
+        assert storage.keeps_conditions(PhysicalKey("bucket", "other"), b"x") is holds  # Asked once.
+        stubber.assert_no_pending_responses()
+
+
+def test_a_part_that_arrived_is_known_by_its_checksum_or_else_by_its_md5() -> None:
+    client = lonely_client()
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    parts = [
+        {"PartNumber": 1, "Size": 1, "ETag": '"any"', "ChecksumSHA256": to_s3(digest(b"a"))},
+        {"PartNumber": 2, "Size": 1, "ETag": f'"{hashlib.md5(b"b", usedforsecurity=False).hexdigest()}"'},
+        {"PartNumber": 3, "Size": 1, "ETag": '"any"'},
+    ]
+    with Stubber(client) as stubber:
+        listed = [
+            {"Key": "key", "UploadId": "old", "Initiated": when - timedelta(days=2)},
+            {"Key": "key.old", "UploadId": "of another key", "Initiated": when},
+            {"Key": "key", "UploadId": "crc", "Initiated": when, "ChecksumAlgorithm": "CRC64NVME"},
+            {"Key": "key", "UploadId": "ours", "Initiated": when, "ChecksumAlgorithm": "SHA256"},
+        ]
+        stubber.add_response("list_multipart_uploads", {"Uploads": listed})
+        stubber.add_response("list_parts", {"Parts": parts}, {"Bucket": "bucket", "Key": "key", "UploadId": "ours"})
+        (upload,) = S3Storage(client).unfinished(PhysicalKey("bucket", "key"), (when - timedelta(days=1)).timestamp())
+
+    assert [upload.has(number, data, digest(data)) for number, data in enumerate((b"a", b"b", b"c", b"d"), 1)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not upload.has(1, b"x", digest(b"x"))
+    assert not upload.has(2, b"x", digest(b"x"))
+    assert not upload.has(1, b"aa", digest(b"a"))
+
+
+def is_get(request: Request) -> bool:
+    return request.method == "GET" and "/object" in request.path
+
+
+def test_a_range_that_breaks_off_is_read_on_from_where_it_broke(admin: S3Storage, root: PhysicalKey, proxy: S3Proxy) -> None:
+    data = os.urandom(3_000_000)
+    key = admin.put(root.join("object"), data).key
+    proxy.truncate(is_get, times=3)
+    through = S3Storage(proxy.store.client(), Patience(longest=0.01))
+
+    assert b"".join(through.stream(key, 0, len(data))) == data
+    ranges = [request.headers["Range"] for request in proxy.requests if is_get(request)]
+    assert len(ranges) == 4
+    assert ranges[0] == "bytes=0-2999999"
+    assert len(set(ranges)) == 4
+
+
+def test_a_range_that_breaks_off_is_not_read_on_from_another_state(admin: S3Storage, plain_bucket: str, proxy: S3Proxy) -> None:
+    key = PhysicalKey(plain_bucket, "object")
+    admin.put(key, b"a" * 3_000_000)
+    proxy.truncate(is_get)
+    chunks = S3Storage(proxy.store.client(), Patience(longest=0.01)).stream(key, 0, 3_000_000)
+    assert set(next(chunks)) == set(b"a")
+    admin.put(key, b"b" * 3_000_000)
+
+    with pytest.raises(PreconditionError):
+        list(chunks)
+
+
+def test_an_object_that_breaks_off_is_read_again(admin: S3Storage, root: PhysicalKey, proxy: S3Proxy) -> None:
+    admin.put(root.join("object"), b"x" * 1000)
+    proxy.truncate(is_get, times=2)
+
+    assert S3Storage(proxy.store.client(), Patience(longest=0.01)).get(root.join("object")).data == b"x" * 1000
+
+
+def test_a_file_that_is_put_again_begins_where_it_began(admin: S3Storage, root: PhysicalKey, proxy: S3Proxy) -> None:
+    proxy.fail("InternalError", lambda request: request.method == "PUT", times=4)  # One more than the client tries itself.
+    body = BytesIO(b"not this, but this")
+    body.seek(len(b"not this, but "))
+    S3Storage(proxy.store.client(), Patience(longest=0.01)).put(root.join("object"), body)
+
+    assert admin.get(root.join("object")).data == b"this"
 
 
 # Answers that no store of the test bed gives, with the error codes of the Amazon S3 API Reference.
@@ -178,7 +299,7 @@ def answering(code: str, status: int, message: str = "so says the store") -> S3S
     stubber = Stubber(client)
     stubber.add_client_error("put_object", code, message, status)
     stubber.activate()
-    return S3Storage(client)
+    return S3Storage(client, NO_PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -188,12 +309,13 @@ def answering(code: str, status: int, message: str = "so says the store") -> S3S
         ("AccessDenied", 403, AccessDeniedError),
         ("InvalidAccessKeyId", 403, AccessDeniedError),
         ("SignatureDoesNotMatch", 403, AccessDeniedError),
-        ("ExpiredToken", 400, AccessDeniedError),
+        ("ExpiredToken", 400, CredentialsExpiredError),
         ("InvalidToken", 400, AccessDeniedError),
         ("PreconditionFailed", 412, PreconditionError),
         ("ConditionalRequestConflict", 409, PreconditionError),
         ("BadDigest", 400, ChecksumMismatchError),
-        ("SlowDown", 503, StorageUnavailableError),
+        ("SlowDown", 503, ThrottledError),
+        ("Calm", 429, ThrottledError),
         ("ServiceUnavailable", 503, StorageUnavailableError),
         ("InternalError", 500, StorageUnavailableError),
         ("RequestTimeout", 400, StorageUnavailableError),
@@ -246,7 +368,7 @@ def test_no_credentials_at_all_are_denied() -> None:
     [
         ("InternalError", StorageUnavailableError),
         ("ServiceUnavailable", StorageUnavailableError),
-        ("SlowDown", StorageUnavailableError),
+        ("SlowDown", ThrottledError),
         ("AccessDenied", AccessDeniedError),
         ("InvalidArgument", StorageError),
     ],

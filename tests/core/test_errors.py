@@ -22,6 +22,10 @@ TRANSIENT = {
     "CancelledError",
     "CatalogUnavailableError",
     "StorageUnavailableError",
+    "CredentialsExpiredError",
+    "DiskError",
+    "ThrottledError",
+    "UploadVanishedError",
 }
 
 INPUT = {
@@ -46,6 +50,10 @@ STORAGE = {
     "PreconditionError",
     "StorageUnavailableError",
     "UnsupportedError",
+    "CredentialsExpiredError",
+    "DiskError",
+    "ThrottledError",
+    "UploadVanishedError",
 }
 
 

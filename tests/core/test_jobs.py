@@ -10,6 +10,7 @@ import pytest
 
 from airflow_quilt.core.errors import CancelledError, StorageUnavailableError
 from airflow_quilt.core.jobs import Call, Jobs, Steps
+from airflow_quilt.core.patience import NO_PATIENCE
 from airflow_quilt.core.progress import Progress
 
 THREADS = 3
@@ -171,7 +172,7 @@ def test_a_call_that_fails_ends_the_work_with_its_error_when_the_running_calls_a
         ended.append("running")
 
     rest = [lambda: begun.append("rest")] * 1000
-    results = Jobs(threads=2).run(jobs([failing, running, *rest]))
+    results = Jobs(threads=2, patience=NO_PATIENCE).run(jobs([failing, running, *rest]))
 
     with pytest.raises(StorageUnavailableError, match="down"):
         list(results)
@@ -200,7 +201,7 @@ def broken_jobs() -> Iterator[tuple[int, Steps[list[Any]]]]:
 )
 def test_whatever_fails_its_error_ends_the_work(work: Callable[[], Any]) -> None:
     with pytest.raises(StorageUnavailableError, match="down"):
-        list(Jobs(threads=THREADS).run(work()))
+        list(Jobs(threads=THREADS, patience=NO_PATIENCE).run(work()))
 
 
 def test_jobs_that_were_done_before_one_fails_are_handed_out() -> None:
@@ -210,7 +211,7 @@ def test_jobs_that_were_done_before_one_fails_are_handed_out() -> None:
         assert first_was_handed_out.wait(WAIT)
         fails()
 
-    results = Jobs(threads=THREADS).run(jobs([failing, lambda: "done"]))
+    results = Jobs(threads=THREADS, patience=NO_PATIENCE).run(jobs([failing, lambda: "done"]))
 
     assert next(results) == (1, [["done"]])
     first_was_handed_out.set()

@@ -5,12 +5,13 @@ A storage speaks physical keys and raises only the engine's own errors. :class:`
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import IO, Final, Literal, Protocol
 
-from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm
-from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError
+from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm, is_composite_of
+from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError, QuiltError
 from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.patience import Patience
 
 CHUNK: Final = 1024 * 1024
 """Bytes that are read at a time."""
@@ -29,11 +30,19 @@ WriteMode = Literal["create", "overwrite"] | Replace
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A small object, whole: its bytes, the ETag that :class:`Replace` takes, and its key at the version that was read."""
+    """A small object, whole.
+
+    Attributes:
+        data: its bytes.
+        etag: what :class:`Replace` takes.
+        key: where it is, at the version that was read.
+        mark: what its writer noted beside it, where the store keeps notes.
+    """
 
     data: bytes
     etag: str
     key: PhysicalKey
+    mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,10 @@ class Stat:
         except HashTypeError:
             return None
 
+    def proves(self, expected: Hash) -> bool:
+        """Whether the store's checksums prove that the object has a hash."""
+        return self.proven(expected.type) == expected or is_composite_of(self.sha256, expected, self.size)
+
     def contradicts(self, expected: Hash) -> bool:
         """Whether the store's checksums prove that the object does not have a hash."""
         return self.proven(expected.type) not in {None, expected}
@@ -85,16 +98,26 @@ class Storage(Protocol):
         """
         ...
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
         """Write an object in one piece; readers see the old one or the new one, never a part.
 
         Args:
             key: where; a version is not looked at.
             body: the bytes, or a seekable file.
             mode: the condition.
+            mark: a short note in ASCII that stays beside the object, where the store can keep one, and is no part of it.
 
         Raises:
             PreconditionError: the condition of ``mode`` does not hold.
+        """
+        ...
+
+    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:
+        """Tell whether the conditions of :meth:`put` hold here.
+
+        Args:
+            key: an object that may be written again with the bytes that it has: a store that ignores conditions does so.
+            data: its bytes.
         """
         ...
 
@@ -111,7 +134,11 @@ class Storage(Protocol):
         ...
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
-        """Delete objects; one that is not there is no error."""
+        """Delete objects; one that is not there is no error.
+
+        Raises:
+            StorageError: some could not be deleted; all others are, and the message says how many are left.
+        """
         ...
 
 
@@ -143,7 +170,14 @@ class FileStore(Storage, Protocol):
 
 
 class MultipartUpload(Protocol):
-    """An object that arrives in parts and appears when it is complete."""
+    """An object that arrives in parts and appears when it is complete.
+
+    All calls raise :class:`~airflow_quilt.core.errors.UploadVanishedError` where it was completed or aborted meanwhile.
+    """
+
+    def has(self, number: int, data: bytes, digest: bytes) -> bool:
+        """Tell whether part ``number`` arrived before this process took the upload up; if so it counts as sent."""
+        ...
 
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         """Send part ``number``, counted from 1; ``digest`` is that of its bytes."""
@@ -193,13 +227,21 @@ class ObjectStore(Storage, Protocol):
         """Begin an upload in parts with digests of one kind, to be completed or aborted."""
         ...
 
+    def unfinished(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm = "SHA256") -> Sequence[MultipartUpload]:
+        """Find the uploads to a key that were begun after ``since``, in unix seconds, and are still open; newest first.
+
+        Where the store does not tell, there are none.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The storages of one piece of work, by kind of location."""
+    """The storages of one piece of work, by kind of location, and the patience with their failures."""
 
     local: FileStore
     remote: ObjectStore
+    patience: Patience = field(default_factory=Patience)
 
     def of(self, key: PhysicalKey) -> Storage:
         """Return the storage that holds ``key``."""
@@ -211,3 +253,12 @@ class Stores:
             return self.of(key).stat(key)
         except ObjectNotFoundError:
             return None
+
+
+def raise_first(failed: Sequence[QuiltError], of: int) -> None:
+    """Raise the first of the errors of a batch, if any, and say how many there are."""
+    if failed:
+        first = failed[0]
+        if of > 1:
+            first.args = (f"{first} ({len(failed):,} of {of:,} could not be deleted; run again to finish)",)
+        raise first

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
 import re
 import shutil
@@ -15,16 +16,18 @@ from typing import IO, Final
 
 from airflow_quilt.core.errors import (
     AccessDeniedError,
+    DiskError,
     ObjectNotFoundError,
     PreconditionError,
+    QuiltError,
     StorageError,
-    StorageUnavailableError,
 )
 from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode
+from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode, raise_first
 
 _TRIES: Final = 100
 _FOR_GOOD: Final = frozenset({errno.ENAMETOOLONG, errno.EFBIG, errno.EINVAL, errno.ELOOP, errno.EROFS})
+_MARK: Final = "user.airflow_quilt"
 _TEMPORARY: Final = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
@@ -39,7 +42,7 @@ class LocalStorage:
     def get(self, key: PhysicalKey) -> Blob:
         """Read a file whole."""
         with _translated(key), Path(key.key).open("rb") as file:
-            return Blob(file.read(), _etag(os.fstat(file.fileno())), key)
+            return Blob(file.read(), _etag(os.fstat(file.fileno())), key, _read_mark(file.fileno()))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of a file in chunks."""
@@ -49,15 +52,19 @@ class LocalStorage:
                 start += len(chunk)
                 yield chunk
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
-        """Write a file, if the condition of ``mode`` holds."""
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
+        """Write a file, if the condition of ``mode`` holds; the mark is an extended attribute, where the disk has those."""
         path = Path(key.key)
-        with _translated(key), _made_and_locked(key, path.parent) as directory, _temporary(path.parent, body) as temporary:
+        with _translated(key), _made_and_locked(key, path.parent) as directory, _temporary(path.parent, body, mark) as temporary:
             _check(key, mode)
             status = temporary.stat()
             temporary.replace(path)
             os.fsync(directory)
         return Stat(key, status.st_size, _etag(status))
+
+    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
+        """Tell that conditions hold: a disk whose locks do not work refuses to write."""
+        return True
 
     def stat(self, key: PhysicalKey) -> Stat:
         """Tell the size of a file."""
@@ -77,13 +84,13 @@ class LocalStorage:
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete files, and the directories that this leaves empty, up to two levels as a registry's names have."""
+        failed: list[QuiltError] = []
         for key in keys:
-            path = Path(key.key)
-            with _translated(key), contextlib.suppress(FileNotFoundError), _locked(path.parent):
-                path.unlink()
-                with contextlib.suppress(OSError):  # Not empty: other files live there.
-                    path.parent.rmdir()
-                    path.parent.parent.rmdir()
+            try:
+                _delete(key)
+            except QuiltError as error:
+                failed.append(error)
+        raise_first(failed, len(keys))
 
     def create(self, key: PhysicalKey, size: int) -> "LocalFile":
         """Begin a file of ``size`` bytes, and the directories above it."""
@@ -136,14 +143,35 @@ class LocalFile:
             self._temporary.unlink(missing_ok=True)
 
 
+def _delete(key: PhysicalKey) -> None:
+    path = Path(key.key)
+    with _translated(key), contextlib.suppress(FileNotFoundError), _locked(path.parent) as directory:
+        path.unlink()
+        os.fsync(directory)
+        with contextlib.suppress(OSError):  # Not empty: other files live there.
+            path.parent.rmdir()
+            path.parent.parent.rmdir()
+
+
 def _make(key: PhysicalKey, directory: Path) -> None:
-    """Make a directory and those above it."""
+    """Make a directory and those above it, and let the disk keep their names."""
+    absent = list(itertools.takewhile(lambda each: not each.exists(), (directory, *directory.parents)))
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for made in absent:
+            _sync(made.parent)
     except (FileExistsError, NotADirectoryError) as error:
         if any(parent.exists() and not parent.is_dir() for parent in (directory, *directory.parents)):
             raise StorageError("a file is in the way of a directory", str(key)) from error
         raise
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _temporary_name(directory: Path) -> Path:
@@ -199,17 +227,30 @@ def _made_and_locked(key: PhysicalKey, directory: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _temporary(directory: Path, body: bytes | IO[bytes]) -> Iterator[Path]:
+def _temporary(directory: Path, body: bytes | IO[bytes], mark: str | None) -> Iterator[Path]:
     """Write a file that is gone again unless it was renamed."""
     path = _temporary_name(directory)
     try:
         with path.open("xb") as file:
             shutil.copyfileobj(BytesIO(body) if isinstance(body, bytes) else body, file, CHUNK)
+            _write_mark(file.fileno(), mark)
             file.flush()
             os.fsync(file.fileno())
         yield path
     finally:
         path.unlink(missing_ok=True)
+
+
+def _read_mark(descriptor: int) -> str | None:
+    with contextlib.suppress(OSError, AttributeError):  # Not every system and disk has extended attributes.
+        return os.getxattr(descriptor, _MARK).decode("ascii", "replace")
+    return None
+
+
+def _write_mark(descriptor: int, mark: str | None) -> None:
+    if mark is not None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.setxattr(descriptor, _MARK, mark.encode())
 
 
 @contextlib.contextmanager
@@ -226,5 +267,5 @@ def _translated(key: PhysicalKey) -> Iterator[None]:
     except OverflowError as error:
         raise StorageError("no file can be that large", str(key)) from error
     except OSError as error:
-        kind = StorageError if error.errno in _FOR_GOOD else StorageUnavailableError
+        kind = StorageError if error.errno in _FOR_GOOD else DiskError
         raise kind(error.strerror or str(error), str(key)) from error

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,13 @@ from typing import IO, Final
 
 from airflow_quilt.core.checksums import StoreAlgorithm, digest_of, to_s3
 from airflow_quilt.core.checksums import algorithm as algorithm_of
-from airflow_quilt.core.errors import BucketNotFoundError, ChecksumMismatchError, ObjectNotFoundError, PreconditionError
+from airflow_quilt.core.errors import (
+    BucketNotFoundError,
+    ChecksumMismatchError,
+    ObjectNotFoundError,
+    PreconditionError,
+    UploadVanishedError,
+)
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode
 
@@ -22,6 +29,7 @@ class _Version:
     version_id: str | None
     etag: str
     checksums: Mapping[StoreAlgorithm, str]
+    mark: str | None = None
 
 
 class MemoryStorage:
@@ -43,17 +51,21 @@ class MemoryStorage:
     def get(self, key: PhysicalKey) -> Blob:
         """Read an object whole."""
         version = self._find(key)
-        return Blob(version.data or b"", version.etag, key.at_version(version.version_id))
+        return Blob(version.data or b"", version.etag, key.at_version(version.version_id), version.mark)
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of an object in chunks."""
         data = (self._find(key).data or b"")[start:stop]
         return (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
         """Write an object, if the condition of ``mode`` holds."""
         data = body if isinstance(body, bytes) else body.read()
-        return self.store(key, data, mode)
+        return self._store(key, mode, data, _NONE, mark)
+
+    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
+        """Tell that conditions hold."""
+        return True
 
     def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
         """Write an object whose digest is known."""
@@ -65,6 +77,11 @@ class MemoryStorage:
         self, key: PhysicalKey, data: bytes, mode: WriteMode = "overwrite", checksums: Mapping[StoreAlgorithm, str] = _NONE
     ) -> Stat:
         """Keep bytes under a key, with the checksums that the store is to tell for them."""
+        return self._store(key, mode, data, checksums, None)
+
+    def _store(
+        self, key: PhysicalKey, mode: WriteMode, data: bytes, checksums: Mapping[StoreAlgorithm, str], mark: str | None
+    ) -> Stat:
         with self._lock:
             versions = self._bucket(key)[key.key]
             current = versions[-1] if versions and versions[-1].data is not None else None
@@ -73,7 +90,7 @@ class MemoryStorage:
             if isinstance(mode, Replace) and (current is None or current.etag != mode.etag):
                 raise PreconditionError("another object is there than the one to replace", str(key))
             serial = next(self._serial)
-            version = _Version(data, f"v{serial}" if self._versioned else None, f"e{serial}", checksums)
+            version = _Version(data, f"v{serial}" if self._versioned else None, f"e{serial}", checksums, mark)
             self._append(versions, version)
         return _stat(key, version)
 
@@ -127,6 +144,10 @@ class MemoryStorage:
         self.uploads.append(upload)
         return upload
 
+    def unfinished(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm = "SHA256") -> "list[MemoryUpload]":
+        """Find the uploads to a key that were begun after ``since`` and are still open, newest first."""
+        return [upload for upload in reversed(self.uploads) if upload.matches(key, since, algorithm)]
+
     def _bucket(self, key: PhysicalKey) -> dict[str, list[_Version]]:
         try:
             return self._buckets[key.bucket or ""]
@@ -156,15 +177,26 @@ class MemoryUpload:
         self._key = key
         self._algorithm: StoreAlgorithm = algorithm
         self._parts: dict[int, bytes] = {}
+        self._begun = time.time()
+
+    def matches(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm) -> bool:
+        """Whether it is one to a key, with digests of one kind, begun after ``since``."""
+        return (self._key, self._algorithm) == (key, algorithm) and self._begun >= since
+
+    def has(self, number: int, data: bytes, digest: bytes) -> bool:  # noqa: ARG002
+        """Tell whether a part arrived already."""
+        return self._parts.get(number) == data
 
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         """Keep a part."""
+        self._check_open()
         if _digest(data, self._algorithm) != digest:
             raise ChecksumMismatchError(f"{self._key}: part {number} does not have its {self._algorithm}")
         self._parts[number] = data
 
     def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
         """Keep a range of another object as a part."""
+        self._check_open()
         self._parts[number] = self._storage.read(source)[start:stop]
         return _digest(self._parts[number], self._algorithm)
 
@@ -184,9 +216,12 @@ class MemoryUpload:
         self._end()
 
     def _end(self) -> None:
-        if self not in self._storage.uploads:
-            raise ObjectNotFoundError("this upload was completed or aborted", str(self._key))
+        self._check_open()
         self._storage.uploads.remove(self)
+
+    def _check_open(self) -> None:
+        if self not in self._storage.uploads:
+            raise UploadVanishedError("this upload was completed or aborted", str(self._key))
 
 
 def _stat(key: PhysicalKey, version: _Version) -> Stat:
