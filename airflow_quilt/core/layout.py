@@ -25,3 +25,8 @@ def pointers(name: PackageName) -> str:
 def pointer(name: PackageName, revision: str) -> str:
     """Return the path of a pointer: ``latest``, or the unix seconds of a revision."""
     return pointers(name) + revision
+
+
+def lock(name: PackageName) -> str:
+    """Return the path of a package's lock below the registry: an object of ours, which other clients of Quilt do not look at."""
+    return f".quilt/locks/{name}"

@@ -1,12 +1,14 @@
 """The pointers of a package: one for each revision, named by its time, and ``latest``.
 
-Every write says what it expects to find (:data:`airflow_quilt.core.storage.base.WriteMode`). A write whose answer is lost
-may be repeated by the client below and then be refused, so a refusal is a conflict only if the pointer holds something
-else than what was to be written.
+Every write says what it expects to find (:data:`airflow_quilt.core.storage.base.WriteMode`), and leaves the mark of its
+writer beside the pointer. So a write whose answer was lost is told from one that somebody else made, also where both
+wrote the same.
 """
 
 import contextlib
+import random
 import re
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -14,6 +16,8 @@ from typing import Final, Literal
 import pendulum
 
 from airflow_quilt.core import layout
+from airflow_quilt.core.attempt import Mark
+from airflow_quilt.core.conditional import ConditionalWriter
 from airflow_quilt.core.errors import (
     ManifestError,
     ObjectNotFoundError,
@@ -29,8 +33,10 @@ from airflow_quilt.core.threads import map_threads
 
 _TRIES: Final = 1000
 _STAMP: Final = re.compile(r"[0-9]{10}")
+_SETTLES: Final = 60 * 60
+"""Seconds after which the writer of a pointer that is pending cannot be alive."""
 
-Conflict = Literal["fail", "overwrite"]
+Conflict = Literal["fail", "overwrite", "rebase"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +49,24 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """What ``latest`` named when it was read, and the ETag that proves it unchanged."""
+    """What ``latest`` named when it was read, the ETag that proves it unchanged, and the mark of who wrote it."""
 
     top_hash: TopHash
     etag: str
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """The pointer of a revision as it stands: also its ETag, and the mark of its writer where there is one."""
+
+    revision: Revision
+    etag: str
+    mark: Mark | None = None
+
+    def is_settled(self, now: float) -> bool:
+        """Whether its writer has published the revision, or is long dead; until then it may take the pointer away."""
+        return self.mark is None or self.mark.is_published or self.revision.time.int_timestamp < now - _SETTLES
 
 
 def is_stamp(text: str) -> bool:
@@ -59,12 +79,14 @@ class Pointers:
 
     Args:
         storage: where the registry is kept.
+        writer: writes there on conditions.
         root: the registry.
         name: the package.
     """
 
-    def __init__(self, storage: Storage, root: PhysicalKey, name: PackageName) -> None:
+    def __init__(self, storage: Storage, writer: ConditionalWriter, root: PhysicalKey, name: PackageName) -> None:
         self._storage = storage
+        self._writer = writer
         self._root = root
         self._name = name
 
@@ -78,32 +100,55 @@ class Pointers:
             blob = self._storage.get(self._key(layout.LATEST))
         except ObjectNotFoundError:
             return None
-        return Latest(self._parse(blob.data, layout.LATEST), blob.etag)
+        return Latest(self._parse(blob.data, layout.LATEST), blob.etag, Mark.parse(blob.mark))
 
-    def write_latest(self, top_hash: TopHash, base: Latest | None, conflict: Conflict = "fail") -> None:
-        """Let ``latest`` name a revision, on the condition that it is still ``base`` unless told to overwrite.
+    def write_latest(self, top_hash: TopHash, base: Latest | None, mark: Mark | None = None) -> Latest | None:
+        """Let ``latest`` name a revision, on the condition that it is still ``base``.
+
+        Returns:
+            None; or what somebody else wrote to the same effect.
 
         Raises:
             RevisionConflictError: it is neither ``base`` nor what was to be written.
         """
-        mode: WriteMode = "overwrite"
-        if conflict == "fail":
-            mode = Replace(base.etag) if base else "create"
+        mode: WriteMode = Replace(base.etag) if base else "create"
         try:
-            self._storage.put(self._key(layout.LATEST), top_hash.encode(), mode)
+            self._writer.put(self._key(layout.LATEST), top_hash.encode(), mode, str(mark) if mark else None)
         except PreconditionError as error:
             found = self.latest()
-            if found is None or found.top_hash != top_hash:
+            if found is None or not _is_same(found, top_hash, mark):
                 raise self._conflict(base, found) from error
+            return None if mark and found.mark == mark else found  # None: only the answer to the first try was lost.
+        return None
 
-    def check_latest(self, base: Latest | None) -> None:
-        """Check that ``latest`` is still ``base``.
+    def overwrite_latest(self, top_hash: TopHash, base: Latest | None, mark: Mark) -> Latest | None:
+        """Let ``latest`` name a revision whatever it has become, unless it is gone: then its package was deleted meanwhile.
+
+        Returns:
+            As :meth:`write_latest`.
 
         Raises:
-            RevisionConflictError: it is not.
+            RevisionConflictError: it was there at first, and is gone.
+        """
+        for _ in range(_TRIES):
+            try:
+                return self.write_latest(top_hash, base, mark)
+            except RevisionConflictError:
+                found = self.latest()
+                if found is None and base is not None:
+                    raise
+                base = found
+            time.sleep(random.uniform(0, 0.05))  # noqa: S311  (no secret)
+        raise StorageUnavailableError("others write it all the time", str(self._key(layout.LATEST)))
+
+    def check_latest(self, base: Latest | None) -> None:
+        """Check that ``latest`` still names what ``base`` does.
+
+        Raises:
+            RevisionConflictError: it does not.
         """
         found = self.latest()
-        if found != base:
+        if (found and found.etag) != (base and base.etag):
             raise self._conflict(base, found)
 
     def delete_latest(self, base: Latest) -> None:
@@ -119,47 +164,76 @@ class Pointers:
         """Give a revision that was published while its package was being deleted its ``latest`` back."""
         if newest := self.newest():
             with contextlib.suppress(PreconditionError):  # Its publisher, or another one, was faster.
-                self._storage.put(self._key(layout.LATEST), newest.top_hash.encode(), "create")
+                self._writer.put(self._key(layout.LATEST), newest.revision.top_hash.encode(), "create")
 
-    def revisions(self) -> Iterator[Revision]:
-        """Yield the revisions, newest first; a hash that was published twice comes twice."""
-        found = map_threads(self.read, sorted(self._stamps(), reverse=True))
-        return (revision for revision in found if revision)
+    def all(self, since: float = 0) -> Iterator[Pointer]:
+        """Yield the pointers, newest first; a hash that was published twice comes twice.
 
-    def newest(self) -> Revision | None:
-        """Return the newest revision of the history; ``latest`` may name another one."""
+        Args:
+            since: leaves those of earlier seconds out.
+        """
+        stamps = (stamp for stamp in sorted(self._stamps(), reverse=True) if stamp >= since)
+        return (pointer for pointer in map_threads(self.read, stamps) if pointer)
+
+    def newest(self) -> Pointer | None:
+        """Return the newest pointer of the history; ``latest`` may name another revision."""
         stamp = max(self._stamps(), default=None)
         return self.read(stamp) if stamp is not None else None
 
-    def add(self, top_hash: TopHash, stamp: int) -> tuple[Revision, bool]:
-        """Write the pointer of a revision under the first second from ``stamp`` on that nobody has.
-
-        Returns:
-            The revision, and whether its pointer is surely of this call alone. Where the store says that the pointer was
-            there already it may be, but another writer of the same hash may have been faster too.
-        """
+    def add(self, top_hash: TopHash, stamp: int, mark: Mark) -> Pointer:
+        """Write the pointer of a revision under the first second from ``stamp`` on that nobody has."""
         for second in range(stamp, stamp + _TRIES):
-            revision = Revision(pendulum.from_timestamp(second), top_hash)
             try:
-                self._storage.put(self._key(str(second)), top_hash.encode(), "create")
+                etag = self._writer.put(self._key(str(second)), top_hash.encode(), "create", str(mark)).etag
             except PreconditionError:
-                if self.read(second) == revision:
-                    return revision, False
-                continue  # Somebody else's revision has this second.
-            return revision, True
+                there = self.read(second)
+                if there and there.mark == mark:  # The answer to the first try was lost.
+                    return there
+                continue  # This second is somebody else's, also if it has the same hash: they may take it away.
+            pointer = Pointer(Revision(pendulum.from_timestamp(second), top_hash), etag, mark)
+            self._writer.probe(self._key(str(second)), top_hash.encode())
+            return pointer
         raise StorageUnavailableError(f"every second from {stamp} on has a revision", str(self._key("")))
 
-    def remove(self, revisions: Iterable[Revision]) -> None:
-        """Delete the pointers of revisions."""
-        self._storage.delete([self._key(str(revision.time.int_timestamp)) for revision in revisions])
+    def settle(self, pointer: Pointer) -> Pointer:
+        """Mark the pointer of a revision that ``latest`` named as published; put it back if it was deleted meanwhile."""
+        if pointer.mark is None:
+            return pointer
+        mark = pointer.mark.published()
+        revision, key = pointer.revision, self._key(_stamp(pointer))
+        try:
+            etag = self._writer.put(key, revision.top_hash.encode(), Replace(pointer.etag), str(mark)).etag
+        except PreconditionError:
+            there = self.read(revision.time.int_timestamp)
+            if there and there.mark == mark:
+                return there
+            again = self.add(revision.top_hash, revision.time.int_timestamp, mark)
+            self.restore_latest()
+            return again
+        return Pointer(revision, etag, mark)
 
-    def read(self, stamp: int) -> Revision | None:
+    def withdraw(self, pointer: Pointer) -> None:
+        """Delete the pointer of a revision that was not published; put it back if somebody made it the latest meanwhile."""
+        self.remove([pointer])
+        latest = self.latest()
+        if latest and pointer.mark and latest.top_hash not in {pointer.revision.top_hash for pointer in self.all()}:
+            self.add(latest.top_hash, pointer.revision.time.int_timestamp, pointer.mark.published())
+
+    def remove(self, pointers: Iterable[Pointer]) -> None:
+        """Delete pointers."""
+        self._storage.delete([self._key(_stamp(pointer)) for pointer in pointers])
+
+    def read(self, stamp: int) -> Pointer | None:
         """Read the pointer of a revision; None where it has been deleted since it was listed."""
         try:
             blob = self._storage.get(self._key(str(stamp)))
         except ObjectNotFoundError:
             return None
-        return Revision(pendulum.from_timestamp(stamp), self._parse(blob.data, str(stamp)))
+        revision = Revision(pendulum.from_timestamp(stamp), self._parse(blob.data, str(stamp)))
+        return Pointer(revision, blob.etag, Mark.parse(blob.mark))
+
+    def __str__(self) -> str:
+        return str(self._key(""))
 
     def _stamps(self) -> Iterator[int]:
         """List the seconds of the revisions; anything else in the directory is not ours to read."""
@@ -180,3 +254,12 @@ class Pointers:
 
     def _conflict(self, base: Latest | None, found: Latest | None) -> RevisionConflictError:
         return RevisionConflictError(str(self._name), base.top_hash if base else None, found.top_hash if found else None)
+
+
+def _stamp(pointer: Pointer) -> str:
+    return str(pointer.revision.time.int_timestamp)
+
+
+def _is_same(found: Latest, top_hash: TopHash, mark: Mark | None) -> bool:
+    """Whether ``latest`` is as one wants it: it names the same revision, or what another try of the same work made."""
+    return found.top_hash == top_hash or (mark is not None and found.mark is not None and found.mark.work == mark.work)

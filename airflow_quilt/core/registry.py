@@ -6,12 +6,14 @@ not there, and ``latest`` is always one of the revisions in the history.
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import IO, Literal
 
 from airflow_quilt.core import layout
+from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.checksums import checked
+from airflow_quilt.core.conditional import ConditionalWriter
 from airflow_quilt.core.diff import Change, compare
 from airflow_quilt.core.errors import (
     EntryNotFoundError,
@@ -19,14 +21,15 @@ from airflow_quilt.core.errors import (
     ObjectNotFoundError,
     PackageNotFoundError,
     PreconditionError,
-    RevisionConflictError,
     TopHashError,
 )
+from airflow_quilt.core.history import History
+from airflow_quilt.core.lease import Lease
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.manifest_reader import Manifest, read_manifest
 from airflow_quilt.core.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
-from airflow_quilt.core.pointers import Conflict, Latest, Pointers, Revision, is_stamp
+from airflow_quilt.core.pointers import Latest, Pointer, Pointers, Revision, is_stamp
 from airflow_quilt.core.storage.base import Blob, Storage, Stores
 
 
@@ -37,12 +40,17 @@ class Registry:
         location: where it is.
         stores: the storages for it and for the sources of packages.
         clock: unix seconds.
+        lease: the seconds after which somebody who deletes or rolls back, and does not go on, is taken for dead.
     """
 
-    def __init__(self, location: RegistryLocation, stores: Stores, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, location: RegistryLocation, stores: Stores, *, clock: Callable[[], float] = time.time, lease: float = 30.0
+    ) -> None:
         self.location = location
         self.stores = stores
         self._clock = clock
+        self._lease = lease
+        self._writer = ConditionalWriter(self._storage)
 
     @property
     def _storage(self) -> Storage:
@@ -52,7 +60,11 @@ class Registry:
         return self.location.root.join(path)
 
     def _pointers(self, name: PackageName) -> Pointers:
-        return Pointers(self._storage, self.location.root, name)
+        return Pointers(self._storage, self._writer, self.location.root, name)
+
+    def _history(self, name: PackageName) -> History:
+        lease = Lease(self._storage, self._writer, self._key(layout.lock(name)), self._lease)
+        return History(self._pointers(name), lease, self._clock)
 
     def packages(self) -> Iterator[PackageName]:
         """List the packages, each once."""
@@ -75,11 +87,7 @@ class Registry:
 
     def revisions(self, name: PackageName) -> Iterator[Revision]:
         """Yield the revisions of a package, newest first; a hash that was published twice comes twice."""
-        return self._pointers(name).revisions()
-
-    def find_revision(self, name: PackageName, top_hash: TopHash) -> Revision | None:
-        """Return the newest revision of a package that has a top hash."""
-        return next((revision for revision in self.revisions(name) if revision.top_hash == top_hash), None)
+        return (pointer.revision for pointer in self._pointers(name).all())
 
     def resolve(self, name: PackageName, revision: str | datetime | None = None) -> TopHash:
         """Return the full top hash of a revision.
@@ -102,7 +110,7 @@ class Registry:
         if moment := _moment(revision):
             return self._as_of(name, moment)
         if isinstance(revision, str) and is_stamp(revision) and (found := self._pointers(name).read(int(revision))):
-            return found.top_hash
+            return found.revision.top_hash
         try:
             return parse_top_hash(revision)
         except TopHashError:
@@ -189,49 +197,44 @@ class Registry:
         except ObjectNotFoundError:
             return None
 
-    def commit(
+    def unchanged(self, name: PackageName, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
+        """Return the revision that ``latest`` names, and whether a try of this piece of work published it."""
+        return self._history(name).unchanged(latest, attempt)
+
+    def commit(  # noqa: PLR0913  (what a revision is made of)
         self,
         name: PackageName,
         top_hash: TopHash,
         manifest: IO[bytes],
         base: Latest | None,
-        conflict: Conflict,
+        *,
+        overwrite: bool = False,
         manifest_mode: Literal["create", "overwrite"] = "overwrite",
-    ) -> Revision:
+        attempt: Attempt | None = None,
+    ) -> tuple[Revision, bool]:
         """Make a revision visible: manifest, timestamp pointer, ``latest``.
-
-        A pointer that a try with the same hash left behind without reaching ``latest`` is replaced, not used: whoever
-        wrote it may be alive, lose against somebody, and take it away (``docs/adr/0003``).
 
         Args:
             name: the package.
             top_hash: the hash of the manifest.
             manifest: the manifest, a seekable file at its beginning.
             base: what ``latest`` named when this revision was begun.
-            conflict: ``"fail"`` refuses when ``latest`` has moved since, ``"overwrite"`` does not look.
+            overwrite: win when ``latest`` has moved since.
             manifest_mode: ``"create"`` keeps a manifest with this top hash that is there already, of this package or
                 another: it names the same content, maybe at other places.
+            attempt: tells the tries of one piece of work from other work; by default it has one try.
+
+        Returns:
+            The revision; and whether a try of this piece of work made it, or somebody else the same at the same moment.
 
         Raises:
             RevisionConflictError: ``latest`` has moved; nothing is visible.
         """
-        pointers = self._pointers(name)
-        if conflict == "fail":
-            pointers.check_latest(base)  # Early, and without a trace.
+        if not overwrite:
+            self._pointers(name).check_latest(base)  # Early, and without a trace.
         with contextlib.suppress(PreconditionError):  # It is there already, and is to stay.
             self._storage.put(self._key(layout.manifest(top_hash)), manifest, manifest_mode)
-        newest = pointers.newest()
-        now = int(self._clock())
-        revision, is_ours = pointers.add(top_hash, max(now, newest.time.int_timestamp + 1) if newest else now)
-        try:
-            pointers.write_latest(top_hash, base, conflict)
-        except RevisionConflictError:
-            if is_ours:
-                pointers.remove([revision])
-            raise
-        if newest and newest.top_hash == top_hash and not (base and base.top_hash == top_hash):
-            pointers.remove([newest])
-        return revision
+        return self._history(name).publish(top_hash, base, attempt or Attempt(), overwrite=overwrite)
 
     def delete(self, name: PackageName, top_hash: str | None = None) -> list[Revision]:
         """Delete the pointers of a package, or of one of its revisions; manifests and data stay.
@@ -245,24 +248,16 @@ class Registry:
         Raises:
             PackageNotFoundError: there is no such package or revision.
             TopHashError: several revisions begin with ``top_hash``.
-            RevisionConflictError: ``latest`` moved meanwhile; nothing was deleted.
+            RevisionConflictError: the package was to go, and ``latest`` moved meanwhile; nothing was deleted.
+            StorageError: a store refused or failed; what is left is deleted by the next try.
         """
-        pointers = self._pointers(name)
-        latest = pointers.latest()
-        revisions = list(pointers.revisions())
-        if latest is None and not revisions:
-            raise PackageNotFoundError(f"{self.location}: there is no package {name}")
-        full = self._find(name, top_hash, revisions, latest) if top_hash is not None else None
-        kept = [revision for revision in revisions if full and revision.top_hash != full]
-        doomed = [revision for revision in revisions if full is None or revision.top_hash == full]
-        if latest and not kept:
-            pointers.delete_latest(latest)
-        elif latest and latest.top_hash == full:
-            pointers.write_latest(kept[0].top_hash, latest)
-        pointers.remove(doomed)
-        if not kept:
-            pointers.restore_latest()
-        return doomed
+
+        def find(latest: Latest | None, pointers: Sequence[Pointer]) -> TopHash | None:
+            if latest is None and not pointers:
+                raise PackageNotFoundError(f"{self.location}: there is no package {name}")
+            return self._find(name, top_hash, pointers, latest) if top_hash is not None else None
+
+        return self._history(name).delete(find)
 
     def rollback(self, name: PackageName, top_hash: str) -> tuple[Revision, TopHash]:
         """Let ``latest`` name a revision of the history again; the history stays as it is.
@@ -275,23 +270,22 @@ class Registry:
             TopHashError: ``top_hash`` is malformed, or several revisions begin with it.
             RevisionConflictError: ``latest`` moved meanwhile; it was left alone.
         """
-        pointers = self._pointers(name)
-        latest = pointers.latest()
-        revisions = list(pointers.revisions())
-        if latest is None:
-            raise PackageNotFoundError(f"{self.location}: there is no package {name}")
-        full = self._find(name, top_hash, revisions, None)
-        try:
-            self._storage.stat(self._key(layout.manifest(full)))
-        except ObjectNotFoundError as error:
-            raise PackageNotFoundError(f"{self.location}: the manifest of {name}@{full} is gone") from error
-        if latest.top_hash != full:
-            pointers.write_latest(full, latest)
-        return next(revision for revision in revisions if revision.top_hash == full), latest.top_hash
 
-    def _find(self, name: PackageName, top_hash: str, revisions: list[Revision], latest: Latest | None) -> TopHash:
+        def find(latest: Latest | None, pointers: Sequence[Pointer]) -> TopHash:
+            if latest is None:
+                raise PackageNotFoundError(f"{self.location}: there is no package {name}")
+            full = self._find(name, top_hash, pointers, None)
+            try:
+                self._storage.stat(self._key(layout.manifest(full)))
+            except ObjectNotFoundError as error:
+                raise PackageNotFoundError(f"{self.location}: the manifest of {name}@{full} is gone") from error
+            return full
+
+        return self._history(name).roll_back(find)
+
+    def _find(self, name: PackageName, top_hash: str, pointers: Sequence[Pointer], latest: Latest | None) -> TopHash:
         prefix = parse_hash_prefix(top_hash)
-        hashes = {revision.top_hash for revision in revisions} | ({latest.top_hash} if latest else set())
+        hashes = {pointer.revision.top_hash for pointer in pointers} | ({latest.top_hash} if latest else set())
         if not any(known.startswith(prefix) for known in hashes):
             raise PackageNotFoundError(f"{self.location}: package {name} has no revision {prefix}")
         return match_hash(prefix, hashes)

@@ -43,7 +43,7 @@ def commit(
     metas = {DirectoryKey(key): meta for key, meta in (directories or {}).items()}
     top_hash = write_manifest(header or make_header(None, None), entries, manifest, metas).top_hash
     manifest.seek(0)
-    registry.commit(name, top_hash, manifest, None, "overwrite")
+    registry.commit(name, top_hash, manifest, None, overwrite=True)
     return top_hash
 
 

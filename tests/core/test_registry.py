@@ -15,6 +15,7 @@ import pendulum
 import pytest
 
 from airflow_quilt.core import layout
+from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.checksums import Hash
 from airflow_quilt.core.diff import Change
 from airflow_quilt.core.errors import (
@@ -36,7 +37,7 @@ from airflow_quilt.core.pointers import Conflict, Latest, Revision
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.memory import MemoryStorage
-from tests.core.faulty import WRITES, Before, Fault, Recorder, T, Tap, is_put_of, tapped
+from tests.core.faulty import Before, Call, Fault, Recorder, T, Tap, is_put_of, tapped
 from tests.core.packages import HASH_TYPES, PART, entry_of, put
 from tests.core.packages import commit as commit_entries
 from tests.support import Clock
@@ -70,10 +71,12 @@ def manifest(message: str) -> tuple[TopHash, BytesIO]:
     return top_hash, out
 
 
-def commit(registry: Registry, message: str, conflict: Conflict = "fail", base: Latest | None = CURRENT) -> Revision:
+def commit(registry: Registry, message: str, conflict: Conflict = "fail", base: Latest | None = CURRENT, attempt: Attempt | None = None) -> Revision:
     """Publish an empty package whose top hash depends on the message; on what is the latest one, unless told otherwise."""
     top_hash, out = manifest(message)
-    return registry.commit(NAME, top_hash, out, registry.latest(NAME) if base is CURRENT else base, conflict)
+    known = registry.latest(NAME) if base is CURRENT else base
+    revision, _ = registry.commit(NAME, top_hash, out, known, overwrite=conflict == "overwrite", attempt=attempt)
+    return revision
 
 
 def latest_hash(registry: Registry) -> str | None:
@@ -109,7 +112,8 @@ def test_a_revision_is_written_manifest_first_then_its_pointer_then_latest(timed
 
     paths = [str(call.key).removeprefix(f"{timed.location}/") for call in recorder.writes]
     pointers = ".quilt/named_packages/team/package"
-    assert paths == [f".quilt/packages/{revision.top_hash}", f"{pointers}/{NOW}", f"{pointers}/latest"]
+    manifest, again = f".quilt/packages/{revision.top_hash}", f"{pointers}/{NOW}"  # Again: marked as published.
+    assert paths == [manifest, f"{pointers}/{NOW}", f"{pointers}/latest", again]
     assert revision.time == pendulum.from_timestamp(NOW)
     for name in (str(NOW), "latest"):
         place = pointer_key(timed, name)
@@ -252,12 +256,13 @@ def test_to_overwrite_wins_whatever_latest_has_become(timed: Registry) -> None:
 
 def test_a_commit_that_stopped_before_latest_is_taken_up_again(timed: Registry) -> None:
     first = commit(timed, "first")
+    work = Attempt("work")
     with pytest.raises(StorageUnavailableError):
-        commit(through(timed, Fault(1, among=is_put_of("/latest"))), "second", base=timed.latest(NAME))
+        commit(through(timed, Fault(1, among=is_put_of("/latest"))), "second", base=timed.latest(NAME), attempt=work)
     (unfinished, _) = timed.revisions(NAME)
     assert latest_hash(timed) == first.top_hash
 
-    second = commit(timed, "second")
+    second = commit(timed, "second", attempt=replace(work, since=NOW))
     assert second.top_hash == unfinished.top_hash
     assert list(timed.revisions(NAME)) == [second, first]
     assert latest_hash(timed) == second.top_hash
@@ -341,7 +346,7 @@ def test_packages_with_a_common_beginning_keep_their_revisions_apart(timed: Regi
     commit(timed, "first")
     longer = PackageName("team", "package-2")
     top_hash, out = manifest("other")
-    timed.commit(longer, top_hash, out, None, "fail")
+    timed.commit(longer, top_hash, out, None)
 
     assert [revision.top_hash for revision in timed.revisions(longer)] == [top_hash]
     assert top_hash not in {revision.top_hash for revision in timed.revisions(NAME)}
@@ -355,7 +360,7 @@ def test_packages_are_listed_once_each(timed: Registry) -> None:
     for name in names:
         for message in ("first", "second"):
             top_hash, out = manifest(message)
-            timed.commit(name, top_hash, out, timed.latest(name), "fail")
+            timed.commit(name, top_hash, out, timed.latest(name))
     stray = key(timed, ".quilt/named_packages/README")
     timed.stores.of(stray).put(stray, b"not a package")
 
@@ -449,11 +454,16 @@ def history(timed: Registry) -> list[Revision]:
     return [commit(timed, message) for message in ("first", "second", "third")][::-1]
 
 
+def effects(recorder: Recorder) -> list[Call]:
+    """Return the calls that changed something, but for the lock that was held meanwhile."""
+    return [call for call in recorder.writes if "/locks/" not in call.key.key]
+
+
 def delete_order(registry: Registry, top_hash: str | None) -> list[tuple[str, str]]:
     """Delete through a recorder; return what was written, in order."""
     recorder = Recorder()
     through(registry, recorder).delete(NAME, top_hash)
-    return [(call.operation, call.key.name) for call in recorder.writes]
+    return [(call.operation, call.key.name) for call in effects(recorder)]
 
 
 @pytest.mark.parametrize("index", [1, 2])
@@ -554,15 +564,24 @@ def test_a_revision_that_cannot_be_told_is_not_deleted(with_hashes: Registry, to
 
     with pytest.raises(error):
         through(with_hashes, recorder).delete(NAME, top_hash)
-    assert recorder.writes == []
+    assert effects(recorder) == []
 
 
-def test_latest_that_moves_during_the_deletion_of_a_revision_is_a_conflict(timed: Registry, history: list[Revision]) -> None:
+def test_a_revision_is_deleted_though_latest_moves_meanwhile(timed: Registry, history: list[Revision]) -> None:
     theirs: list[Revision] = []
     racing = Before(is_put_of("/latest"), lambda: theirs.append(commit(timed, "theirs")))
 
+    assert through(timed, racing).delete(NAME, history[0].top_hash) == [history[0]]
+    assert list(timed.revisions(NAME)) == [theirs[0], *history[1:]]
+    assert latest_hash(timed) == theirs[0].top_hash
+
+
+def test_latest_that_moves_during_the_deletion_of_a_package_is_a_conflict(timed: Registry, history: list[Revision]) -> None:
+    theirs: list[Revision] = []
+    racing = Before(lambda call: call.operation == "scan", lambda: theirs.append(commit(timed, "theirs")))
+
     with pytest.raises(RevisionConflictError) as caught:
-        through(timed, racing).delete(NAME, history[0].top_hash)
+        through(timed, racing).delete(NAME)
     assert (caught.value.expected, caught.value.found) == (history[0].top_hash, theirs[0].top_hash)
     assert list(timed.revisions(NAME)) == [theirs[0], *history]
     assert latest_hash(timed) == theirs[0].top_hash
@@ -622,7 +641,7 @@ def test_a_rollback_to_the_latest_revision_writes_nothing(timed: Registry) -> No
     recorder = Recorder()
 
     assert through(timed, recorder).rollback(NAME, first.top_hash) == (first, first.top_hash)
-    assert not [call for call in recorder.calls if call.operation in WRITES]
+    assert effects(recorder) == []
 
 
 def test_a_rollback_to_what_is_not_in_the_history_is_refused(timed: Registry) -> None:
