@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator
 
+from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.plan import Action, Source, plan_build
 from airflow_quilt.core.publish import Published, publish
@@ -12,13 +13,14 @@ from airflow_quilt.core.registry import Registry
 _log = logging.getLogger(__name__)
 
 
-def build(registry: Registry, draft: Draft, stop: threading.Event | None = None) -> Published:
+def build(registry: Registry, draft: Draft, stop: threading.Event | None = None, *, attempt: Attempt | None = None) -> Published:
     """Build a package.
 
     Args:
         registry: a registry on S3 or on the local disk.
         draft: what to publish.
         stop: set it to end the build; nothing is published then.
+        attempt: tells the tries of one piece of work from other work, so that it makes one revision however often it is run.
 
     Raises:
         InputError: what the draft says cannot be published; nothing was written.
@@ -38,4 +40,4 @@ def build(registry: Registry, draft: Draft, stop: threading.Event | None = None)
             )
         return plan_build(sources)
 
-    return publish(registry, draft, plan, "Building", stop)
+    return publish(registry, draft, plan, "Building", stop, attempt)

@@ -43,7 +43,8 @@ class Draft:
         hash_type: the type of hash that new entries get: ``sha2-256-chunked`` or ``CRC64NVME``.
         unversioned: name S3 objects without the versions that they have now.
         follow_symlinks: pack files behind links that lead out of the directory that is packed.
-        conflict: ``"fail"`` when ``latest`` moves while the revision is being made, ``"overwrite"`` to win regardless.
+        conflict: ``"fail"`` when ``latest`` moves while the revision is being made, ``"overwrite"`` to win regardless;
+            ``"rebase"`` to merge an update with what is the latest by then, and try again.
         dedupe: make no new revision when ``latest`` has the same top hash.
         allow_empty: let a source, or the package, hold no file.
     """
@@ -70,13 +71,15 @@ def check_draft(draft: Draft) -> PackageName:
     Raises:
         InputError: something cannot be right.
     """
-    for what, choices in (("conflict", ("fail", "overwrite")), ("mode", ("replace", "update"))):
+    for what, choices in (("conflict", ("fail", "overwrite", "rebase")), ("mode", ("replace", "update"))):
         if (value := getattr(draft, what)) not in choices:
             raise InputError(f"{what} {value!r}: expected {' or '.join(map(repr, choices))}")
     if not isinstance(draft.remove, list | tuple) or not all(isinstance(key, str) for key in draft.remove):
         raise InputError(f"remove {draft.remove!r}: expected a list of logical keys")
     if draft.mode == "replace" and (draft.base is not None or draft.remove):
         raise InputError("base and remove are for mode='update'; with mode='replace' the package holds the given entries only")
+    if draft.conflict == "rebase" and (draft.mode == "replace" or draft.base is not None):
+        raise InputError("conflict='rebase' merges with the latest revision: it is for mode='update', without base")
     check_new_hash_type(draft.hash_type)
     make_header(draft.message, draft.meta)
     return PackageName.parse(draft.package)
@@ -90,25 +93,32 @@ class Content:
     tree: Tree = field(default_factory=Tree)
 
 
-def gather(registry: Registry, name: PackageName, draft: Draft, latest: Latest | None) -> Content:
-    """Find the sources, merge them with the revision that is updated, and let the workflow judge.
+def find_sources(registry: Registry, draft: Draft) -> Tree:
+    """Find the sources that a draft names.
 
     Raises:
-        InputError: a source, a key or metadata cannot be published, or the package does not satisfy its workflow.
-        QuiltError: what the sources come from, or the registry, cannot be read.
+        InputError: a source or a key cannot be published.
+        QuiltError: what they come from cannot be read.
     """
-    is_update = draft.mode == "update"
-    requests = list(parse_entries(draft.entries)) if draft.entries is not None or not is_update else []
+    requests = list(parse_entries(draft.entries)) if draft.entries is not None or draft.mode == "replace" else []
     options = FindOptions(
         allow_empty=draft.allow_empty,
         follow_symlinks=draft.follow_symlinks,
         unversioned=draft.unversioned,
         hash_type=draft.hash_type,
     )
-    base = _read_base(registry, name, draft, latest) if is_update else None
-    tree = SourceFinder(registry.stores, _reader(registry), options).find(requests)
-    if is_update:
-        tree = _updated(base.tree if base else Tree(), draft.remove, tree)
+    return SourceFinder(registry.stores, _reader(registry), options).find(requests)
+
+
+def gather(registry: Registry, name: PackageName, draft: Draft, added: Tree, latest: Latest | None) -> Content:
+    """Merge sources with the revision that is updated, and let the workflow judge.
+
+    Raises:
+        InputError: a key or metadata cannot be published, or the package does not satisfy its workflow.
+        QuiltError: the registry cannot be read.
+    """
+    base = _read_base(registry, name, draft, latest) if draft.mode == "update" else None
+    tree = _updated(base.tree if base else Tree(), draft.remove, added) if draft.mode == "update" else added
     tree = Tree(tree.sources, {key: meta for key, meta in tree.directories.items() if meta})  # As quilt3, no line for none.
     if not tree.sources and not draft.allow_empty:
         raise EmptyPackageError("the package has no entries; give allow_empty=True to publish it all the same")

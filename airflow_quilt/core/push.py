@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator
 
+from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.names import PackageName
@@ -19,6 +20,7 @@ def push(
     stop: threading.Event | None = None,
     *,
     copy: CopyRule | CopyFunction = "if-outside",
+    attempt: Attempt | None = None,
 ) -> Published:
     """Push a package.
 
@@ -29,6 +31,7 @@ def push(
             of the logical key and a :class:`~airflow_quilt.core.placing.Candidate` that returns an ``s3://`` URL.
         copy: what is copied to ``dest``: ``"if-outside"`` the registry's bucket, ``"all"``, ``"local-only"``, ``"none"``, or a
             function of the same two that returns a truth value.
+        attempt: tells the tries of one piece of work from other work, so that it makes one revision however often it is run.
         stop: set it to end the push; nothing is published then.
 
     Raises:
@@ -45,4 +48,4 @@ def push(
     def plan(sources: Iterable[Source]) -> Iterator[Action]:
         return plan_push(sources, copies, land)
 
-    return publish(registry, draft, plan, "Pushing", stop)
+    return publish(registry, draft, plan, "Pushing", stop, attempt)

@@ -2,14 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from airflow_quilt.core.checksums import Hash, algorithm, digest_of, part_ranges, part_size
-from airflow_quilt.core.errors import EntryDamagedError, ObjectNotFoundError, QuiltError, SourceChangedError
+from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm, digest_of, hash_of, part_ranges, part_size
+from airflow_quilt.core.errors import EntryDamagedError, QuiltError, SourceChangedError, UploadVanishedError
 from airflow_quilt.core.jobs import Jobs, Steps
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
@@ -22,6 +22,9 @@ from airflow_quilt.core.threads import ByteBudget
 _log = logging.getLogger(__name__)
 
 _MEMORY: Final = 256 * 1024 * 1024
+_TRIES: Final = 3
+_ABORTING: Final = 10.0
+"""Seconds that are taken to abort an upload which the store does not let go at once."""
 
 
 class Transfer:
@@ -32,19 +35,29 @@ class Transfer:
         threads: the most calls at a time.
         progress: is told what is done.
         stop: set it from any thread, or from a signal handler, to end the work with :class:`CancelledError`.
+        since: the unix seconds at which an earlier try of the work began: what it sent is looked for, and not sent again. None
+            for a first try, which looks only for what has several parts.
     """
 
     def __init__(
-        self, stores: Stores, *, threads: int = 16, progress: Progress | None = None, stop: threading.Event | None = None
+        self,
+        stores: Stores,
+        *,
+        threads: int = 16,
+        progress: Progress | None = None,
+        stop: threading.Event | None = None,
+        since: float | None = None,
     ) -> None:
         self._stores = stores
-        self._jobs = Jobs(threads=threads, progress=progress, stop=stop)
+        self._jobs = Jobs(threads=threads, progress=progress, stop=stop, patience=stores.patience)
         self._progress = self._jobs.progress
         self._reader = Reader(stores, self._jobs)
         self._memory = ByteBudget(_MEMORY)
         self._open: dict[int, MultipartUpload] = {}
-        self.reused = 0
-        """How many objects were right already where they were to go, of actions that are ``exact``."""
+        self._since = since
+        self._lock = threading.Lock()
+        self.reused = self.bytes_reused = 0
+        """How many objects, and parts of objects, were right already where they were to go; and their bytes."""
 
     def run(self, actions: Sequence[Action]) -> list[Entry]:
         """Carry out the actions; return their entries in the same order.
@@ -86,17 +99,28 @@ class Transfer:
         return source.entry(origin, (yield from self._hash(source, origin)))
 
     def _upload(self, action: Upload) -> Steps[Entry]:
-        if action.exact and (there := (yield from self._reuse(action))):
+        if there := (yield from self._reuse(action)):
             return there
-        return (yield from self._send(action))
-
-    def _send(self, action: Upload) -> Steps[Entry]:
-        source, destination = action.source, action.destination
-        kind = algorithm(source.hash_type)
+        source = action.source
         if source.size <= part_size(source.size):
-            ((stat, digest),) = yield [partial(self._send_whole, source, destination)]
+            ((stat, digest),) = yield [partial(self._send_whole, source, action.destination)]
             return source.entry(stat.key, digest)
-        (upload,) = yield [partial(self._begin, source, destination)]
+        return (yield from self._again_if_it_vanishes(action, partial(self._send_parts, source, action.destination)))
+
+    def _again_if_it_vanishes(self, action: Upload | Copy, steps: Callable[[], Steps[Entry]]) -> Steps[Entry]:
+        """Send an object in parts; if another try of the same work ended the upload, take what it made, or send it again."""
+        for _ in range(_TRIES):
+            try:
+                return (yield from steps())
+            except UploadVanishedError as error:
+                last = error
+            if there := (yield from self._reuse(action)):
+                return there
+        raise last
+
+    def _send_parts(self, source: Source, destination: PhysicalKey) -> Steps[Entry]:
+        kind = algorithm(source.hash_type)
+        (upload,) = yield [partial(self._begin, destination, kind.store)]
         digests = yield [
             partial(self._send_part, upload, number, source, start, stop)
             for number, (start, stop) in enumerate(part_ranges(source.size), 1)
@@ -107,25 +131,59 @@ class Transfer:
         else:
             digest = yield from self._hash(source, source.origin)
         _check_hash(source, digest)
-        (stat,) = yield [partial(self._complete, upload)]
+        (stat,) = yield [partial(self._complete, upload, destination, digest)]
         return source.entry(stat.key, digest)
 
     def _reuse(self, action: Upload | Copy) -> Steps[Entry | None]:
         """Return the entry if what lies at its destination is right, or None."""
-        source, expected = action.source, action.source.hash
+        source = action.source
+        if not (action.exact or self._since is not None or source.size > part_size(source.size)):
+            return None  # To look would take as long as to send.
         (there,) = yield [partial(self._stores.find, action.destination)]
-        if there is None or expected is None or there.size != source.size:
+        if there is None or there.size != source.size:
             return None
-        digest = there.proven(expected.type) or (yield from self._reader.hash(there.key, there.size, expected.type))
-        if digest != expected:
+        expected = yield from self._expected(action, there)
+        if expected is None:
             return None
-        self.reused += 1
+        is_right, was_read = there.proves(expected), source.is_local and not action.exact
+        if action.exact and not is_right and not there.contradicts(expected):
+            is_right, was_read = expected == (yield from self._reader.hash(there.key, there.size, expected.type)), True
+        if is_right != was_read:  # What was read has been counted as done.
+            self._progress.add(size=source.size if is_right else -source.size)
+        if not is_right:
+            return None
+        self._count_reused(source.size)
         return source.entry(there.key, expected)
 
+    def _expected(self, action: Upload | Copy, there: Stat) -> Steps[Hash | None]:
+        """Return the hash that an object must have in order to be right, where it is worth the while to find out."""
+        source = action.source
+        if action.exact:
+            return source.hash
+        if isinstance(action, Copy):
+            (origin,) = yield [partial(self._stat, source, action.origin)]
+            known = origin.proven(source.hash_type)
+            return known or (source.hash if source.hash and source.hash.type == source.hash_type else None)
+        if there.sha256 is None and there.crc64nvme is None:
+            return None  # Nothing would prove it.
+        if isinstance(source.origin, bytes):
+            return hash_of(source.origin, source.hash_type)
+        return (yield from self._hash(source, source.origin))
+
+    def _count_reused(self, size: int) -> None:
+        with self._lock:
+            self.reused += 1
+            self.bytes_reused += size
+
     def _copy(self, action: Copy) -> Steps[Entry]:
-        source, kind = action.source, algorithm(action.source.hash_type)
-        if action.exact and (there := (yield from self._reuse(action))):
+        if there := (yield from self._reuse(action)):
             return there
+        if action.source.size <= part_size(action.source.size):
+            return (yield from self._copy_once(action))
+        return (yield from self._again_if_it_vanishes(action, partial(self._copy_once, action)))
+
+    def _copy_once(self, action: Copy) -> Steps[Entry]:
+        source, kind = action.source, algorithm(action.source.hash_type)
         (origin,) = yield [partial(self._stat, source, action.origin)]
         if source.hash and origin.contradicts(source.hash):
             raise _damaged(source)
@@ -133,14 +191,14 @@ class Transfer:
             (copied,) = yield [partial(self._copy_whole, source, origin, action.destination)]
             proven = copied.proven(source.hash_type)
         else:
-            (upload,) = yield [partial(self._begin, source, action.destination)]
+            (upload,) = yield [partial(self._begin, action.destination, kind.store, is_copy=True)]
             digests = yield [
                 partial(self._copy_part, upload, number, origin, start, stop)
                 for number, (start, stop) in enumerate(part_ranges(source.size), 1)
             ]
             proven = kind.combine(digests, source.size) if kind.by_parts and None not in digests else None
             _check_hash(source, proven)
-            (copied,) = yield [partial(self._complete, upload)]
+            (copied,) = yield [partial(self._complete, upload, action.destination, proven)]
         known = source.hash if source.hash and source.hash.type == source.hash_type else None
         # Where the store tells no checksum and nobody else is believed, one way is left: to read what it copied.
         digest = proven or (None if action.exact else known) or (yield from self._hash(source, copied.key))
@@ -161,14 +219,28 @@ class Transfer:
             digest = digest_of([data], kind.new())
             whole = kind.combine([digest for _ in kind.parts(source.size)], source.size)
             _check_hash(source, whole)
-            return self._stores.remote.upload(destination, data, digest, kind.store), whole
+            with self._taken_back(source.size):
+                return self._stores.remote.upload(destination, data, digest, kind.store), whole
 
     def _send_part(self, upload: MultipartUpload, number: int, source: Source, start: int, stop: int) -> bytes:
         with self._memory.hold(stop - start):
             data = self._data(source, start, stop)
             digest = digest_of([data], algorithm(source.hash_type).new())
-            upload.send(number, data, digest)
+            if upload.has(number, data, digest):
+                self._count_reused(len(data))
+            else:
+                with self._taken_back(len(data)):
+                    upload.send(number, data, digest)
         return digest
+
+    @contextmanager
+    def _taken_back(self, size: int) -> Iterator[None]:
+        """Count bytes as not done again where to send them fails: they will be read once more."""
+        try:
+            yield
+        except BaseException:
+            self._progress.add(size=-size)
+            raise
 
     def _copy_whole(self, source: Source, origin: Stat, destination: PhysicalKey) -> Stat:
         with source_changed(origin.key):
@@ -182,22 +254,34 @@ class Transfer:
         self._progress.add(size=stop - start)
         return digest
 
-    def _begin(self, source: Source, destination: PhysicalKey) -> MultipartUpload:
-        upload = self._stores.remote.begin(destination, algorithm(source.hash_type).store)
+    def _begin(self, destination: PhysicalKey, kind: StoreAlgorithm, *, is_copy: bool = False) -> MultipartUpload:
+        """Begin an upload in parts, or take up the one that an earlier try, which was killed, left open."""
+        left = list(self._stores.remote.unfinished(destination, self._since, kind)) if self._since is not None else []
+        taken = left.pop(0) if left and not is_copy else None  # Of a part that was copied nobody knows what it holds.
+        for upload in left:
+            upload.abort()
+        upload = taken or self._stores.remote.begin(destination, kind)
         self._open[id(upload)] = upload
         return upload
 
-    def _complete(self, upload: MultipartUpload) -> Stat:
-        stat = upload.complete()
+    def _complete(self, upload: MultipartUpload, destination: PhysicalKey, digest: Hash | None) -> Stat:
+        try:
+            stat = upload.complete()
+        except UploadVanishedError:
+            there = self._stores.find(destination)
+            if there is None or digest is None or not there.proves(digest):
+                raise
+            stat = there  # It was completed, and only the answer was lost.
         del self._open[id(upload)]
         return stat
 
     def _abort_open(self) -> None:
+        patience = replace(self._stores.patience, seconds=min(self._stores.patience.seconds, _ABORTING))
         for upload in self._open.values():
             try:
-                upload.abort()
-            except ObjectNotFoundError:
-                pass  # It was completed, and only the answer was lost.
+                patience.call(upload.abort)
+            except UploadVanishedError:
+                pass  # Somebody else ended it; or it was completed, and only the answer was lost.
             except QuiltError as error:
                 _log.warning("An upload in parts could not be aborted; its parts cost storage until they expire: %s", error)
         self._open.clear()

@@ -7,6 +7,7 @@ from airflow_quilt.operators.publish import QuiltPublishOperator
 if TYPE_CHECKING:
     import threading
 
+    from airflow_quilt.core.attempt import Attempt
     from airflow_quilt.core.draft import Draft
     from airflow_quilt.core.publish import Published
     from airflow_quilt.core.registry import Registry
@@ -20,8 +21,15 @@ class QuiltBuildOperator(QuiltPublishOperator):
     a local directory (``file:///…`` or a path). Content has no place to be named, so sources must be files or objects.
     """
 
-    def publish(self, hook: "QuiltHook", registry: "Registry", draft: "Draft", stop: "threading.Event") -> "Published":  # noqa: ARG002
+    def publish(
+        self,
+        hook: "QuiltHook",  # noqa: ARG002
+        registry: "Registry",
+        draft: "Draft",
+        attempt: "Attempt",
+        stop: "threading.Event",
+    ) -> "Published":
         """Build the package."""
         from airflow_quilt.core.build import build
 
-        return build(registry, draft, stop)
+        return build(registry, draft, stop, attempt=attempt)

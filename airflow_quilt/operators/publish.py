@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_quilt.core.attempt import Attempt
     from airflow_quilt.core.draft import Draft, Mode
     from airflow_quilt.core.pointers import Conflict
     from airflow_quilt.core.publish import Published
@@ -37,7 +38,8 @@ class QuiltPublishOperator(QuiltOperator):
     :param hash_type: the type of hash that new entries get, ``"sha2-256-chunked"`` or ``"CRC64NVME"``.
     :param unversioned: name S3 objects without the versions that they have now.
     :param follow_symlinks: pack files behind links that lead out of the directory that is packed.
-    :param conflict: ``"fail"`` when ``latest`` moves while the revision is being made, ``"overwrite"`` to win regardless.
+    :param conflict: ``"fail"`` when ``latest`` moves while the revision is being made, which a retry resolves; ``"overwrite"`` to
+        win regardless; ``"rebase"`` to merge an update with what is the latest by then, and try again.
     :param dedupe: make no new revision when ``latest`` has the same top hash.
     :param allow_empty: let a source, or the package, hold no file.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
@@ -94,7 +96,7 @@ class QuiltPublishOperator(QuiltOperator):
         self.dedupe = dedupe
         self.allow_empty = allow_empty
 
-    def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
+    def execute(self, context: "Context") -> dict[str, Any]:
         """Publish, and return what a later task may want to know: plain values only."""
         from airflow_quilt.core.draft import Draft
 
@@ -118,7 +120,7 @@ class QuiltPublishOperator(QuiltOperator):
                 dedupe=flag("dedupe", self.dedupe),
                 allow_empty=flag("allow_empty", self.allow_empty),
             )
-            published = self.publish(hook, registry, draft, stop)
+            published = self.publish(hook, registry, draft, attempt_of(context), stop)
             return {
                 "registry": str(published.registry),
                 "package": str(published.package),
@@ -128,10 +130,29 @@ class QuiltPublishOperator(QuiltOperator):
                 "entries": published.entries,
                 "bytes": published.bytes,
                 "bytes_copied": published.bytes_copied,
+                "bytes_reused": published.bytes_reused,
                 "revision": published.revision.time.to_iso8601_string(),
                 "created": published.created,
             }
 
-    def publish(self, hook: "QuiltHook", registry: "Registry", draft: "Draft", stop: "threading.Event") -> "Published":
+    def publish(
+        self, hook: "QuiltHook", registry: "Registry", draft: "Draft", attempt: "Attempt", stop: "threading.Event"
+    ) -> "Published":
         """Make the revision: the one step in which operators differ."""
         raise NotImplementedError
+
+
+def attempt_of(context: "Context") -> "Attempt":
+    """Return what tells the tries of a task instance from other work.
+
+    A retry, a zombie and whoever takes its place share the key. A run that somebody cleared is new work.
+    """
+    from airflow_quilt.core.attempt import Attempt
+
+    if not (instance := context.get("ti")):
+        return Attempt()
+    run = context.get("dag_run")
+    cleared = getattr(run, "clear_number", 0)
+    key = f"{instance.dag_id} {instance.run_id} {instance.task_id} {instance.map_index} {cleared}"
+    began = getattr(run, "start_date", None)
+    return Attempt(key, (began.timestamp() if began else 0.0) if instance.try_number > 1 else None)

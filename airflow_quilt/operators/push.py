@@ -8,6 +8,7 @@ from airflow_quilt.operators.publish import QuiltPublishOperator
 if TYPE_CHECKING:
     import threading
 
+    from airflow_quilt.core.attempt import Attempt
     from airflow_quilt.core.draft import Draft
     from airflow_quilt.core.placing import CopyFunction, CopyRule, DestFunction
     from airflow_quilt.core.publish import Published
@@ -41,10 +42,12 @@ class QuiltPushOperator(QuiltPublishOperator):
         self.dest = dest
         self.copy: CopyRule | CopyFunction = copy
 
-    def publish(self, hook: "QuiltHook", registry: "Registry", draft: "Draft", stop: "threading.Event") -> "Published":
+    def publish(
+        self, hook: "QuiltHook", registry: "Registry", draft: "Draft", attempt: "Attempt", stop: "threading.Event"
+    ) -> "Published":
         """Push the package."""
         from airflow_quilt.core.names import PackageName
         from airflow_quilt.core.push import push
 
         dest = self.dest or hook.landing_prefix(registry, PackageName.parse(draft.package))
-        return push(registry, draft, dest, stop, copy=self.copy)
+        return push(registry, draft, dest, stop, copy=self.copy, attempt=attempt)

@@ -75,6 +75,7 @@ def test_penguins_weekly_publishes_what_its_tasks_made(publish: Publish, s3_regi
         "entries": 5,
         "bytes": sum(entry.size for entry in entries.values()),
         "bytes_copied": sum(entry.size for entry in entries.values()),
+        "bytes_reused": 0,
         "revision": revision.time.to_iso8601_string(),
         "created": True,
     }

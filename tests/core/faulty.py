@@ -9,6 +9,7 @@ from typing import IO, Final, Literal, Protocol, TypeVar
 from airflow_quilt.core.checksums import StoreAlgorithm
 from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.patience import NO_PATIENCE
 from airflow_quilt.core.storage.base import (
     Blob,
     FileStore,
@@ -180,9 +181,12 @@ class TappedStorage:
         call = Call("stream", key, size=stop - start)
         return iter(self._tap(call, lambda: list(self._storage.stream(key, start, stop))))
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
         data = body if isinstance(body, bytes) else body.read()
-        return self._tap(Call("put", key, size=len(data)), lambda: self._storage.put(key, data, mode))
+        return self._tap(Call("put", key, size=len(data)), lambda: self._storage.put(key, data, mode, mark))
+
+    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:
+        return self._tap(Call("conditions", key), lambda: self._storage.keeps_conditions(key, data))
 
     def stat(self, key: PhysicalKey) -> Stat:
         return self._tap(Call("stat", key), lambda: self._storage.stat(key))
@@ -238,6 +242,9 @@ class TappedObjectStore(TappedStorage):
     def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
         return iter(self._tap(Call("scan", prefix), lambda: list(self._store.scan_current(prefix))))
 
+    def keeps_versions(self, key: PhysicalKey) -> bool:
+        return self._tap(Call("versions", key), lambda: self._store.keeps_versions(key))
+
     def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
         return self._tap(Call("upload", key, size=len(data)), lambda: self._store.upload(key, data, digest, algorithm))
 
@@ -247,6 +254,10 @@ class TappedObjectStore(TappedStorage):
     def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> MultipartUpload:
         return TappedUpload(key, self._tap(Call("begin", key), lambda: self._store.begin(key, algorithm)), self._tap)
 
+    def unfinished(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm = "SHA256") -> Sequence[MultipartUpload]:
+        found = self._tap(Call("unfinished", key), lambda: self._store.unfinished(key, since, algorithm))
+        return [TappedUpload(key, upload, self._tap) for upload in found]
+
 
 class TappedUpload:
     """An upload in parts whose calls go through a tap."""
@@ -255,6 +266,9 @@ class TappedUpload:
         self._key = key
         self._upload = upload
         self._tap = tap
+
+    def has(self, number: int, data: bytes, digest: bytes) -> bool:
+        return self._upload.has(number, data, digest)  # It asks nobody: the parts were listed with the upload.
 
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         call = Call("send part", self._key, number, len(data))
@@ -272,9 +286,9 @@ class TappedUpload:
 
 
 def tapped(stores: Stores, *taps: Tap) -> Stores:
-    """Return the same stores with every call going through the taps."""
+    """Return the same stores with every call going through the taps, and no patience with what fails."""
     tap = Chain(*taps)
-    return Stores(TappedFileStore(stores.local, tap), TappedObjectStore(stores.remote, tap))
+    return Stores(TappedFileStore(stores.local, tap), TappedObjectStore(stores.remote, tap), NO_PATIENCE)
 
 
 class SilentStorage(MemoryStorage):
