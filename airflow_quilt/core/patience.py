@@ -6,7 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from airflow_quilt.core.errors import CancelledError, CatalogError, CredentialsExpiredError, DiskError, QuiltError, UploadVanishedError
+from airflow_quilt.core.errors import (
+    CancelledError,
+    CatalogError,
+    CredentialsExpiredError,
+    DiskError,
+    QuiltError,
+    UploadVanishedError,
+)
 
 R = TypeVar("R")
 

@@ -43,9 +43,9 @@ def push(
         raise LocationError(f"registry {registry.location}: push needs an S3 registry, s3://bucket; use build for a local one")
     name = PackageName.parse(draft.package)
     copies = copy_policy(copy, registry.location)
-    land = landing(dest, registry.location, name)
+    landing(dest, registry.location, name)  # What is wrong with it is told before anything is looked at.
 
     def plan(sources: Iterable[Source]) -> Iterator[Action]:
-        return plan_push(sources, copies, land)
+        return plan_push(sources, copies, landing(dest, registry.location, name))
 
     return publish(registry, draft, plan, "Pushing", stop, attempt)

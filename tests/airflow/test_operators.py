@@ -3,9 +3,11 @@
 import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
+import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Asset, ObjectStoragePath
@@ -29,6 +31,7 @@ from airflow_quilt.operators import (
     QuiltVerifyOperator,
     entry,
 )
+from airflow_quilt.operators.publish import attempt_of
 from airflow_quilt.operators.values import flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
@@ -509,6 +512,55 @@ def test_an_unreachable_endpoint_is_left_to_airflows_retries(bucket: str, monkey
 
 def test_a_conflict_is_left_to_airflows_retries() -> None:
     assert RevisionConflictError.transient
+
+
+def instance(tries: int = 1, *, task_id: str = "push", map_index: int = -1, cleared: int = 0) -> dict[str, Any]:
+    """Return what Airflow tells a task of itself, as far as it counts here."""
+    run = SimpleNamespace(start_date=pendulum.datetime(2026, 11, 1), clear_number=cleared)
+    task = SimpleNamespace(dag_id="dag", run_id="run", task_id=task_id, map_index=map_index, try_number=tries)
+    return {"ti": task, "dag_run": run}
+
+
+def test_the_tries_of_a_task_instance_are_told_from_other_work() -> None:
+    keys = [
+        attempt_of(context).key  # type: ignore[arg-type]
+        for context in (
+            instance(),
+            instance(tries=2),
+            instance(task_id="other"),
+            instance(map_index=3),
+            instance(cleared=1),
+        )
+    ]
+
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 4
+    assert attempt_of({}).key != attempt_of({}).key
+
+
+def test_only_a_retry_looks_for_what_was_done_since_its_run_began() -> None:
+    assert attempt_of(instance()).since is None  # type: ignore[arg-type]
+    assert attempt_of(instance(tries=2)).since == pendulum.datetime(2026, 11, 1).timestamp()  # type: ignore[arg-type]
+
+
+def test_a_retry_after_a_lost_success_publishes_nothing_new(connected: str, s3_registry: Registry) -> None:
+    def push_as(context: dict[str, Any], text: str) -> dict[str, Any]:
+        operator = QuiltPushOperator(task_id="push", package="team/data", entries={"a.txt": entry(content=text)}, dedupe=False)
+        return operator.execute(context)  # type: ignore[arg-type]
+
+    first = push_as(instance(), "mine")
+    push_as(instance(task_id="other"), "theirs")
+    again = push_as(instance(tries=2), "mine")
+
+    assert {**again, "bytes_copied": 4, "bytes_reused": 0} == first
+    assert len(list(s3_registry.revisions(PackageName("team", "data")))) == 2
+
+
+def test_updates_are_merged_again(connected: str, s3_registry: Registry) -> None:
+    for key in ("a.txt", "b.txt"):
+        push(mode="update", conflict="rebase", entries={key: entry(content=key)})
+
+    assert keys(s3_registry) == ["a.txt", "b.txt"]
 
 
 def test_on_kill_stops_the_work_and_nothing_is_published(connected: str, s3_registry: Registry) -> None:

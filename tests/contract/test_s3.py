@@ -240,6 +240,20 @@ def test_a_part_that_arrived_is_known_by_its_checksum_or_else_by_its_md5() -> No
     assert not upload.has(1, b"aa", digest(b"a"))
 
 
+@pytest.mark.parametrize(
+    ("reason", "status", "kind"), [("ExpiredToken", 400, CredentialsExpiredError), ("InvalidArgument", 400, StorageError)]
+)
+def test_the_reason_that_a_head_does_not_tell_is_asked_for(reason: str, status: int, kind: type[Exception]) -> None:
+    client = lonely_client()
+    with Stubber(client) as stubber:
+        stubber.add_client_error("head_object", "400", "Bad Request", 400)
+        stubber.add_client_error("get_object", reason, "so says the store", status)
+        with pytest.raises(StorageError) as caught:
+            S3Storage(client, NO_PATIENCE).stat(PhysicalKey("bucket", "object"))
+
+    assert type(caught.value) is kind
+
+
 def is_get(request: Request) -> bool:
     return request.method == "GET" and "/object" in request.path
 

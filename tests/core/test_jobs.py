@@ -4,13 +4,21 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from airflow_quilt.core.errors import CancelledError, StorageUnavailableError
+from airflow_quilt.core.errors import (
+    AccessDeniedError,
+    CancelledError,
+    QuiltError,
+    StorageUnavailableError,
+    ThrottledError,
+    UploadVanishedError,
+)
 from airflow_quilt.core.jobs import Call, Jobs, Steps
-from airflow_quilt.core.patience import NO_PATIENCE
+from airflow_quilt.core.patience import NO_PATIENCE, Patience
 from airflow_quilt.core.progress import Progress
 
 THREADS = 3
@@ -20,9 +28,12 @@ WAIT = 60
 
 @pytest.fixture(autouse=True)
 def no_thread_stays() -> Iterator[None]:
-    """Check that no thread stays behind, whatever comes of the jobs."""
+    """Check that no thread stays behind, whatever comes of the jobs; timers of the tests are waited for."""
     before = set(threading.enumerate())
     yield
+    for thread in threading.enumerate():
+        if isinstance(thread, threading.Timer):
+            thread.join(WAIT)
     assert set(threading.enumerate()) <= before
 
 
@@ -291,3 +302,167 @@ def test_progress_is_told_of_every_job_that_is_done() -> None:
     done = [int(line.split()[1]) for line in lines]
     assert done == sorted(done)
     assert done[-1] == 20
+
+
+QUICK = Patience(seconds=60, shortest=0.01, longest=0.02)
+
+
+class Flaky:
+    """A call that fails so many times, and then returns."""
+
+    def __init__(self, *errors: QuiltError) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    def __call__(self) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+def unavailable(times: int) -> list[QuiltError]:
+    return [StorageUnavailableError("down", "s3://registry/key") for _ in range(times)]
+
+
+def test_a_call_that_fails_for_now_is_made_again_and_its_job_does_not_notice() -> None:
+    flaky, other = Flaky(*unavailable(5)), Flaky()
+
+    assert list(Jobs(threads=THREADS, patience=QUICK).run([("job", steps([flaky, other], [lambda: "next"]))])) == [
+        ("job", [["done", "done"], ["next"]])
+    ]
+    assert (flaky.calls, other.calls) == (6, 1)
+
+
+def test_other_jobs_go_on_while_a_call_rests() -> None:
+    slow = Patience(seconds=60, shortest=0.5, chance=lambda: 1.0)
+    results = Jobs(threads=1, patience=slow).run(jobs([Flaky(*unavailable(1)), *[Flaky() for _ in range(20)]]))
+
+    assert [key for key, _ in results][-1] == 0
+
+
+def test_a_call_that_fails_for_too_long_ends_the_work() -> None:
+    flaky = Flaky(*unavailable(10_000))
+
+    with pytest.raises(StorageUnavailableError, match="down"):
+        list(Jobs(threads=THREADS, patience=Patience(seconds=0.3, shortest=0.01, longest=0.02)).run(jobs([flaky])))
+    assert 5 < flaky.calls < 1000
+
+
+def test_what_fails_for_good_is_not_tried_again() -> None:
+    flaky = Flaky(AccessDeniedError("no", "s3://registry/key"))
+
+    with pytest.raises(AccessDeniedError):
+        list(Jobs(threads=THREADS, patience=QUICK).run(jobs([flaky])))
+    assert flaky.calls == 1
+
+
+def test_a_stop_ends_the_rest_of_a_call() -> None:
+    stop = threading.Event()
+    patience = Patience(seconds=1000, shortest=500, chance=lambda: 1.0)
+    threading.Timer(0.2, stop.set).start()
+    began = time.monotonic()
+
+    with pytest.raises(CancelledError):
+        list(Jobs(threads=THREADS, stop=stop, patience=patience).run(jobs([Flaky(*unavailable(1))])))
+    assert time.monotonic() - began < 60
+
+
+class Store:
+    """A store that bears so many calls at a time, and asks for fewer when there are more."""
+
+    def __init__(self, bears: int) -> None:
+        self.bears = bears
+        self.most: list[int] = []
+        self.refused = 0
+        self._now = 0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            self._now += 1
+            now = self._now
+            self.most.append(now)
+        time.sleep(0.005)
+        with self._lock:
+            self._now -= 1
+        if now > self.bears:
+            self.refused += 1
+            raise ThrottledError("slow down", "s3://registry/key")
+
+
+def test_fewer_calls_run_while_the_store_asks_to_slow_down(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    store = Store(bears=4)
+    list(Jobs(threads=16, patience=Patience(seconds=300, shortest=0.01, longest=0.02)).run(jobs([store] * 120)))
+
+    assert store.most[0] <= 16
+    assert max(store.most) > 4
+    assert store.refused > 0
+    assert "The store asks to slow down: 8 calls at a time now" in caplog.text
+
+
+def test_the_pace_grows_again_when_the_store_bears_it() -> None:
+    store = Store(bears=16)
+    first = Flaky(ThrottledError("slow down", "s3://registry/key"))
+    list(Jobs(threads=16, patience=QUICK).run(jobs([first, *[store] * 500])))
+
+    assert max(store.most[-50:]) > 8
+    assert store.refused == 0
+
+
+class Vanishing:
+    """The steps of a job whose upload somebody ends, once for each number given."""
+
+    def __init__(self, *at: int) -> None:
+        self.at = list(at)
+        self.begun = 0
+        self.sent: list[int] = []
+
+    def steps(self) -> Steps[str]:
+        while True:
+            try:
+                self.begun += 1
+                yield [partial(self.send, number) for number in range(40)]
+            except UploadVanishedError:
+                continue
+            return "complete"
+
+    def send(self, number: int) -> None:
+        if self.at and number == self.at[0]:
+            self.at.pop(0)
+            raise UploadVanishedError("gone", "s3://registry/key")
+        self.sent.append(number)
+
+
+@pytest.mark.parametrize("at", [0, 20, 39])
+def test_a_job_is_told_that_its_upload_was_ended_and_may_begin_again(at: int) -> None:
+    vanishing = Vanishing(at, at)
+
+    assert list(Jobs(threads=THREADS, patience=QUICK).run([("job", vanishing.steps()), ("other", steps([Flaky()]))])) in (
+        [("other", [["done"]]), ("job", "complete")],
+        [("job", "complete"), ("other", [["done"]])],
+    )
+    assert vanishing.begun == 3
+    assert set(vanishing.sent[-40:]) == set(range(40))
+
+
+def test_a_job_that_does_not_care_ends_the_work() -> None:
+    with pytest.raises(UploadVanishedError):
+        list(Jobs(threads=THREADS, patience=QUICK).run(jobs([Flaky(UploadVanishedError("gone", "s3://registry/key"))])))
+
+
+def test_a_call_that_hangs_does_not_keep_the_end_of_the_work_waiting() -> None:
+    release = threading.Event()
+    stop = threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    began = time.monotonic()
+    try:
+        with pytest.raises(CancelledError):
+            list(Jobs(threads=THREADS, stop=stop).run(jobs([lambda: release.wait(120)])))
+        assert time.monotonic() - began < 60
+    finally:
+        release.set()
+        for thread in threading.enumerate():
+            if thread.name.startswith("quilt"):
+                thread.join(WAIT)

@@ -87,6 +87,7 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
     "RequestTimeout": (StorageUnavailableError, "the request took too long"),
     "RequestTimeTooSkewed": (StorageUnavailableError, "the clocks of this machine and the store differ too much"),
 }
+_NO_REASON: Final = "400"
 _BEYOND_THE_END: Final = {"416", "InvalidRange"}
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500
@@ -213,9 +214,23 @@ class S3Storage:
     def stat(self, key: PhysicalKey) -> Stat:
         """Tell size, version and checksum of an object."""
         with _translated(key):
-            answer = self._client.head_object(**_address(key), ChecksumMode="ENABLED")
+            try:
+                answer = self._client.head_object(**_address(key), ChecksumMode="ENABLED")
+            except ClientError as error:
+                if error.response["Error"]["Code"] != _NO_REASON:
+                    raise
+                self._ask_why(key)
+                answer = self._client.head_object(**_address(key), ChecksumMode="ENABLED")
         version = _version(answer) if key.version_id is None else key.version_id
         return _stat(key.at_version(version), answer["ContentLength"], answer["ETag"], answer)
+
+    def _ask_why(self, key: PhysicalKey) -> None:
+        """Read one byte: the answer says why HEAD, whose answers have no body, was refused; fresh credentials may mend it."""
+        try:
+            self._client.get_object(**_address(key), Range="bytes=0-0")["Body"].close()
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in _BEYOND_THE_END:
+                raise
 
     def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
         """List the objects below a prefix, without versions."""
