@@ -37,6 +37,14 @@ class History:
         self._lease = lease
         self._clock = clock
 
+    def check(self, top_hash: TopHash, base: Latest | None, attempt: Attempt) -> None:
+        """Check early, and without a trace, that a revision can be published on its base, or is published already.
+
+        Raises:
+            RevisionConflictError: ``latest`` has moved.
+        """
+        self._pointers.check_latest(base, top_hash, Mark.of(attempt))
+
     def publish(self, top_hash: TopHash, base: Latest | None, attempt: Attempt, *, overwrite: bool) -> tuple[Revision, bool]:
         """Make a revision, whose manifest is in place, the latest one.
 
@@ -158,13 +166,14 @@ class History:
 
     def _pointer_of(self, latest: Latest, but: Pointer | None = None) -> Pointer | None:
         """Return the pointer of the revision that ``latest`` names: the one of its writer, or else the newest."""
-        same = [
-            pointer
-            for pointer in self._pointers.all()
-            if pointer.revision.top_hash == latest.top_hash and (but is None or pointer.revision != but.revision)
-        ]
-        its_own = (pointer for pointer in same if pointer.mark and latest.mark and pointer.mark.writer == latest.mark.writer)
-        return next(its_own, same[0] if same else None)
+        newest = None
+        for pointer in self._pointers.all():
+            if pointer.revision.top_hash != latest.top_hash or (but and pointer.revision == but.revision):
+                continue
+            if latest.mark is None or (pointer.mark and pointer.mark.writer == latest.mark.writer):
+                return pointer
+            newest = newest or pointer
+        return newest
 
     def _leave(self, latest: Latest | None, top_hash: TopHash | None, kept: Sequence[Pointer]) -> None:
         """Let ``latest`` name none of the revisions that are to be deleted."""

@@ -31,6 +31,8 @@ _TICK: Final = 1.0
 _GRACE: Final = 5.0
 """Seconds that calls under way get to end when the work is over; a store that hangs may take longer."""
 _PATIENCE: Final = Patience()
+_WORTH_A_LINE: Final = 3
+"""After so many failures of one call somebody may want to know."""
 
 
 @dataclass(slots=True, eq=False)
@@ -202,7 +204,8 @@ class Jobs:
             return False
         if isinstance(error, ThrottledError):
             pace.ease(now)
-        _log.info("Try %s failed, the next one comes in %.1f s: %s", task.failures, pause, error)
+        level = logging.WARNING if task.failures == _WORTH_A_LINE else logging.DEBUG
+        _log.log(level, "Failed %s times, the next try comes in %.1f s: %s", task.failures, pause, error)
         heapq.heappush(queues.resting, (now + pause, next(self._serial), task))
         return True
 

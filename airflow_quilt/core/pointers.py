@@ -141,14 +141,15 @@ class Pointers:
             time.sleep(random.uniform(0, 0.05))  # noqa: S311  (no secret)
         raise StorageUnavailableError("others write it all the time", str(self._key(layout.LATEST)))
 
-    def check_latest(self, base: Latest | None) -> None:
-        """Check that ``latest`` still names what ``base`` does.
+    def check_latest(self, base: Latest | None, top_hash: TopHash | None = None, mark: Mark | None = None) -> None:
+        """Check that ``latest`` still names what ``base`` does, or already what somebody wants to write.
 
         Raises:
             RevisionConflictError: it does not.
         """
         found = self.latest()
-        if (found and found.etag) != (base and base.etag):
+        is_wanted = found is not None and top_hash is not None and _is_same(found, top_hash, mark)
+        if not is_wanted and (found and found.etag) != (base and base.etag):
             raise self._conflict(base, found)
 
     def delete_latest(self, base: Latest) -> None:
@@ -216,7 +217,9 @@ class Pointers:
         """Delete the pointer of a revision that was not published; put it back if somebody made it the latest meanwhile."""
         self.remove([pointer])
         latest = self.latest()
-        if latest and pointer.mark and latest.top_hash not in {pointer.revision.top_hash for pointer in self.all()}:
+        if latest is None or latest.top_hash != pointer.revision.top_hash or pointer.mark is None:
+            return
+        if all(other.revision.top_hash != latest.top_hash for other in self.all()):
             self.add(latest.top_hash, pointer.revision.time.int_timestamp, pointer.mark.published())
 
     def remove(self, pointers: Iterable[Pointer]) -> None:

@@ -230,11 +230,12 @@ class Registry:
         Raises:
             RevisionConflictError: ``latest`` has moved; nothing is visible.
         """
+        attempt = attempt or Attempt()
         if not overwrite:
-            self._pointers(name).check_latest(base)  # Early, and without a trace.
+            self._history(name).check(top_hash, base, attempt)
         with contextlib.suppress(PreconditionError):  # It is there already, and is to stay.
             self._storage.put(self._key(layout.manifest(top_hash)), manifest, manifest_mode)
-        return self._history(name).publish(top_hash, base, attempt or Attempt(), overwrite=overwrite)
+        return self._history(name).publish(top_hash, base, attempt, overwrite=overwrite)
 
     def delete(self, name: PackageName, top_hash: str | None = None) -> list[Revision]:
         """Delete the pointers of a package, or of one of its revisions; manifests and data stay.

@@ -56,13 +56,18 @@ def is_pointer(call: Call) -> bool:
     return call.operation == "put" and layout.NAMES in call.key.key and not call.key.key.endswith("/latest")
 
 
+def is_workflows_config(call: Call) -> bool:
+    """Whether a call comes after ``latest`` was read, and before it is looked at again."""
+    return call.operation == "get" and call.key.key.endswith("config.yml")
+
+
 def published_before(registry: Registry, matches: Callable[[Call], bool], message: str, **more: Any) -> Published:
     """Publish; just before the call that matches, the same work is published by another process."""
     twin = Before(matches, lambda: publish(registry, message, FIRST, **more))
     return publish(through(registry, twin), message, FIRST, **more)
 
 
-@pytest.mark.parametrize("moment", ["pointer", "latest"])
+@pytest.mark.parametrize("moment", ["early", "pointer", "latest"])
 @pytest.mark.parametrize(
     "more",
     [
@@ -74,7 +79,7 @@ def published_before(registry: Registry, matches: Callable[[Call], bool], messag
 )
 def test_the_same_work_run_by_two_at_once_makes_one_revision(any_registry: Registry, moment: str, more: dict[str, Any]) -> None:
     publish(any_registry, "before")
-    matches = is_pointer if moment == "pointer" else is_put_of("/latest")
+    matches = {"early": is_workflows_config, "pointer": is_pointer, "latest": is_put_of("/latest")}[moment]
     published = published_before(any_registry, matches, "same", **more)
 
     assert messages(any_registry) == ["same", "before"]
