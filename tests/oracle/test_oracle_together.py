@@ -190,8 +190,8 @@ class InterruptedStorage(S3Storage):
         self._happen("file")
         return stat
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite") -> Stat:
-        stat = super().put(key, body, mode)
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
+        stat = super().put(key, body, mode, mark)
         if key.key.startswith(".quilt/packages/"):
             self._happen("manifest")
         return stat
