@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from airflow_quilt.core.checksums import Digest, algorithm, checked, part_size
 from airflow_quilt.core.errors import (
@@ -22,6 +23,8 @@ from airflow_quilt.core.reading import Reader
 from airflow_quilt.core.storage.base import PartialFile, Stores
 
 _log = logging.getLogger(__name__)
+
+_TRIES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +89,17 @@ class Fetch:
         if is_right:
             return False
         (file,) = yield [partial(self._create, wanted)]
-        digests = yield [partial(self._fetch_part, file, wanted, start, stop) for start, stop in kind.parts(entry.size)]
-        if kind.combine(digests, entry.size) != entry.hash:
+        for _ in range(_TRIES):  # A byte may have changed on its way.
+            digests = yield [partial(self._fetch_part, file, wanted, start, stop) for start, stop in kind.parts(entry.size)]
+            if kind.combine(digests, entry.size) == entry.hash:
+                break
+            self._jobs.progress.add(size=-entry.size)
+        else:
             raise _damaged(wanted)
         yield [partial(self._complete, file)]
         return True
 
-    def _fetch_small(self, wanted: Wanted) -> bool:
+    def _fetch_small(self, wanted: Wanted, *, is_last: bool = False) -> bool:
         if self._is_right(wanted):
             return False
         entry = wanted.entry
@@ -100,10 +107,13 @@ class Fetch:
         chunks = self._chunks(wanted, 0, entry.size)
         try:
             file.write(0, checked(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({wanted.origin})"))
-        except StorageUnavailableError:
+        except (StorageUnavailableError, EntryDamagedError) as error:
             file.abort()  # The next try begins another one.
             del self._open[id(file)]
-            raise
+            if is_last or isinstance(error, StorageUnavailableError):
+                raise
+            self._jobs.progress.add(size=-entry.size)
+            return self._fetch_small(wanted, is_last=True)  # A byte may have changed on its way.
         self._complete(file)
         return True
 

@@ -7,15 +7,18 @@ Deleting and rolling back make ``latest`` name a revision that is there already,
 they take turns, by a lock; publishing does not wait for it.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from airflow_quilt.core.attempt import Attempt, Mark
-from airflow_quilt.core.errors import PackageNotFoundError, RevisionConflictError, StorageUnavailableError
+from airflow_quilt.core.errors import PackageNotFoundError, RevisionConflictError, StorageError, StorageUnavailableError
 from airflow_quilt.core.lease import Lease
 from airflow_quilt.core.names import TopHash
 from airflow_quilt.core.pointers import Latest, Pointer, Pointers, Revision
+
+_log = logging.getLogger(__name__)
 
 _TRIES: Final = 100
 
@@ -158,10 +161,20 @@ class History:
 
     def _keep(self, pointer: Pointer, earlier: Sequence[Pointer]) -> tuple[Revision, bool]:
         """Mark a pointer as published, and take those away that tries of the same work left besides."""
-        kept = pointer if pointer.mark is None or pointer.mark.is_published else self._pointers.settle(pointer)
-        left = [each for each in earlier if each.mark and not each.mark.is_published and each.revision != kept.revision]
-        if left:
-            self._pointers.remove(left)
+        kept = pointer
+        try:
+            if pointer.mark and not pointer.mark.is_published:
+                kept = self._pointers.settle(pointer)
+            left = [each for each in earlier if each.mark and not each.mark.is_published and each.revision != kept.revision]
+            if left:
+                self._pointers.remove(left)
+        except StorageError as error:  # It is published all the same.
+            _log.warning(
+                "%s: the mark of revision %s says that it is still being published: %s",
+                self._pointers,
+                kept.revision.top_hash,
+                error,
+            )
         return kept.revision, True
 
     def _pointer_of(self, latest: Latest, but: Pointer | None = None) -> Pointer | None:

@@ -9,7 +9,13 @@ from functools import partial
 from typing import Final
 
 from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm, digest_of, hash_of, part_ranges, part_size
-from airflow_quilt.core.errors import EntryDamagedError, QuiltError, SourceChangedError, UploadVanishedError
+from airflow_quilt.core.errors import (
+    ChecksumMismatchError,
+    EntryDamagedError,
+    QuiltError,
+    SourceChangedError,
+    UploadVanishedError,
+)
 from airflow_quilt.core.jobs import Jobs, Steps
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
@@ -207,9 +213,21 @@ class Transfer:
 
     def _hash(self, source: Source, origin: PhysicalKey) -> Steps[Hash]:
         digest = yield from self._reader.hash(origin, source.size, source.hash_type)
+        if not origin.is_local and not self._stores.remote.guards_answers:
+            digest = yield from self._confirmed(digest, origin, source)
         if origin == source.origin:
             yield [partial(self._check_unchanged, source)]
         return digest
+
+    def _confirmed(self, digest: Hash, origin: PhysicalKey, source: Source) -> Steps[Hash]:
+        """Read an object until it is the same twice: nothing else shows that no byte changed on its way without TLS."""
+        for _ in range(_TRIES):
+            self._progress.add(size=-source.size)
+            again = yield from self._reader.hash(origin, source.size, source.hash_type)
+            if again == digest:
+                return digest
+            digest = again
+        raise ChecksumMismatchError(f"{origin}: each time that it is read other bytes come")
 
     def _send_whole(self, source: Source, destination: PhysicalKey) -> tuple[Stat, Hash]:
         kind = algorithm(source.hash_type)
@@ -272,6 +290,9 @@ class Transfer:
             if there is None or digest is None or not there.proves(digest):
                 raise
             stat = there  # It was completed, and only the answer was lost.
+        except ChecksumMismatchError as error:  # A part is not what its answer said; the parts are sent again.
+            upload.abort()
+            raise UploadVanishedError(str(error), str(destination)) from error
         del self._open[id(upload)]
         return stat
 

@@ -635,7 +635,7 @@ def test_nothing_lands_in_the_own_area_of_a_registry(registry: Registry, memory:
 @pytest.mark.parametrize(
     ("to", "operation"),
     [("directory", operation) for operation in ("stat", "stream", "create", "write part", "complete")]
-    + [("prefix", operation) for operation in ("stat", "stream", "copy", "begin", "copy part", "complete")],
+    + [("prefix", operation) for operation in ("stat", "get", "copy", "begin", "copy part", "complete")],
 )
 def test_an_installation_that_is_stopped_leaves_right_files_only(
     registry: Registry, memory: MemoryStorage, out: Path, to: str, operation: str

@@ -103,7 +103,7 @@ class Storage(Protocol):
 
         Args:
             key: where; a version is not looked at.
-            body: the bytes, or a seekable file.
+            body: the bytes, or a seekable file, which is written from its beginning.
             mode: the condition.
             mark: a short note in ASCII that stays beside the object, where the store can keep one, and is no part of it.
 
@@ -198,6 +198,11 @@ class MultipartUpload(Protocol):
 
 class ObjectStore(Storage, Protocol):
     """A store that packages are pushed to."""
+
+    @property
+    def guards_answers(self) -> bool:
+        """Whether bytes that change on their way from the store are noticed in any case."""
+        ...
 
     def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
         """List the objects below a prefix at their current versions, where the store has versions."""

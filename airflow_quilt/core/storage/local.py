@@ -232,7 +232,9 @@ def _temporary(directory: Path, body: bytes | IO[bytes], mark: str | None) -> It
     path = _temporary_name(directory)
     try:
         with path.open("xb") as file:
-            shutil.copyfileobj(BytesIO(body) if isinstance(body, bytes) else body, file, CHUNK)
+            source = BytesIO(body) if isinstance(body, bytes) else body
+            source.seek(0)
+            shutil.copyfileobj(source, file, CHUNK)
             _write_mark(file.fileno(), mark)
             file.flush()
             os.fsync(file.fileno())

@@ -7,7 +7,8 @@ import base64
 import contextlib
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from botocore.config import Config
@@ -89,6 +90,7 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
 }
 _NO_REASON: Final = "400"
 _BEYOND_THE_END: Final = {"416", "InvalidRange"}
+_OTHER_BYTES: Final = {"BadDigest", "InvalidPart", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500
 _SERVER_ERRORS: Final = {"InternalError", "ServiceUnavailable"}
@@ -115,6 +117,11 @@ class S3Storage:
         self._client = client
         self._patience = patience
         self._conditions: dict[str | None, bool] = {}
+
+    @property
+    def guards_answers(self) -> bool:
+        """Whether the connection shows when bytes change on their way: TLS does."""
+        return self._client.meta.endpoint_url.startswith("https:")
 
     def get(self, key: PhysicalKey) -> Blob:
         """Read a small object whole."""
@@ -169,11 +176,11 @@ class S3Storage:
             options["IfNoneMatch"] = "*"
         elif isinstance(mode, Replace):
             options["IfMatch"] = mode.etag
-        size, start = (len(body), 0) if isinstance(body, bytes) else (_size(body), body.tell())
+        size = len(body) if isinstance(body, bytes) else body.seek(0, os.SEEK_END)
 
         def put() -> Any:
             if not isinstance(body, bytes):
-                body.seek(start)
+                body.seek(0)
             with _translated(key):
                 return self._client.put_object(**_address(key.at_version(None)), Body=body, **options)
 
@@ -213,6 +220,9 @@ class S3Storage:
 
     def stat(self, key: PhysicalKey) -> Stat:
         """Tell size, version and checksum of an object."""
+        return self._patience.call(lambda: self._stat(key))
+
+    def _stat(self, key: PhysicalKey) -> Stat:
         with _translated(key):
             try:
                 answer = self._client.head_object(**_address(key), ChecksumMode="ENABLED")
@@ -234,11 +244,24 @@ class S3Storage:
 
     def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
         """List the objects below a prefix, without versions."""
-        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=_bucket(prefix), Prefix=prefix.key)
-        with _translated(prefix):
-            for page in pages:
-                for item in page.get("Contents", ()):
-                    yield Stat(PhysicalKey(prefix.bucket, item["Key"]), item["Size"], item["ETag"])
+        for page in self._pages(self._client.list_objects_v2, prefix, {"ContinuationToken": "NextContinuationToken"}):
+            for item in page.get("Contents", ()):
+                yield Stat(PhysicalKey(prefix.bucket, item["Key"]), item["Size"], item["ETag"])
+
+    def _pages(self, call: Callable[..., Any], prefix: PhysicalKey, markers: Mapping[str, str]) -> Iterator[Any]:
+        """List page by page; each is asked for again where it failed for now, which boto's paginators cannot."""
+        request = {"Bucket": _bucket(prefix), "Prefix": prefix.key}
+
+        def ask() -> Any:
+            with _translated(prefix):
+                return call(**request)
+
+        while True:
+            page = self._patience.call(ask)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            request |= {marker: page[following] for marker, following in markers.items() if following in page}
 
     def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
         """List the objects below a prefix at their current versions; a store that has none lists them without."""
@@ -248,14 +271,13 @@ class S3Storage:
             yield from self.scan(prefix)
 
     def _scan_versions(self, prefix: PhysicalKey) -> Iterator[Stat]:
-        pages = self._client.get_paginator("list_object_versions").paginate(Bucket=_bucket(prefix), Prefix=prefix.key)
-        with _translated(prefix):
-            for page in pages:
-                for item in page.get("Versions", ()):
-                    if item["IsLatest"]:
-                        key = PhysicalKey(prefix.bucket, item["Key"], _version(item))
-                        # SeaweedFS lists other ETags than it tells for objects that have no version.
-                        yield Stat(key, item["Size"], item["ETag"] if key.version_id else "")
+        markers = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
+        for page in self._pages(self._client.list_object_versions, prefix, markers):
+            for item in page.get("Versions", ()):
+                if item["IsLatest"]:
+                    key = PhysicalKey(prefix.bucket, item["Key"], _version(item))
+                    # SeaweedFS lists other ETags than it tells for objects that have no version.
+                    yield Stat(key, item["Size"], item["ETag"] if key.version_id else "")
 
     def keeps_versions(self, key: PhysicalKey) -> bool:
         """Tell whether the bucket of a key keeps versions; a store that does not know the question has none."""
@@ -267,6 +289,10 @@ class S3Storage:
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects, up to 1000 with one request; with versions, a delete marker covers them."""
+        if len(keys) == 1:  # Without a body, which not every store checks.
+            with _translated(keys[0]):
+                self._client.delete_object(**_address(keys[0].at_version(None)))
+            return
         failed = []
         for batch in _batches(keys):
             with _translated(batch[0]):
@@ -425,13 +451,6 @@ def _version(answer: Mapping[str, Any]) -> str | None:
     return None if version == "null" else version
 
 
-def _size(file: IO[bytes]) -> int:
-    start = file.tell()
-    size = file.seek(0, 2) - start
-    file.seek(start)
-    return size
-
-
 def _batches(keys: Sequence[PhysicalKey]) -> Iterator[Sequence[PhysicalKey]]:
     for start in range(0, len(keys), _DELETE_BATCH):
         yield keys[start : start + _DELETE_BATCH]
@@ -454,10 +473,14 @@ def _translated(key: PhysicalKey) -> Iterator[None]:
         raise StorageUnavailableError(str(error), str(key)) from error
     except BotoCoreError as error:
         raise StorageError(str(error), str(key)) from error
+    except QuiltError:
+        raise
+    except Exception as error:  # What botocore makes of an answer that was damaged on its way is no one kind of error.
+        raise StorageUnavailableError(f"the answer cannot be read: {error!r}", str(key)) from error
 
 
 def _error(code: str, message: str, status: int, location: str) -> QuiltError:
-    if code == "BadDigest":
+    if code in _OTHER_BYTES:
         return ChecksumMismatchError(f"{location}: the store received other bytes than were sent")
     if code in _CODES:
         kind, meaning = _CODES[code]
