@@ -7,7 +7,7 @@ LOCALSTACK := .venv-localstack
 QUILT3_LOCAL := .venv-quilt3-local
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e chromium lint fix constraints clean
+.PHONY: help demo test e2e chaos chromium lint fix constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ test: $(READY) $(LOCALSTACK)/.ready $(QUILT3_LOCAL)/.ready ## Run every test, ag
 
 e2e: $(READY) chromium ## Fill in the connection form in a browser, under a real Airflow; SCREENSHOTS=1 renews the picture of it
 	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/e2e
+
+chaos: $(READY) ## Kill, race, starve and corrupt: the long tests behind docs/reliability.md, with their figures (about an hour)
+	@$(BIN)/python -m pytest tests/chaos
 
 lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

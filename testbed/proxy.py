@@ -1,33 +1,38 @@
-"""A proxy in front of an S3 store, which lets chosen requests go wrong."""
+"""A proxy in front of an S3 store, which lets requests go wrong: those that a test chooses, or random ones."""
 
 import contextlib
 import dataclasses
 import email.utils
 import http.client
+import os
 import re
+import socket
+import struct
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
-from typing import Final, Literal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
+from testbed.faults import ERRORS, Code, Fault, Kind
 from testbed.loopback import Exchange, LoopbackServer, Request
 from testbed.server import S3Server
 
-Code = Literal["ExpiredToken", "SlowDown", "InternalError"]
 Where = Callable[[Request], bool]
+Choose = Callable[[Request], Fault | None]
 
-_ERRORS: Final[Mapping[Code, tuple[int, str]]] = {
-    "ExpiredToken": (400, "The provided token has expired."),
-    "SlowDown": (503, "Please reduce your request rate."),
-    "InternalError": (500, "We encountered an internal error. Please try again."),
-}
 _TIMEOUT: Final = 60
 _PART: Final = 1 << 18
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
 def every(_request: Request) -> bool:
     """Choose any request."""
     return True
+
+
+def nothing(_request: Request) -> None:
+    """Let nothing go wrong."""
 
 
 def access_key(request: Request) -> str | None:
@@ -38,8 +43,8 @@ def access_key(request: Request) -> str | None:
 
 
 @dataclasses.dataclass(slots=True)
-class _Fault:
-    kind: Code | Literal["cut", "lose", "truncate"]
+class _Order:
+    fault: Fault
     where: Where
     times: int
 
@@ -50,80 +55,162 @@ class S3Proxy:
     Attributes:
         store: the store, as clients see it through the proxy.
         requests: all that came, without their bodies.
+        faults: what went wrong, and with which of them. No empty body is corrupted or truncated.
     """
 
     def __init__(self, url: str, store: S3Server) -> None:
         self.store: Final = dataclasses.replace(store, endpoint=url)
         self.requests: list[Request] = []
+        self.faults: list[tuple[Fault, Request]] = []
         self._target = urllib.parse.urlsplit(store.endpoint).netloc
-        self._faults: list[_Fault] = []
+        self._orders: list[_Order] = []
+        self._choose: Choose = nothing
         self._expired: set[str] = set()
-        self._lock = threading.Lock()
+        self._under_way = 0
+        self._changed = threading.Condition()
+        self._ended = threading.Event()
 
     def count(self, where: Where = every) -> int:
         """Count the requests that came."""
         return sum(map(where, tuple(self.requests)))
 
+    def count_faults(self) -> Counter[Kind]:
+        """Count what went wrong, by kind."""
+        return Counter(fault.kind for fault, _ in tuple(self.faults))
+
+    def order(self, fault: Fault, where: Where = every, *, times: int = 1) -> None:
+        """Let requests go wrong."""
+        with self._changed:
+            self._orders.append(_Order(fault, where, times))
+
     def fail(self, code: Code, where: Where = every, *, times: int = 1) -> None:
         """Answer requests with an error; they do not reach the store."""
-        self._order(_Fault(code, where, times))
+        self.order(Fault.refusal(code), where, times=times)
 
     def cut(self, where: Where = every, *, times: int = 1) -> None:
         """Cut the connections of requests; they do not reach the store."""
-        self._order(_Fault("cut", where, times))
+        self.order(Fault("drop"), where, times=times)
 
     def lose(self, where: Where = every, *, times: int = 1) -> None:
         """Cut the connections of requests when the store has done what they ask for."""
-        self._order(_Fault("lose", where, times))
+        self.order(Fault("lose"), where, times=times)
 
     def truncate(self, where: Where = every, *, times: int = 1) -> None:
         """Cut the connections of requests when half of the answer's body is sent."""
-        self._order(_Fault("truncate", where, times))
+        self.order(Fault("truncate"), where, times=times)
 
     def expire(self, key: str) -> None:
         """Refuse what is signed with an access key from now on, as S3 does at its end: SeaweedFS names another reason."""
-        with self._lock:
+        with self._changed:
             self._expired.add(key)
+
+    @contextlib.contextmanager
+    def disturbed(self, choose: Choose) -> Iterator[None]:
+        """Let go wrong what a function chooses, such as a random one, until the block ends; one request at a time asks it."""
+        self._choose = choose
+        try:
+            yield
+        finally:
+            self._choose = nothing
+
+    def settle(self) -> None:
+        """Wait until no request is under way any more, also of those that their clients have given up."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: not self._under_way, _TIMEOUT):
+                raise TimeoutError(f"{self._under_way} requests are under way still")
+
+    def end(self) -> None:
+        """Let all delays end."""
+        self._ended.set()
 
     def respond(self, exchange: Exchange) -> None:
         """Forward a request, or let it go wrong."""
-        match self._kind(Request(exchange.command, exchange.path, exchange.headers)):
-            case "cut":
-                exchange.close_connection = True
-            case None | "lose" | "truncate" as kind:
-                self._forward(exchange, kind)
-            case code:
-                for _ in exchange.body():
-                    pass
-                _refuse(exchange, code)
+        request = Request(exchange.command, exchange.path, exchange.headers)
+        with self._counted():
+            fault = self._fault(request)
+            match fault:
+                case Fault(code=str(code)):
+                    self.faults.append((fault, request))
+                    for _ in exchange.body():
+                        pass
+                    _refuse(exchange, code)
+                case Fault("drop"):
+                    self.faults.append((fault, request))
+                    exchange.close_connection = True
+                case Fault("reset", late=False):
+                    self.faults.append((fault, request))
+                    _reset(exchange)
+                case _:
+                    self._forward(exchange, request, fault)
 
-    def _order(self, fault: _Fault) -> None:
-        with self._lock:
-            self._faults.append(fault)
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._changed:
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._under_way -= 1
+                self._changed.notify_all()
 
-    def _kind(self, request: Request) -> Code | Literal["cut", "lose", "truncate"] | None:
-        with self._lock:
+    def _fault(self, request: Request) -> Fault | None:
+        with self._changed:
             self.requests.append(request)
             if access_key(request) in self._expired:
-                return "ExpiredToken"
-            for fault in self._faults:
-                if fault.times and fault.where(request):
-                    fault.times -= 1
-                    return fault.kind
-        return None
+                return Fault.refusal("ExpiredToken")
+            for order in self._orders:
+                if order.times and order.where(request):
+                    order.times -= 1
+                    return order.fault
+            return self._choose(request)
 
-    def _forward(self, exchange: Exchange, kind: Literal["lose", "truncate"] | None) -> None:
+    def _forward(self, exchange: Exchange, request: Request, fault: Fault | None) -> None:
+        if fault and fault.kind == "delay" and not fault.late:
+            self._delay(fault, request)
+            fault = None
         with contextlib.closing(http.client.HTTPConnection(self._target, timeout=_TIMEOUT)) as store:
             store.putrequest(exchange.command, exchange.path, skip_host=True, skip_accept_encoding=True)
             for header in exchange.headers.items():
                 store.putheader(*header)
             store.endheaders()
-            _send_body(exchange, store)
+            body = exchange.body()
+            if fault and fault.kind == "corrupt" and not fault.late:
+                body = self._spoilt(b"".join(body), fault, request)
+                fault = None
+            _send_body(exchange, store, body)
             with store.getresponse() as answer:
-                if kind == "lose":
-                    exchange.close_connection = True
-                else:
-                    _return(exchange, answer, truncate=kind == "truncate")
+                self._return(exchange, answer, request, fault)
+
+    def _return(self, exchange: Exchange, answer: http.client.HTTPResponse, request: Request, fault: Fault | None) -> None:
+        match fault:
+            case None:
+                _send_answer(exchange, answer, iter(lambda: answer.read(_PART), b""))
+            case Fault("delay"):
+                self._delay(fault, request)
+                _send_answer(exchange, answer, iter(lambda: answer.read(_PART), b""))
+            case Fault("corrupt"):
+                _send_answer(exchange, answer, self._spoilt(answer.read(), fault, request))
+            case Fault("truncate"):
+                body = answer.read()
+                _send_answer(exchange, answer, self._spoilt(body, fault, request), whole=not body)
+                exchange.close_connection = bool(body)
+            case _:
+                self.faults.append((fault, request))
+                exchange.close_connection = True
+                if fault.kind == "reset":
+                    if body := answer.read():
+                        _send_answer(exchange, answer, [fault.spoil(body)], whole=False)
+                    _reset(exchange)
+
+    def _delay(self, fault: Fault, request: Request) -> None:
+        self.faults.append((fault, request))
+        self._ended.wait(fault.seconds)
+
+    def _spoilt(self, body: bytes, fault: Fault, request: Request) -> Iterator[bytes]:
+        if body:
+            self.faults.append((fault, request))
+            yield fault.spoil(body)
 
 
 @contextlib.contextmanager
@@ -132,12 +219,15 @@ def running_proxy(store: S3Server) -> Iterator[S3Proxy]:
     server = LoopbackServer()
     proxy = S3Proxy(server.url, store)
     with server.serving(proxy.respond):
-        yield proxy
+        try:
+            yield proxy
+        finally:
+            proxy.end()
 
 
-def _send_body(exchange: Exchange, store: http.client.HTTPConnection) -> None:
+def _send_body(exchange: Exchange, store: http.client.HTTPConnection, body: Iterable[bytes]) -> None:
     listens = True
-    for part in exchange.body():
+    for part in body:
         if listens:
             try:
                 store.send(_chunk(part) if exchange.chunked else part)
@@ -147,19 +237,15 @@ def _send_body(exchange: Exchange, store: http.client.HTTPConnection) -> None:
         store.send(_chunk(b""))
 
 
-def _return(exchange: Exchange, answer: http.client.HTTPResponse, *, truncate: bool) -> None:
+def _send_answer(exchange: Exchange, answer: http.client.HTTPResponse, body: Iterable[bytes], *, whole: bool = True) -> None:
     exchange.send_response_only(answer.status, answer.reason)
     for header in answer.getheaders():
         exchange.send_header(*header)
     exchange.end_headers()
-    if truncate:
-        exchange.wfile.write(answer.read((answer.length or 0) // 2))
-        exchange.close_connection = True
-        return
     chunked = answer.chunked and exchange.command != "HEAD"
-    while part := answer.read(_PART):
+    for part in body:
         exchange.wfile.write(_chunk(part) if chunked else part)
-    if chunked:
+    if chunked and whole:
         exchange.wfile.write(_chunk(b""))
 
 
@@ -168,7 +254,15 @@ def _chunk(part: bytes) -> bytes:
 
 
 def _refuse(exchange: Exchange, code: Code) -> None:
-    status, message = _ERRORS[code]
+    _, status, message = ERRORS[code]
     body = f'<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>{code}</Code><Message>{message}</Message></Error>'
     headers = {"Date": email.utils.formatdate(usegmt=True), "Content-Type": "application/xml"}
     exchange.answer(status, headers, body.encode())
+
+
+def _reset(exchange: Exchange) -> None:
+    """End a connection by force: its client is told that it was reset, not that it ended."""
+    exchange.close_connection = True
+    connection: socket.socket = exchange.connection
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+    os.close(connection.detach())

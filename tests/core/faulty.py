@@ -239,6 +239,10 @@ class TappedObjectStore(TappedStorage):
         super().__init__(store, tap)
         self._store = store
 
+    @property
+    def guards_answers(self) -> bool:
+        return self._store.guards_answers
+
     def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
         return iter(self._tap(Call("scan", prefix), lambda: list(self._store.scan_current(prefix))))
 

@@ -1,12 +1,17 @@
 """The proxy in front of the store passes everything on, but for what a test orders to go wrong."""
 
 import hashlib
+import random
 import re
 import secrets
 import socket
+import threading
+import time
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from email.message import Message
 from urllib.parse import urlsplit
 
 import pytest
@@ -16,6 +21,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from testbed.faults import ERRORS, KINDS, Fault, Kind, RandomFaults
 from testbed.loopback import Exchange, LoopbackServer, Request
 from testbed.proxy import S3Proxy, access_key, running_proxy
 from testbed.server import Identity, S3Server
@@ -146,7 +152,7 @@ def test_answers_of_unknown_length_pass() -> None:
     assert head == ("HTTP/1.1 200 OK", b"")
 
 
-@pytest.mark.parametrize(("code", "status"), [("ExpiredToken", 400), ("SlowDown", 503), ("InternalError", 500)])
+@pytest.mark.parametrize(("code", "status"), [(code, status) for code, (_, status, _) in ERRORS.items()])
 def test_a_request_fails_as_ordered_and_the_next_one_does_not(proxy: S3Proxy, with_object: str, code: str, status: int) -> None:
     proxy.fail(code, times=2)
     answers = [requests.get(url(proxy, with_object), timeout=30) for _ in range(3)]
@@ -219,3 +225,210 @@ def test_an_expired_key_is_refused_and_others_are_not(proxy: S3Proxy, s3: S3Serv
             call(Bucket=with_object, Key="a.txt")
     assert requests.get(signed, timeout=30).status_code == 400
     assert proxy.store.client(new).get_object(Bucket=with_object, Key="a.txt")["Body"].read() == b"content"
+
+
+def ask(proxy: S3Proxy, method: str, url: str, body: bytes = b"") -> tuple[socket.socket, float]:
+    """Send a request; return the connection on which its answer comes, and the time."""
+    parts = urlsplit(url)
+    connection = socket.create_connection((parts.hostname, parts.port), timeout=30)
+    head = f"{method} {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection, time.monotonic()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    data = b""
+    while part := connection.recv(1 << 16):
+        data += part
+    return data
+
+
+@pytest.mark.parametrize(("fault", "content"), [(Fault("reset"), b"content"), (Fault("reset", late=True), b"new")])
+def test_a_connection_is_reset_before_or_after_the_store_acts(
+    proxy: S3Proxy, s3: S3Server, with_object: str, fault: Fault, content: bytes
+) -> None:
+    proxy.order(fault, is_put)
+    connection, _ = ask(proxy, "PUT", url(proxy, with_object, "put_object"), b"new")
+    with connection, pytest.raises(ConnectionResetError):
+        connection.recv(1)
+
+    assert s3.client().get_object(Bucket=with_object, Key="a.txt")["Body"].read() == content
+    assert proxy.count_faults() == {"reset": 1}
+
+
+def test_a_connection_is_reset_in_the_middle_of_an_answer(proxy: S3Proxy, s3: S3Server, with_object: str) -> None:
+    s3.client().put_object(Bucket=with_object, Key="a.txt", Body=bytes(1 << 20))
+    proxy.order(Fault("reset", late=True))
+    connection, _ = ask(proxy, "GET", url(proxy, with_object))
+    with connection:
+        first = connection.recv(1 << 10)
+        with pytest.raises(ConnectionResetError):
+            read_all(connection)
+
+    assert first.startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("fault", [Fault("delay", seconds=3), Fault("delay", late=True, seconds=3)])
+def test_a_delay_holds_up_a_request_or_its_answer(proxy: S3Proxy, s3: S3Server, with_object: str, fault: Fault) -> None:
+    client = s3.client()
+    proxy.order(fault)
+    connection, began = ask(proxy, "PUT", url(proxy, with_object, "put_object"), b"new")
+    with connection:
+        time.sleep(1)
+        meanwhile = client.get_object(Bucket=with_object, Key="a.txt")["Body"].read()
+        answer = connection.recv(1 << 10)
+        seconds = time.monotonic() - began
+
+    assert meanwhile == (b"new" if fault.late else b"content")
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert seconds >= 3
+    assert s3.client().get_object(Bucket=with_object, Key="a.txt")["Body"].read() == b"new"
+
+
+def test_a_request_that_was_given_up_reaches_the_store_all_the_same(proxy: S3Proxy, s3: S3Server, with_object: str) -> None:
+    client = s3.client()
+    proxy.order(Fault("delay", seconds=3))
+    with pytest.raises(requests.ReadTimeout):
+        requests.put(url(proxy, with_object, "put_object"), b"new", timeout=0.1)
+    before = client.get_object(Bucket=with_object, Key="a.txt")["Body"].read()
+    proxy.settle()
+
+    assert before == b"content"
+    assert s3.client().get_object(Bucket=with_object, Key="a.txt")["Body"].read() == b"new"
+
+
+def test_delays_end_with_the_proxy(s3: S3Server, with_object: str) -> None:
+    with running_proxy(s3) as proxy:
+        proxy.order(Fault("delay", seconds=60))
+        connection, began = ask(proxy, "GET", url(proxy, with_object))
+        connection.close()
+        while not proxy.faults:
+            time.sleep(0.01)
+
+    assert time.monotonic() - began < 20
+
+
+def difference(one: bytes, other: bytes) -> list[tuple[int, int]]:
+    """Return where two texts of one length differ, and by which bits."""
+    return [(i, a ^ b) for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
+
+
+def test_a_bit_of_an_answer_is_flipped(proxy: S3Proxy, with_object: str) -> None:
+    proxy.order(Fault("corrupt", late=True, at=0.3, bit=6))
+    answers = [requests.get(url(proxy, with_object), timeout=30) for _ in range(2)]
+
+    assert difference(answers[0].content, b"content") == [(2, 64)]
+    assert answers[0].headers["ETag"] == answers[1].headers["ETag"]
+    assert answers[1].content == b"content"
+
+
+@pytest.mark.parametrize(("at", "place"), [(0.0, 0), (0.5, 1), (1.0, 2)])
+def test_a_bit_of_a_request_is_flipped(proxy: S3Proxy, s3: S3Server, with_object: str, at: float, place: int) -> None:
+    proxy.order(Fault("corrupt", at=at))
+    answer = requests.put(url(proxy, with_object, "put_object"), b"new", timeout=30)
+
+    assert answer.ok
+    assert difference(s3.client().get_object(Bucket=with_object, Key="a.txt")["Body"].read(), b"new") == [(place, 1)]
+
+
+@pytest.mark.parametrize("fault", [Fault("corrupt"), Fault("corrupt", late=True), Fault("truncate")])
+def test_an_empty_body_cannot_be_spoilt(proxy: S3Proxy, with_object: str, fault: Fault) -> None:
+    proxy.order(fault)
+
+    assert requests.put(url(proxy, with_object, "put_object"), b"", timeout=30).status_code == 200
+    assert proxy.count_faults() == {}
+
+
+def test_an_answer_of_unknown_length_is_corrupted_or_ends_too_early() -> None:
+    def answer(exchange: Exchange) -> None:
+        exchange.send_response_only(200)
+        exchange.send_header("Transfer-Encoding", "chunked")
+        exchange.end_headers()
+        exchange.wfile.write(b"3\r\ncon\r\n4\r\ntent\r\n0\r\n\r\n")
+
+    store, nobody = LoopbackServer(), Identity.make()
+    with store.serving(answer), running_proxy(S3Server(store.url, nobody, nobody)) as proxy:
+        proxy.order(Fault("corrupt", late=True))
+        proxy.truncate()
+        corrupt = requests.get(proxy.store.endpoint, timeout=30).content
+        with pytest.raises(requests.exceptions.ChunkedEncodingError):
+            requests.get(proxy.store.endpoint, timeout=30)
+
+    assert difference(corrupt, b"content") == [(3, 1)]
+    assert proxy.count_faults() == {"corrupt": 1, "truncate": 1}
+
+
+def requests_of_all_sorts() -> list[Request]:
+    with_body = Message()
+    with_body["Content-Length"] = "5"
+    return [Request("PUT", "/a", with_body), Request("GET", "/a", Message()), Request("POST", "/a", with_body)] * 2000
+
+
+def random_faults(seed: int, rate: float, kinds: Sequence[Kind] = KINDS) -> RandomFaults:
+    return RandomFaults(random.Random(seed), rate, kinds, (0.1, 5.0))  # noqa: S311
+
+
+def faults(seed: int, rate: float, kinds: Sequence[Kind] = KINDS) -> list[Fault | None]:
+    return list(map(random_faults(seed, rate, kinds), requests_of_all_sorts()))
+
+
+def test_random_faults_come_again_with_their_seed() -> None:
+    assert faults(1, 0.2) == faults(1, 0.2)
+    assert faults(1, 0.2) != faults(2, 0.2)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+def test_random_faults_come_at_their_rate_and_every_kind_as_often(rate: float) -> None:
+    counts = Counter(fault.kind for fault in faults(1, rate) if fault)
+
+    assert counts.total() == pytest.approx(6000 * rate, rel=0.3)
+    assert set(counts) == set(KINDS)
+    if rate == 0.2:
+        assert all(count == pytest.approx(6000 * rate / 9, rel=0.3) for count in counts.values())
+
+
+def test_random_faults_vary() -> None:
+    found = [fault for fault in faults(1, 1.0) if fault]
+
+    assert {fault.code for fault in found} == {None, *ERRORS}
+    assert {fault.seconds for fault in found if fault.kind == "delay"} == {0.1, 5.0}
+    assert {fault.bit for fault in found} == set(range(8))
+    for kind in ("delay", "reset", "corrupt"):
+        assert {fault.late for fault in found if fault.kind == kind} == {True, False}
+
+
+def test_only_the_kinds_that_were_asked_for_come() -> None:
+    assert {fault.kind for fault in faults(1, 1.0, ("lose", "reset")) if fault} == {"lose", "reset"}
+
+
+def test_the_body_that_is_there_is_corrupted() -> None:
+    chosen = zip(requests_of_all_sorts(), faults(1, 1.0, ("corrupt",)), strict=True)
+    late = {(request.method, fault.late) for request, fault in chosen if fault}
+
+    assert late == {("PUT", False), ("GET", True), ("POST", False), ("POST", True)}
+
+
+def test_a_store_is_disturbed_while_the_block_lasts(proxy: S3Proxy, with_object: str) -> None:
+    with proxy.disturbed(random_faults(1, 0.5, ("throttle",))):
+        during = [requests.get(url(proxy, with_object), timeout=30).status_code for _ in range(40)]
+    after = [requests.get(url(proxy, with_object), timeout=30).status_code for _ in range(10)]
+
+    assert set(during) == {200, 429, 503}
+    assert proxy.count_faults() == {"throttle": 40 - during.count(200)}
+    assert after == [200] * 10
+
+
+def test_a_store_settles_when_nothing_is_under_way(proxy: S3Proxy, with_object: str) -> None:
+    proxy.order(Fault("delay", late=True, seconds=0.4))
+    asking = threading.Thread(target=requests.get, args=(url(proxy, with_object),), kwargs={"timeout": 30})
+    asking.start()
+    while not proxy.faults:
+        time.sleep(0.01)
+    began = time.monotonic()
+    proxy.settle()
+    first = time.monotonic() - began
+    proxy.settle()
+    asking.join()
+
+    assert first > 0.2
+    assert time.monotonic() - began < 10
