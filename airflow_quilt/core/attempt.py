@@ -1,6 +1,7 @@
 """What a try of some work knows of the other tries of it, which may have been killed, or run at this very moment."""
 
 import hashlib
+import time
 import uuid
 from dataclasses import dataclass, field, replace
 from typing import Final, Self
@@ -18,10 +19,12 @@ class Attempt:
         key: the same for all tries of one piece of work, and for no other work (an idempotency key); any text.
         since: on a retry, the unix seconds before which no try began: what earlier ones left is looked for. None for a first
             try.
+        began: the unix seconds at which this try began.
     """
 
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     since: float | None = None
+    began: float = field(default_factory=time.time, compare=False)
 
     @property
     def earliest(self) -> float | None:

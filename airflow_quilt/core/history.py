@@ -21,6 +21,11 @@ from airflow_quilt.core.pointers import Latest, Pointer, Pointers, Revision
 _log = logging.getLogger(__name__)
 
 _TRIES: Final = 100
+_GLANCES: Final = 4
+_GLANCE: Final = 0.05
+"""Seconds in which a try that lives marks its pointer as published."""
+_CLOCKS: Final = 60.0
+"""Seconds by which the clocks of two workers that run at the same time may differ."""
 
 Find = Callable[[Latest | None, Sequence[Pointer]], TopHash | None]
 """Chooses a revision, of ``latest`` and of the history."""
@@ -68,16 +73,22 @@ class History:
         earlier = self._earlier(mark, attempt, newest)
         if done := _published(earlier):
             return self._keep(done, earlier)
+        if base and _is_of(base.mark, mark) and (done := self._pointer_of(base)):
+            return self._keep(done, earlier)
         if earlier and base and base.top_hash == top_hash:
             return self._keep(earlier[-1], earlier)
         now = int(self._clock())
         stamp = max(now, newest.revision.time.int_timestamp + 1) if newest else now
-        pointer, twin = self._write(top_hash, base, stamp, mark, overwrite=overwrite)
-        if twin and (theirs := self._pointer_of(twin, pointer)):
+        pointer = self._pointers.add(top_hash, stamp, mark)
+        if overwrite:
+            pointer, theirs = self._overwrite(pointer, base, mark, attempt)
+        else:
+            theirs = self._win(pointer, base, mark)
+        if theirs:
             self._pointers.remove([pointer])
             pointer = theirs
-        self._keep(pointer, earlier)
-        return pointer.revision, pointer.mark is not None and pointer.mark.work == mark.work
+        revision, _ = self._keep(pointer, earlier)
+        return revision, _is_of(pointer.mark, mark)
 
     def unchanged(self, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
         """Return the revision that ``latest`` names, and whether it is of this piece of work; None where it has no pointer."""
@@ -86,7 +97,7 @@ class History:
         if pointer is None:
             return None
         self._keep(pointer, self._earlier(mark, attempt, self._pointers.newest()))
-        return pointer.revision, pointer.mark is not None and pointer.mark.work == mark.work
+        return pointer.revision, _is_of(pointer.mark, mark)
 
     def delete(self, find: Find) -> list[Revision]:
         """Delete the pointers of a revision, or of all where ``find`` returns None; return them, newest first.
@@ -138,26 +149,45 @@ class History:
     def _earlier(self, mark: Mark, attempt: Attempt, newest: Pointer | None) -> list[Pointer]:
         """Return the pointers that other tries of this piece of work wrote, newest first."""
         is_first = attempt.earliest is None
-        found = iter([newest] if newest else []) if is_first else self._pointers.all(attempt.earliest or 0)
-        return [pointer for pointer in found if pointer.mark and pointer.mark.work == mark.work]
+        found = iter([newest] if newest else []) if is_first else self._tries(mark, attempt.earliest or 0)
+        return [pointer for pointer in found if _is_of(pointer.mark, mark)]
 
-    def _write(
-        self, top_hash: TopHash, base: Latest | None, stamp: int, mark: Mark, *, overwrite: bool
-    ) -> tuple[Pointer, Latest | None]:
-        """Write the pointer and ``latest``; return also what somebody else wrote to the same effect."""
+    def _tries(self, mark: Mark, since: float) -> list[Pointer]:
+        """Return the pointers of other tries of a piece of work; one that is pending may be published in this very moment."""
+        found: list[Pointer] = []
+        for _ in range(_GLANCES):
+            found = [pointer for pointer in self._pointers.all(since) if _is_of(pointer.mark, mark) and not _is_by(pointer, mark)]
+            if not found or _published(found):
+                break
+            time.sleep(_GLANCE)
+        return found
+
+    def _win(self, pointer: Pointer, base: Latest | None, mark: Mark) -> Pointer | None:
+        """Let ``latest`` name a revision on top of its base; return the pointer of what another wrote to that effect."""
+        try:
+            twin = self._pointers.write_latest(pointer.revision.top_hash, base, mark)
+        except RevisionConflictError:
+            self._pointers.withdraw(pointer)
+            raise
+        return self._pointer_of(twin, pointer) if twin else None
+
+    def _overwrite(self, pointer: Pointer, base: Latest | None, mark: Mark, attempt: Attempt) -> tuple[Pointer, Pointer | None]:
+        """Let ``latest`` name a revision whatever it has become; return its pointer, and as :meth:`_win`."""
         for _ in range(_TRIES):
-            pointer = self._pointers.add(top_hash, stamp, mark)
             try:
-                if overwrite:
-                    return pointer, self._pointers.overwrite_latest(top_hash, base, mark)
-                return pointer, self._pointers.write_latest(top_hash, base, mark)
+                twin = self._pointers.write_latest(pointer.revision.top_hash, base, mark)
             except RevisionConflictError:
+                if done := _published(self._tries(mark, attempt.began - _CLOCKS)):
+                    return pointer, done
+            else:
+                return pointer, self._pointer_of(twin, pointer) if twin else None
+            found = self._pointers.latest()
+            if found is None and base is not None:
+                # The package was deleted, the pointer maybe with it; who deletes has seen no pointer of a later second.
                 self._pointers.withdraw(pointer)
-                if not overwrite:
-                    raise
-            # The package was deleted, and the pointer may have been with it; who deletes has seen no pointer of this second.
-            base, stamp = None, pointer.revision.time.int_timestamp + 1
-        raise StorageUnavailableError("the package is deleted by others all the time", str(self._pointers))
+                pointer = self._pointers.add(pointer.revision.top_hash, pointer.revision.time.int_timestamp + 1, mark)
+            base = found
+        raise StorageUnavailableError("others write it all the time", str(self._pointers))
 
     def _keep(self, pointer: Pointer, earlier: Sequence[Pointer]) -> tuple[Revision, bool]:
         """Mark a pointer as published, and take those away that tries of the same work left besides."""
@@ -165,9 +195,7 @@ class History:
         try:
             if pointer.mark and not pointer.mark.is_published:
                 kept = self._pointers.settle(pointer)
-            left = [each for each in earlier if each.mark and not each.mark.is_published and each.revision != kept.revision]
-            if left:
-                self._pointers.remove(left)
+            self._sweep(earlier, kept)
         except StorageError as error:  # It is published all the same.
             _log.warning(
                 "%s: the mark of revision %s says that it is still being published: %s",
@@ -177,13 +205,20 @@ class History:
             )
         return kept.revision, True
 
+    def _sweep(self, earlier: Sequence[Pointer], kept: Pointer) -> None:
+        """Take away what tries of the same work left, unless they live and have published it by now."""
+        stale = [each for each in earlier if each.mark and not each.mark.is_published and each.revision != kept.revision]
+        now = [self._pointers.read(each.revision.time.int_timestamp) for each in stale]
+        if left := [each for each in now if each and each in stale]:
+            self._pointers.remove(left)
+
     def _pointer_of(self, latest: Latest, but: Pointer | None = None) -> Pointer | None:
         """Return the pointer of the revision that ``latest`` names: the one of its writer, or else the newest."""
         newest = None
         for pointer in self._pointers.all():
             if pointer.revision.top_hash != latest.top_hash or (but and pointer.revision == but.revision):
                 continue
-            if latest.mark is None or (pointer.mark and pointer.mark.writer == latest.mark.writer):
+            if latest.mark is None or (_is_by(pointer, latest.mark)):
                 return pointer
             newest = newest or pointer
         return newest
@@ -210,3 +245,11 @@ class History:
 
 def _published(pointers: Sequence[Pointer]) -> Pointer | None:
     return next((pointer for pointer in pointers if pointer.mark and pointer.mark.is_published), None)
+
+
+def _is_of(mark: Mark | None, work: Mark) -> bool:
+    return mark is not None and mark.work == work.work
+
+
+def _is_by(pointer: Pointer, writer: Mark) -> bool:
+    return pointer.mark is not None and pointer.mark.writer == writer.writer

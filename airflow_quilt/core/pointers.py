@@ -6,9 +6,7 @@ wrote the same.
 """
 
 import contextlib
-import random
 import re
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -120,26 +118,6 @@ class Pointers:
                 raise self._conflict(base, found) from error
             return None if mark and found.mark == mark else found  # None: only the answer to the first try was lost.
         return None
-
-    def overwrite_latest(self, top_hash: TopHash, base: Latest | None, mark: Mark) -> Latest | None:
-        """Let ``latest`` name a revision whatever it has become, unless it is gone: then its package was deleted meanwhile.
-
-        Returns:
-            As :meth:`write_latest`.
-
-        Raises:
-            RevisionConflictError: it was there at first, and is gone.
-        """
-        for _ in range(_TRIES):
-            try:
-                return self.write_latest(top_hash, base, mark)
-            except RevisionConflictError:
-                found = self.latest()
-                if found is None and base is not None:
-                    raise
-                base = found
-            time.sleep(random.uniform(0, 0.05))  # noqa: S311  (no secret)
-        raise StorageUnavailableError("others write it all the time", str(self._key(layout.LATEST)))
 
     def check_latest(self, base: Latest | None, top_hash: TopHash | None = None, mark: Mark | None = None) -> None:
         """Check that ``latest`` still names what ``base`` does, or already what somebody wants to write.

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -76,7 +75,6 @@ def publish(
     What can be checked is checked before any byte moves, and a reader sees nothing before everything is there.
     """
     name = check_draft(draft)
-    started = time.time()
     work = _Work(registry, name, draft, plan, verb, stop or threading.Event(), attempt or Attempt())
     latest = registry.latest(name)
     work.added = find_sources(registry, draft)
@@ -91,7 +89,7 @@ def publish(
                 raise
             _log.info("%s was published to meanwhile: merging with the latest revision, try %s", name, failures + 1)
             latest = registry.latest(name)
-            work.since = started if work.since is None else work.since
+            work.since = work.attempt.began if work.since is None else work.since
         else:
             _log.info("%s %s", "Published" if published.created else "Unchanged, no new revision:", published.uri)
             return published
@@ -198,7 +196,7 @@ class _Work:
                 if entry.logical_key in keys:
                     digest.update(canonical_json(hashed(entry)).encode())
             content = digest.hexdigest()
-        return Attempt(f"{self.attempt.key} {content}", self.since)
+        return Attempt(f"{self.attempt.key} {content}", self.since, self.attempt.began)
 
 
 def _warn_of_overwriting(actions: Iterable[Action], entries: Iterable[Entry]) -> None:

@@ -252,16 +252,30 @@ def _problems_of_a_try(
 ) -> Iterator[str]:
     fault, mode = fault_and_mode
     try:
-        result = work.run(world, world.registry(tapped(world.stores, fault)), since)
+        result = _result(work, world, fault, since)
     except QuiltError as error:
         is_lost_race = work.may_lose and isinstance(error, RevisionConflictError)
         if mode == "repeated" or not (fault.struck or is_lost_race):
             yield f"it failed, {error!r}"
         yield from judge.midway(is_clean=_is_clean(fault, mode))
         return
-    if fault.struck and mode != "repeated":
-        yield "the failure was swallowed"
-    yield from judge.end(result)
+    if fault.struck and mode.startswith("killed"):
+        yield from judge.midway(is_clean=False)  # It would have gone on, but nobody has heard of its success.
+    else:
+        yield from judge.end(result)
+
+
+def _result(work: Work, world: World, fault: Fault, since: float | None) -> Any:
+    """Do work through a fault; what fails for now for another reason is done again."""
+    registry = world.registry(tapped(world.stores, fault))
+    for _ in range(_TRIES):
+        try:
+            return work.run(world, registry, since)
+        except QuiltError as error:
+            if fault.struck or work.may_lose or not error.transient:
+                raise
+        since = world.clock()
+    return work.run(world, registry, since)
 
 
 def problems_at_every_call(
@@ -289,16 +303,22 @@ def problems_at_every_call(
     return MOST_CALLS, problems
 
 
-def problems_after_kills(work: Work, make_world: Callable[[], World], at_once: int = 1) -> tuple[int, list[str]]:
-    """Kill work at each of its calls in turn, and the next try at each of its own; return how many pairs, and what is wrong."""
+def problems_after_kills(
+    work: Work, make_world: Callable[[], World], mode: FaultMode = "killed after", at_once: int = 1
+) -> tuple[int, list[str]]:
+    """Kill work at each of its calls in turn, and let the next try fail at each of its own.
+
+    Returns:
+        How many pairs of calls that are, and what is wrong.
+    """
     kill: Final = "killed after"
     pairs, problems = 0, []
 
     def try_both(first: int, second: Fault) -> Iterator[str]:
-        return problems_of_faults(work, make_world(), [(Fault(first, kill), kill), (second, kill)])
+        return problems_of_faults(work, make_world(), [(Fault(first, kill), kill), (second, mode)])
 
     for first in range(1, MOST_CALLS):
-        at, found = problems_at_every_call(kill, partial(try_both, first), at_once=at_once)
+        at, found = problems_at_every_call(mode, partial(try_both, first), at_once=at_once)
         problems += [f"after a kill at call {first}: {problem}" for problem in found]
         pairs += at - 1
         if at == 1:  # The work came through before it was to be killed.

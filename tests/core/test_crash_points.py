@@ -88,10 +88,13 @@ def test_publishing_that_was_killed_is_one_revision_when_another_writer_came_bef
     assert not problems, "\n".join(problems)
 
 
+@pytest.mark.parametrize("mode", ["before", "killed after"])
 @pytest.mark.parametrize("name", ["push content", "build of what is there, without dedupe"])
-def test_publishing_that_is_killed_at_any_call_and_again_at_any_call_is_one_revision_in_the_end(scene: Scene, name: str) -> None:
+def test_publishing_that_was_killed_at_any_call_and_fails_again_at_any_call_is_one_revision_in_the_end(
+    scene: Scene, name: str, mode: FaultMode
+) -> None:
     work = publishing(name)
-    pairs, problems = problems_after_kills(work, lambda: scene(work))
+    pairs, problems = problems_after_kills(work, lambda: scene(work), mode)
 
     assert pairs > 100
     assert not problems, "\n".join(problems)

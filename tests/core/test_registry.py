@@ -71,7 +71,9 @@ def manifest(message: str) -> tuple[TopHash, BytesIO]:
     return top_hash, out
 
 
-def commit(registry: Registry, message: str, conflict: Conflict = "fail", base: Latest | None = CURRENT, attempt: Attempt | None = None) -> Revision:
+def commit(
+    registry: Registry, message: str, conflict: Conflict = "fail", base: Latest | None = CURRENT, attempt: Attempt | None = None
+) -> Revision:
     """Publish an empty package whose top hash depends on the message; on what is the latest one, unless told otherwise."""
     top_hash, out = manifest(message)
     known = registry.latest(NAME) if base is CURRENT else base

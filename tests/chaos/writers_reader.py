@@ -1,0 +1,98 @@
+"""A reader that looks at a package again and again while others write it."""
+
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from airflow_quilt.core.errors import QuiltError
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.pointers import Latest
+from airflow_quilt.core.registry import Registry
+
+_HEADS: Final = 3
+_PAUSE: Final = 0.005
+_MOST_TOLD: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What a reader should not have seen, and what it read before, step by step."""
+
+    what: str
+    seen: list[str]
+
+
+class Reader:
+    """Reads ``latest``, the history, and what ``latest`` names."""
+
+    def __init__(self, registry: Registry, name: PackageName) -> None:
+        self._registry = registry
+        self._name = name
+        self._has_seen_one = False
+        self._seen: list[str] = []
+
+    def watch(self, until: Path) -> dict[str, Any]:
+        """Look again and again until a file says that it is enough; count the looks and what was wrong, and tell of some."""
+        looks = wrong = 0
+        told: list[Violation] = []
+        while not until.exists():
+            violations = self.look()
+            looks += 1
+            wrong += bool(violations)
+            told += violations[: _MOST_TOLD - len(told)]
+            time.sleep(_PAUSE)
+        return {"looks": looks, "wrong": wrong, "violations": [asdict(each) for each in told]}
+
+    def look(self) -> list[Violation]:
+        """Look once, and return what is wrong."""
+        self._seen = []
+        try:
+            latest = self._latest()
+            if latest is None:
+                return [self._violation("there is no latest")] if self._has_seen_one else []
+            self._has_seen_one = True
+            return [*self._beyond_history(latest), *self._unreadable(latest)]
+        except QuiltError as error:
+            return [self._violation(f"a pointer could not be read: {error!r}")]
+
+    def _beyond_history(self, latest: Latest) -> Iterator[Violation]:
+        """Look for a revision in the history; where it is not, and ``latest`` names it all the while, look once more."""
+        if self._is_in_history(latest) or self._latest() != latest:
+            return
+        is_there_now = self._is_in_history(latest, whole=True)
+        is_latest_still = self._latest() == latest
+        after = "when it was read again it was there" if is_there_now else "nor when it was read again"
+        still = "latest named it still" if is_latest_still else "latest named another then"
+        yield self._violation(f"latest named {latest.top_hash}, which was not in the history; {after}, and {still}")
+
+    def _unreadable(self, latest: Latest) -> Iterator[Violation]:
+        try:
+            entries = list(self._registry.read(self._name, latest.top_hash).entries)
+            for entry in random.sample(entries, min(_HEADS, len(entries))):
+                origin = self._registry.origin(entry)
+                self._registry.stores.of(origin).stat(origin)
+        except QuiltError as error:
+            yield self._violation(f"latest named {latest.top_hash}, which could not be read: {error!r}")
+
+    def _latest(self) -> Latest | None:
+        latest = self._registry.latest(self._name)
+        self._note(f"latest {latest}")
+        return latest
+
+    def _is_in_history(self, latest: Latest, *, whole: bool = False) -> bool:
+        seen = []
+        for revision in self._registry.revisions(self._name):
+            seen.append(f"{revision.time.int_timestamp} {revision.top_hash}")
+            if not whole and revision.top_hash == latest.top_hash:
+                break
+        self._note(f"history {seen}")
+        return any(each.endswith(latest.top_hash) for each in seen)
+
+    def _note(self, what: str) -> None:
+        self._seen.append(f"{time.time():.6f} {what}")
+
+    def _violation(self, what: str) -> Violation:
+        return Violation(what, list(self._seen))
