@@ -22,8 +22,9 @@ _log = logging.getLogger(__name__)
 
 _TRIES: Final = 100
 _GLANCES: Final = 4
+_PATIENT: Final = 60
 _GLANCE: Final = 0.05
-"""Seconds in which a try that lives marks its pointer as published."""
+"""So often, and so many seconds apart, one looks whether a try that lives marks its pointer as published."""
 _CLOCKS: Final = 60.0
 """Seconds by which the clocks of two workers that run at the same time may differ."""
 
@@ -148,14 +149,18 @@ class History:
 
     def _earlier(self, mark: Mark, attempt: Attempt, newest: Pointer | None) -> list[Pointer]:
         """Return the pointers that other tries of this piece of work wrote, newest first."""
-        is_first = attempt.earliest is None
-        found = iter([newest] if newest else []) if is_first else self._tries(mark, attempt.earliest or 0)
-        return [pointer for pointer in found if _is_of(pointer.mark, mark)]
+        if attempt.earliest is None:  # Another try that is known now runs at the same time as this one.
+            found = self._tries(mark, attempt.began - _CLOCKS, _PATIENT)
+        else:
+            found = self._tries(mark, attempt.earliest)
+        if newest and newest not in found and _is_of(newest.mark, mark):
+            found.insert(0, newest)
+        return found
 
-    def _tries(self, mark: Mark, since: float) -> list[Pointer]:
+    def _tries(self, mark: Mark, since: float, glances: int = _GLANCES) -> list[Pointer]:
         """Return the pointers of other tries of a piece of work; one that is pending may be published in this very moment."""
         found: list[Pointer] = []
-        for _ in range(_GLANCES):
+        for _ in range(glances):
             found = [pointer for pointer in self._pointers.all(since) if _is_of(pointer.mark, mark) and not _is_by(pointer, mark)]
             if not found or _published(found):
                 break
@@ -177,7 +182,7 @@ class History:
             try:
                 twin = self._pointers.write_latest(pointer.revision.top_hash, base, mark)
             except RevisionConflictError:
-                if done := _published(self._tries(mark, attempt.began - _CLOCKS)):
+                if done := _published(self._tries(mark, attempt.began - _CLOCKS, _PATIENT)):
                     return pointer, done
             else:
                 return pointer, self._pointer_of(twin, pointer) if twin else None
@@ -194,7 +199,7 @@ class History:
         kept = pointer
         try:
             if pointer.mark and not pointer.mark.is_published:
-                kept = self._pointers.settle(pointer)
+                kept = self._pointers.settle(pointer) or self._pointers.put_back(pointer, pointer.mark)
             self._sweep(earlier, kept)
         except StorageError as error:  # It is published all the same.
             _log.warning(

@@ -174,8 +174,8 @@ class Pointers:
             return pointer
         raise StorageUnavailableError(f"every second from {stamp} on has a revision", str(self._key("")))
 
-    def settle(self, pointer: Pointer) -> Pointer:
-        """Mark the pointer of a revision that ``latest`` named as published; put it back if it was deleted meanwhile."""
+    def settle(self, pointer: Pointer) -> Pointer | None:
+        """Mark the pointer of a revision that ``latest`` named as published; None where it was deleted meanwhile."""
         if pointer.mark is None:
             return pointer
         mark = pointer.mark.published()
@@ -184,12 +184,14 @@ class Pointers:
             etag = self._writer.put(key, revision.top_hash.encode(), Replace(pointer.etag), str(mark)).etag
         except PreconditionError:
             there = self.read(revision.time.int_timestamp)
-            if there and there.mark == mark:
-                return there
-            again = self.add(revision.top_hash, revision.time.int_timestamp, mark)
-            self.restore_latest()
-            return again
+            return there if there and there.mark == mark else None
         return Pointer(revision, etag, mark)
+
+    def put_back(self, pointer: Pointer, mark: Mark) -> Pointer:
+        """Write the pointer of a published revision again, and ``latest`` where there is none."""
+        again = self.add(pointer.revision.top_hash, pointer.revision.time.int_timestamp, mark.published())
+        self.restore_latest()
+        return again
 
     def withdraw(self, pointer: Pointer) -> None:
         """Delete the pointer of a revision that was not published; put it back if somebody made it the latest meanwhile."""

@@ -210,8 +210,8 @@ class LimitedFiles:
         path.mkdir(parents=True)
 
     def leave(self, pages: int | None = None, inodes: int | None = None) -> None:  # noqa: ARG002  (files only)
-        size = resource.RLIM_INFINITY if pages is None else pages * PAGE
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard if pages is None else pages * PAGE, hard))
 
 
 def small_disk(path: Path) -> "Disk | LimitedFiles":

@@ -140,7 +140,8 @@ def test_work_that_was_killed_at_any_call_and_fails_again_at_any_call_completes_
     scene = Scenes(tmp_path)
     works = {name: work for name, work in works_of(story, kind).items() if name.startswith(TRICKY[story])}
     points, broken = 0, []
-    for (name, work), mode in itertools.product(works.items(), AGAIN):
+    modes = AGAIN if story == "push and build" else AGAIN[1:]
+    for (name, work), mode in itertools.product(works.items(), modes):
         later = variants(story, work)[-1]
         pairs, problems = problems_after_kills(later, partial(scene.world, later), mode, at_once(story))
         points += pairs
