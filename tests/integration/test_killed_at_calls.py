@@ -18,8 +18,8 @@ def crashes(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.mark.parametrize(
     ("name", "step"),
     [
-        ("push of all kinds", 4),
-        ("push an update that is merged again", 2),
+        ("push of all kinds", 6),
+        ("push an update that is merged again", 3),
         ("delete the latest revision of an S3 registry", 2),
         ("roll back to the oldest revision of an S3 registry", 2),
         ("install to a directory from an S3 registry", 4),
