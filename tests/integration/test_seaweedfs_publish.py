@@ -176,7 +176,9 @@ def test_a_prefix_of_the_registrys_bucket_stays_in_place_at_its_current_versions
     assert [key for key in keys(s3, bucket) if not key.startswith(".quilt/")] == before
 
 
-def test_an_object_in_place_without_a_checksum_is_read_twice_where_there_is_no_tls(s3: S3Server, s3_registry: Registry, bucket: str) -> None:
+def test_an_object_in_place_without_a_checksum_is_read_twice_where_there_is_no_tls(
+    s3: S3Server, s3_registry: Registry, bucket: str
+) -> None:
     data = os.urandom(20 * MIB)
     upload_in_parts(s3, bucket, "data/large", data, 5 * MIB)
     recorder = Recorder()
