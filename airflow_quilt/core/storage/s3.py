@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from botocore.config import Config
@@ -289,20 +290,20 @@ class S3Storage:
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects, up to 1000 with one request; with versions, a delete marker covers them."""
-        if len(keys) == 1:  # Without a body, which not every store checks.
-            with _translated(keys[0]):
-                self._client.delete_object(**_address(keys[0].at_version(None)))
-            return
         failed = []
         for batch in _batches(keys):
-            with _translated(batch[0]):
-                answer = self._client.delete_objects(
-                    Bucket=_bucket(batch[0]), Delete={"Objects": [{"Key": key.key} for key in batch], "Quiet": True}
-                )
+            answer = self._patience.call(partial(self._delete, batch))
             for refused in answer.get("Errors", ()):
                 key = PhysicalKey(batch[0].bucket, refused.get("Key", ""))
                 failed.append(_error(refused.get("Code", ""), refused.get("Message", ""), 0, str(key)))
         raise_first(failed, len(keys))
+
+    def _delete(self, keys: Sequence[PhysicalKey]) -> Any:
+        with _translated(keys[0]):
+            if len(keys) == 1:  # Without a body, which not every store checks.
+                return self._client.delete_object(**_address(keys[0].at_version(None)))
+            objects: Any = [{"Key": key.key} for key in keys]
+            return self._client.delete_objects(Bucket=_bucket(keys[0]), Delete={"Objects": objects, "Quiet": True})
 
     def copy(self, source: Stat, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> Stat:
         """Let the store copy an object of at most 5 GiB; the copy's checksum is asked for where the store is silent."""
