@@ -3,6 +3,10 @@
 The timestamp pointer of a revision is written first, pending; then ``latest``, if it still is what was read; then the
 pointer is marked as published. ``latest`` alone decides who was first. Who was not takes its own pointer away.
 
+Whoever moves ``latest`` on marks the pointer of what it named, if its writer has not done so yet. So a try that reads
+``latest``, and then looks for pointers of its twins, knows whether one of them was published before: a pointer that is still
+pending never was the latest revision, and cannot become it any more once this try has moved ``latest``.
+
 Deleting and rolling back make ``latest`` name a revision that is there already, which nobody may delete meanwhile. So
 they take turns, by a lock; publishing does not wait for it.
 """
@@ -13,7 +17,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from airflow_quilt.core.attempt import Attempt, Mark
-from airflow_quilt.core.errors import PackageNotFoundError, RevisionConflictError, StorageError, StorageUnavailableError
+from airflow_quilt.core.errors import (
+    DiskError,
+    PackageNotFoundError,
+    RevisionConflictError,
+    StorageError,
+    StorageUnavailableError,
+)
 from airflow_quilt.core.lease import Lease
 from airflow_quilt.core.names import TopHash
 from airflow_quilt.core.pointers import Latest, Pointer, Pointers, Revision
@@ -21,10 +31,11 @@ from airflow_quilt.core.pointers import Latest, Pointer, Pointers, Revision
 _log = logging.getLogger(__name__)
 
 _TRIES: Final = 100
-_GLANCES: Final = 4
-_PATIENT: Final = 60
+_GLANCES: Final = 20
 _GLANCE: Final = 0.05
-"""So often, and so many seconds apart, one looks whether a try that lives marks its pointer as published."""
+"""So often, and so many seconds apart, one looks whether a try that lives marks its pointer as published, where another client
+has moved ``latest``, which marks nothing."""
+_SWEEPS: Final = 2
 _CLOCKS: Final = 60.0
 """Seconds by which the clocks of two workers that run at the same time may differ."""
 
@@ -71,10 +82,8 @@ class History:
         """
         mark = Mark.of(attempt)
         newest = self._pointers.newest()
-        earlier = self._earlier(mark, attempt, newest)
-        if done := _published(earlier):
-            return self._keep(done, earlier)
-        if base and _is_of(base.mark, mark) and (done := self._pointer_of(base)):
+        earlier = self._earlier(mark, attempt, base, newest)
+        if done := self._done(base, mark, earlier):
             return self._keep(done, earlier)
         if earlier and base and base.top_hash == top_hash:
             return self._keep(earlier[-1], earlier)
@@ -84,7 +93,7 @@ class History:
         if overwrite:
             pointer, theirs = self._overwrite(pointer, base, mark, attempt)
         else:
-            theirs = self._win(pointer, base, mark)
+            theirs = self._win(pointer, base)
         if theirs:
             self._pointers.remove([pointer])
             pointer = theirs
@@ -97,7 +106,7 @@ class History:
         pointer = self._pointer_of(latest)
         if pointer is None:
             return None
-        self._keep(pointer, self._earlier(mark, attempt, self._pointers.newest()))
+        self._keep(pointer, self._earlier(mark, attempt, latest, self._pointers.newest()))
         return pointer.revision, _is_of(pointer.mark, mark)
 
     def delete(self, find: Find) -> list[Revision]:
@@ -147,71 +156,100 @@ class History:
                 self._pointers.write_latest(top_hash, latest)
             return there[0].revision, latest.top_hash
 
-    def _earlier(self, mark: Mark, attempt: Attempt, newest: Pointer | None) -> list[Pointer]:
-        """Return the pointers that other tries of this piece of work wrote, newest first."""
-        if attempt.earliest is None:  # Another try that is known now runs at the same time as this one.
-            found = self._tries(mark, attempt.began - _CLOCKS, _PATIENT)
-        else:
-            found = self._tries(mark, attempt.earliest)
+    def _earlier(self, mark: Mark, attempt: Attempt, latest: Latest | None, newest: Pointer | None) -> list[Pointer]:
+        """Return the pointers that other tries of this piece of work wrote, newest first; ``latest`` was read before."""
+        found = self._tries(mark, attempt, latest)
         if newest and newest not in found and _is_of(newest.mark, mark):
             found.insert(0, newest)
         return found
 
-    def _tries(self, mark: Mark, since: float, glances: int = _GLANCES) -> list[Pointer]:
-        """Return the pointers of other tries of a piece of work; one that is pending may be published in this very moment."""
+    def _tries(self, mark: Mark, attempt: Attempt, latest: Latest | None) -> list[Pointer]:
+        """Return the pointers of other tries since the first one began; ``latest`` was read before."""
+        # Another try that is known to a first one runs at the same time.
+        since = attempt.began - _CLOCKS if attempt.earliest is None else attempt.earliest
         found: list[Pointer] = []
-        for _ in range(glances):
+        for _ in range(_GLANCES):
             found = [pointer for pointer in self._pointers.all(since) if _is_of(pointer.mark, mark) and not _is_by(pointer, mark)]
-            if not found or _published(found):
+            if not found or _published(found) or latest is None or latest.mark:
                 break
             time.sleep(_GLANCE)
         return found
 
-    def _win(self, pointer: Pointer, base: Latest | None, mark: Mark) -> Pointer | None:
+    def _done(self, latest: Latest | None, mark: Mark, tries: Sequence[Pointer]) -> Pointer | None:
+        """Return the pointer of what another try of a piece of work published, if one did before ``latest`` was read."""
+        if done := _published(tries):
+            return done
+        return self._pointer_of(latest) if latest and _is_of(latest.mark, mark) else None
+
+    def _win(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
         """Let ``latest`` name a revision on top of its base; return the pointer of what another wrote to that effect."""
         try:
-            twin = self._pointers.write_latest(pointer.revision.top_hash, base, mark)
+            return self._claim(pointer, base)
         except RevisionConflictError:
             self._pointers.withdraw(pointer)
             raise
-        return self._pointer_of(twin, pointer) if twin else None
 
     def _overwrite(self, pointer: Pointer, base: Latest | None, mark: Mark, attempt: Attempt) -> tuple[Pointer, Pointer | None]:
         """Let ``latest`` name a revision whatever it has become; return its pointer, and as :meth:`_win`."""
         for _ in range(_TRIES):
             try:
-                twin = self._pointers.write_latest(pointer.revision.top_hash, base, mark)
+                return pointer, self._claim(pointer, base)
             except RevisionConflictError:
-                if done := _published(self._tries(mark, attempt.began - _CLOCKS, _PATIENT)):
-                    return pointer, done
-            else:
-                return pointer, self._pointer_of(twin, pointer) if twin else None
-            found = self._pointers.latest()
-            if found is None and base is not None:
+                before, base = base, self._pointers.latest()
+            if done := self._done(base, mark, self._tries(mark, attempt, base)):
+                return pointer, done
+            if base is None and before is not None:
                 # The package was deleted, the pointer maybe with it; who deletes has seen no pointer of a later second.
                 self._pointers.withdraw(pointer)
                 pointer = self._pointers.add(pointer.revision.top_hash, pointer.revision.time.int_timestamp + 1, mark)
-            base = found
         raise StorageUnavailableError("others write it all the time", str(self._pointers))
+
+    def _claim(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
+        """Let ``latest`` name a revision if it still is its base; return the pointer of what another wrote to that effect."""
+        try:
+            twin = self._pointers.write_latest(pointer.revision.top_hash, base, pointer.mark)
+        except StorageError as error:
+            if not isinstance(error, StorageUnavailableError) or isinstance(error, DiskError):
+                self._give_up(pointer)
+            raise  # Otherwise it may have been written: then only a retry can tell.
+        return self._pointer_of(twin, pointer) if twin else None
+
+    def _give_up(self, pointer: Pointer) -> None:
+        """Take the pointer of a revision away which could not be published, unless ``latest`` names it all the same."""
+        try:
+            latest = self._pointers.latest()
+            if latest is None or latest.mark != pointer.mark:
+                self._pointers.withdraw(pointer)
+        except StorageError as error:
+            _log.warning(
+                "%s: revision %s was not published; its pointer stays: %s", self._pointers, pointer.revision.top_hash, error
+            )
 
     def _keep(self, pointer: Pointer, earlier: Sequence[Pointer]) -> tuple[Revision, bool]:
         """Mark a pointer as published, and take those away that tries of the same work left besides."""
-        kept = pointer
-        try:
-            if pointer.mark and not pointer.mark.is_published:
-                kept = self._pointers.settle(pointer) or self._pointers.put_back(pointer, pointer.mark)
-            self._sweep(earlier, kept)
-        except StorageError as error:  # It is published all the same.
-            _log.warning(
-                "%s: the mark of revision %s says that it is still being published: %s",
-                self._pointers,
-                kept.revision.top_hash,
-                error,
-            )
+        kept = self._settled(pointer)
+        for number in range(1, _SWEEPS + 1):
+            try:
+                self._sweep(earlier, kept)
+                break
+            except StorageError as error:
+                if number == _SWEEPS:
+                    _log.warning("%s: a pointer that a killed try left could not be deleted: %s", self._pointers, error)
         return kept.revision, True
 
+    def _settled(self, pointer: Pointer) -> Pointer:
+        """Return the pointer of a published revision, marked as such; put it back if somebody deleted it meanwhile."""
+        if pointer.mark is None or pointer.mark.is_published:
+            return pointer
+        try:
+            return self._pointers.settle(pointer) or self._pointers.put_back(pointer, pointer.mark)
+        except StorageError as error:  # It is published all the same.
+            message = "%s: the mark of revision %s says that it is still being published: %s"
+            _log.warning(message, self._pointers, pointer.revision.top_hash, error)
+            return pointer
+
     def _sweep(self, earlier: Sequence[Pointer], kept: Pointer) -> None:
-        """Take away what tries of the same work left, unless they live and have published it by now."""
+        """Take away what tries of the same work left; a pointer that was published since stays."""
         stale = [each for each in earlier if each.mark and not each.mark.is_published and each.revision != kept.revision]
         now = [self._pointers.read(each.revision.time.int_timestamp) for each in stale]
         if left := [each for each in now if each and each in stale]:
@@ -219,14 +257,10 @@ class History:
 
     def _pointer_of(self, latest: Latest, but: Pointer | None = None) -> Pointer | None:
         """Return the pointer of the revision that ``latest`` names: the one of its writer, or else the newest."""
-        newest = None
-        for pointer in self._pointers.all():
-            if pointer.revision.top_hash != latest.top_hash or (but and pointer.revision == but.revision):
-                continue
-            if latest.mark is None or (_is_by(pointer, latest.mark)):
-                return pointer
-            newest = newest or pointer
-        return newest
+        if named := self._pointers.named_by(latest):
+            return named
+        there = (pointer for pointer in self._pointers.all() if pointer.revision.top_hash == latest.top_hash)
+        return next((pointer for pointer in there if not but or pointer.revision != but.revision), None)
 
     def _leave(self, latest: Latest | None, top_hash: TopHash | None, kept: Sequence[Pointer]) -> None:
         """Let ``latest`` name none of the revisions that are to be deleted."""

@@ -21,6 +21,7 @@ from airflow_quilt.core.errors import (
     ObjectNotFoundError,
     PreconditionError,
     RevisionConflictError,
+    SettingsError,
     StorageUnavailableError,
     TopHashError,
 )
@@ -30,7 +31,9 @@ from airflow_quilt.core.storage.base import Replace, Storage, WriteMode
 from airflow_quilt.core.threads import map_threads
 
 _TRIES: Final = 1000
-_STAMP: Final = re.compile(r"[0-9]{10}")
+_STAMP: Final = re.compile(r"[1-9][0-9]{9}")
+_FIRST_STAMP: Final = 10**9
+_LAST_STAMP: Final = 10**10 - 1
 _SETTLES: Final = 60 * 60
 """Seconds after which the writer of a pointer that is pending cannot be alive."""
 
@@ -47,7 +50,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """What ``latest`` named when it was read, the ETag that proves it unchanged, and the mark of who wrote it."""
+    """What ``latest`` named when it was read, the ETag that proves it unchanged, and the mark of the pointer that it names."""
 
     top_hash: TopHash
     etag: str
@@ -103,12 +106,22 @@ class Pointers:
     def write_latest(self, top_hash: TopHash, base: Latest | None, mark: Mark | None = None) -> Latest | None:
         """Let ``latest`` name a revision, on the condition that it is still ``base``.
 
+        The pointer of what it named before is marked as published first. So who finds a pointer that is pending, and another
+        revision as the latest one, knows that the first one never was.
+
+        Args:
+            top_hash: the revision.
+            base: what ``latest`` named when it was read.
+            mark: that of the pointer of the revision, where it is being published.
+
         Returns:
             None; or what somebody else wrote to the same effect.
 
         Raises:
             RevisionConflictError: it is neither ``base`` nor what was to be written.
         """
+        if base:
+            self._settle_named(base)
         mode: WriteMode = Replace(base.etag) if base else "create"
         try:
             self._writer.put(self._key(layout.LATEST), top_hash.encode(), mode, str(mark) if mark else None)
@@ -160,19 +173,33 @@ class Pointers:
         return self.read(stamp) if stamp is not None else None
 
     def add(self, top_hash: TopHash, stamp: int, mark: Mark) -> Pointer:
-        """Write the pointer of a revision under the first second from ``stamp`` on that nobody has."""
-        for second in range(stamp, stamp + _TRIES):
+        """Write the pointer of a revision under the first second from ``stamp`` on that nobody has.
+
+        Raises:
+            SettingsError: there is no such second of ten digits.
+        """
+        first = max(stamp, _FIRST_STAMP)
+        for second in range(first, first + _TRIES):
+            own = mark.at(self._checked(second))
             try:
-                etag = self._writer.put(self._key(str(second)), top_hash.encode(), "create", str(mark)).etag
+                etag = self._writer.put(self._key(str(second)), top_hash.encode(), "create", str(own)).etag
             except PreconditionError:
                 there = self.read(second)
-                if there and there.mark == mark:  # The answer to the first try was lost.
+                if there and there.mark == own:  # The answer to the first try was lost.
                     return there
                 continue  # This second is somebody else's, also if it has the same hash: they may take it away.
-            pointer = Pointer(Revision(pendulum.from_timestamp(second), top_hash), etag, mark)
+            pointer = Pointer(Revision(pendulum.from_timestamp(second), top_hash), etag, own)
             self._writer.probe(self._key(str(second)), top_hash.encode())
             return pointer
-        raise StorageUnavailableError(f"every second from {stamp} on has a revision", str(self._key("")))
+        raise StorageUnavailableError(f"every second from {first} on has a revision", str(self._key("")))
+
+    def _checked(self, second: int) -> int:
+        if second <= _LAST_STAMP:
+            return second
+        raise SettingsError(
+            f"{self._key('')}: the next revision would be of the second {second}, and pointers have 10 digits: the clock of this "
+            "machine is wrong, or the newest pointer there is; set the clock, delete that pointer, and run again"
+        )
 
     def settle(self, pointer: Pointer) -> Pointer | None:
         """Mark the pointer of a revision that ``latest`` named as published; None where it was deleted meanwhile."""
@@ -186,6 +213,19 @@ class Pointers:
             there = self.read(revision.time.int_timestamp)
             return there if there and there.mark == mark else None
         return Pointer(revision, etag, mark)
+
+    def _settle_named(self, latest: Latest) -> None:
+        """Mark the pointer of what ``latest`` names as published: its writer may be held up, or dead."""
+        pointer = self.named_by(latest)
+        if pointer and pointer.mark and not pointer.mark.is_published:
+            self.settle(pointer)
+
+    def named_by(self, latest: Latest) -> Pointer | None:
+        """Return the pointer whose writer made its revision the latest one; None where nobody says, or it was deleted."""
+        if latest.mark is None:
+            return None
+        pointer = self.read(latest.mark.stamp)
+        return pointer if pointer and pointer.mark and pointer.mark.writer == latest.mark.writer else None
 
     def put_back(self, pointer: Pointer, mark: Mark) -> Pointer:
         """Write the pointer of a published revision again, and ``latest`` where there is none."""

@@ -89,6 +89,48 @@ def test_the_same_work_run_by_two_at_once_makes_one_revision(any_registry: Regis
     assert published.revision in list(any_registry.revisions(NAME))
 
 
+@pytest.mark.parametrize("third", ["publishes", "overwrites", "rolls back"])
+@pytest.mark.parametrize("attempt", [FIRST, RETRY], ids=["first try", "retry"])
+@pytest.mark.parametrize("more", [{}, {"conflict": "overwrite"}, {"mode": "update", "conflict": "rebase"}], ids=str)
+def test_a_try_that_is_held_up_before_it_marks_its_pointer_is_found_by_its_twin_after_a_third(
+    any_registry: Registry, third: str, attempt: Attempt, more: dict[str, Any]
+) -> None:
+    before = publish(any_registry, "before")
+    twins: list[Published] = []
+
+    def meanwhile() -> None:
+        if third == "rolls back":
+            rollback(any_registry, str(NAME), before.top_hash)
+        else:
+            publish(any_registry, "theirs", conflict="overwrite" if third == "overwrites" else "fail")
+        twins.append(publish(any_registry, "same", attempt, **more))
+
+    published = publish(through(any_registry, Before(_second_pointer(), meanwhile)), "same", FIRST, **more)
+
+    assert messages(any_registry) == (["same", "before"] if third == "rolls back" else ["theirs", "same", "before"])
+    assert latest(any_registry) == ("before" if third == "rolls back" else "theirs")
+    assert [(twin.revision, twin.created) for twin in twins] == [(published.revision, True)]
+
+
+@pytest.mark.parametrize("attempt", [FIRST, RETRY], ids=["first try", "retry"])
+def test_a_twin_that_overwrites_and_meets_a_third_again_and_again_makes_one_revision(
+    any_registry: Registry, attempt: Attempt
+) -> None:
+    publish(any_registry, "before")
+
+    def third(message: str) -> Before:
+        return Before(is_put_of("/latest"), lambda: publish(any_registry, message, conflict="overwrite"))
+
+    def twin() -> None:
+        publish(any_registry, "third")
+        publish(through(any_registry, third("fourth")), "same", attempt, conflict="overwrite")
+
+    published = publish(through(any_registry, Before(is_put_of("/latest"), twin)), "same", FIRST, conflict="overwrite")
+
+    assert sorted(messages(any_registry)) == ["before", "fourth", "same", "third"]
+    assert published.revision in list(any_registry.revisions(NAME))
+
+
 @pytest.mark.parametrize("more", [{}, {"dedupe": False}, {"conflict": "overwrite"}], ids=str)
 def test_the_same_work_run_again_makes_no_second_revision(any_registry: Registry, more: dict[str, Any]) -> None:
     publish(any_registry, "before")
@@ -304,7 +346,9 @@ def test_a_mark_is_read_as_it_was_written() -> None:
     assert Mark.of(Attempt("a")).work == Mark.of(Attempt("a")).work != Mark.of(Attempt("b")).work
 
 
-@pytest.mark.parametrize("text", [None, "", "published", "done a b", "pending a", "pending a b c", "x" * 1000])
+@pytest.mark.parametrize(
+    "text", [None, "", "published", "done a b 1", "pending a b", "pending a b c", "pending a b 1 d", "x" * 1000]
+)
 def test_the_mark_of_anybody_else_means_nothing(text: str | None) -> None:
     assert Mark.parse(text) is None
 

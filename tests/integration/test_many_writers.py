@@ -53,7 +53,7 @@ def test_many_processes_write_one_package_and_nothing_is_lost(race: Race, place:
     assert bool(outcome.account.deleted and outcome.account.rollbacks) == bool(race.changes)
 
 
-@pytest.mark.parametrize("style", ["fail", "rebase"])
+@pytest.mark.parametrize("style", ["fail", "rebase", "overwrite"])
 def test_the_same_work_done_by_two_processes_at_once_is_one_revision(style: Style, place: PlaceOf, fleet: Fleet) -> None:
     verdict = run_twins(Twins(styles=[style], pairs=PAIRS, rounds=ROUNDS), [place()], fleet)
 
