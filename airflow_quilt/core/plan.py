@@ -50,6 +50,11 @@ class Source:
         """What the user said of the entry; ``{}`` where nobody said anything."""
         return self.meta.get("user_meta", {})
 
+    @property
+    def known(self) -> Hash | None:
+        """The hash, where it is known and of the type that the bytes get."""
+        return self.hash if self.hash and self.hash.type == self.hash_type else None
+
     @classmethod
     def of_entry(cls, entry: Entry, **changes: Any) -> Self:
         """Return an entry of a package as the source of another one.

@@ -168,8 +168,7 @@ class Transfer:
             return source.hash
         if isinstance(action, Copy):
             (origin,) = yield [partial(self._stat, source, action.origin)]
-            known = origin.proven(source.hash_type)
-            return known or (source.hash if source.hash and source.hash.type == source.hash_type else None)
+            return origin.proven(source.hash_type) or source.known
         if there.sha256 is None and there.crc64nvme is None:
             return None  # Nothing would prove it.
         if isinstance(source.origin, bytes):
@@ -189,7 +188,7 @@ class Transfer:
         return (yield from self._again_if_it_vanishes(action, partial(self._copy_once, action)))
 
     def _copy_once(self, action: Copy) -> Steps[Entry]:
-        source, kind = action.source, algorithm(action.source.hash_type)
+        source = action.source
         (origin,) = yield [partial(self._stat, source, action.origin)]
         if source.hash and origin.contradicts(source.hash):
             raise _damaged(source)
@@ -197,19 +196,36 @@ class Transfer:
             (copied,) = yield [partial(self._copy_whole, source, origin, action.destination)]
             proven = copied.proven(source.hash_type)
         else:
-            (upload,) = yield [partial(self._begin, action.destination, kind.store, is_copy=True)]
-            digests = yield [
-                partial(self._copy_part, upload, number, origin, start, stop)
-                for number, (start, stop) in enumerate(part_ranges(source.size), 1)
-            ]
-            proven = kind.combine(digests, source.size) if kind.by_parts and None not in digests else None
-            _check_hash(source, proven)
-            (copied,) = yield [partial(self._complete, upload, action.destination, proven)]
-        known = source.hash if source.hash and source.hash.type == source.hash_type else None
+            copied, proven = yield from self._copy_parts(source, origin, action.destination)
         # Where the store tells no checksum and nobody else is believed, one way is left: to read what it copied.
-        digest = proven or (None if action.exact else known) or (yield from self._hash(source, copied.key))
+        digest = proven or (None if action.exact else source.known) or (yield from self._hash(source, copied.key))
         _check_hash(source, digest)
         return source.entry(copied.key, digest)
+
+    def _copy_parts(self, source: Source, origin: Stat, destination: PhysicalKey) -> Steps[tuple[Stat, Hash | None]]:
+        """Let the store copy an object in parts; return the copy, and its hash where the store's checksums prove it.
+
+        Parts that an earlier try let copy are taken only where all of them together can be checked: nobody knows in which state
+        their source was.
+        """
+        kind, ranges = algorithm(source.hash_type), dict(enumerate(part_ranges(source.size), 1))
+        expected = (origin.proven(source.hash_type) or source.known) if kind.by_parts else None
+        (upload,) = yield [partial(self._begin, destination, kind.store, takes_up=expected is not None)]
+        sizes = {number: stop - start for number, (start, stop) in ranges.items()}
+        arrived = {number: digest for number, size in sizes.items() if (digest := upload.arrived(number, size))}
+        missing = [number for number in ranges if number not in arrived]
+        told = yield [partial(self._copy_part, upload, number, origin, *ranges[number]) for number in missing]
+        digests = arrived | dict(zip(missing, told, strict=True))
+        proven = kind.combine([digests[number] for number in ranges], source.size) if kind.by_parts and all(told) else None
+        if arrived and proven != expected:
+            upload.abort()
+            raise UploadVanishedError("the parts that an earlier try let copy are not of this object", str(destination))
+        _check_hash(source, proven)
+        (copied,) = yield [partial(self._complete, upload, destination, proven)]
+        for number in arrived:
+            self._count_reused(sizes[number])
+            self._progress.add(size=sizes[number])
+        return copied, proven
 
     def _hash(self, source: Source, origin: PhysicalKey) -> Steps[Hash]:
         digest = yield from self._reader.hash(origin, source.size, source.hash_type)
@@ -272,10 +288,10 @@ class Transfer:
         self._progress.add(size=stop - start)
         return digest
 
-    def _begin(self, destination: PhysicalKey, kind: StoreAlgorithm, *, is_copy: bool = False) -> MultipartUpload:
+    def _begin(self, destination: PhysicalKey, kind: StoreAlgorithm, *, takes_up: bool = True) -> MultipartUpload:
         """Begin an upload in parts, or take up the one that an earlier try, which was killed, left open."""
         left = list(self._stores.remote.unfinished(destination, self._since, kind)) if self._since is not None else []
-        taken = left.pop(0) if left and not is_copy else None  # Of a part that was copied nobody knows what it holds.
+        taken = left.pop(0) if left and takes_up else None
         for upload in left:
             upload.abort()
         upload = taken or self._stores.remote.begin(destination, kind)

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from awscrt.checksums import crc64nvme
@@ -485,6 +485,9 @@ class FileStoreContract(StorageContract):
 class ObjectStoreContract(StorageContract):
     """What the stores have in common that packages are pushed to."""
 
+    lists_digests: ClassVar = True
+    """Whether the store lists the digests of the parts of an upload, as S3 does."""
+
     @pytest.fixture
     def key(self, root: PhysicalKey) -> PhysicalKey:
         return root.join("object.bin")
@@ -815,6 +818,24 @@ class ObjectStoreContract(StorageContract):
         stat = upload.complete()
         assert storage.get(stat.key).data == b"".join(parts)
         assert storage.unfinished(key, began - 60, kind) == []
+
+    @pytest.mark.parametrize("kind", ALGORITHMS)
+    def test_a_part_that_was_copied_is_found_by_its_size_where_the_store_lists_its_digest(
+        self, storage: ObjectStore, key: PhysicalKey, root: PhysicalKey, kind: StoreAlgorithm
+    ) -> None:
+        data = pattern(5 * MIB + 1, 1)
+        source = storage.stat(storage.upload(root.join("the source"), data, digest(data)).key)
+        told = storage.begin(key, kind).copy(1, source, 0, 5 * MIB)
+        (upload,) = storage.unfinished(key, 0.0, kind)
+        arrived = upload.arrived(1, 5 * MIB)
+
+        assert arrived == (told if self.lists_digests else None)
+        assert told == DIGESTS[kind](data[: 5 * MIB])
+        assert (upload.arrived(1, 5 * MIB - 1), upload.arrived(2, 5 * MIB)) == (None, None)
+        if not arrived:
+            upload.copy(1, source, 0, 5 * MIB)
+        upload.copy(2, source, 5 * MIB, len(data))
+        assert storage.get(upload.complete().key).data == data
 
     def test_uploads_of_another_time_key_or_kind_are_not_found(
         self, storage: ObjectStore, key: PhysicalKey, root: PhysicalKey

@@ -274,6 +274,9 @@ class TappedUpload:
     def has(self, number: int, data: bytes, digest: bytes) -> bool:
         return self._upload.has(number, data, digest)  # It asks nobody: the parts were listed with the upload.
 
+    def arrived(self, number: int, size: int) -> bytes | None:
+        return self._upload.arrived(number, size)
+
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         call = Call("send part", self._key, number, len(data))
         return self._tap(call, lambda: self._upload.send(number, data, digest))
@@ -315,6 +318,9 @@ class SilentStorage(MemoryStorage):
 class _SilentUpload(MemoryUpload):
     def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
         super().copy(number, source, start, stop)
+        return None
+
+    def arrived(self, number: int, size: int) -> bytes | None:  # noqa: ARG002
         return None
 
 

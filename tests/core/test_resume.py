@@ -121,6 +121,43 @@ def test_objects_of_a_package_that_were_copied_in_parts_are_not_copied_again(reg
     assert published.bytes_reused == LARGE
 
 
+def copy_that_dies(registry: Registry, memory: MemoryStorage, data: bytes, at: int) -> Draft:
+    """Let a push die at a part of an object of a package that it copies; return what was to be pushed."""
+    memory.store(PhysicalKey("source", "a.bin"), data)
+    push(registry, Draft(package="team/other", entries={"a.bin": "s3://source/a.bin"}))
+    draft = Draft(package="team/package", entries=f"quilt+{registry.location}#package=team/other", message="another manifest")
+    fault = Fault(at, "killed before", among=lambda call: call.operation == "copy part")
+    with pytest.raises(StorageUnavailableError):
+        push(through(registry, fault), draft, copy="all", attempt=attempt())
+    assert len(memory.uploads) == 1
+    return draft
+
+
+def test_parts_that_the_store_had_copied_are_not_copied_again(registry: Registry, memory: MemoryStorage) -> None:
+    data = os.urandom(LARGE)
+    draft = copy_that_dies(registry, memory, data, at=3)
+    recorder = Recorder()
+    published = push(through(registry, recorder), draft, copy="all", attempt=attempt(retry=True))
+
+    copied = sum(call.size for call in recorder.of("copy part"))
+    assert 0 < copied < LARGE
+    assert (published.bytes_copied, published.bytes_reused) == (copied, LARGE - copied)
+    assert registry.read_bytes(read(registry, published)["a.bin"]) == data
+    assert (memory.uploads, recorder.of("begin")) == ([], [])
+
+
+def test_parts_that_were_copied_of_another_state_of_the_object_are_copied_anew(registry: Registry, memory: MemoryStorage) -> None:
+    draft = copy_that_dies(registry, memory, os.urandom(LARGE), at=3)
+    data = os.urandom(LARGE)
+    memory.store(PhysicalKey("source", "a.bin"), data)
+    push(registry, Draft(package="team/other", entries={"a.bin": "s3://source/a.bin"}))
+    published = push(registry, draft, copy="all", attempt=attempt(retry=True))
+
+    assert (published.bytes_copied, published.bytes_reused) == (LARGE, 0)
+    assert registry.read_bytes(read(registry, published)["a.bin"]) == data
+    assert memory.uploads == []
+
+
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
 def test_parts_that_arrived_are_not_sent_again(
     registry: Registry, memory: MemoryStorage, files: Path, hash_type: str, caplog: pytest.LogCaptureFixture

@@ -179,6 +179,13 @@ class MultipartUpload(Protocol):
         """Tell whether part ``number`` arrived before this process took the upload up; if so it counts as sent."""
         ...
 
+    def arrived(self, number: int, size: int) -> bytes | None:
+        """Return the digest of part ``number`` if one of this size arrived before this process took the upload up.
+
+        None too where the store does not tell it; otherwise the part counts as sent.
+        """
+        ...
+
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         """Send part ``number``, counted from 1; ``digest`` is that of its bytes."""
         ...

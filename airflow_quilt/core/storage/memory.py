@@ -192,6 +192,11 @@ class MemoryUpload:
         """Tell whether a part arrived already."""
         return self._parts.get(number) == data
 
+    def arrived(self, number: int, size: int) -> bytes | None:
+        """Return the digest of a part that arrived already, if it has this size."""
+        part = self._parts.get(number)
+        return _digest(part, self._algorithm) if part is not None and len(part) == size else None
+
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         """Keep a part."""
         self._check_open()

@@ -379,6 +379,16 @@ class S3Upload:
         self._keep(number, len(data), part["ETag"], checksum)
         return True
 
+    def arrived(self, number: int, size: int) -> bytes | None:
+        """Return the digest of a part that arrived, if it has this size and the store lists it."""
+        part = self._arrived.get(number, {})
+        told = part.get(f"Checksum{self._algorithm}")
+        if part.get("Size") != size or not told:
+            return None
+        digest = base64.b64decode(told)
+        self._keep(number, size, part["ETag"], _checksum(self._algorithm, digest))
+        return digest
+
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         """Send a part; the store refuses it when its bytes do not have the digest."""
         checksum: Any = _checksum(self._algorithm, digest)
