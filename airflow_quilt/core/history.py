@@ -84,9 +84,9 @@ class History:
         newest = self._pointers.newest()
         earlier = self._earlier(mark, attempt, base, newest)
         if done := self._done(base, mark, earlier):
-            return self._keep(done, earlier)
+            return self._keep(done, earlier), True
         if earlier and base and base.top_hash == top_hash:
-            return self._keep(earlier[-1], earlier)
+            return self._keep(earlier[-1], earlier), True
         now = int(self._clock())
         stamp = max(now, newest.revision.time.int_timestamp + 1) if newest else now
         pointer = self._pointers.add(top_hash, stamp, mark)
@@ -97,8 +97,7 @@ class History:
         if theirs:
             self._pointers.remove([pointer])
             pointer = theirs
-        revision, _ = self._keep(pointer, earlier)
-        return revision, _is_of(pointer.mark, mark)
+        return self._keep(pointer, earlier), _is_of(pointer.mark, mark)
 
     def unchanged(self, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
         """Return the revision that ``latest`` names, and whether it is of this piece of work; None where it has no pointer."""
@@ -202,6 +201,7 @@ class History:
                 # The package was deleted, the pointer maybe with it; who deletes has seen no pointer of a later second.
                 self._pointers.withdraw(pointer)
                 pointer = self._pointers.add(pointer.revision.top_hash, pointer.revision.time.int_timestamp + 1, mark)
+        self._pointers.withdraw(pointer)
         raise StorageUnavailableError("others write it all the time", str(self._pointers))
 
     def _claim(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
@@ -225,7 +225,7 @@ class History:
                 "%s: revision %s was not published; its pointer stays: %s", self._pointers, pointer.revision.top_hash, error
             )
 
-    def _keep(self, pointer: Pointer, earlier: Sequence[Pointer]) -> tuple[Revision, bool]:
+    def _keep(self, pointer: Pointer, earlier: Sequence[Pointer]) -> Revision:
         """Mark a pointer as published, and take those away that tries of the same work left besides."""
         kept = self._settled(pointer)
         for number in range(1, _SWEEPS + 1):
@@ -235,7 +235,7 @@ class History:
             except StorageError as error:
                 if number == _SWEEPS:
                     _log.warning("%s: a pointer that a killed try left could not be deleted: %s", self._pointers, error)
-        return kept.revision, True
+        return kept.revision
 
     def _settled(self, pointer: Pointer) -> Pointer:
         """Return the pointer of a published revision, marked as such; put it back if somebody deleted it meanwhile."""
