@@ -1,0 +1,99 @@
+"""Uploads in parts to S3 stores, through boto3."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow_quilt.core.checksums import StoreAlgorithm, to_s3
+from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.storage.base import Stat
+from airflow_quilt.core.storage.s3_errors import translated
+from airflow_quilt.core.storage.s3_fields import address, checksum_fields, stat_of, version_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class S3Upload:
+    """An upload in parts to an S3 store; parts may be sent from several threads."""
+
+    def __init__(
+        self,
+        client: "S3Client",
+        key: PhysicalKey,
+        upload_id: str,
+        algorithm: StoreAlgorithm,
+        arrived: Mapping[int, Any] | None = None,
+    ) -> None:
+        self._client = client
+        self._key = key
+        self._algorithm: StoreAlgorithm = algorithm
+        self._target: Any = {**address(key.at_version(None)), "UploadId": upload_id}
+        self._parts: dict[int, tuple[int, dict[str, Any]]] = {}
+        self._arrived = arrived or {}
+
+    def has(self, number: int, data: bytes, digest: bytes) -> bool:
+        """Tell whether a part arrived: by its checksum, or by the MD5 in its ETag where the store lists no other."""
+        part = self._arrived.get(number)
+        if part is None or part["Size"] != len(data):
+            return False
+        checksum = checksum_fields(self._algorithm, digest)
+        told = part.get(f"Checksum{self._algorithm}")
+        if not (told == to_s3(digest) if told else part["ETag"].strip('"') == _md5(data)):
+            return False
+        self._keep(number, len(data), part["ETag"], checksum)
+        return True
+
+    def arrived(self, number: int, size: int) -> bytes | None:
+        """Return the digest of a part that arrived, if it has this size and the store lists it."""
+        part = self._arrived.get(number, {})
+        told = part.get(f"Checksum{self._algorithm}")
+        if part.get("Size") != size or not told:
+            return None
+        digest = base64.b64decode(told)
+        self._keep(number, size, part["ETag"], checksum_fields(self._algorithm, digest))
+        return digest
+
+    def send(self, number: int, data: bytes, digest: bytes) -> None:
+        """Send a part; the store refuses it when its bytes do not have the digest."""
+        checksum: Any = checksum_fields(self._algorithm, digest)
+        with translated(self._key):
+            answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, **checksum)
+        self._keep(number, len(data), answer["ETag"], checksum)
+
+    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+        """Let the store copy a range of another object as a part."""
+        with translated(source.key):
+            answer = self._client.upload_part_copy(
+                **self._target,
+                PartNumber=number,
+                CopySource=address(source.key),
+                CopySourceIfMatch=source.etag,
+                CopySourceRange=f"bytes={start}-{stop - 1}",
+            )
+        result: Any = answer["CopyPartResult"]
+        told = result.get(f"Checksum{self._algorithm}")
+        self._keep(number, stop - start, result["ETag"], {f"Checksum{self._algorithm}": told} if told else {})
+        return base64.b64decode(told) if told else None
+
+    def complete(self) -> Stat:
+        """Put the parts together."""
+        parts: Any = [part for _, (_, part) in sorted(self._parts.items())]
+        with translated(self._key):
+            answer = self._client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
+        size = sum(size for size, _ in self._parts.values())
+        return stat_of(self._key.at_version(version_of(answer)), size, answer["ETag"], answer)
+
+    def abort(self) -> None:
+        """Drop the parts."""
+        with translated(self._key):
+            self._client.abort_multipart_upload(**self._target)
+
+    def _keep(self, number: int, size: int, etag: str, checksum: Mapping[str, str]) -> None:
+        """Remember a part for when it is put together with the others; one that is sent again takes its own place."""
+        self._parts[number] = size, {"PartNumber": number, "ETag": etag, **checksum}
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
