@@ -5,8 +5,8 @@ cure. :attr:`QuiltError.transient` tells the two kinds apart: the same call may 
 a revision that moved), or it will fail again until somebody changes something.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final
 
 _MOST_LISTED: Final = 100
 
@@ -21,6 +21,10 @@ class QuiltError(Exception):
     """Anything that the engine raises on purpose."""
 
     transient: ClassVar[bool] = False
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+        # Without __init__, which an exception is rebuilt by otherwise: what args hold is the message, not what it was made of.
+        return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class InputError(QuiltError, ValueError):

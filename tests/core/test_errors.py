@@ -1,10 +1,14 @@
+import copy
 import inspect
+import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from airflow_quilt.core import errors
 from airflow_quilt.core.errors import (
+    CatalogUnavailableError,
     InputError,
     QuiltError,
     RevisionConflictError,
@@ -81,6 +85,28 @@ def test_a_storage_error_says_where_and_what() -> None:
 
     assert error.location == "s3://bucket/key"
     assert str(error) == "s3://bucket/key: the store is asleep"
+
+
+ARGUMENTS: dict[type[QuiltError], tuple[Any, ...]] = {
+    WorkflowError: ("gamma", ["no message", "no name"]),
+    RevisionConflictError: ("team/data", None, "b" * 64),
+    VerificationError: ("f" * 64, {"missing": ["a"], "extra": []}),
+    CatalogUnavailableError: ("asleep", 2.5),
+    StorageError: ("the store is asleep", "s3://bucket/key"),
+    QuiltError: ("something is wrong",),
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("protocol", [*range(pickle.HIGHEST_PROTOCOL + 1), None])
+def test_every_error_comes_whole_out_of_another_process(kind: type[QuiltError], protocol: int | None) -> None:
+    error = kind(*next(arguments for base, arguments in ARGUMENTS.items() if issubclass(kind, base)))
+    error.add_note("in entry 5")
+    again = copy.copy(error) if protocol is None else pickle.loads(pickle.dumps(error, protocol))  # noqa: S301
+
+    assert type(again) is kind
+    assert (str(again), again.args, again.transient) == (str(error), error.args, error.transient)
+    assert vars(again) == vars(error)
 
 
 @pytest.mark.parametrize(
