@@ -49,6 +49,7 @@ class PhysicalKey:
 
     @classmethod
     def _parse_s3(cls, text: str) -> Self:
+        _check_unicode(text)
         parts = _split(text)
         if not parts.netloc:
             raise LocationError(f"{text!r}: no bucket")
@@ -71,12 +72,20 @@ class PhysicalKey:
 
     @classmethod
     def of_path(cls, path: str | os.PathLike[str]) -> Self:
-        """Return the key of a local path; a trailing ``/`` stays."""
-        text = os.fspath(path)
+        """Return the key of a local path; a trailing ``/`` stays.
+
+        Raises:
+            LocationError: no file can have this path.
+        """
+        try:
+            text = os.fsdecode(os.fsencode(path))  # Bytes that are no Unicode have one spelling: the operating system's.
+        except UnicodeEncodeError as error:
+            raise LocationError(f"{path!r}: not valid Unicode, which no path can hold") from error
         if "\0" in text:
             raise LocationError(f"{text!r}: a location holds no NUL")
         real = os.path.realpath(os.path.expanduser(text))  # noqa: PTH111  (which takes ~$report.docx for a name)
-        return cls(None, real.rstrip("/") + "/" if text.endswith("/") else real)
+        parts = real.strip("/")  # POSIX lets two slashes stand at the beginning.
+        return cls(None, f"/{parts}/" if parts and text.endswith("/") else f"/{parts}")
 
     @property
     def is_local(self) -> bool:
@@ -169,6 +178,7 @@ class QuiltUri:
         is_s3 = parts.scheme == "quilt+s3" and parts.netloc and parts.path in {"", "/"}
         if not (is_s3 or parts.scheme == "quilt+file") or parts.query:
             raise LocationError(f"{text!r}: expected quilt+s3://bucket#package=namespace/name")
+        _check_unicode(parts.fragment)
         fields = parse_qs(parts.fragment, keep_blank_values=True)
         if unknown := fields.keys() - {"package", "path", "catalog"}:
             raise LocationError(f"{text!r}: unknown part {min(unknown)!r}")
@@ -193,8 +203,15 @@ class QuiltUri:
     def __str__(self) -> str:
         pin = f"@{self.top_hash}" if self.top_hash else f":{self.tag}" if self.tag else ""
         path = f"&path={quote(self.path, safe='/')}" if self.path else ""
-        catalog = f"&catalog={self.catalog}" if self.catalog else ""
+        catalog = f"&catalog={quote(self.catalog, safe='/:')}" if self.catalog else ""
         return f"quilt+{self.registry}#package={self.package}{pin}{path}{catalog}"
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise LocationError(f"{text!r}: not valid Unicode, which no URL can hold") from error
 
 
 def _split(text: str) -> SplitResult:

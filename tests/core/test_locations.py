@@ -84,6 +84,13 @@ def test_people_may_write_s3_urls_loosely(text: str, key: PhysicalKey) -> None:
         pytest.param("https://example.com/a", "s3://bucket/key", id="https"),
         pytest.param("gs://bucket/a", "s3://bucket/key", id="other-store"),
         pytest.param("S3://bucket/a", "s3://bucket/key", id="upper-case-scheme"),
+        pytest.param("s3://b\ud800/k", "Unicode", id="half-a-pair-in-a-bucket"),
+        pytest.param("s3://b/k\ud800", "Unicode", id="half-a-pair-in-a-key"),
+        pytest.param("s3://b/k?versionId=\ud800", "Unicode", id="half-a-pair-in-a-version"),
+        pytest.param("s3://b/k\udcff", "Unicode", id="a-byte-that-is-no-unicode-in-a-key"),
+        pytest.param("file:///\ud800", "Unicode", id="half-a-pair-in-a-file-url"),
+        pytest.param("/\ud800", "Unicode", id="half-a-pair-in-a-path"),
+        pytest.param("~\ud800", "Unicode", id="half-a-pair-in-a-home"),
     ],
 )
 def test_what_is_no_location_is_refused_with_the_part_that_is_wrong(text: str, words: str) -> None:
@@ -185,6 +192,16 @@ def test_a_path_that_is_no_unicode_goes_through_a_file_url(tmp_path: Path) -> No
 
     assert str(key).endswith("/%FF.bin")
     assert PhysicalKey.parse(str(key)) == key
+    assert PhysicalKey.parse(f"file://{tmp_path}/\udcff.bin") == key
+
+
+def test_a_path_that_is_unicode_byte_by_byte_is_the_plain_one(tmp_path: Path) -> None:
+    assert PhysicalKey.of_path(f"{tmp_path}/\udcc3\udca9") == PhysicalKey.of_path(f"{tmp_path}/é")
+
+
+@pytest.mark.parametrize(("text", "plain"), [("//", "/"), ("//.", "/"), ("//a", "/a"), ("//a/", "/a/"), ("file:////a", "/a")])
+def test_two_slashes_at_the_beginning_are_one(text: str, plain: str) -> None:
+    assert PhysicalKey.parse(text) == PhysicalKey(None, plain)
 
 
 @pytest.mark.parametrize(
@@ -275,6 +292,16 @@ URIS = [
         f"quilt+s3://b#package=team/data@{HASH}&path=a&catalog=open.quiltdata.com",
         id="everything",
     ),
+    pytest.param(
+        QuiltUri(registry=BUCKET, package=NAME, catalog="localhost:3000"),
+        "quilt+s3://b#package=team/data&catalog=localhost:3000",
+        id="catalog-with-a-port",
+    ),
+    pytest.param(
+        QuiltUri(registry=BUCKET, package=NAME, catalog="a&path=b"),
+        "quilt+s3://b#package=team/data&catalog=a%26path%3Db",
+        id="odd-catalog",
+    ),
     pytest.param(QuiltUri(registry=BUCKET, package=PackageName("é", "ü")), "quilt+s3://b#package=é/ü", id="name-outside-ascii"),
     pytest.param(
         QuiltUri(registry=DISK, package=NAME, top_hash=HASH, path="a/b.txt"),
@@ -335,6 +362,9 @@ def test_other_spellings_of_a_local_quilt_uri_mean_the_plain_one(directory: str)
         pytest.param("quilt+file:///r?x=y#package=a/b", LocationError, id="query-after-a-directory"),
         pytest.param("quilt+file:///r", LocationError, id="directory-alone"),
         pytest.param("file:///r#package=a/b", LocationError, id="file"),
+        pytest.param("quilt+s3://b\ud800#package=a/b", LocationError, id="half-a-pair-in-a-bucket"),
+        pytest.param("quilt+s3://b#package=a/b&catalog=\ud800", LocationError, id="half-a-pair-in-a-catalog"),
+        pytest.param("quilt+file:///\ud800#package=a/b", LocationError, id="half-a-pair-in-a-directory"),
         pytest.param("quilt+s3://b#package=a", PackageNameError, id="bad-name"),
         pytest.param("quilt+s3://b#package=", PackageNameError, id="empty-name"),
         pytest.param("quilt+s3://b#package=a/b@", TopHashError, id="empty-hash"),
