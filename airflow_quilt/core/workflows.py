@@ -307,7 +307,8 @@ def _parse_url(url: str, what: str) -> PhysicalKey:
         query = parse_qs(parts.query)
         versions = query.pop("versionId", [None])
         if parts.scheme == "s3" and parts.netloc and not query:
-            return PhysicalKey(parts.netloc, unquote(parts.path)[1:], versions[0])
+            key = PhysicalKey(parts.netloc, unquote(parts.path)[1:], versions[0])
+            return PhysicalKey.parse(str(key))  # It will be recorded, so it must print.
     except (LocationError, ValueError) as error:
         raise WorkflowConfigError(f"{what}: {error}") from error
     raise WorkflowConfigError(f"{what}: {url!r}: expected s3://bucket/key, ?versionId=… after it or not, or file:///path")

@@ -327,6 +327,10 @@ def test_a_registry_on_s3_refuses_local_schemas() -> None:
         "file:m.json",
         "file:///m.json?x",
         "file:///m%00.json",
+        "s3://rules/\ud800",
+        "s3://rules\ud800/m.json",
+        "s3://rules/m.json?versionId=\ud800",
+        "file:///\ud800",
     ],
 )
 @pytest.mark.parametrize("config", [ON_S3, ON_DISK])
