@@ -27,6 +27,9 @@ Choice = str | EllipsisType | None
 _NEWEST_VERSION: Final = (1, 1, 0)
 _META_SCHEMA: Final = "http://json-schema.org/draft-07/schema#"
 _MOST_NODES: Final = 100_000
+_LONGEST_NUMBER: Final = 1000
+"""In letters: YAML has numbers to the base of 60, which take time that grows with the square of their length."""
+_NUMBERS: Final = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 _MOST_SHOWN: Final = 20
 _MOST_LETTERS: Final = 300
 
@@ -237,6 +240,8 @@ def _parse_yaml(text: str) -> Any:
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
     if id(node) not in known:
         known[id(node)] = 0  # For an alias inside of what it stands for.
+        if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+            raise ValueError(f"a number of more than {_LONGEST_NUMBER:,} letters")
         children: Iterable[yaml.Node] = ()
         if isinstance(node, yaml.MappingNode):
             children = itertools.chain.from_iterable(node.value)
