@@ -14,7 +14,8 @@ from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
-from jsonschema import Draft7Validator, SchemaError, ValidationError
+from jsonschema import Draft3Validator, Draft4Validator, Draft6Validator, Draft7Validator, SchemaError, ValidationError
+from jsonschema.validators import validator_for
 from referencing import Registry
 
 from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError, WorkflowError
@@ -26,6 +27,8 @@ Choice = str | EllipsisType | None
 
 _NEWEST_VERSION: Final = (1, 1, 0)
 _META_SCHEMA: Final = "http://json-schema.org/draft-07/schema#"
+_DIALECTS: Final = frozenset({Draft3Validator, Draft4Validator, Draft6Validator, Draft7Validator})
+"""What a schema inside of a schema may be written in: without '$ref' each part of it is looked at once."""
 _MOST_NODES: Final = 100_000
 _LONGEST_NUMBER: Final = 1000
 """In letters: YAML has numbers to the base of 60, which take time that grows with the square of their length."""
@@ -327,7 +330,7 @@ def _load_schema(key: PhysicalKey, what: str, read: Callable[[PhysicalKey], Blob
             raise
         raise WorkflowConfigError(f"{what}: cannot be read: {error}") from error
     try:
-        schema = json.loads(blob.data.decode(), object_hook=_refuse_references)
+        schema = json.loads(blob.data.decode(), object_hook=_check_object)
     except (ValueError, RecursionError) as error:
         raise WorkflowConfigError(f"{what}: not a JSON schema that Quilt can use: {error}") from error
     if isinstance(schema, dict) and schema.get("$schema", _META_SCHEMA) != _META_SCHEMA:
@@ -340,9 +343,13 @@ def _load_schema(key: PhysicalKey, what: str, read: Callable[[PhysicalKey], Blob
     return _Schema(what, blob.key, Draft7Validator(schema, registry=Registry()))  # This registry fetches nothing.
 
 
-def _refuse_references(values: dict[str, Any]) -> dict[str, Any]:
+def _check_object(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what makes a schema more work than it looks: references, and a dialect that knows others."""
     if "$ref" in values:
         raise ValueError("'$ref' is not supported, write what it refers to in its place")
+    dialect = values.get("$schema")
+    if isinstance(dialect, str) and validator_for(values, default=Draft7Validator) not in _DIALECTS:
+        raise ValueError(f"'$schema' is {dialect!r}, later than draft 7: write that schema in draft 7")
     return values
 
 

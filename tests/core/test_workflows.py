@@ -21,6 +21,7 @@ from airflow_quilt.core.workflows import Choice, Workflow, load_workflow
 ON_S3 = "s3://registry/.quilt/workflows/config.yml?versionId=c1"
 ON_DISK = "file:///registry/.quilt/workflows/config.yml"
 DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+NEWER = "https://json-schema.org/draft/2020-12/schema"
 
 
 class Shelf:
@@ -393,6 +394,13 @@ def deep(levels: int) -> bytes:
         pytest.param({"$schema": 7}, r"'\$schema' is 7", id="a number as $schema"),
         pytest.param({"$schema": None}, r"'\$schema' is None", id="null as $schema"),
         pytest.param({"$schema": ["x"]}, r"'\$schema' is \['x'\]", id="a list as $schema"),
+        pytest.param({"allOf": [{"$schema": NEWER}]}, f"'\\$schema' is '{NEWER}', later than draft 7", id="a newer draft inside"),
+        pytest.param(
+            {"not": {"$schema": NEWER.replace("https", "HTTPS") + "#"}}, "later than draft 7", id="the same in other words"
+        ),
+        pytest.param(
+            {"items": {"$schema": "https://json-schema.org/draft/2019-09/schema"}}, "later than", id="draft 2019-09 inside"
+        ),
         pytest.param({"type": "objekt"}, "not valid by draft 7: schema at type: 'objekt'", id="an unknown type"),
         pytest.param({"properties": {"a": {"minLength": "1"}}}, "schema at properties.a.minLength", id="a rule deep inside"),
         pytest.param({"pattern": "("}, "not valid by draft 7: schema at pattern", id="a pattern that is none"),
@@ -441,13 +449,25 @@ def test_only_the_schemas_of_the_workflow_are_read() -> None:
     assert shelf.asked == []
 
 
-def test_a_reference_that_draft_7_does_not_know_is_not_followed() -> None:
-    remote = {"$dynamicRef": "http://127.0.0.1:9/schema.json"}
-    newer = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+@pytest.mark.parametrize("reference", ["$dynamicRef", "$recursiveRef"])
+def test_a_reference_that_draft_7_does_not_know_is_not_followed(reference: str) -> None:
+    assert violations(with_schemas({reference: "http://127.0.0.1:9/schema.json"})) == []
 
-    assert violations(with_schemas(remote)) == []
-    with pytest.raises(WorkflowConfigError, match=r"metadata\.json: cannot be applied to this package: .*127\.0\.0\.1"):
-        violations(with_schemas({"allOf": [newer | remote]}))
+
+@pytest.mark.parametrize(
+    ("inside", "passes"),
+    [
+        pytest.param({"$schema": DRAFT_7, "const": {}}, False, id="draft 7"),
+        pytest.param({"$schema": DRAFT_7.replace("7", "6"), "const": {}}, False, id="draft 6"),
+        pytest.param({"$schema": DRAFT_7.replace("7", "4"), "const": {}}, True, id="draft 4, which has no const"),
+        pytest.param({"$schema": DRAFT_7.replace("7", "3"), "disallow": ["object"]}, False, id="draft 3"),
+        pytest.param({"$schema": "https://example.com/schema", "const": {}}, False, id="one that nobody knows"),
+        pytest.param({"properties": {"$schema": {"type": "string"}}}, True, id="a property of that name"),
+        pytest.param({"enum": [{"$schema": 5}]}, False, id="data"),
+    ],
+)
+def test_a_schema_inside_may_be_of_an_older_draft(inside: object, passes: bool) -> None:  # noqa: FBT001
+    assert (violations(with_schemas({"allOf": [inside]}), meta={"x": 1}) == []) == passes
 
 
 # The rules.

@@ -234,6 +234,12 @@ CASES = {
     "a keyword of another draft inside": meta_schema(
         {"allOf": [{"$schema": NEWER, "dependentRequired": {"x": ["y"]}}]}, good=False, meta={"x": 1}
     ),
+    "a keyword of an older draft inside": meta_schema(
+        {"allOf": [{"$schema": "http://json-schema.org/draft-03/schema#", "disallow": ["string"]}]}, good=True, meta={"x": 1}
+    ),
+    "a keyword of an older draft inside that is not satisfied": meta_schema(
+        {"allOf": [{"$schema": "http://json-schema.org/draft-03/schema#", "disallow": ["object"]}]}, good=False, meta={"x": 1}
+    ),
     "a keyword of another draft that fails": meta_schema(
         {"allOf": [{"$schema": "http://json-schema.org/draft-03/schema#", "disallow": "nonsense"}]}, good=False
     ),
@@ -459,6 +465,18 @@ def test_a_bucket_without_versions_has_none_recorded(s3: S3Server, quilt3: Quilt
         "config": f"s3://{bucket}/{CONFIG}",
         "schemas": {"s": f"s3://{bucket}/schemas/s.json"},
     }
+
+
+def test_a_schema_inside_of_a_draft_after_7_is_refused_on_purpose(
+    quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path
+) -> None:
+    judges = Judges(quilt3, stores, PhysicalKey(registry_bucket, ""))
+    judges.write("schemas/newer.json", json.dumps({"allOf": [{"$schema": NEWER}]}).encode())
+    judges.write_config(at(f"s3://{registry_bucket}/schemas/newer.json").encode())
+    spec = passes(None).spec(tmp_path)
+
+    assert judges.ours(spec, ...) == "refused"
+    assert judges.quilt3s(spec, ...) != "refused"
 
 
 def test_a_push_records_what_a_build_does(quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path) -> None:
