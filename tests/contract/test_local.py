@@ -378,5 +378,12 @@ def test_what_the_user_may_not_do_is_denied(
     assert [path.name for path in sorted(foreign.iterdir())] == ["closed", "file"]
 
 
+def test_a_directory_below_that_may_not_be_listed_is_named_itself(storage: LocalStorage, foreign: Path) -> None:
+    with pytest.raises(AccessDeniedError) as caught:
+        list(storage.scan(PhysicalKey.of_path(f"{foreign}/")))
+
+    assert caught.value.location == (foreign / "closed").as_uri()
+
+
 def test_a_file_that_may_not_be_read_is_still_told_of(storage: LocalStorage, foreign: Path) -> None:
     assert storage.stat(PhysicalKey.of_path(foreign / "file")).size == 1

@@ -98,10 +98,11 @@ class LocalStorage:
             return LocalFile(key, size)
 
     def _walk(self, directory: PhysicalKey) -> Iterator[Stat]:
-        try:
-            found = sorted(os.scandir(directory.key), key=lambda item: item.name)
-        except FileNotFoundError:
-            return
+        with _translated(directory):
+            try:
+                found = sorted(os.scandir(directory.key), key=lambda item: item.name)
+            except FileNotFoundError:
+                return
         for item in found:
             key = PhysicalKey(None, item.path)
             if item.is_dir(follow_symlinks=False):
