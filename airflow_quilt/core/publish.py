@@ -1,5 +1,6 @@
 """What push and build share: from a draft to a revision."""
 
+import contextlib
 import hashlib
 import logging
 import tempfile
@@ -11,9 +12,9 @@ from typing import Final, Literal
 from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.checkup import check_writable
 from airflow_quilt.core.draft import Content, Draft, check_draft, find_sources, gather
-from airflow_quilt.core.errors import RevisionConflictError
+from airflow_quilt.core.errors import DiskError, RevisionConflictError
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
-from airflow_quilt.core.manifest import Entry, canonical_json, hashed, write_manifest
+from airflow_quilt.core.manifest import Entry, Summary, canonical_json, hashed, write_manifest
 from airflow_quilt.core.names import LogicalKey, PackageName, TopHash
 from airflow_quilt.core.patience import Patience
 from airflow_quilt.core.plan import Action, Copy, Source, Upload
@@ -147,14 +148,13 @@ class _Work:
 
     def _commit(self, content: Content, entries: list[Entry], base: Latest | None) -> Published:
         """Write the manifest; make it a revision unless the latest one has the same top hash."""
-        with tempfile.SpooledTemporaryFile(_SPOOL) as manifest:
-            summary = write_manifest(content.header, entries, manifest, content.tree.directories)
+        manifest, summary = _write(content, entries)
+        with manifest:
             attempt = self._identified(summary.top_hash, entries)
             found = None
             if self.draft.dedupe and base and base.top_hash == summary.top_hash:
                 found = self.registry.unchanged(self.name, base, attempt)
             if found is None:
-                manifest.seek(0)
                 # A manifest that names files of one machine never takes the place of one that others can read.
                 has_local = any(entry.physical_keys[0].startswith("file:") for entry in entries)
                 mode: Literal["create", "overwrite"] = (
@@ -197,6 +197,24 @@ class _Work:
                     digest.update(canonical_json(hashed(entry)).encode())
             content = digest.hexdigest()
         return Attempt(f"{self.attempt.key} {content}", self.since, self.attempt.began)
+
+
+def _write(content: Content, entries: list[Entry]) -> tuple[tempfile.SpooledTemporaryFile[bytes], Summary]:
+    """Write the manifest to a temporary file, in memory while it is small, which the caller closes.
+
+    Raises:
+        DiskError: the directory for temporary files has no room for it.
+    """
+    try:
+        with contextlib.ExitStack() as on_failure:
+            manifest = on_failure.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
+            summary = write_manifest(content.header, entries, manifest, content.tree.directories)
+            manifest.seek(0)  # Now all of it is on the disk.
+            on_failure.pop_all()
+    except OSError as error:
+        reason = f"{error.strerror or error}; free space there, or let TMPDIR name a directory that has more"
+        raise DiskError(reason, tempfile.tempdir or "temporary files") from error
+    return manifest, summary
 
 
 def _warn_of_overwriting(actions: Iterable[Action], entries: Iterable[Entry]) -> None:

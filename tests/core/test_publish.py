@@ -1149,3 +1149,14 @@ def test_a_small_push_asks_nothing_beforehand(registry: Registry) -> None:
     push(through(registry, recorder), draft({"a": b"a"}))
 
     assert recorder.of("begin") == []
+
+
+def test_an_error_of_the_store_is_not_taken_for_one_of_the_temporary_file(registry: Registry) -> None:
+    broken = OSError("the store's own")
+
+    def fail() -> None:
+        raise broken
+
+    with pytest.raises(OSError, match="the store's own") as caught:
+        push(through(registry, Before(lambda call: "/packages/" in call.key.key, fail)), draft({"a": b"a"}))
+    assert caught.value is broken

@@ -56,8 +56,9 @@ def test_a_file_of_several_parts_that_does_not_fit_leaves_nothing(tmp_path: Path
 def test_a_push_whose_manifest_does_not_fit_into_the_temporary_directory_fails_cleanly(tmp_path: Path) -> None:
     result, left = in_child(environment.push_with_a_full_temporary_directory, tmp_path, 75)
 
-    assert not result.succeeded
-    assert (result.is_clean, left) == (True, []), result
+    assert (result.error, left) == ("DiskError", []), result
+    assert str(tmp_path / "disk") in result.message
+    assert "TMPDIR" in result.message
 
 
 # Missing rights.
