@@ -22,6 +22,9 @@ from airflow_quilt.core.names import (
 _MOST_TO_READ: Final = 16 * 1024 * 1024
 """The most bytes of a line that is read: quilt3's writers can be told to exceed ``MAX_RECORD_SIZE``."""
 
+_LARGEST: Final = 2**63 - 1
+"""The largest size of an entry: Quilt's platform reads sizes as integers of 64 bits, and no store keeps anything larger."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -117,11 +120,13 @@ def _entry(number: int, record: Mapping[str, Any]) -> Entry:
         } if (
             all(isinstance(physical_key, str) for physical_key in physical_keys)
             and not isinstance(size, bool)
-            and size >= 0
+            and 0 <= size <= _LARGEST
             and not rest
         ):
             return Entry(parse_logical_key(key), tuple(physical_keys), size, Hash(kind, value), meta or {})
-    raise ManifestError(f"line {number}: not an entry with logical_key, physical_keys, size, hash (type and value) and meta")
+    raise ManifestError(
+        f"line {number}: not an entry with logical_key, physical_keys, size (from 0 to 2**63 - 1), hash (type and value) and meta"
+    )
 
 
 def _canonical(number: int, line: bytes, record: Mapping[str, Any]) -> bytes:

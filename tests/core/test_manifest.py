@@ -626,7 +626,7 @@ def test_a_missing_field_names_its_line(field: str) -> None:
 WRONG: dict[str, list[object]] = {
     "logical_key": [None, 5, 1.5, True, [], ["a"], {}],
     "physical_keys": [None, 0, False, 5, True, "", "s3://b/k", [], {}, {"a": "s3://b/k"}, [None], [5], [[]], ["s3://b/k", None]],
-    "size": [None, "", "5", 5.0, 1.5, True, False, -1, -(2**70), [], {}, [5]],
+    "size": [None, "", "5", 5.0, 1.5, True, False, -1, -(2**70), 2**63, [], {}, [5]],
     "hash": [
         None,
         "abc=",
@@ -650,6 +650,12 @@ WRONG: dict[str, list[object]] = {
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values], ids=repr)
 def test_a_field_of_a_wrong_type_names_its_line(field: str, value: object) -> None:
     said_of(having(**{field: value}))
+
+
+def test_the_largest_size_is_what_fits_in_64_bits() -> None:
+    (entry,) = read_manifest([HEADER + b"\n" + having(size=2**63 - 1)]).entries
+
+    assert entry.size == 2**63 - 1
 
 
 BAD_KEYS = ["", "/", "//", ".", "..", "./ê", "../ê", "ê/.", "ê/..", "ê/../ë", "/ê", "ê//ë", "ê\0", "ê\0/ë", "\ud800", "ê/\udfff"]
