@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from airflow_quilt.core.names import (
     DirectoryKey,
     LogicalKey,
     TopHash,
+    check_file,
     check_next,
     parse_directory_key,
     parse_logical_key,
@@ -70,7 +71,7 @@ def _entries(
     lines: Iterator[tuple[int, bytes]], directories: dict[DirectoryKey, Any], digest: "hashlib._Hash", top_hash: TopHash | None
 ) -> Iterator[Entry]:
     previous: LogicalKey | None = None
-    above: set[str] = set()
+    with_meta: Sequence[DirectoryKey] = ()
     for number, line in lines:
         record = _record(number, line)
         try:
@@ -78,10 +79,11 @@ def _entries(
                 key = _directory(number, record, directories if previous is None else None)
                 _canonical(number, line, record)
                 directories[key] = record["meta"]
-                above.update(key[:at] for at, letter in enumerate(key) if letter == "/")
                 continue
             entry = _entry(number, record)
-            _check_order(previous, entry.logical_key, above)
+            if previous is None:
+                with_meta = sorted(directories)
+            _check_order(previous, entry.logical_key, with_meta)
         except LogicalKeyError as error:
             raise ManifestError(f"line {number}: {error}") from error
         digest.update(_canonical(number, line, hashed(entry)))
@@ -101,11 +103,10 @@ def _directory(number: int, record: Mapping[str, Any], known: Mapping[DirectoryK
     return key
 
 
-def _check_order(previous: LogicalKey | None, key: LogicalKey, directories: set[str]) -> None:
+def _check_order(previous: LogicalKey | None, key: LogicalKey, directories: Sequence[DirectoryKey]) -> None:
     if previous is not None and walk_order(key) < walk_order(previous):
         raise LogicalKeyError(f"{key!r} comes after {previous!r}; entries are in walk order")
-    if key in directories:
-        raise LogicalKeyError(f"logical key {key!r} is a file, and a directory that has metadata")
+    check_file(key, directories)
     check_next(previous, key)
 
 

@@ -5,7 +5,8 @@ quilt3 lets through names (a trailing newline, letters outside ASCII) that the p
 """
 
 import re
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NewType, Self
 
@@ -123,6 +124,18 @@ def check_next(previous: LogicalKey | None, key: LogicalKey) -> None:
         raise LogicalKeyError(f"logical key {key!r} is given twice")
     if key.startswith(previous + "/"):
         raise LogicalKeyError(f"logical key {previous!r} is a file, and a directory that holds {key!r}")
+
+
+def check_file(key: LogicalKey, directories: Sequence[DirectoryKey]) -> None:
+    """Check the key of a file against directories that have metadata, which are sorted.
+
+    Raises:
+        LogicalKeyError: it is one of them, or above one.
+    """
+    below = f"{key}/"
+    at = bisect_left(directories, below)
+    if at < len(directories) and directories[at].startswith(below):
+        raise LogicalKeyError(f"logical key {key!r} is a file, and a directory that has metadata")
 
 
 def parse_top_hash(text: object) -> TopHash:

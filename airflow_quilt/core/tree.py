@@ -1,11 +1,10 @@
 """What a revision will hold: files and the metadata of directories; and how it is made from the one before it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_quilt.core.errors import LogicalKeyError
-from airflow_quilt.core.names import DirectoryKey, check_tree, parse_logical_key, walk_order
+from airflow_quilt.core.names import DirectoryKey, check_file, check_tree, parse_logical_key, walk_order
 from airflow_quilt.core.plan import Source
 
 
@@ -25,19 +24,10 @@ def ordered(tree: Tree) -> Tree:
     """
     sources = sorted(tree.sources, key=lambda source: walk_order(source.logical_key))
     check_tree(source.logical_key for source in sources)
-    if tree.directories:
-        files = {source.logical_key for source in sources}
-        for key in tree.directories:
-            _check_directory(key, files)
+    if directories := sorted(tree.directories):
+        for source in sources:
+            check_file(source.logical_key, directories)
     return Tree(sources, tree.directories)
-
-
-def _check_directory(key: str, files: set[Any]) -> None:
-    while key:
-        key = key[:-1]
-        if key in files:
-            raise LogicalKeyError(f"logical key {key!r} is a file, and a directory that has metadata")
-        key = key[: key.rfind("/") + 1]
 
 
 def without(tree: Tree, removed: Iterable[str]) -> tuple[Tree, list[str]]:
@@ -56,10 +46,11 @@ def without(tree: Tree, removed: Iterable[str]) -> tuple[Tree, list[str]]:
     keys = {key: parse_logical_key(key.removesuffix("/")) for key in removed}
     directories = set(keys.values())
     files = {parsed for key, parsed in keys.items() if not key.endswith("/")}
+    lengths = {len(key) for key in directories}
     seen: set[str] = set()
 
     def is_removed(key: str) -> bool:
-        hits = directories.intersection(_parents(key)) | files.intersection([key])
+        hits = directories.intersection(_parents(key, lengths)) | files.intersection([key])
         seen.update(hits)
         return bool(hits)
 
@@ -70,11 +61,15 @@ def without(tree: Tree, removed: Iterable[str]) -> tuple[Tree, list[str]]:
     return left, [key for key, parsed in keys.items() if parsed not in seen]
 
 
-def _parents(key: str) -> Iterable[str]:
-    """Yield the directories above a file; for the key of a directory, itself too; without their ``/``."""
+def _parents(key: str, lengths: set[int]) -> Iterator[str]:
+    """Yield the directories above a file that have certain lengths; for the key of a directory, itself too; without their ``/``.
+
+    Those of all lengths together may be as long as the square of the key.
+    """
     at = key.find("/")
     while at >= 0:
-        yield key[:at]
+        if at in lengths:
+            yield key[:at]
         at = key.find("/", at + 1)
 
 

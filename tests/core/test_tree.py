@@ -57,6 +57,13 @@ def test_a_file_is_no_directory_with_metadata_nor_above_one(directory: str) -> N
         ordered(tree("a", "b", **{directory: {"x": 1}}))
 
 
+@pytest.mark.parametrize("file", ["a", "a/b", "a/b/c"])
+def test_a_file_is_found_to_be_a_directory_among_others_that_begin_alike(file: str) -> None:
+    directories = {DirectoryKey(key): {} for key in ("a!/", "a/b!/", "a/b/c/d/", "a/b0/", "a0/", "a/!/")}
+    with pytest.raises(LogicalKeyError, match=f"'{file}' is a file, and a directory that has metadata"):
+        ordered(Tree(tree(file, "a1", "z").sources, directories))
+
+
 def test_a_directory_with_metadata_may_hold_files_or_none_and_a_file_may_begin_alike() -> None:
     directories = tree(a={"x": 1}, empty={"x": 2}).directories
 
