@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -173,12 +172,17 @@ class SourceFinder:
         rules = [f"*/{line}" for line in lines if line]
         root = directory.key.rstrip("/")
 
-        @cache
+        left_out = {root: False}
+
         def is_left_out(folder: str) -> bool:
-            return folder != root and (
-                any(fnmatch(folder, rule) or fnmatch(f"{folder}/", rule) for rule in rules)
-                or is_left_out(folder.rpartition("/")[0])
-            )
+            above = []
+            while folder not in left_out:
+                above.append(folder)
+                folder = folder.rpartition("/")[0]
+            for each in reversed(above):  # From the root on: a folder is left out with the one that it is in.
+                left_out[each] = left_out[folder] or any(fnmatch(each, rule) or fnmatch(f"{each}/", rule) for rule in rules)
+                folder = each
+            return left_out[folder]
 
         return lambda path: any(fnmatch(path, rule) for rule in rules) or is_left_out(path.rpartition("/")[0])
 

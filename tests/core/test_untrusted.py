@@ -706,18 +706,31 @@ def test_a_key_that_means_something_elsewhere_is_a_plain_name_here(world: World)
 # A deep tree on this machine.
 
 
-@pytest.mark.parametrize("depth", [900, 1_100, 1_900])
-def test_a_directory_of_any_depth_is_packed_or_refused(world: World, depth: int) -> None:
-    path = world.home / "deep"
+def deep_file(path: Path, depth: int) -> None:
+    """Make a file so many directories below a path."""
     for _ in range(depth):
         path.mkdir()
         path /= "a"
     path.write_bytes(GOOD)
+
+
+@pytest.mark.parametrize("depth", [900, 1_100, 1_900])
+def test_a_directory_of_any_depth_is_packed_or_refused(world: World, depth: int) -> None:
+    deep_file(world.home / "deep", depth)
     result = value_or_refusal(lambda: push(world.ours, Draft(package=COPIED, entries=str(world.home / "deep"))))
 
     if not isinstance(result, QuiltError):
         (found,) = world.ours.read(PackageName.parse(COPIED)).entries
         assert found.logical_key == "/".join("a" * depth)
+
+
+@pytest.mark.parametrize(("rules", "left"), [("b\n", 2), ("a/a/a/\n", 1)])
+def test_rules_for_what_is_left_out_hold_at_any_depth(world: World, rules: str, left: int) -> None:
+    deep_file(world.home / "deep", 1_100)
+    (world.home / "deep/.quiltignore").write_text(rules)
+    published = push(world.ours, Draft(package=COPIED, entries=str(world.home / "deep")))
+
+    assert published.entries == left
 
 
 def test_the_keys_of_the_hostile_entries_are_what_they_claim_to_be() -> None:

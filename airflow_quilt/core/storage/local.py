@@ -80,7 +80,11 @@ class LocalStorage:
         Links to directories are not followed.
         """
         with _translated(prefix):
-            yield from self._walk(prefix)
+            for item in _walk(prefix.key):
+                if item.is_file() and not _TEMPORARY.fullmatch(item.name):
+                    with contextlib.suppress(FileNotFoundError):  # Deleted since it was listed.
+                        status = item.stat()
+                        yield Stat(PhysicalKey(None, item.path), status.st_size, _etag(status))
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete files, and the directories that this leaves empty, up to two levels as a registry's names have."""
@@ -144,6 +148,25 @@ class LocalFile:
             self._temporary.unlink(missing_ok=True)
 
 
+def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
+    """Yield what lies below a directory and is none itself, in order; not by recursion, which ends before the disk does."""
+    pending = _listed(directory)
+    while pending:
+        item = pending.pop()
+        if item.is_dir(follow_symlinks=False):
+            pending += _listed(item.path)
+        else:
+            yield item
+
+
+def _listed(directory: str) -> list[os.DirEntry[str]]:
+    """List a directory, last name first; none that was deleted meanwhile holds anything."""
+    try:
+        return sorted(os.scandir(directory), key=lambda item: item.name, reverse=True)
+    except FileNotFoundError:
+        return []
+
+
 def _delete(key: PhysicalKey) -> None:
     path = Path(key.key)
     with _translated(key), contextlib.suppress(FileNotFoundError), _locked(path.parent) as directory:
@@ -156,15 +179,22 @@ def _delete(key: PhysicalKey) -> None:
 
 def _make(key: PhysicalKey, directory: Path) -> None:
     """Make a directory and those above it, and let the disk keep their names."""
-    absent = list(itertools.takewhile(lambda each: not each.exists(), (directory, *directory.parents)))
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for made in absent:
-            _sync(made.parent)
+        above = itertools.chain([directory], directory.parents)
+        for absent in reversed(list(itertools.takewhile(_is_no_directory, above))):  # mkdir(parents=True) is recursive.
+            absent.mkdir(exist_ok=True)
+            _sync(absent.parent)
     except (FileExistsError, NotADirectoryError) as error:
         if any(parent.exists() and not parent.is_dir() for parent in (directory, *directory.parents)):
             raise StorageError("a file is in the way of a directory", str(key)) from error
         raise
+
+
+def _is_no_directory(path: Path) -> bool:
+    try:
+        return not modes.S_ISDIR(path.stat().st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def _sync(directory: Path) -> None:
