@@ -309,12 +309,25 @@ def test_a_file_that_somebody_changes_in_place_has_another_etag(storage: LocalSt
         storage.put(key, b"six", Replace(before.etag))
 
 
-def test_what_is_no_file_is_not_found_and_not_listed(storage: LocalStorage, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda storage, key: storage.stat(key), id="stat"),
+        pytest.param(lambda storage, key: storage.get(key), id="get"),
+        pytest.param(lambda storage, key: list(storage.stream(key, 0, 1)), id="stream"),
+    ],
+)
+def test_what_is_no_file_is_not_found_and_not_listed(
+    storage: LocalStorage, tmp_path: Path, read: Callable[[LocalStorage, PhysicalKey], object]
+) -> None:
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
     (tmp_path / "sub").mkdir()
-    for name in ("pipe", "sub"):
+    os.mknod(tmp_path / "socket", modes.S_IFSOCK | 0o600)
+    for name in ("pipe", "link", "device", "sub", "socket"):
         with pytest.raises(ObjectNotFoundError, match="not a file"):
-            storage.stat(PhysicalKey.of_path(tmp_path / name))
+            read(storage, PhysicalKey(None, str(tmp_path / name)))
 
     assert list(storage.scan(PhysicalKey.of_path(f"{tmp_path}/"))) == []
 

@@ -41,12 +41,12 @@ class LocalStorage:
 
     def get(self, key: PhysicalKey) -> Blob:
         """Read a file whole."""
-        with _translated(key), Path(key.key).open("rb") as file:
+        with _opened(key) as file:
             return Blob(file.read(), _etag(os.fstat(file.fileno())), key, _read_mark(file.fileno()))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of a file in chunks."""
-        with _translated(key), Path(key.key).open("rb") as file:
+        with _opened(key) as file:
             file.seek(start)
             while start < stop and (chunk := file.read(min(CHUNK, stop - start))):
                 start += len(chunk)
@@ -69,9 +69,7 @@ class LocalStorage:
     def stat(self, key: PhysicalKey) -> Stat:
         """Tell the size of a file."""
         with _translated(key):
-            status = Path(key.key).stat()
-        if not modes.S_ISREG(status.st_mode):
-            raise ObjectNotFoundError("it is not a file", str(key))
+            status = _status(key)
         return Stat(key, status.st_size, _etag(status))
 
     def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
@@ -146,6 +144,26 @@ class LocalFile:
         """Drop what was written."""
         with _translated(self._key):
             self._temporary.unlink(missing_ok=True)
+
+
+def _status(key: PhysicalKey) -> os.stat_result:
+    status = Path(key.key).stat()
+    if not modes.S_ISREG(status.st_mode):
+        raise ObjectNotFoundError("it is not a file", str(key))
+    return status
+
+
+@contextlib.contextmanager
+def _opened(key: PhysicalKey) -> Iterator[IO[bytes]]:
+    """Open a file to read it; to open a pipe or a device may wait for somebody, or do something."""
+    with _translated(key):
+        _status(key)
+        with open(key.key, "rb", opener=_open_at_once) as file:
+            yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # A pipe may have come in the place of the file.
 
 
 def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
