@@ -3,9 +3,10 @@
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from typing import Final
 
 from airflow_quilt.core import layout
 from airflow_quilt.core.errors import LocationError
@@ -20,6 +21,9 @@ from airflow_quilt.core.selection import Reference, Selection, parse_place, sele
 from airflow_quilt.core.transfer import Transfer
 
 _log = logging.getLogger(__name__)
+
+_LONGEST_PATH: Final = 4096
+"""Linux takes no longer path; to look for links in one takes time that grows with its square."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +59,8 @@ def install(registry: Registry, what: Reference, dest: str, stop: threading.Even
         PackageNotFoundError: there is no such package or revision.
         EntryNotFoundError: the revision has nothing at the path.
         EntryDamagedError: an object is gone, or does not hold the bytes that the manifest names.
-        LocationError: an entry would land outside of the directory or in a registry's own area, or is a file of another
-            machine; or ``dest`` is a file.
+        LocationError: an entry would land outside of the directory, in a registry's own area or where another one lands, or is
+            a file of another machine; or ``dest`` is a file.
         StorageError: a store refused or failed.
     """
     root = parse_place(dest)
@@ -71,39 +75,68 @@ def install(registry: Registry, what: Reference, dest: str, stop: threading.Even
     return Installed(top_hash=selection.top_hash, paths=paths, bytes=selection.bytes, reused=reused)
 
 
-def _target(registry: Registry, root: PhysicalKey, relative: str) -> PhysicalKey:
-    """Return where a file goes: never into a registry's own area, whatever a package calls its files."""
-    target = root.join(relative)
-    own = registry.location.root.join(layout.OWN).key if root.is_local else layout.OWN
-    if target.key.startswith(own):
-        raise LocationError(f"{target}: this is the registry's own area, {layout.OWN}; install somewhere else")
-    return target
-
-
 def _to_directory(
     registry: Registry, root: PhysicalKey, selection: Selection, progress: Progress, stop: threading.Event | None
 ) -> tuple[list[str], int]:
-    @cache
-    def is_inside(directory: str) -> bool:
-        return f"{os.path.realpath(directory)}/".startswith(f"{root.key.rstrip('/')}/")
-
-    def wanted() -> Iterator[Wanted]:
-        for relative, entry in selection.files:
-            target = _target(registry, root, relative)
-            if not is_inside(target.key.rpartition("/")[0]):
-                raise LocationError(f"entry {entry.logical_key!r}: a link in {root} leads out of it, and the file would go there")
-            yield Wanted(entry, registry.origin(entry), target)
-
+    _check_places(root, selection)
+    wanted = (Wanted(entry, registry.origin(entry), root.join(relative)) for relative, entry in selection.files)
     fetch = Fetch(registry.stores, progress=progress, stop=stop)
-    reused = sum(not is_new for _, is_new in fetch.run(wanted()))
+    reused = sum(not is_new for _, is_new in fetch.run(wanted))
     return [root.join(relative).key for relative, _ in selection.files], reused
+
+
+def _check_places(root: PhysicalKey, selection: Selection) -> None:
+    """Check that each file lands below a directory, at a place of its own and in no registry, wherever links lead."""
+    real: dict[str, str] = {}
+    for relative, entry in selection.files:
+        directory = relative.rpartition("/")[0]
+        if directory not in real:
+            real[directory] = _real_directory(root, directory, entry)
+    shared = {place for place, times in Counter(real.values()).items() if times > 1}
+    if shared:  # By a link: files of one directory of the package have names of their own.
+        _check_apart(root, selection, {directory: place for directory, place in real.items() if place in shared})
+
+
+def _check_apart(root: PhysicalKey, selection: Selection, real: Mapping[str, str]) -> None:
+    taken: dict[str, Entry] = {}
+    for relative, entry in selection.files:
+        directory, _, name = relative.rpartition("/")
+        other = taken.setdefault(f"{real[directory]}{name}", entry) if directory in real else entry
+        if other is not entry:
+            raise LocationError(
+                f"entry {entry.logical_key!r}: by a link in {root} it would land on {other.logical_key!r}; "
+                "remove the link, or install to another directory"
+            )
+
+
+def _real_directory(root: PhysicalKey, directory: str, entry: Entry) -> str:
+    """Return where a directory of a package is, with a ``/`` at its end; ``entry`` is one that lands in it."""
+    path = root.join(directory).key
+    if len(path) > _LONGEST_PATH:
+        what = f"entry {entry.logical_key!r}: its directory would have a path of {len(path):,} characters"
+        raise LocationError(f"{what}, which is too long; install other parts of the package")
+    real = f"{os.path.realpath(path).rstrip('/')}/"
+    if not real.startswith(f"{root.key.rstrip('/')}/"):
+        raise LocationError(f"entry {entry.logical_key!r}: a link in {root} leads out of it, and the file would go there")
+    if f"/{layout.OWN}" in real:
+        raise _in_own_area(entry, real)
+    return real
+
+
+def _in_own_area(entry: Entry, place: object) -> LocationError:
+    return LocationError(
+        f"entry {entry.logical_key!r}: {place} is in a registry's own area, {layout.OWN}; "
+        "install to another place, or other parts of the package"
+    )
 
 
 def _to_prefix(
     registry: Registry, root: PhysicalKey, selection: Selection, progress: Progress, stop: threading.Event | None
 ) -> tuple[list[str], int]:
     def action(relative: str, entry: Entry) -> Upload | Copy:
-        origin, target = registry.origin(entry), _target(registry, root, relative)
+        origin, target = registry.origin(entry), root.join(relative)
+        if target.key.startswith(layout.OWN):
+            raise _in_own_area(entry, target)
         source = Source.of_entry(entry, hash_type=entry.hash.type)
         return Upload(source, target, exact=True) if origin.is_local else Copy(source, origin, target, exact=True)
 

@@ -342,6 +342,71 @@ def test_links_that_stay_in_the_directory_are_followed_and_so_is_one_to_the_dire
     assert (real / "link").is_symlink()
 
 
+@pytest.mark.parametrize(
+    "key", ["link/a.txt", "link/below/a.txt", "to-root/.quilt/a.txt", ".quilt/named_packages/a.txt", "data/.quilt/packages/a.txt"]
+)
+def test_no_entry_lands_in_the_own_area_of_any_local_registry(
+    registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, key: str
+) -> None:
+    publish(registry, memory, {"!": b"first", key: b"a"})
+    (out / ".quilt/named_packages").mkdir(parents=True)
+    (out / "link").symlink_to(".quilt/named_packages")
+    (out / "to-root").symlink_to(".")
+
+    with pytest.raises(LocationError, match=f"entry '{key}': .* own area"):
+        get(through(registry, recorder), out)
+    assert (files_below(out), recorder.writes) == ({}, [])
+
+
+@pytest.mark.parametrize("key", [".quilt", ".quilt-2/a.txt", "a.quilt/a.txt", ".quiltignore"])
+def test_a_name_that_only_begins_like_the_own_area_is_installed(
+    registry: Registry, memory: MemoryStorage, out: Path, key: str
+) -> None:
+    publish(registry, memory, {key: b"a"})
+    get(registry, out)
+
+    assert files_below(out) == {key: b"a"}
+
+
+@pytest.mark.parametrize(
+    ("links", "keys"),
+    [
+        pytest.param({"link": "real"}, ["link/x", "real/x"], id="a link to a sibling"),
+        pytest.param({"link": "."}, ["link/x", "x"], id="a link to the directory itself"),
+        pytest.param({"one": "real", "other": "one"}, ["one/x", "other/x"], id="two links to one place"),
+        pytest.param({"link": "real"}, ["link/new/x", "real/new/x"], id="a directory that is not there yet"),
+    ],
+)
+def test_entries_that_links_bring_to_one_place_are_refused_and_their_neighbours_are_not(
+    registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, links: Mapping[str, str], keys: list[str]
+) -> None:
+    (out / "real").mkdir(parents=True)
+    for link, target in links.items():
+        (out / link).symlink_to(target)
+    first, second = keys
+    publish(registry, memory, {first: b"one", second: b"other"})
+
+    with pytest.raises(LocationError, match=f"entry '{second}': by a link in .* it would land on '{first}'"):
+        get(through(registry, recorder), out)
+    assert recorder.writes == []
+    publish(registry, memory, {first: b"one", f"{second}2": b"other"})
+    get(registry, out)
+    assert [(out / key).read_bytes() for key in (first, f"{second}2")] == [b"one", b"other"]
+
+
+@pytest.mark.parametrize("parts", [3_000, 30_000])
+def test_a_path_that_no_disk_takes_is_refused_before_anything_is_fetched(
+    registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, parts: int
+) -> None:
+    key = "a/" * parts + "x"
+    place = put(memory, "s3://source/data/x", b"x")
+    commit(registry, NAME, [entry_of("!", b"x", place), entry_of(key, b"x", place)])
+
+    with pytest.raises(LocationError, match="too long"):
+        get(through(registry, recorder), out)
+    assert recorder.writes == []
+
+
 def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_names_is_left_alone(
     registry: Registry, memory: MemoryStorage, write: Callable[..., Path], out: Path
 ) -> None:
