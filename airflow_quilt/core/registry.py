@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import IO, Final, Literal
+from typing import IO, Literal
 
 from airflow_quilt.core import layout
 from airflow_quilt.core.attempt import Attempt
@@ -30,10 +30,7 @@ from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.manifest_reader import Manifest, read_manifest
 from airflow_quilt.core.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
 from airflow_quilt.core.pointers import Latest, Pointer, Pointers, Revision, is_stamp
-from airflow_quilt.core.storage.base import Blob, Storage, Stores
-
-_READ_WHOLE: Final = 64 * 1024 * 1024
-"""Manifests of up to so many bytes are read at once."""
+from airflow_quilt.core.storage.base import MOST_WHOLE, Blob, Storage, Stores
 
 
 class Registry:
@@ -142,7 +139,7 @@ class Registry:
         key = self._key(layout.manifest(full))
         try:
             size = self._storage.stat(key).size
-            if size <= _READ_WHOLE:  # Then the store's checksum is compared: the top hash does not cover everything.
+            if size <= MOST_WHOLE:  # Then the store's checksum is compared: the top hash does not cover everything.
                 return read_manifest([self._storage.get(key).data], full)
         except ObjectNotFoundError as error:
             raise PackageNotFoundError(f"{self.location}: there is no revision {full} of {name}") from error

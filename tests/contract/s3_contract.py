@@ -21,6 +21,10 @@ class S3Contract(ObjectStoreContract):
         return server_storage
 
     @pytest.fixture
+    def tight(self, server: S3Server) -> S3Storage:
+        return S3Storage(server.client(), most=10)
+
+    @pytest.fixture
     def root(self, server_buckets: tuple[str, str]) -> PhysicalKey:
         return PhysicalKey(server_buckets[0], f"test-{next(_serial):04}/")
 

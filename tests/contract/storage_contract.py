@@ -1,7 +1,8 @@
 """What every storage promises; each storage's own test file inherits these tests.
 
-A subclass gives the fixtures ``storage`` and ``root``, a prefix or directory that no other test uses. An object store
-gives ``plain_root``, a prefix in a bucket without versions, and ``open_uploads`` as well.
+A subclass gives the fixtures ``storage`` and ``root``, a prefix or directory that no other test uses, and ``tight``, a storage
+that has ``root`` too and reads no more than 10 bytes whole. An object store gives ``plain_root``, a prefix in a bucket without
+versions, and ``open_uploads`` as well.
 """
 
 import base64
@@ -24,6 +25,7 @@ from airflow_quilt.core.errors import (
     EntryDamagedError,
     ObjectNotFoundError,
     PreconditionError,
+    StorageError,
     UploadVanishedError,
 )
 from airflow_quilt.core.locations import PhysicalKey
@@ -146,6 +148,17 @@ class StorageContract:
         storage.put(key, b"two", "overwrite")
 
         assert storage.get(key).data == b"two"
+
+    def test_what_is_larger_than_the_bound_is_not_read_whole(self, tight: Storage, key: PhysicalKey) -> None:
+        tight.put(key, b"0123456789")
+        assert tight.get(key).data == b"0123456789"
+        tight.put(key, b"0123456789+")
+        with pytest.raises(StorageError, match="it has 11 bytes, and no more than 10 ") as caught:
+            tight.get(key)
+
+        assert type(caught.value) is StorageError
+        assert (caught.value.location, caught.value.transient) == (str(key), False)
+        assert b"".join(tight.stream(key, 0, 11)) == b"0123456789+"
 
     # Ranges.
 

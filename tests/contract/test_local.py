@@ -27,6 +27,10 @@ class TestLocalStorage(FileStoreContract):
         return LocalStorage()
 
     @pytest.fixture
+    def tight(self) -> LocalStorage:
+        return LocalStorage(most=10)
+
+    @pytest.fixture
     def root(self, tmp_path: Path) -> PhysicalKey:
         return PhysicalKey.of_path(f"{tmp_path}/root/")
 

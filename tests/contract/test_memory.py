@@ -14,6 +14,10 @@ class TestMemoryStorage(ObjectStoreContract):
         return memory
 
     @pytest.fixture
+    def tight(self) -> MemoryStorage:
+        return MemoryStorage(["source"], most=10)
+
+    @pytest.fixture
     def root(self) -> PhysicalKey:
         return PhysicalKey("source", "")
 

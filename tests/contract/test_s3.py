@@ -12,6 +12,7 @@ import botocore.session
 import pytest
 from botocore.config import Config
 from botocore.credentials import CredentialResolver
+from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
 from airflow_quilt.core.checksums import to_s3
@@ -254,6 +255,28 @@ def test_the_reason_that_a_head_does_not_tell_is_asked_for(reason: str, status: 
             S3Storage(client, NO_PATIENCE).stat(PhysicalKey("bucket", "object"))
 
     assert type(caught.value) is kind
+
+
+class Unread:
+    """The bytes of an answer, which nobody may read."""
+
+    closed = False
+
+    def read(self) -> bytes:
+        raise AssertionError("it is not to be read")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_what_is_too_large_to_be_read_whole_is_left_where_it_is() -> None:
+    client, body = lonely_client(), Unread()
+    with Stubber(client) as stubber:
+        stubber.add_response("get_object", {"Body": StreamingBody(body, 2**36), "ContentLength": 2**36, "ETag": '"e"'})
+        with pytest.raises(StorageError, match="it has 68,719,476,736 bytes, and no more than 67,108,864 "):
+            S3Storage(client).get(PhysicalKey("bucket", "object"))
+
+    assert body.closed
 
 
 def is_get(request: Request) -> bool:

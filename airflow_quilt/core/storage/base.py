@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from typing import IO, Final, Literal, Protocol
 
 from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm, is_composite_of
-from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError, QuiltError
+from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError, QuiltError, StorageError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.patience import Patience
 
 CHUNK: Final = 1024 * 1024
 """Bytes that are read at a time."""
+
+MOST_WHOLE: Final = 64 * 1024 * 1024
+"""The most bytes of an object that is read whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ class Storage(Protocol):
 
         Raises:
             ObjectNotFoundError: there is none.
+            StorageError: it is larger than :data:`MOST_WHOLE`, or than the bound that the storage was given.
         """
         ...
 
@@ -265,6 +269,18 @@ class Stores:
             return self.of(key).stat(key)
         except ObjectNotFoundError:
             return None
+
+
+def check_whole(key: PhysicalKey, size: int, most: int) -> None:
+    """Check that an object is small enough to be read whole.
+
+    Raises:
+        StorageError: it is not.
+    """
+    if size > most:
+        raise StorageError(
+            f"it has {size:,} bytes, and no more than {most:,} are read at once; look at what it is and who wrote it", str(key)
+        )
 
 
 def raise_first(failed: Sequence[QuiltError], of: int) -> None:

@@ -23,7 +23,7 @@ from airflow_quilt.core.errors import (
     StorageError,
 )
 from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode, raise_first
+from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole, raise_first
 
 _TRIES: Final = 100
 _FOR_GOOD: Final = frozenset({errno.ENAMETOOLONG, errno.EFBIG, errno.EINVAL, errno.ELOOP, errno.EROFS})
@@ -37,12 +37,20 @@ class LocalStorage:
     Writes go to a temporary file first, reach the disk, and then take the name: a reader sees the old file or the
     new one, after a crash too. Writers of one directory take turns by a lock on it, so that conditions hold between
     processes.
+
+    Args:
+        most: bytes that are read whole.
     """
+
+    def __init__(self, most: int = MOST_WHOLE) -> None:
+        self._most = most
 
     def get(self, key: PhysicalKey) -> Blob:
         """Read a file whole."""
         with _opened(key) as file:
-            return Blob(file.read(), _etag(os.fstat(file.fileno())), key, _read_mark(file.fileno()))
+            status = os.fstat(file.fileno())
+            check_whole(key, status.st_size, self._most)
+            return Blob(file.read(), _etag(status), key, _read_mark(file.fileno()))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of a file in chunks."""

@@ -18,7 +18,7 @@ from airflow_quilt.core.errors import (
     UploadVanishedError,
 )
 from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode
+from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole
 
 _NONE: Final[Mapping[StoreAlgorithm, str]] = {}
 
@@ -38,11 +38,13 @@ class MemoryStorage:
     Args:
         buckets: the buckets that exist.
         versioned: whether they keep versions.
+        most: bytes that are read whole.
     """
 
-    def __init__(self, buckets: Iterable[str], *, versioned: bool = True) -> None:
+    def __init__(self, buckets: Iterable[str], *, versioned: bool = True, most: int = MOST_WHOLE) -> None:
         self._buckets: dict[str, dict[str, list[_Version]]] = {name: defaultdict(list) for name in buckets}
         self._versioned = versioned
+        self._most = most
         self._serial = itertools.count(1)
         self._lock = threading.RLock()
         self.uploads: list[MemoryUpload] = []
@@ -56,6 +58,7 @@ class MemoryStorage:
     def get(self, key: PhysicalKey) -> Blob:
         """Read an object whole."""
         version = self._find(key)
+        check_whole(key, len(version.data or b""), self._most)
         return Blob(version.data or b"", version.etag, key.at_version(version.version_id), version.mark)
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:

@@ -56,11 +56,13 @@ class S3Storage:
     Args:
         client: a boto3 S3 client; it may be shared by threads, and its own retries come first.
         patience: with answers that break off, which botocore does not ask for again.
+        most: bytes that are read whole.
     """
 
-    def __init__(self, client: "S3Client", patience: Patience = _READING) -> None:
+    def __init__(self, client: "S3Client", patience: Patience = _READING, most: int = MOST_WHOLE) -> None:
         self._client = client
         self._patience = patience
+        self._most = most
         self._conditions: dict[str | None, bool] = {}
 
     @property
