@@ -187,10 +187,9 @@ def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
 
 def _listed(directory: str) -> list[os.DirEntry[str]]:
     """List a directory, last name first; none that was deleted meanwhile holds anything."""
-    try:
+    with _translated(PhysicalKey(None, directory)), contextlib.suppress(FileNotFoundError):
         return sorted(os.scandir(directory), key=lambda item: item.name, reverse=True)
-    except FileNotFoundError:
-        return []
+    return []
 
 
 def _delete(key: PhysicalKey) -> None:

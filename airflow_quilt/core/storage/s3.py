@@ -23,7 +23,7 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.patience import Patience
-from airflow_quilt.core.storage.base import CHUNK, Blob, Replace, Stat, WriteMode, raise_first
+from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole, raise_first
 from airflow_quilt.core.storage.s3_errors import error_of, translated
 from airflow_quilt.core.storage.s3_fields import address, bucket_of, checksum_fields, stat_of, version_of
 from airflow_quilt.core.storage.s3_upload import S3Upload
@@ -78,7 +78,9 @@ class S3Storage:
         with translated(key):
             answer = self._client.get_object(**address(key))
             version = version_of(answer) if key.version_id is None else key.version_id
-            data = answer["Body"].read()
+            with contextlib.closing(answer["Body"]) as body:
+                check_whole(key, answer["ContentLength"], self._most)
+                data = body.read()
         return Blob(data, answer["ETag"], key.at_version(version), answer.get("Metadata", {}).get(_MARK))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
