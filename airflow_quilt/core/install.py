@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from airflow_quilt.core import layout
+from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.fetch import Fetch, Wanted
 from airflow_quilt.core.locations import PhysicalKey
@@ -43,7 +44,9 @@ class Installed:
     reused: int
 
 
-def install(registry: Registry, what: Reference, dest: str, stop: threading.Event | None = None) -> Installed:
+def install(
+    registry: Registry, what: Reference, dest: str, stop: threading.Event | None = None, *, attempt: Attempt | None = None
+) -> Installed:
     """Bring files of a package to where they are needed.
 
     Every byte is checked against the manifest's hash before a file takes its name; an object on S3 takes its name first where
@@ -54,6 +57,7 @@ def install(registry: Registry, what: Reference, dest: str, stop: threading.Even
         what: the files. A single one lands under its name, what is below a directory under its path from there.
         dest: a directory, or an ``s3://`` prefix; it need not exist.
         stop: set it to end the installation.
+        attempt: tells when an earlier try of it, which may have been killed, began: the uploads that it left are taken up.
 
     Raises:
         PackageNotFoundError: there is no such package or revision.
@@ -69,18 +73,18 @@ def install(registry: Registry, what: Reference, dest: str, stop: threading.Even
     _log.info("Installing %s to %s: %s, %s", selection, root, files, human_size(selection.bytes))
     progress = Progress(f"Installing {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
-    work = _to_directory if root.is_local else _to_prefix
-    paths, reused = work(registry, root, selection, progress, stop)
+    if root.is_local:
+        paths, reused = _to_directory(registry, root, selection, Fetch(registry.stores, progress=progress, stop=stop))
+    else:
+        transfer = Transfer(registry.stores, progress=progress, stop=stop, since=attempt.earliest if attempt else None)
+        paths, reused = _to_prefix(registry, root, selection, transfer)
     _log.info("Installed %s: %s, of which %s were there already", selection, files, f"{reused:,}")
     return Installed(top_hash=selection.top_hash, paths=paths, bytes=selection.bytes, reused=reused)
 
 
-def _to_directory(
-    registry: Registry, root: PhysicalKey, selection: Selection, progress: Progress, stop: threading.Event | None
-) -> tuple[list[str], int]:
+def _to_directory(registry: Registry, root: PhysicalKey, selection: Selection, fetch: Fetch) -> tuple[list[str], int]:
     _check_places(root, selection)
     wanted = (Wanted(entry, registry.origin(entry), root.join(relative)) for relative, entry in selection.files)
-    fetch = Fetch(registry.stores, progress=progress, stop=stop)
     reused = sum(not is_new for _, is_new in fetch.run(wanted))
     return [root.join(relative).key for relative, _ in selection.files], reused
 
@@ -130,9 +134,7 @@ def _in_own_area(entry: Entry, place: object) -> LocationError:
     )
 
 
-def _to_prefix(
-    registry: Registry, root: PhysicalKey, selection: Selection, progress: Progress, stop: threading.Event | None
-) -> tuple[list[str], int]:
+def _to_prefix(registry: Registry, root: PhysicalKey, selection: Selection, transfer: Transfer) -> tuple[list[str], int]:
     def action(relative: str, entry: Entry) -> Upload | Copy:
         origin, target = registry.origin(entry), root.join(relative)
         if target.key.startswith(layout.OWN):
@@ -140,6 +142,5 @@ def _to_prefix(
         source = Source.of_entry(entry, hash_type=entry.hash.type)
         return Upload(source, target, exact=True) if origin.is_local else Copy(source, origin, target, exact=True)
 
-    transfer = Transfer(registry.stores, progress=progress, stop=stop)
     entries = transfer.run([action(relative, entry) for relative, entry in selection.files])
     return [entry.physical_keys[0] for entry in entries], transfer.reused

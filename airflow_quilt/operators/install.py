@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators.base import airflow_errors
 from airflow_quilt.operators.read import QuiltReadOperator
-from airflow_quilt.operators.values import flag, plain
+from airflow_quilt.operators.values import attempt_of, flag, plain
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -31,7 +31,7 @@ class QuiltInstallOperator(QuiltReadOperator):
         self.dest = dest
         self.return_paths = return_paths
 
-    def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
+    def execute(self, context: "Context") -> dict[str, Any]:
         """Install, and return what came of it: plain values only."""
         from airflow_quilt.core.install import install
 
@@ -39,7 +39,7 @@ class QuiltInstallOperator(QuiltReadOperator):
         with airflow_errors():
             registry, reference = self.locate()
             return_paths = flag("return_paths", self.return_paths)
-            installed = install(registry, reference, str(plain(self.dest)), stop)
+            installed = install(registry, reference, str(plain(self.dest)), stop, attempt=attempt_of(context))
         return {
             "registry": str(registry.location),
             "package": reference.package,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators.base import QuiltOperator, airflow_errors
-from airflow_quilt.operators.values import flag, plain
+from airflow_quilt.operators.values import attempt_of, flag, plain
 
 if TYPE_CHECKING:
     import threading
@@ -140,19 +140,3 @@ class QuiltPublishOperator(QuiltOperator):
     ) -> "Published":
         """Make the revision: the one step in which operators differ."""
         raise NotImplementedError
-
-
-def attempt_of(context: "Context") -> "Attempt":
-    """Return what tells the tries of a task instance from other work.
-
-    A retry, a zombie and whoever takes its place share the key. A run that somebody cleared is new work.
-    """
-    from airflow_quilt.core.attempt import Attempt
-
-    if not (instance := context.get("ti")):
-        return Attempt()
-    run = context.get("dag_run")
-    cleared = getattr(run, "clear_number", 0)
-    key = f"{instance.dag_id} {instance.run_id} {instance.task_id} {instance.map_index} {cleared}"
-    began = getattr(run, "start_date", None)
-    return Attempt(key, (began.timestamp() if began else 0.0) if instance.try_number > 1 else None)

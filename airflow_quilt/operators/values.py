@@ -1,12 +1,17 @@
 """Values as Airflow hands them over, and as the engine reads them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath
 
 from airflow_quilt.core.errors import InputError, SourceError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_quilt.core.attempt import Attempt
 
 
 def flag(name: str, value: object) -> bool:
@@ -55,3 +60,19 @@ def _path_url(path: ObjectStoragePath) -> str:
     if path.protocol == "s3":
         return "s3://" + quote(path.path)
     return path.path if path.protocol in {"", "file", "local"} else str(path)
+
+
+def attempt_of(context: "Context") -> "Attempt":
+    """Return what tells the tries of a task instance from other work.
+
+    A retry, a zombie and whoever takes its place share the key. A run that somebody cleared is new work.
+    """
+    from airflow_quilt.core.attempt import Attempt
+
+    if not (instance := context.get("ti")):
+        return Attempt()
+    run = context.get("dag_run")
+    cleared = getattr(run, "clear_number", 0)
+    key = f"{instance.dag_id} {instance.run_id} {instance.task_id} {instance.map_index} {cleared}"
+    began = getattr(run, "start_date", None)
+    return Attempt(key, (began.timestamp() if began else 0.0) if instance.try_number > 1 else None)

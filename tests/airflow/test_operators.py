@@ -31,8 +31,7 @@ from airflow_quilt.operators import (
     QuiltVerifyOperator,
     entry,
 )
-from airflow_quilt.operators.publish import attempt_of
-from airflow_quilt.operators.values import flag, plain
+from airflow_quilt.operators.values import attempt_of, flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
 from tests.airflow.support import MappedOutput

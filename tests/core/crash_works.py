@@ -156,6 +156,8 @@ class InstallJudgement(Judgement):
             yield f"{wrong} are not right"
         if others := there.keys() - self.files.keys() - self.left:
             yield f"there is more than was installed: {others}"
+        if uploads := self.world.open_uploads():
+            yield f"{uploads} uploads in parts stay open"
 
 
 def is_of_another(world: World, top_hash: TopHash) -> bool:
@@ -262,7 +264,7 @@ def rolling_back(world: World, registry: Registry, since: float | None) -> tuple
 
 
 def installing(world: World, registry: Registry, since: float | None) -> Installed:
-    return install(registry, Reference(str(world.name)), world.out)
+    return install(registry, Reference(str(world.name)), world.out, attempt=attempt_at(world, since))
 
 
 def publishing(kind: Kind, run: Run, judge: Callable[[World], Judge] = PublishingJudgement, *, may_lose: bool = False) -> Work:
