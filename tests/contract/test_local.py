@@ -263,11 +263,23 @@ def test_a_directory_is_not_replaced_by_a_file_that_was_written_in_parts(
 @pytest.mark.parametrize("name", ["below", "far/below"])
 def test_no_file_is_begun_below_a_file(storage: LocalStorage, key: PhysicalKey, name: str) -> None:
     storage.put(key, b"x")
-    with pytest.raises(StorageError, match=f"directory/file/{name}: a file is in the way of a directory") as caught:
+    with pytest.raises(StorageError, match=f"directory/file/{name}: a file, .* is in the way of a directory") as caught:
         storage.create(key.join(name), 5)
 
     assert not caught.value.transient
     assert storage.get(key).data == b"x"
+
+
+@pytest.mark.parametrize("name", ["link/below", "link/far/below"])
+def test_no_file_is_written_below_a_link_that_leads_nowhere(storage: LocalStorage, tmp_path: Path, name: str) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    key = PhysicalKey(None, str(tmp_path / name))
+
+    for write in (lambda: storage.create(key, 5), lambda: storage.put(key, b"x")):
+        with pytest.raises(StorageError, match=f"{name}: .* a link to nowhere, is in the way of a directory") as caught:
+            write()
+        assert not caught.value.transient
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize("size", [2**60, 2**63 - 1, 2**63])

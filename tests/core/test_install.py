@@ -425,7 +425,7 @@ def test_a_file_in_the_place_of_a_directory_of_the_package_stays(
     publish(registry, memory, {"data/a.txt": b"a"})
     write("out/data", b"in the way")
 
-    with pytest.raises(StorageError, match="a file is in the way of a directory"):
+    with pytest.raises(StorageError, match="a file, or a link to nowhere, is in the way of a directory"):
         get(registry, out)
     assert files_below(out) == {"data": b"in the way"}
 

@@ -202,17 +202,17 @@ def _delete(key: PhysicalKey) -> None:
             path.parent.parent.rmdir()
 
 
-def _make(key: PhysicalKey, directory: Path) -> None:
-    """Make a directory and those above it, and let the disk keep their names."""
+def _make(key: PhysicalKey, directory: Path) -> list[Path]:
+    """Make a directory and those above it; return those that were not there."""
     try:
-        above = itertools.chain([directory], directory.parents)
-        for absent in reversed(list(itertools.takewhile(_is_no_directory, above))):  # mkdir(parents=True) is recursive.
-            absent.mkdir(exist_ok=True)
-            _sync(absent.parent)
+        absent = list(itertools.takewhile(_is_no_directory, (directory, *directory.parents)))
+        for each in reversed(absent):  # mkdir(parents=True) is recursive.
+            each.mkdir(exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        if any(parent.exists() and not parent.is_dir() for parent in (directory, *directory.parents)):
-            raise StorageError("a file is in the way of a directory", str(key)) from error
+        if any(os.path.lexists(parent) and not parent.is_dir() for parent in (directory, *directory.parents)):
+            raise StorageError("a file, or a link to nowhere, is in the way of a directory", str(key)) from error
         raise
+    return absent
 
 
 def _is_no_directory(path: Path) -> bool:
@@ -272,7 +272,8 @@ def _made_and_locked(key: PhysicalKey, directory: Path) -> Iterator[int]:
     with contextlib.ExitStack() as held:
         for _ in range(_TRIES):
             try:
-                _make(key, directory)
+                for made in _make(key, directory):  # Their names are to survive as well.
+                    _sync(made.parent)
                 descriptor = held.enter_context(_locked(directory))
             except (FileNotFoundError, FileExistsError):  # mkdir raises the second one when it looks again too late.
                 continue
