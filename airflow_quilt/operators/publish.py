@@ -1,9 +1,10 @@
 """What the operators that make a revision share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators.base import QuiltOperator, airflow_errors
+from airflow_quilt.operators.note import Note
 from airflow_quilt.operators.values import attempt_of, flag, plain
 
 if TYPE_CHECKING:
@@ -98,30 +99,17 @@ class QuiltPublishOperator(QuiltOperator):
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Publish, and return what a later task may want to know: plain values only."""
-        from airflow_quilt.core.draft import Draft
-
         stop = self.begin()
         with airflow_errors():
             hook = self.hook
             registry = hook.registry(self.registry)
-            draft = Draft(
-                package=self.package,
-                entries=plain(self.entries),
-                meta=plain(self.meta),
-                message=self.message,
-                mode=self.mode,
-                base=self.base,
-                remove=plain(self.remove),
-                workflow=hook.default_workflow(registry) if self.workflow is ... else self.workflow,
-                hash_type=self.hash_type,
-                unversioned=flag("unversioned", self.unversioned),
-                follow_symlinks=flag("follow_symlinks", self.follow_symlinks),
-                conflict=self.conflict,
-                dedupe=flag("dedupe", self.dedupe),
-                allow_empty=flag("allow_empty", self.allow_empty),
-            )
-            published = self.publish(hook, registry, draft, attempt_of(context), stop)
-            return {
+            attempt = attempt_of(context)
+            given = {name: plain(getattr(self, name)) for name in self.template_fields}
+            note = Note(context, attempt.key, given)
+            if attempt.since is not None and (earlier := note.read(registry)):
+                return earlier
+            published = self.publish(hook, registry, self._draft(given, hook, registry), attempt, stop)
+            result = {
                 "registry": str(published.registry),
                 "package": str(published.package),
                 "top_hash": published.top_hash,
@@ -134,6 +122,28 @@ class QuiltPublishOperator(QuiltOperator):
                 "revision": published.revision.time.to_iso8601_string(),
                 "created": published.created,
             }
+            note.write(result)
+            return result
+
+    def _draft(self, given: Mapping[str, Any], hook: "QuiltHook", registry: "Registry") -> "Draft":
+        from airflow_quilt.core.draft import Draft
+
+        return Draft(
+            package=self.package,
+            entries=given["entries"],
+            meta=given["meta"],
+            message=self.message,
+            mode=self.mode,
+            base=self.base,
+            remove=given["remove"],
+            workflow=hook.default_workflow(registry) if self.workflow is ... else self.workflow,
+            hash_type=self.hash_type,
+            unversioned=flag("unversioned", self.unversioned),
+            follow_symlinks=flag("follow_symlinks", self.follow_symlinks),
+            conflict=self.conflict,
+            dedupe=flag("dedupe", self.dedupe),
+            allow_empty=flag("allow_empty", self.allow_empty),
+        )
 
     def publish(
         self, hook: "QuiltHook", registry: "Registry", draft: "Draft", attempt: "Attempt", stop: "threading.Event"

@@ -555,6 +555,96 @@ def test_a_retry_after_a_lost_success_publishes_nothing_new(connected: str, s3_r
     assert len(list(s3_registry.revisions(PackageName("team", "data")))) == 2
 
 
+class StateStore:
+    """What Airflow keeps of a task instance over its tries; it may be out of reach."""
+
+    def __init__(self) -> None:
+        self.noted: dict[str, Any] = {}
+        self.is_down = False
+
+    def get(self, key: str) -> Any:
+        self._check()
+        return json.loads(json.dumps(self.noted.get(key)))
+
+    def set(self, key: str, value: Any) -> None:
+        self._check()
+        self.noted[key] = value
+
+    def _check(self) -> None:
+        if self.is_down:
+            raise RuntimeError("the API server is gone")
+
+
+@pytest.fixture
+def store() -> StateStore:
+    return StateStore()
+
+
+def retried(store: StateStore, tries: int = 2, **changes: Any) -> dict[str, Any]:
+    """Publish a file as one try of a task."""
+    arguments = {"package": "team/data", "dedupe": False, **changes}
+    operator = QuiltPushOperator(task_id="push", **arguments)
+    return operator.execute({**instance(tries), "task_state_store": store})  # type: ignore[arg-type]
+
+
+def test_a_retry_after_a_lost_success_looks_at_no_source_again(
+    connected: str, s3_registry: Registry, store: StateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    source = tmp_path / "a.txt"
+    source.write_text("mine")
+    first = retried(store, 1, entries={"a.txt": str(source)})
+    retried(StateStore(), 1, entries={"a.txt": b"theirs"})
+    source.unlink()
+    again = retried(store, entries={"a.txt": str(source)})
+
+    assert again == first
+    assert f"An earlier try of this task published {first['quilt_uri']}" in caplog.text
+    assert len(list(s3_registry.revisions(PackageName("team", "data")))) == 2
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"message": "other"}, {"package": "team/other"}, {"dest": "s3://{bucket}/elsewhere"}, {"entries": {"b.txt": b"mine"}}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_retry_that_is_told_something_else_does_it(
+    connected: str, bucket: str, store: StateStore, changes: dict[str, Any]
+) -> None:
+    retried(store, 1, entries={"a.txt": b"mine"})
+    changes = {key: value.format(bucket=bucket) if isinstance(value, str) else value for key, value in changes.items()}
+    again = retried(store, **{"entries": {"a.txt": b"mine"}, **changes})
+
+    assert again["package"] == changes.get("package", "team/data")
+    assert (again["created"], again["bytes_copied"] + again["bytes_reused"]) == (True, 4)
+
+
+def test_a_retry_of_what_was_deleted_meanwhile_publishes_it_again(
+    connected: str, s3_registry: Registry, store: StateStore
+) -> None:
+    first = retried(store, 1, entries={"a.txt": b"mine"})
+    s3_registry.delete(PackageName("team", "data"))
+    again = retried(store, entries={"a.txt": b"mine"})
+
+    assert again["top_hash"] == first["top_hash"]
+    assert [revision.top_hash for revision in s3_registry.revisions(PackageName("team", "data"))] == [first["top_hash"]]
+
+
+@pytest.mark.parametrize("entries", [{"a.txt": b"mine"}, {"a.csv": pd.DataFrame({"a": [1]})}], ids=["down", "data frame"])
+def test_without_a_note_a_retry_finds_its_revision_all_the_same(
+    connected: str, s3_registry: Registry, store: StateStore, entries: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    store.is_down = "a.txt" in entries
+    first = retried(store, 1, entries=entries)
+    again = retried(store, entries=entries)
+
+    assert (again["top_hash"], again["revision"]) == (first["top_hash"], first["revision"])
+    assert len(list(s3_registry.revisions(PackageName("team", "data")))) == 1
+    assert ("could not be noted: the API server is gone" in caplog.text) is store.is_down
+    assert ("could not be read: the API server is gone" in caplog.text) is store.is_down
+    assert store.noted == {}
+
+
 def test_updates_are_merged_again(connected: str, s3_registry: Registry) -> None:
     for key in ("a.txt", "b.txt"):
         push(mode="update", conflict="rebase", entries={key: entry(content=key)})
