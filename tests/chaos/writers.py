@@ -18,7 +18,7 @@ from tests.chaos.writers_client import Ours, Place, Push, Style
 from tests.chaos.writers_judge import Account, Judgement, State, judge
 
 ROOT: Final = Path(__file__).parents[2]
-_SECONDS: Final = 600.0
+_SECONDS: Final = 1800.0
 """So long a job may take before its process is ended."""
 _START: Final = 0.5
 """Seconds after which all begin."""
