@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from testbed.quilt3 import quilt3_environment
 from testbed.server import S3Server
 from tests.chaos.conftest import Figures
 from tests.chaos.writers import (
@@ -17,7 +18,6 @@ from tests.chaos.writers import (
     Outcome,
     Race,
     place_in,
-    quilt3_environment,
     run,
     running_fleet,
 )
@@ -38,7 +38,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture(scope="module")
 def quilt3_fleet(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with running_fleet(tmp_path_factory.mktemp("fleet") / "quilt3", SIZE, quilt3_environment(s3)) as fleet:
+    directory = tmp_path_factory.mktemp("fleet")
+    with running_fleet(directory / "quilt3", SIZE, quilt3_environment(s3, directory / "home")) as fleet:
         yield fleet
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from testbed.quilt3 import HOMES
 from testbed.server import S3Server
 from tests.chaos.writers_client import Ours, Place, Push, Style
 from tests.chaos.writers_judge import Account, Judgement, State, judge
@@ -107,8 +108,7 @@ def running_fleet(directory: Path, size: int, environment: Mapping[str, str] | N
 @contextlib.contextmanager
 def _running_worker(directory: Path, environment: Mapping[str, str] | None) -> Iterator[Worker]:
     directory.mkdir()
-    homes = {name: str(directory) for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
-    own = {**environment, **homes} if environment is not None else dict(os.environ)
+    own = {**environment, **dict.fromkeys(HOMES, str(directory))} if environment is not None else dict(os.environ)
     command = [sys.executable, "-m", "tests.chaos.writers_worker"]
     log = directory / "log"
     with (
@@ -118,22 +118,6 @@ def _running_worker(directory: Path, environment: Mapping[str, str] | None) -> I
         ) as process,
     ):
         yield Worker(process, log)
-
-
-def quilt3_environment(s3: S3Server) -> dict[str, str]:
-    """Return the environment in which quilt3 finds a store, and nothing of the user's."""
-    return {
-        "PATH": os.defpath,
-        "LANG": "C.UTF-8",
-        "QUILT_DISABLE_USAGE_METRICS": "true",
-        "QUILT_MINIMIZE_STDOUT": "true",
-        "QUILT_DISABLE_CACHE": "true",
-        "AWS_ENDPOINT_URL_S3": s3.endpoint,
-        "AWS_ACCESS_KEY_ID": s3.admin.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3.admin.secret_key,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
 
 
 _serial = itertools.count(1)

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
 from airflow_quilt.core.workflows import Choice
+from testbed.quilt3 import quilt3_environment
 from testbed.server import S3Server
 
 Meta = Mapping[str, Any]
@@ -219,21 +219,7 @@ class Quilt3:
 def running_quilt3(directory: Path, s3: S3Server) -> Iterator[Quilt3]:
     """Run quilt3 with a home in ``directory`` and an S3 store until the block ends."""
     log = directory / "quilt3.log"
-    homes = {name: str(directory / name) for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME")}
-    environment = homes | {
-        "PATH": os.defpath,
-        "LANG": "C.UTF-8",
-        "QUILT_DISABLE_USAGE_METRICS": "true",
-        "QUILT_MINIMIZE_STDOUT": "true",
-        "QUILT_DISABLE_CACHE": "true",
-        "AWS_ENDPOINT_URL_S3": s3.endpoint,
-        "AWS_ACCESS_KEY_ID": s3.admin.access_key,
-        "AWS_SECRET_ACCESS_KEY": s3.admin.secret_key,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    for home in homes.values():
-        Path(home).mkdir()
+    environment = quilt3_environment(s3, directory / "home")
     command = [sys.executable, str(Path(__file__).with_name("quilt3_worker.py"))]
     with (
         log.open("wb") as errors,

@@ -1,0 +1,27 @@
+"""quilt3, the reference client, in processes of its own: it reads its settings at import, and keeps a home."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+from testbed.server import S3Server
+
+HOMES: Final = ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+"""The variables that say where it keeps configuration, credentials and a cache."""
+
+
+def quilt3_environment(server: S3Server, home: Path) -> dict[str, str]:
+    """Return the environment in which quilt3 finds a store, a home of its own, and nothing of the user's."""
+    home.mkdir(parents=True, exist_ok=True)
+    return dict.fromkeys(HOMES, str(home)) | {
+        "PATH": os.defpath,
+        "LANG": "C.UTF-8",
+        "QUILT_DISABLE_USAGE_METRICS": "true",
+        "QUILT_MINIMIZE_STDOUT": "true",
+        "QUILT_DISABLE_CACHE": "true",
+        "AWS_ENDPOINT_URL_S3": server.endpoint,
+        "AWS_ACCESS_KEY_ID": server.admin.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.admin.secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
