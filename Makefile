@@ -7,7 +7,7 @@ LOCALSTACK := .venv-localstack
 QUILT3_LOCAL := .venv-quilt3-local
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e chaos chromium lint fix constraints clean
+.PHONY: help demo test e2e chaos bench chromium lint fix constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ e2e: $(READY) chromium ## Fill in the connection form in a browser, under a real
 
 chaos: $(READY) ## Kill, race, starve and corrupt: the long tests behind docs/reliability.md, with their figures (about an hour)
 	@$(BIN)/python -m pytest tests/chaos
+
+bench: $(READY) ## Measure the engine beside quilt3 and s5cmd; ARGS="--scale 0.05 --rounds 1 push-small" for a quick look
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

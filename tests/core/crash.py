@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
@@ -123,10 +123,16 @@ def memory_world(work: "Work", files: Path, directory: Path) -> World:
     memory = MemoryStorage(["registry", "source"])
     for bucket in ("registry", "source"):
         for file in files.iterdir():
-            memory.store(PhysicalKey(bucket, f"data/{file.name}"), file.read_bytes(), "create")
+            memory.store(PhysicalKey(bucket, f"data/{file.name}"), _content(file), "create")
     location = RegistryLocation.parse("s3://registry" if work.kind == "s3" else str(directory / "registry"))
     out = "s3://source/out/" if work.to_prefix else str(directory / "out")
     return World(stores=Stores(LocalStorage(), memory), location=location, files=files, out=out)
+
+
+@cache
+def _content(file: Path) -> bytes:
+    """Return what is in a file, once for all the worlds that hold it: there are thousands."""
+    return file.read_bytes()
 
 
 def make_files(directory: Path) -> Path:

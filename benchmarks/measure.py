@@ -1,0 +1,80 @@
+"""Runs a command as a process, and says what it took."""
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from tempfile import TemporaryFile
+from typing import Any, Final
+
+_SECONDS: Final = 1800.0
+_KIB: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command to measure, with the whole of its environment.
+
+    Attributes:
+        is_client: it prints, in its last line, the seconds and the processor time that the work itself took, as ``ours`` and
+            ``theirs`` do; of others the whole process counts.
+    """
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    is_client: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """What a piece of work took.
+
+    Attributes:
+        seconds: of the work, by the wall's clock; without the start of the interpreter and its imports.
+        cpu: seconds of the processor, likewise.
+        memory: bytes, the most that the process held at any time.
+        facts: what the client says of the work, such as how many bytes it moved.
+    """
+
+    seconds: float
+    cpu: float
+    memory: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+class FailedError(Exception):
+    """A command failed; the message is the end of what it said."""
+
+
+def run(command: Command) -> Took:
+    """Run a command to its end.
+
+    Raises:
+        FailedError: it failed.
+    """
+    with TemporaryFile() as out, TemporaryFile() as errors:
+        began = time.perf_counter()
+        process = subprocess.Popen(command.arguments, env=command.environment, stdout=out, stderr=errors)
+        status, usage = _wait(process, began + _SECONDS)
+        seconds = time.perf_counter() - began
+        out.seek(0)
+        errors.seek(0)
+        if status:
+            raise FailedError((errors.read() or out.read()).decode(errors="replace").strip()[-300:])
+        told = json.loads(out.read().splitlines()[-1]) if command.is_client else {}
+    cpu = usage.ru_utime + usage.ru_stime
+    return Took(told.pop("seconds", seconds), told.pop("cpu", cpu), usage.ru_maxrss * _KIB, told)
+
+
+def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> tuple[int, Any]:
+    """Wait for the end of a process; return its exit status and what it used."""
+    while True:
+        ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if ended:
+            process.returncode = os.waitstatus_to_exitcode(status)
+            return process.returncode, usage
+        if time.perf_counter() > deadline:
+            process.kill()
+        time.sleep(0.001)

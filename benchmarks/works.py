@@ -1,0 +1,135 @@
+"""What is measured: each piece of work, by every client that can do it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from benchmarks.stage import Round, Stage
+
+_KIB: Final = 1024
+_MIB: Final = 1024 * _KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A piece of work.
+
+    Attributes:
+        title: what it is, at the full scale.
+        goal: what we want to reach, as the table says it.
+        clients: gets it ready, and returns the rounds of each client.
+    """
+
+    title: str
+    goal: str
+    clients: Callable[[Stage], Mapping[str, Round]]
+
+
+def _build_known(stage: Stage) -> Mapping[str, Round]:
+    registry, package = stage.package(stage.of(1_000_000))
+    return {
+        "ours": lambda number: stage.ours("build_package", registry=registry, package=f"ours/{number}", source=package),
+        "quilt3": lambda number: stage.quilt3("build_package", registry=registry, package=f"quilt3/{number}", source=package),
+    }
+
+
+def _read(stage: Stage) -> Mapping[str, Round]:
+    registry, package = stage.package(stage.of(1_000_000))
+    return {
+        "ours": lambda _: stage.ours("read_package", registry=registry, package=package),
+        "quilt3": lambda _: stage.quilt3("read_package", registry=registry, package=package),
+    }
+
+
+def _push(count: int, size: int) -> Callable[[Stage], Mapping[str, Round]]:
+    def clients(stage: Stage) -> Mapping[str, Round]:
+        registry = stage.bucket()
+        source = str(stage.files(stage.of(count), size) if count > 1 else stage.files(1, stage.of(size)))
+        return {
+            "ours": lambda number: stage.ours("push_directory", registry=registry, package=f"ours/{number}", source=source),
+            "quilt3": lambda number: stage.quilt3("push_directory", registry=registry, package=f"quilt3/{number}", source=source),
+            "s5cmd": lambda number: stage.s5cmd("cp", f"{source}/", f"{registry}/s5cmd/{number}/"),
+        }
+
+    return clients
+
+
+def _push_again(stage: Stage) -> Mapping[str, Round]:
+    registry, files = stage.bucket(), [stage.files(stage.of(2000), 4 * _KIB) for _ in range(2)]
+
+    def changed(directory: Path, number: int) -> str:
+        paths = sorted(directory.rglob("*.bin"))
+        for path in paths[:: max(1, min(100, len(paths)))]:
+            path.write_bytes(number.to_bytes(4) * _KIB)
+        return str(directory)
+
+    return {
+        "ours": lambda number: stage.ours(
+            "push_directory", registry=registry, package="ours/again", source=changed(files[0], number)
+        ),
+        "quilt3": lambda number: stage.quilt3(
+            "push_directory", registry=registry, package="quilt3/again", source=changed(files[1], number)
+        ),
+    }
+
+
+def _build_objects(algorithm: str | None) -> Callable[[Stage], Mapping[str, Round]]:
+    def clients(stage: Stage) -> Mapping[str, Round]:
+        registry, client = stage.bucket(), stage.server.client()
+        checksum = {"ChecksumAlgorithm": algorithm} if algorithm else {}
+        for number, path in enumerate(sorted(stage.files(stage.of(1000), 64 * _KIB).rglob("*.bin"))):
+            client.put_object(Bucket=registry.removeprefix("s3://"), Key=f"data/{number:06}", Body=path.read_bytes(), **checksum)  # type: ignore[arg-type]
+        source = f"{registry}/data/"
+        return {
+            "ours": lambda number: stage.ours("build_prefix", registry=registry, package=f"ours/{number}", source=source),
+            "quilt3": lambda number: stage.quilt3("build_prefix", registry=registry, package=f"quilt3/{number}", source=source),
+        }
+
+    return clients
+
+
+def _install(stage: Stage) -> Mapping[str, Round]:
+    registry, package = stage.bucket(), "team/files"
+    source = str(stage.files(stage.of(1000), 4 * _KIB))
+    stage.once(stage.ours("push_directory", registry=registry, package=package, source=source))
+    return {
+        "ours": lambda _: stage.ours("install_package", registry=registry, package=package, dest=str(stage.place())),
+        "quilt3": lambda _: stage.quilt3("install_package", registry=registry, package=package, dest=str(stage.place())),
+    }
+
+
+def _list(stage: Stage) -> Mapping[str, Round]:
+    registry, package = stage.bucket(), "team/revisions"
+    stage.revisions(registry, package, stage.of(100))
+    return {
+        "ours": lambda _: stage.ours("list_revisions", registry=registry, package=package),
+        "quilt3": lambda _: stage.quilt3("list_revisions", registry=registry, package=package),
+    }
+
+
+def _delete(stage: Stage) -> Mapping[str, Round]:
+    registry = stage.bucket()
+
+    def filled(package: str) -> str:
+        stage.revisions(registry, package, stage.of(1000))
+        return package
+
+    return {
+        "ours": lambda number: stage.ours("delete_package", registry=registry, package=filled(f"ours/{number}")),
+        "quilt3": lambda number: stage.quilt3("delete_package", registry=registry, package=filled(f"quilt3/{number}")),
+    }
+
+
+WORKS: Final[Mapping[str, Work]] = {
+    "build": Work("build a manifest of 1,000,000 entries with known hashes, local", "10 x quilt3", _build_known),
+    "read": Work("read a manifest of 1,000,000 entries", "20 x quilt3", _read),
+    "push-small": Work("push 2,000 files of 4 KiB", "6 x quilt3, 1 x s5cmd", _push(2000, 4 * _KIB)),
+    "push-again": Work("push 2,000 files again, 1 % changed", "20 x quilt3", _push_again),
+    "push-large": Work("push one file of 1 GiB", "1.3 x quilt3, 1 x s5cmd", _push(1, 1024 * _MIB)),
+    "build-checksums": Work("build over 1,000 S3 objects with SHA-256 checksums", "4 x quilt3", _build_objects("SHA256")),
+    "build-objects": Work("build over 1,000 S3 objects without usable checksums", "1.5 x quilt3", _build_objects(None)),
+    "install": Work("install 1,000 files of 4 KiB", "6 x quilt3", _install),
+    "list": Work("list 100 revisions", "100 x quilt3", _list),
+    "delete": Work("delete a package of 1,000 revisions", "10 x quilt3", _delete),
+}
