@@ -21,7 +21,7 @@ test: $(READY) $(LOCALSTACK)/.ready $(QUILT3_LOCAL)/.ready ## Run every test, ag
 e2e: $(READY) chromium ## Fill in the connection form in a browser, under a real Airflow; SCREENSHOTS=1 renews the picture of it
 	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/e2e
 
-chaos: $(READY) ## Kill, race, starve and corrupt: the long tests behind docs/reliability.md, with their figures (about an hour)
+chaos: $(READY) ## Kill, race, starve and corrupt: the long tests behind docs/reliability.md, with their figures (an hour or two)
 	@$(BIN)/python -m pytest tests/chaos
 
 bench: $(READY) ## Measure the engine beside quilt3 and s5cmd; ARGS="--scale 0.05 --rounds 1 push-small" for a quick look
