@@ -97,9 +97,17 @@ def to_s3(digest: bytes) -> str:
     return base64.b64encode(digest).decode()
 
 
+def from_s3(checksum: str | None) -> bytes | None:
+    """Return the digest in a checksum of S3; None where there is none, or it was damaged on its way."""
+    try:
+        return base64.b64decode(checksum, validate=True) if checksum else None
+    except ValueError:
+        return None
+
+
 def _whole(checksum: str | None) -> bytes | None:
     """Return the digest in a checksum of S3; a composite one (``…-N``) says nothing about the sizes of its parts."""
-    return base64.b64decode(checksum) if checksum and "-" not in checksum else None
+    return from_s3(checksum) if checksum and "-" not in checksum else None
 
 
 class _Chunked:
@@ -158,7 +166,7 @@ class _Crc64Nvme:
         return Hash(CRC64NVME, to_s3(whole.to_bytes(_CRC_BYTES)))
 
     def proven(self, size: int, sha256: str | None, crc64nvme: str | None) -> Hash | None:  # noqa: ARG002
-        return Hash(CRC64NVME, crc64nvme) if crc64nvme and "-" not in crc64nvme else None
+        return Hash(CRC64NVME, crc64nvme) if crc64nvme and _whole(crc64nvme) else None
 
 
 class _Crc:

@@ -15,6 +15,7 @@ from airflow_quilt.core.checksums import (
     check_new_hash_type,
     checked,
     digest_of,
+    from_s3,
     hash_of,
     part_ranges,
     part_size,
@@ -336,3 +337,14 @@ def test_an_object_is_contradicted_by_the_checksums_of_other_bytes_only(hash_typ
     assert told.contradicts(plainly(b"other", hash_type))
     assert not told.contradicts(plainly(b"hello", hash_type))
     assert not silent.contradicts(plainly(b"other", hash_type))
+
+
+@pytest.mark.parametrize("told", [None, "", "A", "AAA", "AA=A", "####", "\u00e9AAA"])
+def test_a_checksum_that_was_damaged_on_its_way_proves_nothing(told: str | None) -> None:
+    assert from_s3(told) is None
+    assert algorithm(CHUNKED).proven(5, told, told) is None
+    assert algorithm(CRC64NVME).proven(5, told, told) is None
+
+
+def test_a_checksum_of_s3_is_read_as_it_is_written() -> None:
+    assert from_s3(to_s3(b"digest")) == b"digest"

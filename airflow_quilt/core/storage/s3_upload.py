@@ -1,11 +1,11 @@
 """Uploads in parts to S3 stores, through boto3."""
 
-import base64
 import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from airflow_quilt.core.checksums import StoreAlgorithm, to_s3
+from airflow_quilt.core.checksums import StoreAlgorithm, from_s3, to_s3
+from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import Stat
 from airflow_quilt.core.storage.s3_errors import translated
@@ -48,10 +48,9 @@ class S3Upload:
     def arrived(self, number: int, size: int) -> bytes | None:
         """Return the digest of a part that arrived, if it has this size and the store lists it."""
         part = self._arrived.get(number, {})
-        told = part.get(f"Checksum{self._algorithm}")
-        if part.get("Size") != size or not told:
+        digest = from_s3(part.get(f"Checksum{self._algorithm}"))
+        if part.get("Size") != size or digest is None:
             return None
-        digest = base64.b64decode(told)
         self._keep(number, size, part["ETag"], checksum_fields(self._algorithm, digest))
         return digest
 
@@ -74,8 +73,11 @@ class S3Upload:
             )
         result: Any = answer["CopyPartResult"]
         told = result.get(f"Checksum{self._algorithm}")
-        self._keep(number, stop - start, result["ETag"], {f"Checksum{self._algorithm}": told} if told else {})
-        return base64.b64decode(told) if told else None
+        digest = from_s3(told)
+        if told and digest is None:
+            raise StorageUnavailableError("the checksum in the answer was damaged on its way", str(self._key))
+        self._keep(number, stop - start, result["ETag"], checksum_fields(self._algorithm, digest) if digest else {})
+        return digest
 
     def complete(self) -> Stat:
         """Put the parts together."""
