@@ -35,7 +35,7 @@ class Note:
 
     def __init__(self, context: "Context", key: str, inputs: Mapping[str, Any]) -> None:
         self._store: Any = context.get("task_state_store")
-        self._work = _fingerprint([key, inputs])
+        self._work = _fingerprint([key, inputs]) if self._store is not None else None  # Content may be large.
 
     def read(self, registry: "Registry") -> dict[str, Any] | None:
         """Return what an earlier try returned, if the revision that it published is still there."""
@@ -48,7 +48,7 @@ class Note:
 
     def write(self, result: dict[str, Any]) -> None:
         """Note down what this try returns."""
-        if self._store is None or self._work is None:
+        if self._work is None:
             return
         try:
             self._store.set(_KEY, {"work": self._work, "result": result})
@@ -56,7 +56,7 @@ class Note:
             _log.warning("That this try has published could not be noted: %s", error)
 
     def _noted(self) -> Any:
-        if self._store is None or self._work is None:
+        if self._work is None:
             return None
         try:
             return self._store.get(_KEY)
