@@ -8,9 +8,9 @@ manifests, is the SHA-256 of the whole file in hex. ``CRC64NVME`` is S3's checks
 import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+import msgspec
 from awscrt.checksums import combine_crc64nvme, crc64nvme
 
 from airflow_quilt.core.errors import EntryDamagedError, HashTypeError
@@ -27,8 +27,7 @@ _MOST_PARTS: Final = 10_000
 _CRC_BYTES: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Hash:
+class Hash(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A hash as a manifest writes it: ``{"type": …, "value": …}``."""
 
     type: str

@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from msgspec.structs import replace
 
 from airflow_quilt.core.checksums import CHUNKED, check_new_hash_type
 from airflow_quilt.core.entries import parse_entries

@@ -5,19 +5,22 @@ Printing is quilt3's to the letter, because the text goes into manifests.
 
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal, Self
 from urllib.parse import SplitResult, parse_qs, quote, quote_plus, unquote, urlsplit
+
+import msgspec
 
 from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.names import PackageName, TopHash, parse_logical_key, parse_top_hash
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
+"""An URL of S3 in which nothing is escaped, as nearly all are."""
 
 
-@dataclass(frozen=True, slots=True)
-class PhysicalKey:
+class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
     """Where the bytes of an entry are: an S3 object, at a version or not, or a local file.
 
     A local file has no bucket and an absolute path; a key that ends in ``/`` (or is empty) is a prefix or directory.
@@ -37,6 +40,8 @@ class PhysicalKey:
         Raises:
             LocationError: ``text`` is something else; the message says which part is wrong.
         """
+        if plain := _PLAIN_S3.fullmatch(text):
+            return cls(*plain.groups())
         if not text:
             raise LocationError("an empty text is not a location")
         if text.startswith("s3:"):
@@ -104,11 +109,11 @@ class PhysicalKey:
 
     def join(self, relative: str) -> Self:
         """Return the key of ``relative`` below this directory or prefix."""
-        return replace(self, key=f"{self.key.rstrip('/')}/{relative}" if self.key else relative, version_id=None)
+        return type(self)(self.bucket, f"{self.key.rstrip('/')}/{relative}" if self.key else relative)
 
     def at_version(self, version_id: str | None) -> Self:
         """Return the same key at a version; stores without versioning have none."""
-        return replace(self, version_id=version_id)
+        return type(self)(self.bucket, self.key, version_id)
 
     def __str__(self) -> str:
         if self.bucket is None:

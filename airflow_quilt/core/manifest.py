@@ -6,36 +6,50 @@ canonical text whose SHA-256 is the top hash. The canonical text leaves out phys
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import IO, Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from json.encoder import encode_basestring as _quoted
+from json.encoder import encode_basestring_ascii as _quoted_ascii
+from typing import IO, Annotated, Any, Final, TypeVar
 
+import msgspec
+
+from airflow_quilt.core.batches import batched
 from airflow_quilt.core.checksums import Hash
 from airflow_quilt.core.errors import MetadataError, RecordSizeError
 from airflow_quilt.core.metadata import check_json, check_meta
 from airflow_quilt.core.names import DirectoryKey, LogicalKey, TopHash, walk_order
 
+R = TypeVar("R")
+
 MAX_RECORD_SIZE: Final = 1_000_000
 """The most bytes that one line may have, without its newline; Quilt's own services read no longer ones."""
+LARGEST: Final = 2**63 - 1
+"""The largest size of an entry: Quilt's platform reads sizes as integers of 64 bits, and no store keeps anything larger."""
 
 _line_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 """Returns the canonical text of a record."""
+_MOST_BYTES: Final = 4
+"""The most bytes that a character takes in UTF-8."""
+_MOST_ESCAPED: Final = 6
+"""The most bytes that a character takes in JSON: ``\\u001f``."""
+_FRAME: Final = 200
+"""More than the bytes of a line that are no text of its entry."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One file of a package.
 
-    ``physical_keys`` are URLs, the first one counts. ``meta`` is the whole of the entry's metadata; what a user gave
-    lies under ``user_meta``, other keys belong to whoever wrote them.
+    ``physical_keys`` are URLs, the first one counts. ``size`` is in bytes. ``meta`` is the whole of the entry's metadata;
+    what a user gave lies under ``user_meta``, other keys belong to whoever wrote them.
     """
 
     logical_key: LogicalKey
-    physical_keys: tuple[str, ...]
-    size: int
+    physical_keys: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    size: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
     hash: Hash
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = msgspec.field(default_factory=dict)
 
     @property
     def user_meta(self) -> Any:
@@ -107,20 +121,53 @@ def entry_line(entry: Entry) -> bytes:
 
     Raises:
         RecordSizeError: it is longer than :data:`MAX_RECORD_SIZE`.
+        MetadataError: it holds what is no JSON, or is nested too deeply.
     """
-    record = {
-        "logical_key": entry.logical_key,
-        "physical_keys": entry.physical_keys,
-        "size": entry.size,
-        "hash": {"type": entry.hash.type, "value": entry.hash.value},
-        "meta": entry.meta,
-    }
-    return _line(record, f"entry {entry.logical_key!r}")
+    return _encoded(_entry_text, entry, f"entry {entry.logical_key!r}")
+
+
+def check_record(entry: Entry) -> None:
+    """Check that an entry can be written; without writing it, where it clearly can.
+
+    Raises:
+        RecordSizeError: its line is longer than :data:`MAX_RECORD_SIZE`.
+        MetadataError: it holds what is no JSON, or is nested too deeply.
+    """
+    characters = len(entry.logical_key) + sum(map(len, entry.physical_keys)) + len(entry.hash.type) + len(entry.hash.value)
+    if entry.meta or characters * _MOST_ESCAPED + _FRAME > MAX_RECORD_SIZE:
+        entry_line(entry)
+
+
+def canonical_entry(entry: Entry) -> str:
+    """Return the canonical text of an entry, which is what of it counts for the top hash."""
+    meta = canonical_json(entry.meta) if entry.meta else "{}"
+    return (
+        f'{{"hash":{{"type":{_quoted_ascii(entry.hash.type)},"value":{_quoted_ascii(entry.hash.value)}}},'
+        f'"logical_key":{_quoted_ascii(entry.logical_key)},"meta":{meta},"size":{entry.size}}}'
+    )
+
+
+def canonical_text(entries: Iterable[Entry]) -> bytes:
+    """Return the canonical texts of entries, one after the other."""
+    return "".join([canonical_entry(entry) for entry in entries]).encode()
+
+
+def _entry_text(entry: Entry) -> str:
+    keys = ", ".join([_quoted(key) for key in entry.physical_keys])
+    meta = _line_json(entry.meta) if entry.meta else "{}"
+    return (
+        f'{{"logical_key": {_quoted(entry.logical_key)}, "physical_keys": [{keys}], "size": {entry.size}, '
+        f'"hash": {{"type": {_quoted(entry.hash.type)}, "value": {_quoted(entry.hash.value)}}}, "meta": {meta}}}'
+    )
 
 
 def _line(record: Mapping[str, Any], what: str) -> bytes:
+    return _encoded(_line_json, record, what)
+
+
+def _encoded(spell: Callable[[R], str], record: R, what: str) -> bytes:
     try:
-        line = _line_json(record).encode()
+        line = spell(record).encode()
     except (ValueError, RecursionError) as error:  # Only what somebody else wrote: our own metadata has been checked.
         raise MetadataError(f"{what}: it cannot be written: {error}") from error
     if len(line) > MAX_RECORD_SIZE:
@@ -131,14 +178,15 @@ def _line(record: Mapping[str, Any], what: str) -> bytes:
     return line
 
 
-def hashed(entry: Entry) -> dict[str, Any]:
-    """Return what of an entry counts for the top hash."""
-    return {
-        "hash": {"type": entry.hash.type, "value": entry.hash.value},
-        "logical_key": entry.logical_key,
-        "meta": entry.meta,
-        "size": entry.size,
-    }
+def _block(entries: Sequence[Entry]) -> bytes:
+    """Return the lines of entries, each with its newline."""
+    try:
+        lines = [_entry_text(entry) for entry in entries]
+        if max(map(len, lines)) * _MOST_BYTES <= MAX_RECORD_SIZE:
+            return ("\n".join(lines) + "\n").encode()
+    except (ValueError, RecursionError):
+        pass  # One by one it turns out which entry it is.
+    return b"".join(entry_line(entry) + b"\n" for entry in entries)
 
 
 def write_manifest(
@@ -163,9 +211,9 @@ def write_manifest(
     for key, meta in sorted((directories or {}).items(), key=lambda item: walk_order(item[0])):
         out.write(directory_line(key, meta) + b"\n")
     count = size = 0
-    for entry in entries:
-        out.write(entry_line(entry) + b"\n")
-        digest.update(canonical_json(hashed(entry)).encode())
-        count += 1
-        size += entry.size
+    for batch in batched(entries):
+        out.write(_block(batch))
+        digest.update(canonical_text(batch))
+        count += len(batch)
+        size += sum([entry.size for entry in batch])
     return Summary(TopHash(digest.hexdigest()), count, size)

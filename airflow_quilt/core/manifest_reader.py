@@ -1,30 +1,40 @@
 """Reads manifests, as streams, from anybody: whatever is wrong in one is told with the number of its line."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+import msgspec
 
 from airflow_quilt.core.checksums import Hash
-from airflow_quilt.core.errors import LogicalKeyError, ManifestError
-from airflow_quilt.core.manifest import Entry, canonical_json, hashed
+from airflow_quilt.core.errors import LogicalKeyError, ManifestError, QuiltError
+from airflow_quilt.core.manifest import LARGEST, Entry, canonical_entry, canonical_json, canonical_text, entry_line
 from airflow_quilt.core.names import (
     DirectoryKey,
     LogicalKey,
     TopHash,
     check_file,
     check_next,
+    is_walk,
     parse_directory_key,
     parse_logical_key,
     walk_order,
 )
 
+R = TypeVar("R")
+
 _MOST_TO_READ: Final = 16 * 1024 * 1024
 """The most bytes of a line that is read: quilt3's writers can be told to exceed ``MAX_RECORD_SIZE``."""
 
-_LARGEST: Final = 2**63 - 1
-"""The largest size of an entry: Quilt's platform reads sizes as integers of 64 bits, and no store keeps anything larger."""
+_PIECE: Final = 256 * 1024
+"""Bytes that are looked at together."""
+
+_QUOTES: Final = 22
+"""So many quotes are in the line of an entry that has one physical key and no metadata, as nearly all have, if none is in its
+texts: more keys of an object, or one given twice, make more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,39 +68,109 @@ def read_manifest(chunks: Iterable[bytes], top_hash: TopHash | None = None) -> M
         ManifestError: a line is not what the format says, or the content has another top hash; entries raise it while
             they are read.
     """
-    lines = _lines(chunks)
-    number, line = next(lines, (1, b""))
-    header = _record(number, line)
+    blocks = _blocks(chunks)
+    _, block = next(blocks, (1, b""))
+    line, _, rest = block.partition(b"\n")
+    _check_length(1, line)
+    header = _record(1, line)
     header.pop("top_hash", None)  # Obsolete; quilt3 drops it too.
-    digest = hashlib.sha256(_canonical(number, line, header))
     directories: dict[DirectoryKey, Any] = {}
-    return Manifest(header, _entries(lines, directories, digest, top_hash), directories)
+    reader = _EntryReader(directories, hashlib.sha256(_canonical(1, line, canonical_json, header)), top_hash)
+    return Manifest(header, reader.read(itertools.chain([(2, rest)], blocks)), directories)
 
 
-def _entries(
-    lines: Iterator[tuple[int, bytes]], directories: dict[DirectoryKey, Any], digest: "hashlib._Hash", top_hash: TopHash | None
-) -> Iterator[Entry]:
-    previous: LogicalKey | None = None
-    with_meta: Sequence[DirectoryKey] = ()
-    for number, line in lines:
-        record = _record(number, line)
+class _EntryReader:
+    """Reads the entries of one manifest, and checks what they are together: their order and their top hash."""
+
+    def __init__(self, directories: dict[DirectoryKey, Any], digest: "hashlib._Hash", top_hash: TopHash | None) -> None:
+        self._directories = directories
+        self._digest = digest
+        self._top_hash = top_hash
+        self._previous: LogicalKey | None = None
+        self._with_meta: Sequence[DirectoryKey] = ()
+
+    def read(self, blocks: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
+        """Yield the entries of blocks of lines, which come with the number of their first line."""
+        for number, block in blocks:
+            yield from self._glance(block) or self._examine(number, block)
+        if self._top_hash and (found := self._digest.hexdigest()) != self._top_hash:
+            raise ManifestError(f"the manifest {self._top_hash} was changed or damaged: its content has the top hash {found}")
+
+    def _glance(self, block: bytes) -> list[Entry] | None:
+        """Read a block that is plain and right in every way, many lines at once; None where a closer look is needed."""
+        if not _is_plain(block):
+            return None
         try:
-            if not record.get("physical_keys"):
-                key = _directory(number, record, directories if previous is None else None)
-                _canonical(number, line, record)
-                directories[key] = record["meta"]
-                continue
-            entry = _entry(number, record)
-            if previous is None:
-                with_meta = sorted(directories)
-            _check_order(previous, entry.logical_key, with_meta)
-        except LogicalKeyError as error:
-            raise ManifestError(f"line {number}: {error}") from error
-        digest.update(_canonical(number, line, hashed(entry)))
-        previous = entry.logical_key
-        yield entry
-    if top_hash and digest.hexdigest() != top_hash:
-        raise ManifestError(f"the manifest {top_hash} was changed or damaged: its content has the top hash {digest.hexdigest()}")
+            entries = _decoder.decode_lines(block)
+        except ValueError:
+            return None
+        keys = [entry.logical_key for entry in entries]
+        if not is_walk(keys if self._previous is None else [self._previous, *keys]) or not self._fits(keys):
+            return None
+        self._digest.update(canonical_text(entries))
+        self._previous = keys[-1]
+        return entries
+
+    def _fits(self, keys: Sequence[LogicalKey]) -> bool:
+        """Whether no key is that of a directory that has metadata."""
+        try:
+            for key in keys if self._directories else ():
+                self._check_file(key)
+        except LogicalKeyError:
+            return False
+        return True
+
+    def _examine(self, number: int, block: bytes) -> Iterator[Entry]:
+        """Read a block line by line, to tell what is wrong with which."""
+        for at, line in enumerate(block.removesuffix(b"\n").split(b"\n") if block else (), number):
+            _check_length(at, line)
+            try:
+                entry = _spelled_as_ours(line) or self._examined(at, line)
+                if entry is None:
+                    continue
+                self._check_order(entry.logical_key)
+            except LogicalKeyError as error:
+                raise ManifestError(f"line {at}: {error}") from error
+            self._digest.update(_canonical(at, line, canonical_entry, entry))
+            self._previous = entry.logical_key
+            yield entry
+
+    def _examined(self, number: int, line: bytes) -> Entry | None:
+        """Read a line as exactly as it gets: an entry, or the metadata of a directory, which is kept."""
+        record = _record(number, line)
+        if record.get("physical_keys"):
+            return _entry(number, record)
+        key = _directory(number, record, self._directories if self._previous is None else None)
+        _canonical(number, line, canonical_json, record)
+        self._directories[key] = record["meta"]
+        return None
+
+    def _check_order(self, key: LogicalKey) -> None:
+        if self._previous is not None and walk_order(key) < walk_order(self._previous):
+            raise LogicalKeyError(f"{key!r} comes after {self._previous!r}; entries are in walk order")
+        self._check_file(key)
+        check_next(self._previous, key)
+
+    def _check_file(self, key: LogicalKey) -> None:
+        if self._previous is None:  # No directory comes after this.
+            self._with_meta = sorted(self._directories)
+        check_file(key, self._with_meta)
+
+
+def _is_plain(block: bytes) -> bool:
+    """Whether a block is whole lines, each of one record that has the keys of an entry, once, if it has them all."""
+    lines = block.count(b"\n")
+    is_lines = block[:1] == b"{" and block[-2:] == b"}\n" and block.count(b"}\n{") == lines - 1
+    return is_lines and block.count(b'"') == _QUOTES * lines and len(block) <= _MOST_TO_READ
+
+
+def _spelled_as_ours(line: bytes) -> Entry | None:
+    """Read the line of an entry that is spelled as we and quilt3 spell it, which leaves no doubt of what it says."""
+    try:
+        entry = _decoder.decode(line)
+        return entry if entry_line(entry) == line and parse_logical_key(entry.logical_key) else None
+    except (ValueError, RecursionError, QuiltError):
+        return None
 
 
 def _directory(number: int, record: Mapping[str, Any], known: Mapping[DirectoryKey, Any] | None) -> DirectoryKey:
@@ -101,13 +181,6 @@ def _directory(number: int, record: Mapping[str, Any], known: Mapping[DirectoryK
     if "meta" not in record:
         raise ManifestError(f"line {number}: neither an entry nor the metadata of a directory")
     return key
-
-
-def _check_order(previous: LogicalKey | None, key: LogicalKey, directories: Sequence[DirectoryKey]) -> None:
-    if previous is not None and walk_order(key) < walk_order(previous):
-        raise LogicalKeyError(f"{key!r} comes after {previous!r}; entries are in walk order")
-    check_file(key, directories)
-    check_next(previous, key)
 
 
 def _entry(number: int, record: Mapping[str, Any]) -> Entry:
@@ -121,7 +194,7 @@ def _entry(number: int, record: Mapping[str, Any]) -> Entry:
         } if (
             all(isinstance(physical_key, str) for physical_key in physical_keys)
             and not isinstance(size, bool)
-            and 0 <= size <= _LARGEST
+            and 0 <= size <= LARGEST
             and not rest
         ):
             return Entry(parse_logical_key(key), tuple(physical_keys), size, Hash(kind, value), meta or {})
@@ -130,11 +203,11 @@ def _entry(number: int, record: Mapping[str, Any]) -> Entry:
     )
 
 
-def _canonical(number: int, line: bytes, record: Mapping[str, Any]) -> bytes:
+def _canonical(number: int, line: bytes, spell: Callable[[R], str], record: R) -> bytes:
     try:
         if b"\\ud" in line.lower():  # Half a surrogate pair can be read, and not be written.
             json.dumps(_read_json(line.decode()), ensure_ascii=False).encode()
-        return canonical_json(record).encode()
+        return spell(record).encode()
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"line {number}: {error}") from error
 
@@ -150,6 +223,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return record
 
 
+_decoder = msgspec.json.Decoder(Entry)
 _read_json = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse).decode
 
 
@@ -163,15 +237,16 @@ def _record(number: int, line: bytes) -> dict[str, Any]:
     return record
 
 
-def _lines(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def _blocks(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Yield whole lines, many at a time, and the number of the first one; only the last line may lack its newline."""
     number, rest = 1, b""
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        for line in whole:
-            _check_length(number, line)
-            yield number, line
-            number += 1
-        _check_length(number, rest)
+        for start in range(0, len(chunk), _PIECE):
+            rest += chunk[start : start + _PIECE]
+            if end := rest.rfind(b"\n") + 1:
+                yield number, rest[:end]
+                number, rest = number + rest.count(b"\n"), rest[end:]
+            _check_length(number, rest)
     if rest:
         yield number, rest
 

@@ -1,14 +1,15 @@
 """Decides which bytes must move, and how; moves none."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Self
+
+import msgspec
 
 from airflow_quilt.core import layout
 from airflow_quilt.core.checksums import CHUNKED, Hash
 from airflow_quilt.core.errors import LocationError, SourceError
 from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.manifest import Entry, entry_line
+from airflow_quilt.core.manifest import Entry, check_record
 from airflow_quilt.core.names import LogicalKey
 
 # What a hash and a version id will take in a record; S3's version ids have 32 characters.
@@ -16,8 +17,7 @@ _FUTURE_HASH = Hash("sha2-256-chunked", "0" * 44)
 _FUTURE_VERSION = "0" * 32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One file that is to become an entry: an object or local file, or content that has no place yet.
 
     Attributes:
@@ -35,7 +35,7 @@ class Source:
     size: int
     etag: str | None = None
     hash: Hash | None = None
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Mapping[str, Any] = msgspec.field(default_factory=dict)
     hash_type: str = CHUNKED
     physical_keys: tuple[str, ...] = ()
     movable: bool = True
@@ -75,24 +75,21 @@ class Source:
         return Entry(self.logical_key, keys, self.size, digest, self.meta)
 
 
-@dataclass(frozen=True, slots=True)
-class Keep:
+class Keep(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The object stays where it is and its hash is known: no byte is touched."""
 
     source: Source
     entry: Entry
 
 
-@dataclass(frozen=True, slots=True)
-class HashInPlace:
+class HashInPlace(msgspec.Struct, frozen=True, gc=False, tag=True):
     """The object stays where it is and must be hashed there."""
 
     source: Source
     origin: PhysicalKey
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(msgspec.Struct, frozen=True, gc=False, tag=True):
     """A local file, or content, is sent to the store and hashed on the way.
 
     With ``exact`` an object that lies at the destination already and has the hash of the source is left as it is.
@@ -103,8 +100,7 @@ class Upload:
     exact: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(msgspec.Struct, frozen=True, gc=False, tag=True):
     """An object is copied by the store itself.
 
     ``exact`` is as for :class:`Upload`, and demands proof that the copy has the hash of the source.
@@ -194,5 +190,5 @@ def _in_place(source: Source, origin: PhysicalKey) -> Keep | HashInPlace:
 def _check_record(source: Source, physical_key: PhysicalKey) -> Entry:
     """Check the size of the record that is to come, before any byte moves; return its entry as far as it is known."""
     entry = source.entry(physical_key, source.hash or _FUTURE_HASH)
-    entry_line(entry)
+    check_record(entry)
     return entry

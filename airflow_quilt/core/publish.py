@@ -14,7 +14,7 @@ from airflow_quilt.core.checkup import check_writable
 from airflow_quilt.core.draft import Content, Draft, check_draft, find_sources, gather
 from airflow_quilt.core.errors import DiskError, RevisionConflictError
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
-from airflow_quilt.core.manifest import Entry, Summary, canonical_json, hashed, write_manifest
+from airflow_quilt.core.manifest import Entry, Summary, canonical_entry, canonical_json, write_manifest
 from airflow_quilt.core.names import LogicalKey, PackageName, TopHash
 from airflow_quilt.core.patience import Patience
 from airflow_quilt.core.plan import Action, Copy, Source, Upload
@@ -194,7 +194,7 @@ class _Work:
             digest = hashlib.sha256(canonical_json(said).encode())
             for entry in entries:
                 if entry.logical_key in keys:
-                    digest.update(canonical_json(hashed(entry)).encode())
+                    digest.update(canonical_entry(entry).encode())
             content = digest.hexdigest()
         return Attempt(f"{self.attempt.key} {content}", self.since, self.attempt.began)
 

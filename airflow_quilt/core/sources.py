@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from airflow_quilt.core.checksums import CHUNKED
 from airflow_quilt.core.entries import Content, DirectoryMeta, Located, Request

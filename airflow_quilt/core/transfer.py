@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+import msgspec
+
 from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm, digest_of, hash_of, part_ranges, part_size
 from airflow_quilt.core.errors import (
     ChecksumMismatchError,
@@ -98,7 +100,7 @@ class Transfer:
         source, origin = action.source, action.origin
         if not origin.is_local:
             (stat,) = yield [partial(self._stat, source, origin)]
-            source = replace(source, etag=stat.etag)
+            source = msgspec.structs.replace(source, etag=stat.etag)
             if known := stat.proven(source.hash_type):
                 self._progress.add(size=source.size)
                 return source.entry(origin, known)

@@ -1,10 +1,10 @@
 """What changed between two streams of entries."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from airflow_quilt.core.checksums import CRC64NVME, SHA256, hash_of
 from airflow_quilt.core.diff import Change, compare

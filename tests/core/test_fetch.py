@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from airflow_quilt.core.checksums import CHUNKED, Hash
@@ -201,7 +202,7 @@ def test_an_object_that_has_grown_is_right_as_long_as_it_begins_with_the_bytes_o
 
 def test_a_hash_of_an_unknown_type_is_refused(stores: Stores, recorder: Recorder, want: Callable[..., Wanted], out: Path) -> None:
     wanted = want("file", b"bytes")
-    wanted = replace(wanted, entry=replace(wanted.entry, hash=Hash("MD5", "0")))
+    wanted = replace(wanted, entry=msgspec.structs.replace(wanted.entry, hash=Hash("MD5", "0")))
 
     with pytest.raises(HashTypeError, match="'MD5'"):
         fetch(stores, [wanted], recorder)

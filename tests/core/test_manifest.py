@@ -4,12 +4,12 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from airflow_quilt.core.checksums import Hash
 from airflow_quilt.core.errors import ManifestError, MetadataError, QuiltError, RecordSizeError

@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pendulum
 import pytest
 
@@ -846,7 +847,7 @@ def test_a_place_that_is_none_cannot_be_read(timed: Registry, place: str) -> Non
 
 
 def test_bytes_whose_hash_is_of_an_unknown_type_cannot_be_checked(timed: Registry, memory: MemoryStorage) -> None:
-    entry = replace(entry_of("a", b"data", put(memory, "s3://source/a", b"data")), hash=Hash("MD5", "0"))
+    entry = msgspec.structs.replace(entry_of("a", b"data", put(memory, "s3://source/a", b"data")), hash=Hash("MD5", "0"))
 
     with pytest.raises(HashTypeError, match="'MD5'"):
         timed.read_bytes(entry)

@@ -4,10 +4,10 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, Hash, hash_of, to_s3
 from airflow_quilt.core.errors import CancelledError, EntryDamagedError, SourceChangedError, StorageUnavailableError

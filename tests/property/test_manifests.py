@@ -2,18 +2,18 @@ import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from random import Random
 from typing import Any
 
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from airflow_quilt.core.checksums import Hash
 from airflow_quilt.core.errors import LogicalKeyError, ManifestError
-from airflow_quilt.core.manifest import Entry, entry_line, header_line, write_manifest
+from airflow_quilt.core.manifest import Entry, canonical_entry, entry_line, header_line, write_manifest
 from airflow_quilt.core.manifest_reader import read_manifest
-from airflow_quilt.core.names import LogicalKey, TopHash, check_tree, parse_logical_key, walk_order
+from airflow_quilt.core.names import LogicalKey, TopHash, check_tree, is_walk, parse_logical_key, walk_order
 from tests.property.strategies import HEADERS, JSON, LOGICAL_KEYS, META, TEXT, Tree, entries, trees
 
 
@@ -126,6 +126,69 @@ def test_records_that_anybody_made_are_refused_or_can_be_written_again(header: d
     once = rewritten(b"\n".join(lines))
 
     assert once is None or rewritten(once) == once
+
+
+PLAIN_RECORDS = st.fixed_dictionaries(
+    {
+        "logical_key": LOGICAL_KEYS | st.sampled_from(["a", "a/b", "a.b", "b", "b/", "/c", "c//d", "d/../e", "é", "\\", "."]),
+        "physical_keys": st.lists(TEXT | st.sampled_from(["s3://b/k", "\\", '"', "\ud800"]), min_size=1, max_size=1),
+        "size": st.integers(0, 9) | st.sampled_from([2**63 - 1, 2**63, -1]),
+        "hash": st.fixed_dictionaries({"type": st.sampled_from(["SHA256", "\x7f"]), "value": TEXT}),
+        "meta": st.sampled_from([{}, None, [], {"user_meta": {"x": [1.5, 2**70]}}]),
+    }
+)
+
+
+def outcome(lines: bytes) -> tuple[list[Entry], str]:
+    """Return the entries that are read, and what is wrong with what comes after them."""
+    found: list[Entry] = []
+    try:
+        for entry in read_manifest([lines]).entries:
+            found.append(entry)  # noqa: PERF402  (what came before an error counts)
+    except ManifestError as error:
+        return found, str(error)
+    return found, ""
+
+
+@settings(max_examples=500)
+@given(records=st.lists(PLAIN_RECORDS | RECORDS, max_size=4), in_order=st.booleans(), with_meta=st.booleans())
+def test_many_lines_at_a_glance_say_what_each_says_by_itself(*, records: list[Any], in_order: bool, with_meta: bool) -> None:
+    if in_order:
+        records.sort(key=lambda record: walk_order(record["logical_key"]))
+    directories = [{"logical_key": "a/", "meta": {"x": 1}}] if with_meta else []
+    common, other = (
+        b"".join(
+            json.dumps(record, ensure_ascii=False, separators=by).encode("utf-8", "surrogatepass") + b"\n" for record in lines
+        )
+        for by, lines in (((", ", ": "), [{}, *directories, *records]), ((" ,", " :"), [{}, *directories, *records]))
+    )
+
+    assert outcome(common) == outcome(other)
+
+
+@settings(max_examples=300)
+@given(entries())
+def test_a_record_and_its_canonical_text_are_those_of_json(entry: Entry) -> None:
+    digest = {"type": entry.hash.type, "value": entry.hash.value}
+    record = {"logical_key": entry.logical_key, "physical_keys": entry.physical_keys, "size": entry.size, "hash": digest}
+    told = {"hash": digest, "logical_key": entry.logical_key, "size": entry.size, "meta": entry.meta}
+
+    assert entry_line(entry).decode() == json.dumps(record | {"meta": entry.meta}, ensure_ascii=False)
+    assert canonical_entry(entry) == json.dumps(told, sort_keys=True, separators=(",", ":"))
+
+
+@given(
+    st.lists(LOGICAL_KEYS | st.sampled_from(["a", "a/b", "a//b", "/a", "a/", "..", "a/./b", "\0", ""]), min_size=1, max_size=5)
+)
+def test_a_walk_is_what_every_check_of_its_keys_lets_pass(keys: list[str]) -> None:
+    try:
+        parsed = [parse_logical_key(key) for key in keys]
+        check_tree(parsed)
+        is_right = parsed == sorted(parsed, key=walk_order)
+    except LogicalKeyError:
+        is_right = False
+
+    assert is_walk(keys) == is_right
 
 
 @given(st.binary() | st.text().map(str.encode))
