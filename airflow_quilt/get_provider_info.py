@@ -87,6 +87,22 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "Speak to a catalog on another machine without TLS.",
                         "schema": {"type": ["boolean", "null"]},
                     },
+                    "max_concurrency": {
+                        "label": "Calls at a time",
+                        "description": "The most calls of S3 at a time; 16 when empty.",
+                        "schema": {"type": ["integer", "null"], "minimum": 1},
+                    },
+                    "max_bytes_in_flight": {
+                        "label": "Bytes in flight",
+                        "description": "The most bytes of files that a transfer holds in memory; 268435456 (256 MiB) when empty.",
+                        "schema": {"type": ["integer", "null"], "minimum": 1},
+                    },
+                    "spill_entries": {
+                        "label": "Entries in memory",
+                        "description": "The most entries of a package that are held in memory, "
+                        "before the rest goes to a temporary file; 100000 when empty.",
+                        "schema": {"type": ["integer", "null"], "minimum": 1},
+                    },
                 },
             },
         ],

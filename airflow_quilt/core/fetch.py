@@ -40,17 +40,14 @@ class Fetch:
     """Makes local files hold the bytes of entries.
 
     Args:
-        stores: where the bytes are and where the files go.
-        threads: the most calls at a time.
+        stores: where the bytes are and where the files go, and how much is done at a time.
         progress: is told what is done.
         stop: set it to end the work with :class:`CancelledError`.
     """
 
-    def __init__(
-        self, stores: Stores, *, threads: int = 16, progress: Progress | None = None, stop: threading.Event | None = None
-    ) -> None:
+    def __init__(self, stores: Stores, *, progress: Progress | None = None, stop: threading.Event | None = None) -> None:
         self._stores = stores
-        self._jobs = Jobs(threads=threads, progress=progress, stop=stop, patience=stores.patience)
+        self._jobs = Jobs(threads=stores.limits.threads, progress=progress, stop=stop, patience=stores.patience)
         self._reader = Reader(stores, self._jobs)
         self._open: dict[int, PartialFile] = {}
 

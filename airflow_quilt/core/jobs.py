@@ -102,7 +102,7 @@ class Jobs:
     def __init__(
         self,
         *,
-        threads: int = 16,
+        threads: int,
         progress: Progress | None = None,
         stop: threading.Event | None = None,
         patience: Patience = _PATIENCE,

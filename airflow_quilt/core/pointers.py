@@ -83,13 +83,15 @@ class Pointers:
         writer: writes there on conditions.
         root: the registry.
         name: the package.
+        threads: how many are read at a time.
     """
 
-    def __init__(self, storage: Storage, writer: ConditionalWriter, root: PhysicalKey, name: PackageName) -> None:
+    def __init__(self, storage: Storage, writer: ConditionalWriter, root: PhysicalKey, name: PackageName, threads: int) -> None:
         self._storage = storage
         self._writer = writer
         self._root = root
         self._name = name
+        self._threads = threads
 
     def latest(self) -> Latest | None:
         """Return what ``latest`` names, or None where there is none.
@@ -165,7 +167,7 @@ class Pointers:
             since: leaves those of earlier seconds out.
         """
         stamps = (stamp for stamp in sorted(self._stamps(), reverse=True) if stamp >= since)
-        return (pointer for pointer in map_threads(self.read, stamps) if pointer)
+        return (pointer for pointer in map_threads(self.read, stamps, self._threads) if pointer)
 
     def newest(self) -> Pointer | None:
         """Return the newest pointer of the history; ``latest`` may name another revision."""

@@ -60,7 +60,7 @@ class Registry:
         return self.location.root.join(path)
 
     def _pointers(self, name: PackageName) -> Pointers:
-        return Pointers(self._storage, self._writer, self.location.root, name)
+        return Pointers(self._storage, self._writer, self.location.root, name, self.stores.limits.threads)
 
     def _history(self, name: PackageName) -> History:
         lease = Lease(self._storage, self._writer, self._key(layout.lock(name)), self._lease)

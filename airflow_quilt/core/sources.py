@@ -68,7 +68,7 @@ class SourceFinder:
         """
         sources: list[Source] = []
         directories: dict[DirectoryKey, Any] = {}
-        for found in map_threads(self._find, requests):
+        for found in map_threads(self._find, requests, self._stores.limits.threads):
             sources += found.sources
             if twice := directories.keys() & found.directories.keys():
                 raise LogicalKeyError(f"logical key {min(twice)!r}: metadata of this directory is given twice")

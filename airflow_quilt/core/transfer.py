@@ -29,7 +29,6 @@ from airflow_quilt.core.threads import ByteBudget
 
 _log = logging.getLogger(__name__)
 
-_MEMORY: Final = 256 * 1024 * 1024
 _TRIES: Final = 3
 _ABORTING: Final = 10.0
 """Seconds that are taken to abort an upload which the store does not let go at once."""
@@ -39,8 +38,7 @@ class Transfer:
     """Turns actions into entries.
 
     Args:
-        stores: where sources are and destinations go.
-        threads: the most calls at a time.
+        stores: where sources are and destinations go, and how much is done at a time.
         progress: is told what is done.
         stop: set it from any thread, or from a signal handler, to end the work with :class:`CancelledError`.
         since: the unix seconds at which an earlier try of the work began: what it sent is looked for, and not sent again. None
@@ -51,16 +49,15 @@ class Transfer:
         self,
         stores: Stores,
         *,
-        threads: int = 16,
         progress: Progress | None = None,
         stop: threading.Event | None = None,
         since: float | None = None,
     ) -> None:
         self._stores = stores
-        self._jobs = Jobs(threads=threads, progress=progress, stop=stop, patience=stores.patience)
+        self._jobs = Jobs(threads=stores.limits.threads, progress=progress, stop=stop, patience=stores.patience)
         self._progress = self._jobs.progress
         self._reader = Reader(stores, self._jobs)
-        self._memory = ByteBudget(_MEMORY)
+        self._memory = ByteBudget(stores.limits.memory)
         self._open: dict[int, MultipartUpload] = {}
         self._since = since
         self._lock = threading.Lock()

@@ -81,7 +81,9 @@ def verify(
     places, extra = _places(registry, selection, src)
     progress = Progress(f"Verifying {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
-    checker = _Checker(registry.stores, Jobs(progress=progress, stop=stop, patience=registry.stores.patience), read_all=read_all)
+    stores = registry.stores
+    jobs = Jobs(threads=stores.limits.threads, progress=progress, stop=stop, patience=stores.patience)
+    checker = _Checker(stores, jobs, read_all=read_all)
     findings = dict(checker.run(places))
     found = Verification(
         top_hash=selection.top_hash,

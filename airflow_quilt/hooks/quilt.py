@@ -1,12 +1,13 @@
 """QuiltHook: an Airflow connection becomes a registry."""
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_quilt.core.errors import SettingsError
-from airflow_quilt.hooks.settings import QuiltSettings
+from airflow_quilt.core.errors import InputError, SettingsError
+from airflow_quilt.hooks.settings import WHOLE, QuiltSettings, whole
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -28,6 +29,7 @@ class QuiltHook(BaseHook):
 
     :param quilt_conn_id: the connection of type ``quilt``; None for the defaults, which then need a ``registry``
         wherever one is opened.
+    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
     """
 
     conn_name_attr = "quilt_conn_id"
@@ -35,9 +37,10 @@ class QuiltHook(BaseHook):
     conn_type = "quilt"
     hook_name = "Quilt"
 
-    def __init__(self, quilt_conn_id: str | None = default_conn_name) -> None:
+    def __init__(self, quilt_conn_id: str | None = default_conn_name, max_concurrency: int | str | None = None) -> None:
         super().__init__()
         self.quilt_conn_id = quilt_conn_id
+        self.max_concurrency = max_concurrency
 
     @cached_property
     def settings(self) -> QuiltSettings:
@@ -45,7 +48,16 @@ class QuiltHook(BaseHook):
 
         Raises:
             SettingsError: there is no such connection, or something in it cannot be right.
+            InputError: ``max_concurrency`` is no whole number above 0.
         """
+        settings = self._read_connection()
+        if self.max_concurrency is None:
+            return settings
+        if (most := whole(self.max_concurrency)) is None:
+            raise InputError(f"max_concurrency {self.max_concurrency!r}: expected {WHOLE}")
+        return replace(settings, max_concurrency=most)
+
+    def _read_connection(self) -> QuiltSettings:
         if self.quilt_conn_id is None:
             return QuiltSettings()
         try:
@@ -91,7 +103,6 @@ class QuiltHook(BaseHook):
             LocationError: the URI or the registry is malformed.
             InputError: the URI and another argument say different things.
         """
-        from airflow_quilt.core.errors import InputError
         from airflow_quilt.core.locations import QuiltUri
         from airflow_quilt.core.selection import Reference
 

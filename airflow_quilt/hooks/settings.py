@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from airflow_quilt.core.errors import SettingsError
+from airflow_quilt.core.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -13,6 +14,19 @@ if TYPE_CHECKING:
 _NO_VALUE: Final = frozenset({"", "null", "none"})
 _FLAGS: Final = {"true": True, "false": False}
 _TIMEOUT: Final = 30.0
+_LIMITS: Final = Limits()
+
+
+WHOLE: Final = "a whole number above 0"
+
+
+def whole(value: object) -> int | None:
+    """Return a whole number above 0, which may have come as text; None where it is none."""
+    try:
+        number = int(value) if isinstance(value, int | str) and not isinstance(value, bool) else 0
+    except ValueError:
+        return None
+    return number if number > 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +45,9 @@ class QuiltSettings:
         verify: whether the catalog's certificate is checked, or the file of the authorities that count.
         timeout: seconds that the catalog has to answer.
         allow_http: whether a catalog on another machine may be spoken to without TLS.
+        max_concurrency: the most calls of S3 at a time.
+        max_bytes_in_flight: the most bytes of objects and parts that are held in memory.
+        spill_entries: the most entries of a package that are.
     """
 
     catalog: str | None = None
@@ -44,6 +61,14 @@ class QuiltSettings:
     verify: bool | str = True
     timeout: float = _TIMEOUT
     allow_http: bool = False
+    max_concurrency: int = _LIMITS.threads
+    max_bytes_in_flight: int = _LIMITS.memory
+    spill_entries: int = _LIMITS.spill
+
+    @property
+    def limits(self) -> Limits:
+        """The bounds of the work that is done with the connection."""
+        return Limits(self.max_concurrency, self.max_bytes_in_flight, self.spill_entries)
 
     @classmethod
     def of(cls, connection: "Connection") -> Self:
@@ -65,6 +90,9 @@ class QuiltSettings:
             verify=extras.flag_or_text("verify", default=True),
             timeout=extras.seconds("timeout"),
             allow_http=extras.flag("allow_http"),
+            max_concurrency=extras.count("max_concurrency", _LIMITS.threads),
+            max_bytes_in_flight=extras.count("max_bytes_in_flight", _LIMITS.memory),
+            spill_entries=extras.count("spill_entries", _LIMITS.spill),
         )
         where = f"connection {connection.conn_id!r}"
         if settings.secret and not settings.catalog:
@@ -122,6 +150,14 @@ class _Extras:
         if not 0 < seconds < float("inf"):
             raise self._wrong(name, value, "a number of seconds above 0")
         return seconds
+
+    def count(self, name: str, default: int) -> int:
+        """Return a whole number that is more than none."""
+        value = self._value(name)
+        number = default if value is None else whole(value)
+        if number is None:
+            raise self._wrong(name, value, WHOLE)
+        return number
 
     def _value(self, name: str) -> Any:
         value = self._extras.get(name)

@@ -57,7 +57,7 @@ def make_stores(
     Raises:
         SettingsError: the AWS connection cannot be used.
     """
-    merged = client_config(aws.conn_config.botocore_config)
+    merged = client_config(aws.conn_config.botocore_config, settings.limits)
     if config:
         merged = merged.merge(config)
     if settings.anonymous:
@@ -67,7 +67,7 @@ def make_stores(
         client = aws.get_client_type(region_name=region, config=merged)
     except ValueError as error:  # botocore's way to refuse an endpoint URL.
         raise SettingsError(f"AWS connection {settings.aws_conn_id!r}: {error}") from error
-    return Stores(LocalStorage(), S3Storage(client, NO_PATIENCE) if config else S3Storage(client))
+    return Stores(LocalStorage(), S3Storage(client, NO_PATIENCE) if config else S3Storage(client), limits=settings.limits)
 
 
 def identify(aws: AwsGenericHook[Any], config: Config) -> str:

@@ -22,9 +22,10 @@ class QuiltOperator(BaseOperator):
     :param package: ``namespace/name``.
     :param registry: ``s3://bucket``, or for some operators a local directory; by default the connection's.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
+    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
     """
 
-    template_fields: Sequence[str] = ("package", "registry", "quilt_conn_id")
+    template_fields: Sequence[str] = ("package", "registry", "quilt_conn_id", "max_concurrency")
     ui_color = "#e5e1fb"
 
     _stop: "threading.Event | None" = None
@@ -35,17 +36,19 @@ class QuiltOperator(BaseOperator):
         package: str,
         registry: str | None = None,
         quilt_conn_id: str | None = QuiltHook.default_conn_name,
+        max_concurrency: int | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.package = package
         self.registry = registry
         self.quilt_conn_id = quilt_conn_id
+        self.max_concurrency = max_concurrency
 
     @property
     def hook(self) -> QuiltHook:
         """The hook of the operator's connection."""
-        return QuiltHook(self.quilt_conn_id)
+        return QuiltHook(self.quilt_conn_id, self.max_concurrency)
 
     def begin(self) -> "threading.Event":
         """Return what tells the work of this try to stop when the task is killed."""

@@ -20,6 +20,7 @@ class QuiltDeleteOperator(QuiltOperator):
     :param registry: the registry, on S3 or a local directory; by default the connection's.
     :param missing_ok: succeed when the package or revision is gone already.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
+    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "top_hash", "missing_ok")

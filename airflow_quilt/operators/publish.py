@@ -44,6 +44,7 @@ class QuiltPublishOperator(QuiltOperator):
     :param dedupe: make no new revision when ``latest`` has the same top hash.
     :param allow_empty: let a source, or the package, hold no file.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
+    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
     """
 
     template_fields: Sequence[str] = (

@@ -21,6 +21,7 @@ class QuiltReadOperator(QuiltOperator):
     :param path: the logical key of a file or a directory of the package; by default everything.
     :param registry: the registry, on S3 or a local directory; by default the connection's.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
+    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision", "path")

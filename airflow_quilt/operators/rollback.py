@@ -16,6 +16,7 @@ class QuiltRollbackOperator(QuiltOperator):
     :param top_hash: the revision, by its whole hash or the beginning of it (6 digits or more).
     :param registry: the registry, on S3 or a local directory; by default the connection's.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
+    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "top_hash")

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from airflow_quilt.core.errors import LocationError, SettingsError
+from airflow_quilt.core.errors import InputError, LocationError, SettingsError
+from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.storage.s3 import S3Storage
 from airflow_quilt.hooks.quilt import QuiltHook, QuiltSettings
@@ -152,6 +154,29 @@ def test_the_settings_of_the_aws_connection_reach_the_client(connect: Connect) -
     assert meta.config.max_pool_connections == 3
     assert meta.config.s3["addressing_style"] == "path"
     assert meta.config.connect_timeout == 10
+
+
+def test_the_limits_reach_the_stores_and_the_pool_of_the_client(connect: Connect) -> None:
+    connect(AWS, "AWS_DEFAULT")
+    extra = {"registry": "s3://reg", "region_name": "us-east-1"}
+    limits = {"max_concurrency": 50, "max_bytes_in_flight": 1000, "spill_entries": 10}
+    default = connect({"conn_type": "quilt", "extra": extra}).registry().stores
+    given = connect({"conn_type": "quilt", "extra": extra | limits}).registry().stores
+    overridden = QuiltHook(max_concurrency=60).registry().stores
+
+    assert default.limits == Limits()
+    assert given.limits == Limits(50, 1000, 10)
+    assert overridden.limits == Limits(60, 1000, 10)
+    for stores in (default, given, overridden):
+        assert isinstance(stores.remote, S3Storage)
+        assert stores.remote._client.meta.config.max_pool_connections >= stores.limits.threads  # noqa: SLF001
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.0, True, "many"])
+def test_a_number_of_calls_that_cannot_be_is_refused_and_named(connect: Connect, value: Any) -> None:
+    connect({"conn_type": "quilt", "extra": {"registry": "s3://reg"}})
+    with pytest.raises(InputError, match="max_concurrency .*: expected a whole number above 0"):
+        QuiltHook(max_concurrency=value).registry()
 
 
 def test_an_endpoint_that_is_no_url_names_the_aws_connection(connect: Connect) -> None:

@@ -20,6 +20,7 @@ from airflow_quilt.core.errors import (
     SourceError,
     StorageUnavailableError,
 )
+from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.operators import (
@@ -132,6 +133,23 @@ def test_templated_truth_values_count(connected: str) -> None:
     assert delete(package="team/nothing", missing_ok="True")["revisions_deleted"] == 0
     with pytest.raises(AirflowFailException, match="InputError: allow_empty 'maybe'"):
         push(allow_empty="maybe")
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_the_most_calls_at_a_time_are_the_operators_or_else_the_connections(connected: str, operator: type) -> None:
+    arguments = {"task_id": "t", "package": "a/b", **REQUIRED.get(operator, {})}
+    templated = operator(**arguments, max_concurrency="{{ most }}")
+    templated.render_template_fields({"most": 3})
+
+    assert templated.hook.registry().stores.limits.threads == 3
+    assert operator(**arguments).hook.registry().stores.limits == Limits()
+
+
+def test_a_number_of_calls_that_cannot_be_fails_without_a_retry(connected: str, tmp_path: Path) -> None:
+    push(max_concurrency=2)
+    for work in (push, build, delete, verify, lambda **given: install(dest=str(tmp_path), **given)):
+        with pytest.raises(AirflowFailException, match="InputError: max_concurrency '0': expected a whole number above 0"):
+            work(max_concurrency="0")
 
 
 def test_push_publishes_every_kind_of_source(

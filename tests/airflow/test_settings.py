@@ -7,6 +7,7 @@ import pytest
 from airflow.sdk import Connection
 
 from airflow_quilt.core.errors import SettingsError
+from airflow_quilt.core.limits import Limits
 from airflow_quilt.hooks.settings import QuiltSettings
 
 
@@ -48,6 +49,20 @@ def test_extras_come_typed_or_as_text(extra: dict[str, Any], expected: tuple[obj
     assert (found.workflow, found.anonymous, found.verify, found.timeout, found.allow_http) == expected
 
 
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({}, Limits()),
+        ({"max_concurrency": 4, "max_bytes_in_flight": 1000, "spill_entries": 10}, Limits(4, 1000, 10)),
+        ({"max_concurrency": " 4", "max_bytes_in_flight": "1000", "spill_entries": "10"}, Limits(4, 1000, 10)),
+        ({"max_concurrency": None, "max_bytes_in_flight": "", "spill_entries": "null"}, Limits()),
+    ],
+    ids=["absent", "typed", "text", "nothing"],
+)
+def test_limits_come_typed_or_as_text(extra: dict[str, Any], expected: Limits) -> None:
+    assert settings(extra=extra).limits == expected
+
+
 def test_the_password_is_the_login_and_is_not_printed() -> None:
     found = settings(**LOGIN)
 
@@ -67,6 +82,11 @@ def test_the_password_is_the_login_and_is_not_printed() -> None:
         ({"extra": {"timeout": 0}}, "'timeout' is int, expected a number of seconds"),
         ({"extra": {"timeout": -1.0}}, "'timeout' is float, expected a number of seconds"),
         ({"extra": {"timeout": True}}, "'timeout' is bool, expected a number of seconds"),
+        *(
+            ({"extra": {name: value}}, f"'{name}' is {type(value).__name__}, expected a whole number above 0")
+            for name in ("max_concurrency", "max_bytes_in_flight", "spill_entries")
+            for value in (0, -1, 2.0, True, "many", "0", "1.5", [8])
+        ),
         ({"extra": {"registry": "my-bucket"}}, "a bucket is written s3://my-bucket"),
         ({"extra": {"workflow": ["alpha"]}}, "'workflow' is list, expected text"),
     ],

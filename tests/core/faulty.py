@@ -3,7 +3,7 @@
 import contextlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Final, Literal, Protocol, TypeVar
 
 from airflow_quilt.core.checksums import StoreAlgorithm
@@ -295,7 +295,8 @@ class TappedUpload:
 def tapped(stores: Stores, *taps: Tap) -> Stores:
     """Return the same stores with every call going through the taps, and no patience with what fails."""
     tap = Chain(*taps)
-    return Stores(TappedFileStore(stores.local, tap), TappedObjectStore(stores.remote, tap), NO_PATIENCE)
+    local, remote = TappedFileStore(stores.local, tap), TappedObjectStore(stores.remote, tap)
+    return replace(stores, local=local, remote=remote, patience=NO_PATIENCE)
 
 
 class SilentStorage(MemoryStorage):

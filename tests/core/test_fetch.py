@@ -19,6 +19,7 @@ from airflow_quilt.core.errors import (
     StorageUnavailableError,
 )
 from airflow_quilt.core.fetch import Fetch, Wanted
+from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.progress import Progress
 from airflow_quilt.core.storage.base import Stores
@@ -28,6 +29,7 @@ from tests.core.faulty import Before, Call, Fault, Recorder, T, Tap, tapped
 from tests.core.packages import HASH_TYPES, PART, entry_of, files_below, put
 
 THREADS = 4
+FEW = Limits(threads=THREADS)
 WAIT = 60
 """Seconds after which a test that hangs is failed."""
 LARGE = os.urandom(2 * PART + 5)
@@ -56,7 +58,8 @@ def fetch(stores: Stores, wanted: list[Wanted], *taps: Tap, stop: threading.Even
     """Fetch and check that no thread stays behind; return which files are new."""
     threads = set(threading.enumerate())
     try:
-        found = Fetch(tapped(stores, *taps) if taps else stores, threads=THREADS, stop=stop).run(wanted)
+        limited = replace(tapped(stores, *taps) if taps else stores, limits=FEW)
+        found = Fetch(limited, stop=stop).run(wanted)
         return {each.entry.logical_key: is_new for each, is_new in found}
     finally:
         assert set(threading.enumerate()) <= threads
@@ -346,7 +349,7 @@ def test_a_consumer_that_has_enough_leaves_no_temporary_file_and_no_thread(
     stores: Stores, want: Callable[..., Wanted], out: Path, data: bytes
 ) -> None:
     threads = set(threading.enumerate())
-    results = Fetch(stores, threads=THREADS).run([want(str(i), data) for i in range(10)])
+    results = Fetch(replace(stores, limits=FEW)).run([want(str(i), data) for i in range(10)])
     wanted, _ = next(results)
     results.close()
 
@@ -367,6 +370,6 @@ def test_progress_is_told_of_every_file_and_byte_once(
     wanted = [want("right", there), want("wrong", b"54321"), want("new", b"1234567"), want("large", LARGE)]
     size = sum(each.entry.size for each in wanted)
     progress.begin(len(wanted), size)
-    list(Fetch(stores, threads=1, progress=progress).run(wanted))
+    list(Fetch(replace(stores, limits=Limits(threads=1)), progress=progress).run(wanted))
 
     assert lines[-1].startswith("Installing: 4 of 4 entries, 16.0 MiB of 16.0 MiB")

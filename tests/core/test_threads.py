@@ -25,7 +25,7 @@ def test_results_come_in_the_order_of_the_items_whichever_is_ready_first() -> No
 
 
 def test_no_items_give_no_results() -> None:
-    assert list(map_threads(str, [])) == []
+    assert list(map_threads(str, [], threads=4)) == []
 
 
 def test_so_many_calls_run_at_a_time_as_there_are_threads() -> None:
@@ -93,7 +93,7 @@ def test_an_error_of_the_items_ends_the_work() -> None:
         raise LookupError("no more items")
 
     with pytest.raises(LookupError, match="no more items"):
-        list(map_threads(lambda item: item, items()))
+        list(map_threads(lambda item: item, items(), threads=4))
 
 
 def test_a_reader_that_stops_early_leaves_no_thread_behind() -> None:

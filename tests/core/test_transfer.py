@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, Hash, hash_of, to_s3
 from airflow_quilt.core.errors import CancelledError, EntryDamagedError, SourceChangedError, StorageUnavailableError
+from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import LogicalKey
@@ -24,6 +25,8 @@ from tests.core.faulty import Before, Call, Fault, Recorder, SilentStorage, T, T
 from tests.core.packages import HASH_TYPES, PART, checksum
 
 THREADS = 4
+FEW = Limits(threads=THREADS)
+ALONE = Limits(threads=1)
 WAIT = 60
 """Seconds after which a test that hangs is failed."""
 
@@ -70,7 +73,7 @@ def run(stores: Stores, actions: Sequence[Action], *taps: Tap, stop: threading.E
     """Carry out actions and check that no thread stays behind, whatever comes of it."""
     threads = set(threading.enumerate())
     try:
-        return Transfer(tapped(stores, *taps), threads=THREADS, stop=stop).run(actions)
+        return Transfer(replace(tapped(stores, *taps), limits=FEW), stop=stop).run(actions)
     finally:
         assert set(threading.enumerate()) <= threads
 
@@ -111,6 +114,29 @@ def test_as_many_calls_run_at_a_time_as_there_are_threads_and_never_more(stores:
 
     assert recorder.most_at_once == THREADS
     assert len(recorder.of("upload")) == 5 * THREADS
+
+
+def test_as_many_bytes_are_in_flight_as_the_limits_say_and_never_more(stores: Stores, recorder: Recorder) -> None:
+    meet = threading.Barrier(2)
+
+    class Meeting:
+        def __call__(self, _call: Call, run: Callable[[], T]) -> T:
+            meet.wait(WAIT)
+            return run()
+
+    narrow = replace(tapped(stores, recorder, Meeting()), limits=Limits(threads=THREADS, memory=25))
+    Transfer(narrow).run([content(str(i), bytes(10)) for i in range(20)])
+
+    assert recorder.most_at_once == 2
+    assert len(recorder.of("upload")) == 20
+
+
+def test_what_is_larger_than_the_limits_goes_alone(stores: Stores, recorder: Recorder) -> None:
+    narrow = replace(tapped(stores, recorder), limits=Limits(threads=THREADS, memory=5))
+    Transfer(narrow).run([content(str(i), bytes(10)) for i in range(20)])
+
+    assert recorder.most_at_once == 1
+    assert len(recorder.of("upload")) == 20
 
 
 def test_an_empty_plan_needs_no_call(stores: Stores, recorder: Recorder) -> None:
@@ -615,7 +641,7 @@ def test_a_stop_ends_the_reading_of_a_file_between_two_chunks(memory: MemoryStor
                 yield chunk
 
     with pytest.raises(CancelledError):
-        Transfer(Stores(Watching(), memory), threads=1, stop=stop).run([in_place(file_source(path))])
+        Transfer(Stores(Watching(), memory, limits=ALONE), stop=stop).run([in_place(file_source(path))])
     assert len(read) == 1
 
 
@@ -632,7 +658,7 @@ def test_progress_is_told_of_every_entry_and_byte_once(
     ]
     seconds = iter(range(1_000_000))
     progress = Progress("Moving", interval=0.0, clock=lambda: next(seconds), say=lines.append)
-    Transfer(stores, threads=1, progress=progress).run(actions)
+    Transfer(replace(stores, limits=ALONE), progress=progress).run(actions)
 
     assert lines[-1].startswith("Moving: 4 of 4 entries, 16.0 MiB of 16.0 MiB")
     done = [int(line.split()[1]) for line in lines]

@@ -170,6 +170,7 @@ def test_what_is_typed_into_the_form_is_saved_and_works(
         "verify": "true",
         "timeout": 10,
         "allow_http": True,
+        "max_concurrency": 8,
     }
     form.fill({FIELDS[name]["label"]: value for name, value in typed.items()})
     picture = PICTURE if os.environ.get("SCREENSHOTS") == "1" else tmp_path / PICTURE.name

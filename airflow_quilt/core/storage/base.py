@@ -10,6 +10,7 @@ from typing import IO, Final, Literal, Protocol
 
 from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm, is_composite_of
 from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError, QuiltError, StorageError
+from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.patience import Patience
 
@@ -253,11 +254,12 @@ class ObjectStore(Storage, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The storages of one piece of work, by kind of location, and the patience with their failures."""
+    """The storages of one piece of work, by kind of location, the patience with their failures, and the bounds of the work."""
 
     local: FileStore
     remote: ObjectStore
     patience: Patience = field(default_factory=Patience)
+    limits: Limits = field(default_factory=Limits)
 
     def of(self, key: PhysicalKey) -> Storage:
         """Return the storage that holds ``key``."""

@@ -21,6 +21,7 @@ from airflow_quilt.core.errors import (
     UnsupportedError,
     UploadVanishedError,
 )
+from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.patience import Patience
 from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole, raise_first
@@ -42,12 +43,14 @@ _NO_STATE: Final = '"00000000000000000000000000000000"'
 _READING: Final = Patience(seconds=30.0, longest=2.0)
 """For what botocore does not try again: an answer that breaks off in its body."""
 
-_DEFAULTS: Final = Config(max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=10)
+_DEFAULTS: Final = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=10)
+_LIMITS: Final = Limits()
 
 
-def client_config(own: Config | None) -> Config:
+def client_config(own: Config | None, limits: Limits = _LIMITS) -> Config:
     """Return the settings that this storage needs of its client; what the user chose goes before."""
-    return _DEFAULTS.merge(own) if own else _DEFAULTS
+    defaults = _DEFAULTS.merge(Config(max_pool_connections=2 * limits.threads))  # No call waits for a connection.
+    return defaults.merge(own) if own else defaults
 
 
 class S3Storage:
