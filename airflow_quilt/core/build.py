@@ -29,15 +29,22 @@ def build(registry: Registry, draft: Draft, stop: threading.Event | None = None,
     """
 
     def plan(sources: Iterable[Source]) -> Iterator[Action]:
-        sources = list(sources)
-        local = sum(source.is_local for source in sources)
-        if local and not registry.location.is_local:
-            _log.warning(
-                "%s of the %s entries of %s are files of this machine, and only it can read them; push the package to copy them",
-                local,
-                len(sources),
-                draft.package,
-            )
-        return plan_build(sources)
+        return plan_build(sources if registry.location.is_local else _warned(sources, draft.package))
 
     return publish(registry, draft, plan, "Building", stop, attempt)
+
+
+def _warned(sources: Iterable[Source], package: str) -> Iterator[Source]:
+    """Pass on sources, and say at their end how many of them others cannot read."""
+    total = local = 0
+    for source in sources:
+        total += 1
+        local += source.is_local
+        yield source
+    if local:
+        _log.warning(
+            "%s of the %s entries of %s are files of this machine, and only it can read them; push the package to copy them",
+            local,
+            total,
+            package,
+        )

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.names import LogicalKey, walk_order
+from airflow_quilt.core.names import LogicalKey
+from airflow_quilt.core.walk import side_by_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +39,6 @@ class Change:
 
 def compare(old: Iterable[Entry], new: Iterable[Entry]) -> Iterator[Change]:
     """Yield the changes between two streams of entries in walk order; physical keys do not count, as in quilt3's ``diff``."""
-    olds, news = iter(old), iter(new)
-    one, other = next(olds, None), next(news, None)
-    while one is not None or other is not None:
-        if other is None or (one is not None and _comes_first(one, other)):
-            yield Change(one, None)
-            one = next(olds, None)
-        elif one is None or _comes_first(other, one):
-            yield Change(None, other)
-            other = next(news, None)
-        else:
-            if (one.size, one.hash, one.meta) != (other.size, other.hash, other.meta):
-                yield Change(one, other)
-            one, other = next(olds, None), next(news, None)
-
-
-def _comes_first(one: Entry, other: Entry) -> bool:
-    return walk_order(one.logical_key) < walk_order(other.logical_key)
+    for one, other in side_by_side(old, new):
+        if one is None or other is None or (one.size, one.hash, one.meta) != (other.size, other.hash, other.meta):
+            yield Change(one, other)

@@ -1,7 +1,7 @@
 """What a revision is to say and hold: what a user asked for, the revision that it starts from, and the workflow's verdict."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -9,17 +9,19 @@ from msgspec.structs import replace
 
 from airflow_quilt.core.checksums import CHUNKED, check_new_hash_type
 from airflow_quilt.core.entries import parse_entries
-from airflow_quilt.core.errors import EmptyPackageError, InputError
+from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.locations import QuiltUri
-from airflow_quilt.core.manifest import directory_line, header_line, make_header
+from airflow_quilt.core.manifest import Entry, directory_line, header_line, make_header
 from airflow_quilt.core.manifest_reader import Manifest
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.plan import Source
 from airflow_quilt.core.pointers import Conflict, Latest
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.sources import FindOptions, SourceFinder
-from airflow_quilt.core.tree import Tree, merged, ordered, without
-from airflow_quilt.core.workflows import Choice, load_workflow
+from airflow_quilt.core.spool import Spool
+from airflow_quilt.core.tree import Removal, Tree, updated
+from airflow_quilt.core.walk import checked
+from airflow_quilt.core.workflows import Choice, Workflow, load_workflow
 
 _log = logging.getLogger(__name__)
 
@@ -89,14 +91,32 @@ def check_draft(draft: Draft) -> PackageName:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a revision will say and hold."""
+    """What a revision will say and hold.
+
+    Attributes:
+        header: the header of its manifest.
+        tree: its files, as a stream that is checked to be a tree and can be read once, and its directories.
+        workflow: what it must satisfy.
+    """
 
     header: Mapping[str, Any]
     tree: Tree = field(default_factory=Tree)
+    workflow: Workflow | None = None
+
+    def judge(self, name: PackageName, files: Iterable[Source | Entry]) -> None:
+        """Let the workflow judge, when it is known which files there are.
+
+        Raises:
+            WorkflowError: the package does not satisfy it.
+        """
+        if self.workflow:
+            told = ({"logical_key": file.logical_key, "size": file.size, "meta": file.user_meta} for file in files)
+            user_meta = self.header.get("user_meta", {})
+            self.workflow.check(package=str(name), message=self.header["message"], user_meta=user_meta, entries=told)
 
 
-def find_sources(registry: Registry, draft: Draft) -> Tree:
-    """Find the sources that a draft names.
+def find_sources(registry: Registry, draft: Draft, found: Spool[Source]) -> Tree:
+    """Find the sources that a draft names, and put them into ``found``, unless they are in order and read only once.
 
     Raises:
         InputError: a source or a key cannot be published.
@@ -109,30 +129,29 @@ def find_sources(registry: Registry, draft: Draft) -> Tree:
         unversioned=draft.unversioned,
         hash_type=draft.hash_type,
     )
-    return SourceFinder(registry.stores, _reader(registry), options).find(requests)
+    finder = SourceFinder(registry.stores, _reader(registry), options)
+    if draft.mode == "replace" and len(requests) == 1 and (tree := finder.stream(requests[0])):
+        return tree
+    return Tree(found, finder.find(requests, found))
 
 
 def gather(registry: Registry, name: PackageName, draft: Draft, added: Tree, latest: Latest | None) -> Content:
-    """Merge sources with the revision that is updated, and let the workflow judge.
+    """Merge sources with the revision that is updated, and find the workflow that is to judge.
 
     Raises:
-        InputError: a key or metadata cannot be published, or the package does not satisfy its workflow.
+        InputError: a key or metadata cannot be published; of the files, while they are read.
         QuiltError: the registry cannot be read.
     """
     base = _read_base(registry, name, draft, latest) if draft.mode == "update" else None
-    tree = _updated(base.tree if base else Tree(), draft.remove, added) if draft.mode == "update" else added
-    tree = Tree(tree.sources, {key: meta for key, meta in tree.directories.items() if meta})  # As quilt3, no line for none.
-    if not tree.sources and not draft.allow_empty:
-        raise EmptyPackageError("the package has no entries; give allow_empty=True to publish it all the same")
+    tree = _updated(base.tree if base else Tree(), Removal(draft.remove), added) if draft.mode == "update" else added
+    directories = {key: meta for key, meta in tree.directories.items() if meta}  # As quilt3, no line for none.
     workflow = load_workflow(draft.workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
     header = make_header(draft.message, draft.meta, workflow.record if workflow else None, base.header if base else None)
     header_line(header)
-    for key, meta in tree.directories.items():
+    for key, meta in directories.items():
         directory_line(key, meta)
-    if workflow:
-        told = ({"logical_key": source.logical_key, "size": source.size, "meta": source.user_meta} for source in tree.sources)
-        workflow.check(package=str(name), message=draft.message, user_meta=header.get("user_meta", {}), entries=told)
-    return Content(header, tree)
+    sources = tree.sources if tree.is_checked else checked(tree.sources, tree.directories)
+    return Content(header, Tree(sources, directories), workflow)
 
 
 def _read_base(registry: Registry, name: PackageName, draft: Draft, latest: Latest | None) -> Content | None:
@@ -140,18 +159,23 @@ def _read_base(registry: Registry, name: PackageName, draft: Draft, latest: Late
     if draft.base is None and latest is None:
         _log.info("There is no package %s in %s yet: the update starts from nothing", name, registry.location)
         return None
-    manifest = registry.read(name, latest.top_hash if draft.base is None and latest else draft.base)
-    sources = [Source.of_entry(entry, hash_type=draft.hash_type) for entry in manifest.entries]
+    manifest = registry.read(name, latest.top_hash if draft.base is None and latest else draft.base).begun()
+    sources = (Source.of_entry(entry, hash_type=draft.hash_type) for entry in manifest.entries)
     if not registry.location.is_local:
-        sources = [replace(source, movable=False) if source.is_local else source for source in sources]
+        sources = (replace(source, movable=False) if source.is_local else source for source in sources)
     return Content(manifest.header, Tree(sources, manifest.directories))
 
 
-def _updated(base: Tree, removed: Sequence[str], added: Tree) -> Tree:
-    left, absent = without(base, removed)
-    if absent:
+def _updated(base: Tree, removal: Removal, added: Tree) -> Tree:
+    tree = updated(base, removal, added)
+    return Tree(_warned(tree.sources, removal), tree.directories)
+
+
+def _warned(sources: Iterable[Source], removal: Removal) -> Iterator[Source]:
+    """Pass on what is left, and say at its end what could not be removed."""
+    yield from sources
+    if absent := removal.absent:
         _log.warning("Not in the revision that is updated, so there is nothing to remove: %s", ", ".join(absent))
-    return ordered(merged(left, added))
 
 
 def _reader(registry: Registry) -> Callable[[QuiltUri], Manifest]:

@@ -142,5 +142,6 @@ def _to_prefix(registry: Registry, root: PhysicalKey, selection: Selection, tran
         source = Source.of_entry(entry, hash_type=entry.hash.type)
         return Upload(source, target, exact=True) if origin.is_local else Copy(source, origin, target, exact=True)
 
-    entries = transfer.run([action(relative, entry) for relative, entry in selection.files])
-    return [entry.physical_keys[0] for entry in entries], transfer.reused
+    tasks = [action(relative, entry) for relative, entry in selection.files]
+    places = {entry.logical_key: entry.physical_keys[0] for _, entry in transfer.run(tasks)}
+    return [places[entry.logical_key] for _, entry in selection.files], transfer.reused

@@ -15,9 +15,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-from airflow_quilt.core.errors import CancelledError, ThrottledError, UploadVanishedError
+from airflow_quilt.core.errors import ThrottledError, UploadVanishedError
 from airflow_quilt.core.patience import Patience
 from airflow_quilt.core.progress import Progress
+from airflow_quilt.core.threads import check_stop
 
 _log = logging.getLogger(__name__)
 
@@ -119,8 +120,7 @@ class Jobs:
         Raises:
             CancelledError: it was told to stop.
         """
-        if self._stop.is_set():
-            raise CancelledError("told to stop: the work was ended before it was complete")
+        check_stop(self._stop)
 
     def run(self, jobs: Iterable[tuple[K, Steps[R]]]) -> Iterator[tuple[K, R]]:
         """Run jobs, few at a time; yield the key and the result of each as it is done.

@@ -133,8 +133,8 @@ def check_record(entry: Entry) -> None:
         RecordSizeError: its line is longer than :data:`MAX_RECORD_SIZE`.
         MetadataError: it holds what is no JSON, or is nested too deeply.
     """
-    characters = len(entry.logical_key) + sum(map(len, entry.physical_keys)) + len(entry.hash.type) + len(entry.hash.value)
-    if entry.meta or characters * _MOST_ESCAPED + _FRAME > MAX_RECORD_SIZE:
+    characters = len(entry.logical_key) + len("".join(entry.physical_keys)) + len(entry.hash.type) + len(entry.hash.value)
+    if entry.meta or characters * _MOST_ESCAPED + _FRAME + len(entry.physical_keys) * _FRAME > MAX_RECORD_SIZE:
         entry_line(entry)
 
 

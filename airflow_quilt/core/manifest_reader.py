@@ -4,8 +4,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
@@ -44,7 +44,7 @@ class Manifest:
     Attributes:
         header: its first line.
         entries: a stream that can be read once.
-        directories: the metadata of directories, complete when the entries have been read.
+        directories: the metadata of directories, complete when the first entry has been read.
     """
 
     header: Mapping[str, Any]
@@ -55,6 +55,11 @@ class Manifest:
     def user_meta(self) -> Any:
         """What a user said of the package; ``{}`` where nobody said anything."""
         return self.header.get("user_meta", {})
+
+    def begun(self) -> Self:
+        """Return the manifest, read so far that all directories are known: they come before the first entry."""
+        first = next(self.entries, None)
+        return replace(self, entries=itertools.chain([first] if first else (), self.entries))
 
 
 def read_manifest(chunks: Iterable[bytes], top_hash: TopHash | None = None) -> Manifest:

@@ -56,63 +56,77 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.hash if self.hash and self.hash.type == self.hash_type else None
 
     @classmethod
-    def of_entry(cls, entry: Entry, **changes: Any) -> Self:
-        """Return an entry of a package as the source of another one.
+    def of_entry(
+        cls, entry: Entry, logical_key: LogicalKey | None = None, meta: Mapping[str, Any] | None = None, hash_type: str = CHUNKED
+    ) -> Self:
+        """Return an entry of a package as the source of another one, maybe under another key and with other metadata.
 
         Raises:
             SourceError: its physical key is not one.
         """
-        fields: dict[str, Any] = {"logical_key": entry.logical_key, "meta": entry.meta} | changes
+        key = entry.logical_key if logical_key is None else logical_key
         try:
             origin = PhysicalKey.parse(entry.physical_keys[0])
         except LocationError as error:
-            raise SourceError(f"entry {fields['logical_key']!r}: the package that it comes from is damaged: {error}") from error
-        return cls(origin=origin, size=entry.size, hash=entry.hash, physical_keys=entry.physical_keys, **fields)
+            raise SourceError(f"entry {key!r}: the package that it comes from is damaged: {error}") from error
+        return cls(
+            logical_key=key,
+            origin=origin,
+            size=entry.size,
+            hash=entry.hash,
+            meta=entry.meta if meta is None else meta,
+            hash_type=hash_type,
+            physical_keys=entry.physical_keys,
+        )
 
     def entry(self, physical_key: PhysicalKey, digest: Hash) -> Entry:
         """Return the entry that this source becomes."""
-        keys = self.physical_keys if self.physical_keys and physical_key == self.origin else (str(physical_key),)
+        is_same = physical_key is self.origin or physical_key == self.origin
+        keys = self.physical_keys if self.physical_keys and is_same else (str(physical_key),)
         return Entry(self.logical_key, keys, self.size, digest, self.meta)
 
 
-class Keep(msgspec.Struct, frozen=True, gc=False, tag=True):
-    """The object stays where it is and its hash is known: no byte is touched."""
-
+class _OfSource(msgspec.Struct, frozen=True, gc=False):
     source: Source
-    entry: Entry
+
+    @property
+    def logical_key(self) -> LogicalKey:
+        """The key of the entry to be."""
+        return self.source.logical_key
 
 
-class HashInPlace(msgspec.Struct, frozen=True, gc=False, tag=True):
+class HashInPlace(_OfSource, frozen=True, gc=False, tag=True):
     """The object stays where it is and must be hashed there."""
 
-    source: Source
     origin: PhysicalKey
 
 
-class Upload(msgspec.Struct, frozen=True, gc=False, tag=True):
+class Upload(_OfSource, frozen=True, gc=False, tag=True):
     """A local file, or content, is sent to the store and hashed on the way.
 
     With ``exact`` an object that lies at the destination already and has the hash of the source is left as it is.
     """
 
-    source: Source
     destination: PhysicalKey
     exact: bool = False
 
 
-class Copy(msgspec.Struct, frozen=True, gc=False, tag=True):
+class Copy(_OfSource, frozen=True, gc=False, tag=True):
     """An object is copied by the store itself.
 
     ``exact`` is as for :class:`Upload`, and demands proof that the copy has the hash of the source.
     """
 
-    source: Source
     origin: PhysicalKey
     destination: PhysicalKey
     exact: bool = False
 
 
-Action = Keep | HashInPlace | Upload | Copy
+Task = HashInPlace | Upload | Copy
+"""What is to be done with bytes."""
+
+Action = Entry | Task
+"""What becomes of a source. An entry stays where it is and its hash is known: no byte is touched."""
 
 
 def plan_push(
@@ -182,9 +196,9 @@ def plan_build(sources: Iterable[Source]) -> Iterator[Action]:
         yield _in_place(source, source.origin)
 
 
-def _in_place(source: Source, origin: PhysicalKey) -> Keep | HashInPlace:
+def _in_place(source: Source, origin: PhysicalKey) -> Entry | HashInPlace:
     entry = _check_record(source, origin)
-    return HashInPlace(source, origin) if source.hash is None else Keep(source, entry)
+    return HashInPlace(source, origin) if source.hash is None else entry
 
 
 def _check_record(source: Source, physical_key: PhysicalKey) -> Entry:

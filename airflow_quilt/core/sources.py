@@ -1,9 +1,12 @@
 """Finds the files behind what a user wrote for ``entries``: lists directories and prefixes, looks at files and objects."""
 
+import itertools
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +20,10 @@ from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.manifest_reader import Manifest
 from airflow_quilt.core.names import DirectoryKey, LogicalKey, parse_logical_key
 from airflow_quilt.core.plan import Source, out_of_reach
+from airflow_quilt.core.spool import Spool
 from airflow_quilt.core.storage.base import Stat, Stores
 from airflow_quilt.core.threads import map_threads
-from airflow_quilt.core.tree import Tree, ordered
+from airflow_quilt.core.tree import Tree
 
 _IGNORE_FILE: Final = ".quiltignore"
 
@@ -57,40 +61,59 @@ class SourceFinder:
         self._read_package = read_package
         self._options = options or FindOptions()
 
-    def find(self, requests: Iterable[Request]) -> Tree:
-        """Return the sources of a package in walk order, and the metadata of its directories.
+    def find(self, requests: Iterable[Request], found: Spool[Source]) -> Mapping[DirectoryKey, Any]:
+        """Put the sources of a package into ``found``; return the metadata of its directories.
+
+        Whether they are a tree is for whoever reads them to find out (:func:`airflow_quilt.core.walk.checked`).
 
         Raises:
             SourceError: a file is not there, or is a directory, or may not be packed; the message names its key.
             EmptyPackageError: a source holds no file.
-            LogicalKeyError: a key is given twice, or is a file and a directory.
+            LogicalKeyError: something is no key, or metadata of a directory is given twice.
             StorageError: a store refused or failed.
         """
-        sources: list[Source] = []
         directories: dict[DirectoryKey, Any] = {}
-        for found in map_threads(self._find, requests, self._stores.limits.threads):
-            sources += found.sources
-            if twice := directories.keys() & found.directories.keys():
+        for more in map_threads(partial(self._find, found), requests, self._stores.limits.threads):
+            if twice := directories.keys() & more.keys():
                 raise LogicalKeyError(f"logical key {min(twice)!r}: metadata of this directory is given twice")
-            directories |= found.directories
-        return ordered(Tree(sources, directories))
+            directories |= more
+        return directories
 
-    def _find(self, request: Request) -> Tree:
+    def stream(self, request: Request) -> Tree | None:
+        """Return the sources of a whole package that is alone what makes up another one, as a stream that can be read once.
+
+        None for whatever else is asked for, which has to be put in order. Raises as :meth:`find`, the stream too.
+        """
+        match request:
+            case Located(key="", location=QuiltUri(path=None) as location):
+                tree = self._find_in_package(request, location)
+                return Tree(self._some(request, tree.sources), tree.directories, is_checked=True)
+        return None
+
+    def _find(self, found: Spool[Source], request: Request) -> Mapping[DirectoryKey, Any]:
         match request:
             case Content():
-                return Tree([self._content(request)])
+                tree = Tree([self._content(request)])
             case DirectoryMeta():
-                return Tree([], {request.key: request.meta})
+                return {request.key: request.meta}
             case Located(location=QuiltUri() as location):
-                found = self._find_in_package(request, location)
+                tree = self._find_in_package(request, location)
             case Located(location=PhysicalKey() as location):
-                found = self._find_at(request, location)
-        if not found.sources and not self._options.allow_empty:
+                tree = self._find_at(request, location)
+        found.extend(self._some(request, tree.sources))
+        return tree.directories
+
+    def _some(self, request: Located | Content, sources: Iterable[Source]) -> Iterator[Source]:
+        """Pass on sources, of which there must be some."""
+        none = True
+        for source in sources:
+            none = False
+            yield source
+        if none and isinstance(request, Located) and not self._options.allow_empty:
             raise EmptyPackageError(
                 f"entry {request.key!r}: there is no file below {request.location}; "
                 "give allow_empty=True if that is as it should be"
             )
-        return found
 
     def _content(self, request: Content) -> Source:
         return Source(
@@ -109,7 +132,7 @@ class SourceFinder:
         if location.is_local and not self._is_directory(location):
             raise SourceError(f"entry {request.key!r}: there is no directory at {location}")
         directories = _directory_meta(request, location)
-        return Tree(list(self._below(request.key, location)), directories)
+        return Tree(self._below(request.key, location), directories)
 
     def _stat_file(self, request: Located, location: PhysicalKey) -> Stat | None:
         """Look at a file or object; None where it is a directory or prefix."""
@@ -203,27 +226,30 @@ class SourceFinder:
     def _find_in_package(self, request: Located, uri: QuiltUri) -> Tree:
         path = (uri.path or "").rstrip("/")
         root = f"{path}/" if path else ""
-        package = self._read_package(uri)
-        sources, file = [], None
-        for entry in package.entries:
-            if path == entry.logical_key:
-                file = entry
-            elif entry.logical_key.startswith(root):
-                if request.is_for_file:
-                    raise _is_no_file(request, uri)
-                key = parse_logical_key(request.key + entry.logical_key.removeprefix(root))
-                sources.append(self._packed(key, entry, uri, entry.meta))
-        if file:
+        package = self._read_package(uri).begun()
+        entries = package.entries
+        if path:
+            entries = (entry for entry in entries if entry.logical_key.startswith(root) or entry.logical_key == path)
+        first = next(entries, None)
+        if first and first.logical_key == path:
             key = parse_logical_key(request.key if request.is_for_file else request.key + path.rpartition("/")[2])
-            return Tree([self._packed(key, file, uri, {**file.meta, **request.meta})])
+            deque(entries, 0)  # At its end the manifest is checked.
+            return Tree([self._packed(key, first, uri, {**first.meta, **request.meta})])
         if request.is_for_file:
-            raise SourceError(f"entry {request.key!r}: there is no file at {uri}")
+            raise _is_no_file(request, uri) if first else SourceError(f"entry {request.key!r}: there is no file at {uri}")
         below = {request.key + key.removeprefix(root): meta for key, meta in package.directories.items() if key.startswith(root)}
         directories = {DirectoryKey(key): meta for key, meta in below.items() if key}
-        return Tree(sources, {**directories, **_directory_meta(request, uri)})
+        files = itertools.chain([first] if first else (), entries)
+        return Tree(self._below_in_package(request, uri, root, files), {**directories, **_directory_meta(request, uri)})
+
+    def _below_in_package(self, request: Located, uri: QuiltUri, root: str, entries: Iterable[Entry]) -> Iterator[Source]:
+        is_moved = bool(request.key or root)
+        for entry in entries:
+            key = parse_logical_key(request.key + entry.logical_key.removeprefix(root)) if is_moved else entry.logical_key
+            yield self._packed(key, entry, uri, entry.meta)
 
     def _packed(self, key: LogicalKey, entry: Entry, uri: QuiltUri, meta: Mapping[str, Any]) -> Source:
-        source = Source.of_entry(entry, logical_key=key, meta=meta, hash_type=self._options.hash_type)
+        source = Source.of_entry(entry, key, meta, self._options.hash_type)
         if source.is_local and not uri.registry.is_local:
             raise out_of_reach(source)
         return source

@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from airflow_quilt.core.errors import CancelledError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -24,6 +26,16 @@ def map_threads(function: Callable[[T], R], items: Iterable[T], threads: int) ->
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def check_stop(stop: threading.Event) -> None:
+    """Return if the work may go on.
+
+    Raises:
+        CancelledError: it was told to stop.
+    """
+    if stop.is_set():
+        raise CancelledError("told to stop: the work was ended before it was complete")
 
 
 class ByteBudget:

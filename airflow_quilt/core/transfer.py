@@ -2,11 +2,11 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
@@ -21,7 +21,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.jobs import Jobs, Steps
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.plan import Action, Copy, HashInPlace, Keep, Source, Upload
+from airflow_quilt.core.plan import Copy, HashInPlace, Source, Task, Upload
 from airflow_quilt.core.progress import Progress
 from airflow_quilt.core.reading import Reader, source_changed
 from airflow_quilt.core.storage.base import MultipartUpload, Stat, Stores
@@ -35,11 +35,11 @@ _ABORTING: Final = 10.0
 
 
 class Transfer:
-    """Turns actions into entries.
+    """Carries out tasks, which become entries.
 
     Args:
         stores: where sources are and destinations go, and how much is done at a time.
-        progress: is told what is done.
+        progress: is told what is done; how much there is to do it has been told by whoever made it.
         stop: set it from any thread, or from a signal handler, to end the work with :class:`CancelledError`.
         since: the unix seconds at which an earlier try of the work began: what it sent is looked for, and not sent again. None
             for a first try, which looks only for what has several parts.
@@ -64,8 +64,8 @@ class Transfer:
         self.reused = self.bytes_reused = 0
         """How many objects, and parts of objects, were right already where they were to go; and their bytes."""
 
-    def run(self, actions: Sequence[Action]) -> list[Entry]:
-        """Carry out the actions; return their entries in the same order.
+    def run(self, tasks: Iterable[Task]) -> Generator[tuple[Task, Entry]]:
+        """Carry out tasks; yield each and its entry as it is done, in any order.
 
         Raises:
             CancelledError: the work was told to stop.
@@ -73,18 +73,13 @@ class Transfer:
             EntryDamagedError: an object does not hold the bytes that its package names.
             StorageError: a store refused or failed.
         """
-        self._progress.begin(len(actions), sum(action.source.size for action in actions))
-        done = {i: action.entry for i, action in enumerate(actions) if isinstance(action, Keep)}
-        self._progress.add(len(done), sum(entry.size for entry in done.values()))
-        jobs = ((i, self._steps(action)) for i, action in enumerate(actions) if not isinstance(action, Keep))
         try:
-            done.update(self._jobs.run(jobs))
+            yield from self._jobs.run((task, self._steps(task)) for task in tasks)
         except BaseException:
             self._abort_open()
             raise
-        return [done[i] for i in range(len(actions))]
 
-    def _steps(self, action: HashInPlace | Upload | Copy) -> Steps[Entry]:
+    def _steps(self, action: Task) -> Steps[Entry]:
         match action:
             case HashInPlace():
                 return self._hash_in_place(action)
@@ -108,8 +103,8 @@ class Transfer:
             return there
         source = action.source
         if source.size <= part_size(source.size):
-            ((stat, digest),) = yield [partial(self._send_whole, source, action.destination)]
-            return source.entry(stat.key, digest)
+            (entry,) = yield [partial(self._send_whole, action)]
+            return cast("Entry", entry)
         return (yield from self._again_if_it_vanishes(action, partial(self._send_parts, source, action.destination)))
 
     def _again_if_it_vanishes(self, action: Upload | Copy, steps: Callable[[], Steps[Entry]]) -> Steps[Entry]:
@@ -244,8 +239,8 @@ class Transfer:
             digest = again
         raise ChecksumMismatchError(f"{origin}: each time that it is read other bytes come")
 
-    def _send_whole(self, source: Source, destination: PhysicalKey) -> tuple[Stat, Hash]:
-        kind = algorithm(source.hash_type)
+    def _send_whole(self, action: Upload) -> Entry:
+        source, kind = action.source, algorithm(action.source.hash_type)
         with self._memory.hold(source.size):
             data = self._data(source, 0, source.size)
             self._check_unchanged(source)
@@ -253,7 +248,7 @@ class Transfer:
             whole = kind.combine([digest for _ in kind.parts(source.size)], source.size)
             _check_hash(source, whole)
             with self._taken_back(source.size):
-                return self._stores.remote.upload(destination, data, digest, kind.store), whole
+                return source.entry(self._stores.remote.upload(action.destination, data, digest, kind.store).key, whole)
 
     def _send_part(self, upload: MultipartUpload, number: int, source: Source, start: int, stop: int) -> bytes:
         with self._memory.hold(stop - start):

@@ -4,61 +4,58 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_quilt.core.names import DirectoryKey, check_file, check_tree, parse_logical_key, walk_order
+from airflow_quilt.core.names import DirectoryKey, parse_logical_key
 from airflow_quilt.core.plan import Source
+from airflow_quilt.core.walk import side_by_side
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Sources, and the metadata of directories, whose keys end in ``/``."""
+    """Sources in walk order, and the metadata of directories, whose keys end in ``/``.
 
-    sources: list[Source] = field(default_factory=list)
-    directories: Mapping[DirectoryKey, Any] = field(default_factory=dict)
-
-
-def ordered(tree: Tree) -> Tree:
-    """Return a tree with its sources in walk order.
-
-    Raises:
-        LogicalKeyError: a key is given twice, or is a file and a directory.
+    ``is_checked`` tells that the sources are known to be a tree, since they were read as one.
     """
-    sources = sorted(tree.sources, key=lambda source: walk_order(source.logical_key))
-    check_tree(source.logical_key for source in sources)
-    if directories := sorted(tree.directories):
-        for source in sources:
-            check_file(source.logical_key, directories)
-    return Tree(sources, tree.directories)
+
+    sources: Iterable[Source] = ()
+    directories: Mapping[DirectoryKey, Any] = field(default_factory=dict)
+    is_checked: bool = False
 
 
-def without(tree: Tree, removed: Iterable[str]) -> tuple[Tree, list[str]]:
-    """Take files and directories out of a tree.
+class Removal:
+    """Takes files and directories out of a tree.
 
     Args:
-        tree: the tree.
-        removed: the keys of files; and of directories, with or without a ``/`` at the end, which go with all below them.
-
-    Returns:
-        The tree that is left, and the keys that were not in it.
+        keys: the keys of files; and of directories, with or without a ``/`` at the end, which go with all below them.
 
     Raises:
         LogicalKeyError: something is no logical key.
     """
-    keys = {key: parse_logical_key(key.removesuffix("/")) for key in removed}
-    directories = set(keys.values())
-    files = {parsed for key, parsed in keys.items() if not key.endswith("/")}
-    lengths = {len(key) for key in directories}
-    seen: set[str] = set()
 
-    def is_removed(key: str) -> bool:
-        hits = directories.intersection(_parents(key, lengths)) | files.intersection([key])
-        seen.update(hits)
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._keys = {key: parse_logical_key(key.removesuffix("/")) for key in keys}
+        self._directories = set(self._keys.values())
+        self._files = {parsed for key, parsed in self._keys.items() if not key.endswith("/")}
+        self._lengths = {len(key) for key in self._directories}
+        self._seen: set[str] = set()
+
+    def takes(self, key: str) -> bool:
+        """Whether a file, or a directory, goes."""
+        hits = self._directories.intersection(_parents(key, self._lengths)) | self._files.intersection([key])
+        self._seen.update(hits)
         return bool(hits)
 
-    left = Tree(
-        [source for source in tree.sources if not is_removed(source.logical_key)],
-        {key: meta for key, meta in tree.directories.items() if not is_removed(key)},
-    )
-    return left, [key for key, parsed in keys.items() if parsed not in seen]
+    @property
+    def absent(self) -> list[str]:
+        """The keys that were in nothing that was asked about."""
+        return [key for key, parsed in self._keys.items() if parsed not in self._seen]
+
+
+def updated(base: Tree, removal: Removal, added: Tree) -> Tree:
+    """Return a tree without some of its files, and with others; what is added takes the place of what has the same key."""
+    left = (source for source in base.sources if not removal.takes(source.logical_key))
+    sources = (new or old for old, new in side_by_side(left, added.sources))
+    kept = {key: meta for key, meta in base.directories.items() if not removal.takes(key)}
+    return Tree((source for source in sources if source), {**kept, **added.directories})
 
 
 def _parents(key: str, lengths: set[int]) -> Iterator[str]:
@@ -71,10 +68,3 @@ def _parents(key: str, lengths: set[int]) -> Iterator[str]:
         if at in lengths:
             yield key[:at]
         at = key.find("/", at + 1)
-
-
-def merged(base: Tree, added: Tree) -> Tree:
-    """Put a tree over another one: what has the same key takes the place of what was there."""
-    taken = {source.logical_key for source in added.sources}
-    kept = [source for source in base.sources if source.logical_key not in taken]
-    return Tree(kept + added.sources, {**base.directories, **added.directories})

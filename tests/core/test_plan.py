@@ -2,13 +2,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from airflow_quilt.core.checksums import CRC64NVME, Hash
 from airflow_quilt.core.errors import LocationError, RecordSizeError, SourceError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import LogicalKey
-from airflow_quilt.core.plan import Action, Copy, HashInPlace, Keep, Source, Upload, plan_build, plan_push
+from airflow_quilt.core.plan import Action, Copy, HashInPlace, Source, Upload, plan_build, plan_push
 
 DEST = PhysicalKey("registry", "team/data")
 HASH = Hash("sha2-256-chunked", "x" * 44)
@@ -26,7 +27,7 @@ def source(origin: PhysicalKey | bytes, key: str = "sub/a.txt", **more: Any) -> 
 def packed(place: PhysicalKey, *others: str, **more: Any) -> Source:
     """Return the entry of a package as a source."""
     entry = Entry(LogicalKey("sub/a.txt"), (str(place), *others), 5, HASH, {"user_meta": {"x": 1}, "theirs": 2})
-    return Source.of_entry(entry, **more)
+    return replace(Source.of_entry(entry), **more)
 
 
 def everything(_source: Source) -> bool:
@@ -58,7 +59,7 @@ def test_an_object_that_is_not_copied_stays_where_it_is_at_its_version(place: Ph
     known, unknown = source(place, hash=HASH, meta={"user_meta": {"x": 1}}), source(place)
 
     assert plan([known, unknown], nothing) == [
-        Keep(known, Entry(LogicalKey("sub/a.txt"), (str(place),), 5, HASH, {"user_meta": {"x": 1}})),
+        Entry(LogicalKey("sub/a.txt"), (str(place),), 5, HASH, {"user_meta": {"x": 1}}),
         HashInPlace(unknown, place),
     ]
 
@@ -71,7 +72,7 @@ def test_an_object_that_lies_at_its_destination_stays_whatever_its_version(
     known, unknown = source(place, hash=HASH), source(place)
 
     assert plan([known, unknown], copies) == [
-        Keep(known, Entry(LogicalKey("sub/a.txt"), (str(place),), 5, HASH, {})),
+        Entry(LogicalKey("sub/a.txt"), (str(place),), 5, HASH, {}),
         HashInPlace(unknown, place),
     ]
 
@@ -98,15 +99,12 @@ def test_an_entry_that_stays_keeps_all_that_its_manifest_says_of_it() -> None:
     kept = packed(INSIDE, "s3://mirror/a.txt", "file:///backup/a.txt", hash_type=CRC64NVME)
 
     assert plan([kept], nothing) == [
-        Keep(
-            kept,
-            Entry(
-                LogicalKey("sub/a.txt"),
-                (str(INSIDE), "s3://mirror/a.txt", "file:///backup/a.txt"),
-                5,
-                HASH,
-                {"user_meta": {"x": 1}, "theirs": 2},
-            ),
+        Entry(
+            LogicalKey("sub/a.txt"),
+            (str(INSIDE), "s3://mirror/a.txt", "file:///backup/a.txt"),
+            5,
+            HASH,
+            {"user_meta": {"x": 1}, "theirs": 2},
         )
     ]
 
@@ -141,8 +139,8 @@ def test_a_file_of_some_other_machine_cannot_be_copied() -> None:
 def test_build_keeps_the_name_of_a_file_of_some_other_machine() -> None:
     (action,) = plan_build([packed(LOCAL, movable=False)])
 
-    assert isinstance(action, Keep)
-    assert action.entry.physical_keys == ("file:///data/a.txt",)
+    assert isinstance(action, Entry)
+    assert action.physical_keys == ("file:///data/a.txt",)
 
 
 def test_an_entry_may_not_land_in_the_registrys_own_area() -> None:
@@ -163,7 +161,7 @@ def test_build_names_every_file_where_it_is() -> None:
 
     assert list(plan_build(sources)) == [
         HashInPlace(sources[0], LOCAL),
-        Keep(sources[1], entry),
+        entry,
         HashInPlace(sources[2], INSIDE),
     ]
 

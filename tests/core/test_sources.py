@@ -22,10 +22,12 @@ from airflow_quilt.core.manifest_reader import Manifest
 from airflow_quilt.core.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.plan import Source
 from airflow_quilt.core.sources import FindOptions, SourceFinder
+from airflow_quilt.core.spool import Spool
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.tree import Tree
+from airflow_quilt.core.walk import checked
 
 Write = Callable[..., Path]
 HASH = Hash("sha2-256-chunked", "x" * 44)
@@ -43,10 +45,14 @@ class Finder:
         self.read: list[QuiltUri] = []
 
     def __call__(self, entries: object, **options: Any) -> list[Source]:
-        return self.tree(entries, **options).sources
+        return list(self.tree(entries, **options).sources)
 
     def tree(self, entries: object, **options: Any) -> Tree:
-        return SourceFinder(self.stores, self._read_package, FindOptions(**options)).find(parse_entries(entries))
+        found: Spool[Source] = Spool(Source, 2)
+        finder = SourceFinder(self.stores, self._read_package, FindOptions(**options))
+        with found:
+            directories = finder.find(parse_entries(entries), found)
+            return Tree(list(checked(found, directories)), directories)
 
     def keys(self, entries: object, **options: Any) -> list[str]:
         return [source.logical_key for source in self(entries, **options)]
@@ -219,7 +225,7 @@ def test_an_empty_directory_is_refused_unless_it_is_allowed(find: Finder, write:
 
 @pytest.mark.parametrize("entries", [{}, [], {"a/": []}], ids=["no-entries", "empty-list", "empty-list-below-a-key"])
 def test_without_requests_there_is_nothing(find: Finder, entries: object) -> None:
-    assert find.tree(entries) == Tree()
+    assert find.tree(entries) == Tree([])
 
 
 def test_an_entry_that_cannot_be_read_ends_the_search(find: Finder, write: Write) -> None:

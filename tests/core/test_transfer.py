@@ -4,18 +4,19 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import replace as changed
 
-from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, Hash, hash_of, to_s3
+from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, hash_of, to_s3
 from airflow_quilt.core.errors import CancelledError, EntryDamagedError, SourceChangedError, StorageUnavailableError
 from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import LogicalKey
-from airflow_quilt.core.plan import Action, Copy, HashInPlace, Keep, Source, Upload
+from airflow_quilt.core.plan import Copy, HashInPlace, Source, Task, Upload
 from airflow_quilt.core.progress import Progress
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
@@ -69,16 +70,22 @@ def in_place(source: Source) -> HashInPlace:
     return HashInPlace(source, source.origin)
 
 
-def run(stores: Stores, actions: Sequence[Action], *taps: Tap, stop: threading.Event | None = None) -> list[Entry]:
+def carry_out(transfer: Transfer, tasks: Sequence[Task]) -> list[Entry]:
+    """Carry out tasks; return their entries in the same order."""
+    done = {id(task): entry for task, entry in transfer.run(tasks)}
+    return [done[id(task)] for task in tasks]
+
+
+def run(stores: Stores, tasks: Sequence[Task], *taps: Tap, stop: threading.Event | None = None) -> list[Entry]:
     """Carry out actions and check that no thread stays behind, whatever comes of it."""
     threads = set(threading.enumerate())
     try:
-        return Transfer(replace(tapped(stores, *taps), limits=FEW), stop=stop).run(actions)
+        return carry_out(Transfer(replace(tapped(stores, *taps), limits=FEW), stop=stop), tasks)
     finally:
         assert set(threading.enumerate()) <= threads
 
 
-def test_entries_come_in_the_order_of_their_actions_whichever_finishes_first(stores: Stores, memory: MemoryStorage) -> None:
+def test_each_task_has_its_own_entry_whichever_finishes_first(stores: Stores, memory: MemoryStorage) -> None:
     second_is_done = threading.Event()
 
     class SlowFirst:
@@ -90,13 +97,11 @@ def test_entries_come_in_the_order_of_their_actions_whichever_finishes_first(sto
                 second_is_done.set()
             return answer
 
-    kept = Source(logical_key=LogicalKey("kept"), origin=destination("kept"), size=3, hash=Hash("SHA256", "ab"))
-    actions: list[Action] = [content(str(i), b"%d" % i) for i in range(30)]
-    actions.insert(7, Keep(kept, kept.entry(destination("kept"), Hash("SHA256", "ab"))))
-    entries = run(stores, actions, SlowFirst())
+    tasks = [content(str(i), b"%d" % i) for i in range(30)]
+    entries = run(stores, tasks, SlowFirst())
 
-    assert [entry.logical_key for entry in entries] == [action.source.logical_key for action in actions]
-    for entry in (entry for entry in entries if entry.logical_key != "kept"):
+    assert [entry.logical_key for entry in entries] == [task.logical_key for task in tasks]
+    for entry in entries:
         data = memory.get(PhysicalKey.parse(entry.physical_keys[0])).data
         assert (data, entry.size, entry.hash) == (entry.logical_key.encode(), len(data), hash_of(data))
 
@@ -125,7 +130,7 @@ def test_as_many_bytes_are_in_flight_as_the_limits_say_and_never_more(stores: St
             return run()
 
     narrow = replace(tapped(stores, recorder, Meeting()), limits=Limits(threads=THREADS, memory=25))
-    Transfer(narrow).run([content(str(i), bytes(10)) for i in range(20)])
+    carry_out(Transfer(narrow), [content(str(i), bytes(10)) for i in range(20)])
 
     assert recorder.most_at_once == 2
     assert len(recorder.of("upload")) == 20
@@ -133,7 +138,7 @@ def test_as_many_bytes_are_in_flight_as_the_limits_say_and_never_more(stores: St
 
 def test_what_is_larger_than_the_limits_goes_alone(stores: Stores, recorder: Recorder) -> None:
     narrow = replace(tapped(stores, recorder), limits=Limits(threads=THREADS, memory=5))
-    Transfer(narrow).run([content(str(i), bytes(10)) for i in range(20)])
+    carry_out(Transfer(narrow), [content(str(i), bytes(10)) for i in range(20)])
 
     assert recorder.most_at_once == 1
     assert len(recorder.of("upload")) == 20
@@ -160,7 +165,7 @@ def test_parts_lie_on_the_grid_of_the_format(
     memory: MemoryStorage, recorder: Recorder, write: Callable[..., Path], kind: str, size: int, parts: list[int]
 ) -> None:
     data = os.urandom(size)
-    actions: dict[str, Callable[[], Action]] = {
+    actions: dict[str, Callable[[], Task]] = {
         "content": lambda: content("object", data),
         "file": lambda: file_upload(write("object", data)),
         "copy": lambda: copy_of(object_source(memory, data)),
@@ -212,7 +217,7 @@ def test_a_copy_is_read_once_where_the_store_tells_no_checksum(recorder: Recorde
 def test_a_hash_of_the_wanted_type_that_is_known_is_kept_by_a_copy(recorder: Recorder, size: int, hash_type: str) -> None:
     silent = SilentStorage(["registry", "source"])
     data = os.urandom(size)
-    source = replace(object_source(silent, data), hash=hash_of(data, hash_type), hash_type=hash_type)
+    source = changed(object_source(silent, data), hash=hash_of(data, hash_type), hash_type=hash_type)
     (entry,) = run(Stores(LocalStorage(), silent), [copy_of(source)], recorder)
 
     assert entry.hash == hash_of(data, hash_type)
@@ -228,7 +233,7 @@ def test_what_is_copied_has_the_wanted_type_of_hash_whatever_it_had(
 ) -> None:
     store = kind(["registry", "source"])
     data = os.urandom(size)
-    source = replace(object_source(store, data), hash=hash_of(data, known), hash_type=wanted, meta={"theirs": 1})
+    source = changed(object_source(store, data), hash=hash_of(data, known), hash_type=wanted, meta={"theirs": 1})
     (entry,) = run(Stores(LocalStorage(), store), [copy_of(source)])
 
     assert (entry.hash, entry.size, entry.meta) == (hash_of(data, wanted), size, {"theirs": 1})
@@ -241,7 +246,7 @@ def test_every_kind_of_source_gets_a_crc_where_that_is_wanted(
     stores: Stores, memory: MemoryStorage, write: Callable[..., Path], kind: str, size: int
 ) -> None:
     data = os.urandom(size)
-    actions: dict[str, Callable[[], Action]] = {
+    actions: dict[str, Callable[[], Task]] = {
         "content": lambda: content("object", data),
         "file": lambda: file_upload(write("object", data)),
         "copy": lambda: copy_of(object_source(memory, data)),
@@ -249,7 +254,7 @@ def test_every_kind_of_source_gets_a_crc_where_that_is_wanted(
         "file in place": lambda: in_place(file_source(write("object", data))),
     }
     action = actions[kind]()
-    (entry,) = run(stores, [replace(action, source=replace(action.source, hash_type=CRC64NVME))])
+    (entry,) = run(stores, [changed(action, source=changed(action.source, hash_type=CRC64NVME))])
 
     assert entry.hash == hash_of(data, CRC64NVME)
     if not kind.endswith("in place"):
@@ -278,7 +283,7 @@ def test_a_crc_of_an_object_that_stays_is_read_only_where_the_store_tells_none(
 
 def exact(action: Upload | Copy, data: bytes, hash_type: str = CHUNKED) -> Upload | Copy:
     """Return the same action with the hash of its source known."""
-    return replace(action, source=replace(action.source, hash=hash_of(data, hash_type), hash_type=hash_type), exact=True)
+    return changed(action, source=changed(action.source, hash=hash_of(data, hash_type), hash_type=hash_type), exact=True)
 
 
 EXACT: dict[str, Callable[[MemoryStorage, Callable[..., Path], bytes], Upload | Copy]] = {
@@ -296,7 +301,7 @@ def test_what_is_right_at_its_destination_is_left_there(
     data = os.urandom(size)
     there = memory.store(destination("object"), data).key
     transfer = Transfer(tapped(stores, recorder))
-    (entry,) = transfer.run([exact(EXACT[kind](memory, write, data), data, hash_type)])
+    (entry,) = carry_out(transfer, [exact(EXACT[kind](memory, write, data), data, hash_type)])
 
     assert (transfer.reused, recorder.writes) == (1, [])
     assert (entry.physical_keys, entry.hash) == ((str(there),), hash_of(data, hash_type))
@@ -312,7 +317,7 @@ def test_what_is_wrong_at_its_destination_is_replaced(
     if there is not None:
         memory.store(destination("object"), there, "create", {"SHA256": checksum(there, "SHA256")} if told else {})
     transfer = Transfer(stores)
-    (entry,) = transfer.run([exact(EXACT[kind](memory, write, data), data)])
+    (entry,) = carry_out(transfer, [exact(EXACT[kind](memory, write, data), data)])
 
     assert transfer.reused == 0
     assert memory.get(destination("object")).data == data
@@ -380,14 +385,6 @@ def test_a_file_that_stays_is_read_once_and_nothing_is_written(
     assert recorder.bytes_read == size
     assert recorder.writes == []
     assert entry == source.entry(source.origin, hash_of(data))
-
-
-def test_what_is_kept_is_not_even_looked_at(stores: Stores, recorder: Recorder) -> None:
-    source = Source(logical_key=LogicalKey("kept"), origin=destination("kept"), size=3, hash=Hash("SHA256", "ab"))
-    entry = source.entry(destination("kept"), Hash("SHA256", "ab"))
-
-    assert run(stores, [Keep(source, entry)], recorder) == [entry]
-    assert recorder.calls == []
 
 
 def append(path: Path) -> None:
@@ -588,10 +585,9 @@ def test_a_transfer_that_was_stopped_before_it_began_ends_within_one_round_of_ca
 def test_a_transfer_that_was_stopped_is_cancelled_even_where_nothing_had_to_move(stores: Stores) -> None:
     stop = threading.Event()
     stop.set()
-    source = Source(logical_key=LogicalKey("kept"), origin=destination("kept"), size=3, hash=Hash("SHA256", "ab"))
 
     with pytest.raises(CancelledError):
-        run(stores, [Keep(source, source.entry(destination("kept"), Hash("SHA256", "ab")))], stop=stop)
+        run(stores, [], stop=stop)
 
 
 def test_a_stop_during_the_transfer_ends_it_within_a_bounded_number_of_calls(
@@ -641,7 +637,7 @@ def test_a_stop_ends_the_reading_of_a_file_between_two_chunks(memory: MemoryStor
                 yield chunk
 
     with pytest.raises(CancelledError):
-        Transfer(Stores(Watching(), memory, limits=ALONE), stop=stop).run([in_place(file_source(path))])
+        carry_out(Transfer(Stores(Watching(), memory, limits=ALONE), stop=stop), [in_place(file_source(path))])
     assert len(read) == 1
 
 
@@ -658,7 +654,8 @@ def test_progress_is_told_of_every_entry_and_byte_once(
     ]
     seconds = iter(range(1_000_000))
     progress = Progress("Moving", interval=0.0, clock=lambda: next(seconds), say=lines.append)
-    Transfer(replace(stores, limits=ALONE), progress=progress).run(actions)
+    progress.begin(len(actions), sum(action.source.size for action in actions))
+    carry_out(Transfer(replace(stores, limits=ALONE), progress=progress), actions)
 
     assert lines[-1].startswith("Moving: 4 of 4 entries, 16.0 MiB of 16.0 MiB")
     done = [int(line.split()[1]) for line in lines]

@@ -7,7 +7,20 @@ import pytest
 from airflow_quilt.core.errors import LogicalKeyError
 from airflow_quilt.core.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.plan import Source
-from airflow_quilt.core.tree import Tree, merged, ordered, without
+from airflow_quilt.core.spool import Spool
+from airflow_quilt.core.tree import Removal, Tree, updated
+from airflow_quilt.core.walk import checked
+
+
+def ordered(tree: Tree) -> Tree:
+    """Put the files of a tree in order, and check that it is one."""
+    found: Spool[Source] = Spool(Source, 100)
+    found.extend(tree.sources)
+    return Tree(list(checked(found, tree.directories)), tree.directories)
+
+
+def merged(base: Tree, added: Tree) -> Tree:
+    return updated(base, Removal([]), added)
 
 
 def tree(*keys: str, data: bytes = b"old", **directories: Any) -> Tree:
@@ -22,8 +35,9 @@ def keys(tree: Tree) -> list[str]:
 
 def left(tree: Tree, *removed: str) -> tuple[list[str], list[str], list[str]]:
     """Remove keys; return the files and directories that are left, and the keys that were not there."""
-    rest, absent = without(tree, removed)
-    return keys(rest), list(rest.directories), absent
+    removal = Removal(removed)
+    rest = updated(tree, removal, Tree())
+    return keys(rest), list(rest.directories), removal.absent
 
 
 def test_files_are_put_in_walk_order() -> None:
@@ -99,7 +113,7 @@ def test_files_and_directories_are_removed_by_their_keys(
 @pytest.mark.parametrize("key", ["", "/", "a//", "../a", "a/../b", "a\0", "/a"])
 def test_what_is_no_key_cannot_be_removed(key: str) -> None:
     with pytest.raises(LogicalKeyError):
-        without(tree("a"), [key])
+        Removal([key])
 
 
 def test_what_is_added_takes_the_place_of_what_has_its_key() -> None:

@@ -6,8 +6,10 @@ import pytest
 
 from airflow_quilt.core.entries import parse_entries
 from airflow_quilt.core.manifest_reader import Manifest
+from airflow_quilt.core.plan import Source
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.sources import FindOptions, SourceFinder
+from airflow_quilt.core.spool import Spool
 from tests.oracle.quilt3_client import Quilt3, place
 
 TREE = [
@@ -118,4 +120,6 @@ def test_links_inside_are_left_out_under_their_own_names(quilt3: Quilt3, local_r
 def packed(directory: Path, registry: Registry) -> list[str]:
     """Return the keys that our engine packs of a directory."""
     finder = SourceFinder(registry.stores, lambda _uri: Manifest({}, iter(())), FindOptions(allow_empty=True))
-    return [source.logical_key for source in finder.find(parse_entries(str(directory))).sources]
+    found: Spool[Source] = Spool(Source, 1000)
+    finder.find(parse_entries(str(directory)), found)
+    return [source.logical_key for source in found]

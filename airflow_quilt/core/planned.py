@@ -1,0 +1,84 @@
+"""What becomes of the files of a revision, as streams in walk order: what is known already, what is to be done, what was done."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from airflow_quilt.core.manifest import Entry
+from airflow_quilt.core.names import LogicalKey
+from airflow_quilt.core.plan import Action, HashInPlace, Source, Task
+from airflow_quilt.core.spool import Spool
+from airflow_quilt.core.walk import side_by_side
+
+
+class Done(msgspec.Struct, frozen=True, gc=False):
+    """What has been done, and what came of it."""
+
+    task: Task
+    entry: Entry
+
+    @property
+    def logical_key(self) -> LogicalKey:
+        """The key of the entry."""
+        return self.entry.logical_key
+
+
+@dataclass(slots=True)
+class Planned:
+    """What becomes of the files of a revision: entries that are known already, and what is to be done for the others.
+
+    Attributes:
+        size: bytes, of all.
+        names_files: whether it will name files of this machine.
+    """
+
+    kept: Spool[Entry]
+    tasks: Spool[Task]
+    size: int = 0
+    names_files: bool = False
+
+    def add(self, actions: Sequence[Action]) -> None:
+        """Take some more."""
+        kept = [action for action in actions if isinstance(action, Entry)]
+        tasks = [action for action in actions if not isinstance(action, Entry)]
+        self.kept.extend(kept)
+        self.tasks.extend(tasks)
+        self.size += sum([entry.size for entry in kept]) + sum([task.source.size for task in tasks])
+        self.names_files = (
+            self.names_files
+            or any(entry.physical_keys[0].startswith("file:") for entry in kept)
+            or any(isinstance(task, HashInPlace) and task.origin.is_local for task in tasks)
+        )
+
+    def __len__(self) -> int:
+        return len(self.kept) + len(self.tasks)
+
+    def files(self) -> Iterator[Source | Entry]:
+        """Yield what is known of each file, in walk order."""
+        if not len(self.tasks):
+            yield from self.kept
+            return
+        for entry, task in side_by_side(self.kept, self.tasks):
+            if task:
+                yield task.source
+            elif entry:
+                yield entry
+
+
+@dataclass(slots=True)
+class Entries:
+    """The entries of a revision, in walk order: those that were known, and those that came of the work."""
+
+    kept: Spool[Entry]
+    done: Spool[Done]
+
+    def __iter__(self) -> Iterator[Entry]:
+        if not len(self.done):
+            yield from self.kept
+            return
+        for entry, done in side_by_side(self.kept, self.done):
+            if done:
+                yield done.entry
+            elif entry:
+                yield entry
