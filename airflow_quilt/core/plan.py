@@ -105,10 +105,12 @@ class Upload(_OfSource, frozen=True, gc=False, tag=True):
     """A local file, or content, is sent to the store and hashed on the way.
 
     With ``exact`` an object that lies at the destination already and has the hash of the source is left as it is.
+    ``earlier`` is an entry whose object is there for certain, to be named again if the source has its hash.
     """
 
     destination: PhysicalKey
     exact: bool = False
+    earlier: Entry | None = None
 
 
 class Copy(_OfSource, frozen=True, gc=False, tag=True):

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import msgspec
 
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import LogicalKey
-from airflow_quilt.core.plan import Action, HashInPlace, Source, Task
+from airflow_quilt.core.plan import Action, HashInPlace, Source, Task, Upload
 from airflow_quilt.core.spool import Spool
 from airflow_quilt.core.walk import side_by_side
 
@@ -17,6 +18,11 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 
     task: Task
     entry: Entry
+
+    @classmethod
+    def of(cls, task: Task, entry: Entry) -> Self:
+        """Return what came of a task, whatever it had been told of an earlier revision."""
+        return cls(msgspec.structs.replace(task, earlier=None) if isinstance(task, Upload) and task.earlier else task, entry)
 
     @property
     def logical_key(self) -> LogicalKey:

@@ -13,6 +13,7 @@ from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.batches import batched
 from airflow_quilt.core.checkup import check_writable
 from airflow_quilt.core.draft import Content, Draft, check_draft, find_sources, gather
+from airflow_quilt.core.earlier import with_earlier
 from airflow_quilt.core.errors import EmptyPackageError, RevisionConflictError
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
 from airflow_quilt.core.manifest import Entry, Summary, canonical_entry, canonical_json, write_manifest
@@ -146,7 +147,7 @@ class _Work:
         with self.held:
             content = gather(self.registry, self.name, self.draft, self.added, latest)
             planned = self._planned(content)
-            before, self.done = self.done, self._carry_out(planned)
+            before, self.done = self.done, self._carry_out(planned, latest)
             if before:
                 before.close()
             return self._commit(content, planned, Entries(planned.kept, self.done), latest)
@@ -162,7 +163,7 @@ class _Work:
         content.judge(self.name, planned.files())
         return planned
 
-    def _carry_out(self, planned: Planned) -> Spool[Done]:
+    def _carry_out(self, planned: Planned, latest: Latest | None) -> Spool[Done]:
         """Do what is to be done, but for what an earlier run did."""
         done, fresh = self.lasting_spool(Done), planned.tasks
         if self.done:
@@ -178,14 +179,15 @@ class _Work:
         progress = Progress(f"{self.verb} {self.name}")
         progress.begin(len(planned), planned.size)
         progress.add(len(planned) - len(fresh), planned.size - to_do)
-        self._transfer(fresh, done, progress)
+        tasks = with_earlier(self.registry, self.name, latest, fresh, self.spool) if latest and to_move else fresh
+        self._transfer(tasks, done, progress)
         self.copied += to_move
         return done
 
     def _transfer(self, tasks: Iterable[Task], done: Spool[Done], progress: Progress) -> None:
         transfer = Transfer(self.registry.stores, progress=progress, stop=self.stop, since=self.attempt.earliest)
         with contextlib.closing(transfer.run(tasks)) as results:
-            done.extend(Done(task, entry) for task, entry in results)
+            done.extend(Done.of(task, entry) for task, entry in results)
         if transfer.reused:
             what = count(transfer.reused, "object or part", "objects and parts")
             _log.info("Not sent again: %s that were there already, %s", what, human_size(transfer.bytes_reused))

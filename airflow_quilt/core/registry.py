@@ -145,6 +145,14 @@ class Registry:
             raise PackageNotFoundError(f"{self.location}: there is no revision {full} of {name}") from error
         return read_manifest(self._storage.stream(key, 0, size), full)
 
+    def manifest_size(self, top_hash: TopHash) -> int:
+        """Return the bytes of a manifest.
+
+        Raises:
+            ObjectNotFoundError: there is none.
+        """
+        return self._storage.stat(self._key(layout.manifest(top_hash))).size
+
     def entry(self, name: PackageName, logical_key: str, revision: str | datetime | None = None) -> Entry:
         """Find one entry of a revision.
 

@@ -247,6 +247,9 @@ class Transfer:
             digest = digest_of([data], kind.new())
             whole = kind.combine([digest for _ in kind.parts(source.size)], source.size)
             _check_hash(source, whole)
+            if action.earlier and action.earlier.hash == whole:
+                self._count_reused(source.size)
+                return source.entry(PhysicalKey.parse(action.earlier.physical_keys[0]), whole)
             with self._taken_back(source.size):
                 return source.entry(self._stores.remote.upload(action.destination, data, digest, kind.store).key, whole)
 

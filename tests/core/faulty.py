@@ -243,8 +243,8 @@ class TappedObjectStore(TappedStorage):
     def guards_answers(self) -> bool:
         return self._store.guards_answers
 
-    def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
-        return iter(self._tap(Call("scan", prefix), lambda: list(self._store.scan_current(prefix))))
+    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
+        return iter(self._tap(Call("scan", prefix), lambda: list(self._store.scan_current(prefix, most))))
 
     def keeps_versions(self, key: PhysicalKey) -> bool:
         return self._tap(Call("versions", key), lambda: self._store.keeps_versions(key))

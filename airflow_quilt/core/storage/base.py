@@ -216,8 +216,11 @@ class ObjectStore(Storage, Protocol):
         """Whether bytes that change on their way from the store are noticed in any case."""
         ...
 
-    def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
-        """List the objects below a prefix at their current versions, where the store has versions."""
+    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
+        """List the objects below a prefix at their current versions, where the store has versions.
+
+        Ends early when about ``most`` versions, older ones too, have been looked at.
+        """
         ...
 
     def keeps_versions(self, key: PhysicalKey) -> bool:

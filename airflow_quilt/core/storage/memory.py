@@ -111,15 +111,15 @@ class MemoryStorage:
         for stat in self.scan_current(prefix):
             yield Stat(stat.key.at_version(None), stat.size, stat.etag)
 
-    def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
-        """List the current objects below a prefix, at their versions."""
+    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
+        """List the current objects below a prefix, at their versions; ``most`` of them."""
         with self._lock:
             found = [
                 _stat(PhysicalKey(prefix.bucket, key), versions[-1])
                 for key, versions in self._bucket(prefix).items()
                 if key.startswith(prefix.key) and versions and versions[-1].data is not None
             ]
-        return iter(sorted(found, key=lambda stat: stat.key.key))
+        return iter(sorted(found, key=lambda stat: stat.key.key)[:most])
 
     def keeps_versions(self, key: PhysicalKey) -> bool:
         """Tell whether the buckets keep versions."""

@@ -1,6 +1,7 @@
 """S3 and the stores that speak its protocol, through boto3; with ``s3_upload`` and ``s3_errors`` all that knows boto3."""
 
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _DELETE_BATCH: Final = 1000
+_PAGE: Final = 1000
+"""As many keys or versions as an answer lists."""
 _MARK: Final = "airflow-quilt"
 _NO_REASON: Final = "400"
 _BEYOND_THE_END: Final = {"416", "InvalidRange"}
@@ -215,16 +218,17 @@ class S3Storage:
                 return
             request |= {marker: page[following] for marker, following in markers.items() if following in page}
 
-    def scan_current(self, prefix: PhysicalKey) -> Iterator[Stat]:
+    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
         """List the objects below a prefix at their current versions; a store that has none lists them without."""
         try:
-            yield from self._scan_versions(prefix)
+            yield from self._scan_versions(prefix, most)
         except UnsupportedError:  # The first page says so, if any.
-            yield from self.scan(prefix)
+            yield from itertools.islice(self.scan(prefix), most)
 
-    def _scan_versions(self, prefix: PhysicalKey) -> Iterator[Stat]:
+    def _scan_versions(self, prefix: PhysicalKey, most: int | None) -> Iterator[Stat]:
         markers = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
-        for page in self._pages(self._client.list_object_versions, prefix, markers):
+        pages = None if most is None else -(-most // _PAGE)
+        for page in itertools.islice(self._pages(self._client.list_object_versions, prefix, markers), pages):
             for item in page.get("Versions", ()):
                 if item["IsLatest"]:
                     key = PhysicalKey(prefix.bucket, item["Key"], version_of(item))
