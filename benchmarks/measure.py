@@ -4,10 +4,12 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
-from typing import Any, Final
+from typing import Any, Final, TypeVar
+
+K = TypeVar("K")
 
 _SECONDS: Final = 1800.0
 _KIB: Final = 1024
@@ -25,6 +27,10 @@ class Command:
     arguments: Sequence[str]
     environment: Mapping[str, str]
     is_client: bool = True
+
+
+Round = Callable[[int], Command]
+"""Gets all ready for a round, which is not measured, and returns the command that is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,22 @@ def run(command: Command) -> Took:
         told = json.loads(out.read().splitlines()[-1]) if command.is_client else {}
     cpu = usage.ru_utime + usage.ru_stime
     return Took(told.pop("seconds", seconds), told.pop("cpu", cpu), usage.ru_maxrss * _KIB, told)
+
+
+def alternate(clients: Mapping[K, Round], rounds: int) -> tuple[dict[K, list[Took]], dict[K, str]]:
+    """Let clients take turns, round after round; return what each took, and why some fail, who are not asked again."""
+    took: dict[K, list[Took]] = {client: [] for client in clients}
+    failed: dict[K, str] = {}
+    for number in range(rounds):
+        for client, ready in clients.items():
+            if client in failed:
+                continue
+            try:
+                took[client].append(run(ready(number)))
+            except FailedError as error:
+                failed[client] = str(error)
+                print(f"{client} fails: {error}", flush=True)
+    return took, failed
 
 
 def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> tuple[int, Any]:

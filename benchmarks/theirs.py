@@ -39,6 +39,12 @@ def build_package(registry: str, package: str, source: str) -> dict[str, Any]:
         return {"top_hash": made.build(package, registry)}
 
 
+def resolve_and_push(registry: str, package: str, top_hash: str, source: str) -> dict[str, Any]:
+    """Find the revision of a package that a short hash names, then push a directory to another package."""
+    found = quilt3.Package.resolve_hash(package, registry, top_hash)
+    return {**push_directory(registry, f"{package}-next", source), "resolved": found}
+
+
 def read_package(registry: str, package: str) -> dict[str, Any]:
     """Read a manifest, and walk over its entries."""
     with _quiet():

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from benchmarks.stage import Round, Stage
+from airflow_quilt.core.checksums import CRC64NVME
+from benchmarks.measure import Command, Round
+from benchmarks.stage import Stage
 
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
@@ -19,27 +22,39 @@ class Work:
         title: what it is, at the full scale.
         goal: what we want to reach, as the table says it.
         clients: gets it ready, and returns the rounds of each client.
+        is_large: it is done only where it is asked for.
     """
 
     title: str
     goal: str
     clients: Callable[[Stage], Mapping[str, Round]]
+    is_large: bool = False
 
 
-def _build_known(stage: Stage) -> Mapping[str, Round]:
-    registry, package = stage.package(stage.of(1_000_000))
+def build_known(stage: Stage, count: int) -> Mapping[str, Round]:
+    """Build a package of as many entries with known hashes, in a local registry."""
+    registry, package = stage.package(count)
     return {
         "ours": lambda number: stage.ours("build_package", registry=registry, package=f"ours/{number}", source=package),
         "quilt3": lambda number: stage.quilt3("build_package", registry=registry, package=f"quilt3/{number}", source=package),
     }
 
 
-def _read(stage: Stage) -> Mapping[str, Round]:
-    registry, package = stage.package(stage.of(1_000_000))
+def read(stage: Stage, count: int) -> Mapping[str, Round]:
+    """Read a manifest of as many entries, in a local registry."""
+    registry, package = stage.package(count)
     return {
         "ours": lambda _: stage.ours("read_package", registry=registry, package=package),
         "quilt3": lambda _: stage.quilt3("read_package", registry=registry, package=package),
     }
+
+
+def _of(clients: Callable[[Stage, int], Mapping[str, Round]], count: int) -> Callable[[Stage], Mapping[str, Round]]:
+    return lambda stage: clients(stage, stage.of(count))
+
+
+def _build_more(stage: Stage) -> Mapping[str, Round]:
+    return {"ours": build_known(stage, stage.of(10_000_000))["ours"]}
 
 
 def _push(count: int, size: int) -> Callable[[Stage], Mapping[str, Round]]:
@@ -74,19 +89,59 @@ def _push_again(stage: Stage) -> Mapping[str, Round]:
     }
 
 
-def _build_objects(algorithm: str | None) -> Callable[[Stage], Mapping[str, Round]]:
+def _build_objects(**checksum: str) -> Callable[[Stage], Mapping[str, Round]]:
     def clients(stage: Stage) -> Mapping[str, Round]:
-        registry, client = stage.bucket(), stage.server.client()
-        checksum = {"ChecksumAlgorithm": algorithm} if algorithm else {}
-        for number, path in enumerate(sorted(stage.files(stage.of(1000), 64 * _KIB).rglob("*.bin"))):
-            client.put_object(Bucket=registry.removeprefix("s3://"), Key=f"data/{number:06}", Body=path.read_bytes(), **checksum)  # type: ignore[arg-type]
-        source = f"{registry}/data/"
+        registry, source = stage.bucket(), stage.objects(stage.of(1000), 64 * _KIB, **checksum)
         return {
             "ours": lambda number: stage.ours("build_prefix", registry=registry, package=f"ours/{number}", source=source),
             "quilt3": lambda number: stage.quilt3("build_prefix", registry=registry, package=f"quilt3/{number}", source=source),
         }
 
     return clients
+
+
+def _build_large(stage: Stage) -> Mapping[str, Round]:
+    registry, source = stage.bucket(), stage.objects(1, stage.of(1024 * _MIB), ChecksumAlgorithm=CRC64NVME)
+    return {
+        "ours": lambda number: stage.ours(
+            "build_prefix", registry=registry, package=f"ours/{number}", source=source, hash_type=CRC64NVME
+        ),
+        "quilt3": lambda number: stage.quilt3("build_prefix", registry=registry, package=f"quilt3/{number}", source=source),
+    }
+
+
+def _copy(stage: Stage) -> Mapping[str, Round]:
+    registry, source = stage.bucket(), stage.objects(stage.of(1000), 64 * _KIB, ChecksumAlgorithm="SHA256")
+    return {
+        "ours": lambda number: stage.ours("push_directory", registry=registry, package=f"ours/{number}", source=source),
+        "quilt3": lambda number: stage.quilt3("push_directory", registry=registry, package=f"quilt3/{number}", source=source),
+        "s5cmd": lambda number: stage.s5cmd("cp", f"{source}*", f"{registry}/s5cmd/{number}/"),
+    }
+
+
+def _crowd(stage: Stage) -> Mapping[str, Round]:
+    registry, source = stage.bucket(), str(stage.files(1, 4 * _KIB))
+    stage.manifests(registry, stage.of(100_000))
+
+    def arguments(package: str) -> dict[str, str]:
+        short = stage.revisions(registry, package, 10)[:8]
+        return {"registry": registry, "package": package, "top_hash": short, "source": source}
+
+    return {
+        "ours": lambda number: stage.ours("resolve_and_push", **arguments(f"ours/{number}")),
+        "quilt3": lambda number: stage.quilt3("resolve_and_push", **arguments(f"quilt3/{number}")),
+    }
+
+
+def _parse(stage: Stage) -> Mapping[str, Round]:
+    commands = {name: stage.python("imports", work) for name, work in _IMPORTS.items()}
+    for command in commands.values():
+        stage.once(command)  # Now all of it is compiled.
+    return {name: partial(_same, command) for name, command in commands.items()}
+
+
+def _same(command: Command, _round: int) -> Command:
+    return command
 
 
 def _install(stage: Stage) -> Mapping[str, Round]:
@@ -121,15 +176,31 @@ def _delete(stage: Stage) -> Mapping[str, Round]:
     }
 
 
+_IMPORTS: Final = {"ours": "every_operator", "airflow": "airflow", "quilt3": "quilt3"}
+
 WORKS: Final[Mapping[str, Work]] = {
-    "build": Work("build a manifest of 1,000,000 entries with known hashes, local", "10 x quilt3", _build_known),
-    "read": Work("read a manifest of 1,000,000 entries", "20 x quilt3", _read),
+    "build": Work("build a manifest of 1,000,000 entries with known hashes, local", "10 x quilt3", _of(build_known, 1_000_000)),
+    "build-more": Work(
+        "build a manifest of 10,000,000 entries with known hashes, local; without quilt3, which holds all of them in memory",
+        "",
+        _build_more,
+        is_large=True,
+    ),
+    "read": Work("read a manifest of 1,000,000 entries", "20 x quilt3", _of(read, 1_000_000)),
     "push-small": Work("push 2,000 files of 4 KiB", "6 x quilt3, 1 x s5cmd", _push(2000, 4 * _KIB)),
     "push-again": Work("push 2,000 files again, 1 % changed", "20 x quilt3", _push_again),
     "push-large": Work("push one file of 1 GiB", "1.3 x quilt3, 1 x s5cmd", _push(1, 1024 * _MIB)),
-    "build-checksums": Work("build over 1,000 S3 objects with SHA-256 checksums", "4 x quilt3", _build_objects("SHA256")),
-    "build-objects": Work("build over 1,000 S3 objects without usable checksums", "1.5 x quilt3", _build_objects(None)),
+    "build-checksums": Work(
+        "build over 1,000 S3 objects with SHA-256 checksums",
+        "4 x quilt3, no byte read",
+        _build_objects(ChecksumAlgorithm="SHA256"),
+    ),
+    "build-objects": Work("build over 1,000 S3 objects without usable checksums", "1.5 x quilt3", _build_objects()),
+    "build-large": Work("build over one S3 object of 1 GiB with a CRC64NVME checksum", "no byte read", _build_large),
+    "copy": Work("push 1,000 S3 objects with SHA-256 checksums of another bucket", "no byte read", _copy),
     "install": Work("install 1,000 files of 4 KiB", "6 x quilt3", _install),
     "list": Work("list 100 revisions", "100 x quilt3", _list),
     "delete": Work("delete a package of 1,000 revisions", "10 x quilt3", _delete),
+    "crowd": Work("resolve a short hash and push a file, among 100,000 manifests", "no manifest listed", _crowd),
+    "parse": Work("parse a DAG file with every operator, after Airflow's own import", "15 ms", _parse),
 }

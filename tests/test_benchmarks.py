@@ -5,40 +5,81 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from benchmarks.works import WORKS
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_benchmark_measures_every_client_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    (tmp_path / "tmp").mkdir()
-    names, out = ["push-small", "list"], tmp_path / "out"
-    command = [sys.executable, "-m", "benchmarks", "--scale", "0.002", "--rounds", "2", "--out", str(out), *names]
-    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+def run(module: str, *arguments: str, tmp: Path) -> str:
+    """Run a module of the benchmarks to its end, with a directory of its own for temporary files; return what it prints."""
+    tmp.mkdir()
+    command = [sys.executable, "-m", module, *arguments]
+    environment = {**os.environ, "TMPDIR": str(tmp)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp.iterdir()) == []
+    return done.stdout
 
-    assert run.returncode == 0, run.stdout + run.stderr
-    results = json.loads((out / "results.json").read_text())["results"]
-    assert [result["title"] for result in results] == [WORKS[name].title for name in names]
-    assert [{client: len(took) for client, took in result["took"].items()} for result in results] == [
+
+def results_of(path: Path) -> dict[str, dict[str, Any]]:
+    return {result["name"]: result for result in json.loads(path.read_text())["results"]}
+
+
+def counts(result: dict[str, Any], client: str, fact: str) -> set[int]:
+    return {took["facts"][fact] for took in result["took"][client]}
+
+
+def test_the_benchmark_measures_every_client_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    names, out = ["push-small", "list"], tmp_path / "out"
+    printed = run("benchmarks", "--scale", "0.002", "--rounds", "2", "--out", str(out), *names, tmp=tmp_path / "tmp")
+
+    results = results_of(out / "results.json")
+    assert {name: result["title"] for name, result in results.items()} == {name: WORKS[name].title for name in names}
+    assert [{client: len(took) for client, took in result["took"].items()} for result in results.values()] == [
         {"ours": 2, "quilt3": 2, "s5cmd": 2},
         {"ours": 2, "quilt3": 2},
     ]
     assert all(
         min(each["seconds"], each["cpu"], each["memory"]) > 0
-        for result in results
+        for result in results.values()
         for took in result["took"].values()
         for each in took
     )
-    assert [result["failed"] for result in results] == [{}, {}]
-    assert (out / "results.md").read_text() in run.stdout
+    assert [result["failed"] for result in results.values()] == [{}, {}]
+    assert (out / "results.md").read_text() in printed
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
-    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_the_benchmark_counts_requests_and_bytes_of_objects_of_both_clients_alike(tmp_path: Path) -> None:
+    names, out, scale = ["build-large", "build-objects", "copy", "crowd", "parse"], tmp_path / "out", 0.015
+    run("benchmarks", "--scale", str(scale), "--rounds", "1", "--out", str(out), *names, tmp=tmp_path / "tmp")
+
+    results = results_of(out / "results.json")
+    large, small = round(scale * 1024**3), round(scale * 1000) * 64 * 1024
+    assert counts(results["build-large"], "ours", "object_bytes") == {0}
+    assert counts(results["build-large"], "quilt3", "object_bytes") == {large}
+    assert counts(results["build-objects"], "quilt3", "object_bytes") == {small}
+    assert counts(results["build-objects"], "ours", "object_bytes") == {2 * small}  # Nothing else shows what comes without TLS.
+    assert counts(results["copy"], "ours", "object_bytes") == {0}
+    assert "quilt3" in results["copy"]["failed"]
+    assert results["crowd"]["failed"] == {}
+    assert all(min(counts(results["crowd"], client, "requests")) > 0 for client in ("ours", "quilt3"))
+    assert counts(results["parse"], "ours", "requests") == {0}
+    assert set(results["parse"]["took"]) == {"ours", "airflow", "quilt3"}
+
+
+def test_the_largest_work_is_done_only_where_it_is_named(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("benchmarks", "--scale", "0.00001", "--rounds", "1", "--out", str(out), "build-more", tmp=tmp_path / "tmp")
+
+    assert list(results_of(out / "results.json")["build-more"]["took"]) == ["ours"]
+    assert [name for name, work in WORKS.items() if work.is_large] == ["build-more"]
 
 
 def test_a_work_that_nobody_knows_is_named() -> None:
-    run = subprocess.run([sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True, check=False)
 
-    assert run.returncode == 2
-    assert "no such work: nothing" in run.stderr
+    assert done.returncode == 2
+    assert "no such work: nothing" in done.stderr

@@ -8,25 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.imports import EVERY_OPERATOR
 from tests.airflow.support import EXAMPLES
 
-DAG = """
-from airflow.sdk import DAG
-from airflow_quilt.hooks.quilt import QuiltHook
-from airflow_quilt.operators import (
-    QuiltBuildOperator, QuiltDeleteOperator, QuiltInstallOperator, QuiltPushOperator, QuiltRollbackOperator, QuiltVerifyOperator,
-    entry,
-)
-
-with DAG("all_operators"):
-    QuiltPushOperator(task_id="push", package="a/b", entries={"x": entry(path="/data/x", meta={"y": 1})})
-    QuiltBuildOperator(task_id="build", package="a/b", entries="/data/")
-    QuiltDeleteOperator(task_id="delete", package="a/b")
-    QuiltRollbackOperator(task_id="rollback", package="a/b", top_hash="abcdef")
-    QuiltInstallOperator(task_id="install", package="a/b", dest="/data/")
-    QuiltVerifyOperator(task_id="verify", package="a/b")
-QuiltHook()
-"""
 HEAVY = ["boto3", "botocore", "awscrt", "pandas", "pyarrow", "polars", "airflow_quilt.core.storage"]
 
 
@@ -42,10 +26,8 @@ def heavy(modules: list[str]) -> set[str]:
     return {name for name in modules for known in HEAVY if name == known or name.startswith(f"{known}.")}
 
 
-def test_a_dag_file_that_uses_every_operator_imports_no_boto_no_pandas_and_no_storage(tmp_path: Path) -> None:
-    path = tmp_path / "dag.py"
-    path.write_text(DAG, encoding="utf-8")
-    modules = modules_after(path)
+def test_a_dag_file_that_uses_every_operator_imports_no_boto_no_pandas_and_no_storage() -> None:
+    modules = modules_after(EVERY_OPERATOR)
 
     assert "airflow_quilt.operators.push" in modules
     assert not heavy(modules)
@@ -61,6 +43,6 @@ def test_the_examples_are_as_light(path: Path) -> None:
 
 def test_the_check_sees_a_heavy_import(tmp_path: Path) -> None:
     path = tmp_path / "dag.py"
-    path.write_text(DAG + "import airflow_quilt.core.push\nimport botocore.session\n", encoding="utf-8")
+    path.write_text(EVERY_OPERATOR.read_text() + "import airflow_quilt.core.push\nimport botocore.session\n", encoding="utf-8")
 
     assert {"botocore", "airflow_quilt.core.storage"} <= heavy(modules_after(path))

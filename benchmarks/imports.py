@@ -1,0 +1,35 @@
+"""How long a fresh interpreter takes to import something; see :mod:`benchmarks.client`."""
+
+import importlib
+import runpy
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.client import main, timed
+
+EVERY_OPERATOR: Final = Path(__file__).with_name("every_operator.py")
+
+
+def airflow() -> dict[str, Any]:
+    """Import what every DAG file needs, and make a DAG with a task of Airflow's own."""
+    sdk = importlib.import_module("airflow.sdk")
+    with sdk.DAG("empty", schedule=None):
+        sdk.BaseOperator(task_id="nothing")
+    return {}
+
+
+def every_operator() -> dict[str, Any]:
+    """Parse a DAG file that uses every operator; Airflow's own import comes before, and does not count."""
+    airflow()
+    _, took = timed(lambda: runpy.run_path(str(EVERY_OPERATOR)))
+    return {**took}
+
+
+def quilt3() -> dict[str, Any]:
+    """Import quilt3."""
+    importlib.import_module("quilt3")
+    return {}
+
+
+if __name__ == "__main__":
+    main(globals())

@@ -1,0 +1,101 @@
+"""How many requests a piece of work makes of a real S3 store, and that no byte of an object passes through it without need."""
+
+import os
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from airflow_quilt.core.build import build
+from airflow_quilt.core.checksums import CRC64NVME
+from airflow_quilt.core.draft import Draft
+from airflow_quilt.core.locations import RegistryLocation
+from airflow_quilt.core.push import push
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.s3 import S3Storage
+from testbed.loopback import Request
+from testbed.proxy import S3Proxy
+from testbed.server import S3Server
+
+MIB = 1024 * 1024
+COUNT = 20
+
+
+@pytest.fixture
+def counted(proxy: S3Proxy, bucket: str) -> Registry:
+    """A registry on the real store, every request to which is seen by the proxy."""
+    return Registry(RegistryLocation.parse(f"s3://{bucket}"), Stores(LocalStorage(), S3Storage(proxy.store.client())))
+
+
+def is_of_an_object(request: Request) -> bool:
+    """Whether a request is for an object that is not the registry's own."""
+    _, _, key = unquote(urlsplit(request.path).path).removeprefix("/").partition("/")
+    return bool(key) and not key.startswith(".quilt/")
+
+
+def reads(request: Request) -> bool:
+    return is_of_an_object(request) and request.method == "GET"
+
+
+def sends(request: Request) -> bool:
+    return is_of_an_object(request) and request.method == "PUT" and request.headers.get("Content-Length", "0") != "0"
+
+
+def fill(s3: S3Server, bucket: str, **checksum: str) -> str:
+    client = s3.client()
+    for i in range(COUNT):
+        client.put_object(Bucket=bucket, Key=f"data/{i:02}", Body=os.urandom(100), **checksum)  # type: ignore[arg-type]
+    return f"s3://{bucket}/data/"
+
+
+def test_a_build_over_objects_with_usable_checksums_looks_at_each_once_and_reads_none(
+    s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str
+) -> None:
+    published = build(counted, Draft(package="team/data", entries=fill(s3, other_bucket, ChecksumAlgorithm="SHA256")))
+
+    assert published.entries == COUNT
+    assert proxy.count(reads) == 0
+    assert proxy.count(is_of_an_object) == COUNT
+    assert proxy.count() - COUNT < 15  # The listing, and what makes a revision.
+
+
+def test_a_build_over_objects_without_usable_checksums_reads_them(
+    s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str
+) -> None:
+    build(counted, Draft(package="team/data", entries=fill(s3, other_bucket)))
+
+    assert proxy.count(reads) == 2 * COUNT  # Nothing else shows what comes without TLS.
+
+
+def test_a_build_over_one_object_with_a_usable_checksum_makes_few_requests_however_large_it_is(
+    s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str
+) -> None:
+    made = []
+    for name, size in (("small", 1), ("large", 40 * MIB), ("larger", 80 * MIB)):
+        s3.client().put_object(Bucket=other_bucket, Key=name, Body=bytes(size), ChecksumAlgorithm=CRC64NVME)
+        before = proxy.count(), proxy.count(is_of_an_object)
+        build(counted, Draft(package=f"team/{name}", entries={"x": f"s3://{other_bucket}/{name}"}, hash_type=CRC64NVME))
+        made.append((proxy.count() - before[0], proxy.count(is_of_an_object) - before[1]))
+
+    (requests, of_the_object), *others = made
+    assert proxy.count(reads) == 0
+    assert of_the_object == 1
+    assert others == [(requests - 2, 1)] * 2  # The first one of a process asks whether the store keeps conditions.
+    assert requests <= 12
+
+
+def test_objects_of_another_bucket_are_copied_without_sending_or_reading_a_byte_of_them(
+    s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str
+) -> None:
+    published = push(counted, Draft(package="team/data", entries=fill(s3, other_bucket, ChecksumAlgorithm="SHA256")))
+
+    assert published.bytes_copied == COUNT * 100
+    assert proxy.count(lambda request: "x-amz-copy-source" in request.headers) == COUNT
+    assert (proxy.count(reads), proxy.count(sends)) == (0, 0)
+
+
+def test_content_is_sent_and_is_counted(counted: Registry, proxy: S3Proxy) -> None:
+    push(counted, Draft(package="team/data", entries={"a": b"content"}))
+
+    assert proxy.count(sends) == 1
