@@ -7,10 +7,10 @@ LOCALSTACK := .venv-localstack
 QUILT3_LOCAL := .venv-quilt3-local
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e chaos bench chromium lint fix constraints clean
+.PHONY: help demo test e2e chaos bench bench-growth bench-settings chromium lint fix constraints clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Publish a real package twice with real Airflow, on an S3 store that starts and stops with it
 	@KEEP=$(KEEP) $(BIN)/python -m demo
@@ -26,6 +26,14 @@ chaos: $(READY) ## Kill, race, starve and corrupt: the long tests behind docs/re
 
 bench: $(READY) ## Measure the engine beside quilt3 and s5cmd; ARGS="--scale 0.05 --rounds 1 push-small" for a quick look
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+bench-growth: $(READY) ## Measure how time and memory grow with the number of entries; ARGS="--largest 10000000" for one step more
+	@$(BIN)/python -m benchmarks.growth $(ARGS)
+
+bench-settings: $(READY) ## Measure other settings than the defaults; ARGS="--scale 0.05 --rounds 1" for a quick look
+	@$(BIN)/python -m benchmarks.threads $(ARGS)
+	@$(BIN)/python -m benchmarks.in_flight $(ARGS)
+	@$(BIN)/python -m benchmarks.spill $(ARGS)
 
 lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from benchmarks.works import WORKS
 
 ROOT = Path(__file__).parent.parent
@@ -76,6 +78,38 @@ def test_the_largest_work_is_done_only_where_it_is_named(tmp_path: Path) -> None
 
     assert list(results_of(out / "results.json")["build-more"]["took"]) == ["ours"]
     assert [name for name, work in WORKS.items() if work.is_large] == ["build-more"]
+
+
+def test_growth_is_measured_up_to_where_each_client_may_go(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("--largest", "10000", "--quilt3", "1000", "--rounds", "1", "--out", str(out))
+    printed = run("benchmarks.growth", *arguments, tmp=tmp_path / "tmp")
+
+    results = results_of(out / "growth.json")
+    assert {name: list(result["took"]) for name, result in results.items()} == {
+        "build-1000": ["ours", "quilt3"],
+        "build-10000": ["ours"],
+        "read-1000": ["ours", "quilt3"],
+        "read-10000": ["ours"],
+    }
+    assert (out / "growth.md").read_text() in printed
+    assert (out / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("module", "scale", "titles"),
+    [
+        ("threads", "0.01", ["push 1,000 files of 4 KiB: calls at a time", "install 1,000 files of 4 KiB: calls at a time"]),
+        ("in_flight", "0.02", ["push one file of 1 GiB: bytes in flight"]),
+        ("spill", "0.0001", ["build 1,000,000 entries: entries in memory"]),
+    ],
+)
+def test_other_settings_are_measured_beside_the_default(tmp_path: Path, module: str, scale: str, titles: list[str]) -> None:
+    lines = run(f"benchmarks.{module}", "--scale", scale, "--rounds", "1", tmp=tmp_path / "tmp").splitlines()
+
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines if "times the default" in line] == titles
+    assert sum("(default) |" in line and "| 1.00 (1.00 to 1.00) |" in line for line in lines) == len(titles)
+    assert sum("the default is" in line and "the fastest is" in line for line in lines) == len(titles)
 
 
 def test_a_work_that_nobody_knows_is_named() -> None:

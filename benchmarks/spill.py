@@ -1,0 +1,27 @@
+"""Why 100,000 entries in memory: a package of a million is built with fewer and with more."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+from benchmarks.measure import Command
+from benchmarks.stage import Stage
+from benchmarks.variants import DEFAULTS, Variants, main
+
+_ENTRIES: Final = (10_000, 100_000, 1_000_000)
+
+
+def pieces(stage: Stage) -> Iterator[Variants]:
+    """Yield a build of a package whose hashes are known, in a local registry."""
+    registry, source = stage.package(stage.of(1_000_000))
+
+    def build(spill: int, number: int) -> Command:
+        return stage.ours("build_package", registry=registry, package=f"build/{spill}-{number}", source=source, spill=spill)
+
+    yield Variants(
+        "build 1,000,000 entries", "entries in memory", DEFAULTS.spill, {each: partial(build, each) for each in _ENTRIES}
+    )
+
+
+if __name__ == "__main__":
+    main("spill", __doc__, pieces)

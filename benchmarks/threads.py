@@ -1,0 +1,33 @@
+"""Why 16 calls at a time: small files are pushed and installed with fewer and with more."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Final
+
+from benchmarks.measure import Command
+from benchmarks.stage import Stage
+from benchmarks.variants import DEFAULTS, Variants, main
+
+_THREADS: Final = (1, 2, 4, 8, 16, 32, 64)
+_SETTING: Final = "calls at a time"
+
+
+def pieces(stage: Stage) -> Iterator[Variants]:
+    """Yield a push and an installation of the same files."""
+    registry, source = stage.bucket(), str(stage.files(stage.of(1000), 4096))
+
+    def push(threads: int, number: int) -> Command:
+        return stage.ours("push_directory", registry=registry, package=f"push/{threads}-{number}", source=source, threads=threads)
+
+    def install(threads: int, _: int) -> Command:
+        return stage.ours("install_package", registry=registry, package="team/files", dest=str(stage.place()), threads=threads)
+
+    yield Variants("push 1,000 files of 4 KiB", _SETTING, DEFAULTS.threads, {each: partial(push, each) for each in _THREADS})
+    stage.once(stage.ours("push_directory", registry=registry, package="team/files", source=source))
+    yield Variants(
+        "install 1,000 files of 4 KiB", _SETTING, DEFAULTS.threads, {each: partial(install, each) for each in _THREADS}
+    )
+
+
+if __name__ == "__main__":
+    main("threads", __doc__, pieces)
