@@ -146,6 +146,9 @@ def test_the_form_shows_every_field_with_its_label_and_help(page: Page) -> None:
         "Verify TLS",
         "Timeout",
         "Allow HTTP",
+        "Calls at a time",
+        "Bytes in flight",
+        "Entries in memory",
     ]
     for field in FIELDS.values():
         expect(form.field(field["label"])).to_contain_text(field["description"])
@@ -193,7 +196,7 @@ def test_what_is_typed_into_the_form_is_saved_and_works(
         "port": None,
         "team_name": None,
     }
-    assert extra == {**typed, "anonymous": None}
+    assert extra == {**typed, "anonymous": None, "max_bytes_in_flight": None, "spill_entries": None}
     assert {name: type(value) for name, value in extra.items() if name in typed} == {k: type(v) for k, v in typed.items()}
 
     give_port_0(airflow, "quilt_default")
