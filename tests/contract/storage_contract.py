@@ -337,6 +337,27 @@ class StorageContract:
 
         assert [stat.key for stat in storage.scan(root.join("d/"))] == [root.join("d/b")]
 
+    @pytest.mark.parametrize(
+        ("after", "left"), [("", 4), ("0", 4), ("10", 3), ("105", 3), ("11", 2), ("k", 1), ("latest", 0), ("z", 0)]
+    )
+    def test_a_scan_may_begin_after_a_name(self, storage: Storage, root: PhysicalKey, after: str, left: int) -> None:
+        names = ["10", "11", "12", "latest"]
+        for name in (*(f"d/{name}" for name in names), "c/99", "e/99"):
+            storage.put(root.join(name), b"x")
+        found = {stat.key for stat in storage.scan(root.join("d/"), after)}
+
+        assert found == {root.join(f"d/{name}") for name in names[len(names) - left :]}
+
+    def test_what_was_written_again_is_never_listed_as_the_same(
+        self, storage: Storage, root: PhysicalKey, key: PhysicalKey
+    ) -> None:
+        told = set()
+        for _ in range(3):
+            storage.put(key, b"x")
+            (stat,) = storage.scan(root)
+            assert not stat.written or stat.written not in told
+            told.add(stat.written)
+
     # Deleting.
 
     def test_what_was_deleted_is_gone_and_the_rest_stays(self, storage: Storage, root: PhysicalKey) -> None:

@@ -388,6 +388,37 @@ def test_a_store_that_does_not_know_versions_lists_its_objects_without() -> None
     assert found == [Stat(PhysicalKey("bucket", "raw/a"), 5, '"e"')]
 
 
+@pytest.mark.parametrize(
+    ("date", "is_told"),
+    [
+        pytest.param("Fri, 27 Nov 2026 09:00:03 GMT", True, id="long before"),
+        pytest.param("Fri, 27 Nov 2026 10:00:03 +0100", True, id="long before, by another clock"),
+        pytest.param("Fri, 27 Nov 2026 09:00:02 GMT", False, id="in this moment"),
+        pytest.param("Fri, 27 Nov 2026 08:00:00 GMT", False, id="later"),
+        pytest.param("yesterday", False, id="no date"),
+        pytest.param("", False, id="an empty date"),
+        pytest.param(None, False, id="none"),
+    ],
+)
+def test_a_listing_tells_one_writing_from_the_next_where_the_second_of_the_first_is_over(
+    date: str | None, *, is_told: bool
+) -> None:
+    client = lonely_client()
+    stubber = Stubber(client)
+    written = datetime(2026, 11, 27, 9, tzinfo=UTC)
+    for offset in (0, 1):
+        answer = {
+            "Contents": [{"Key": "a", "Size": 1, "ETag": '"e"', "LastModified": written - timedelta(seconds=offset)}],
+            "ResponseMetadata": {"HTTPHeaders": {"date": date} if date is not None else {}},
+        }
+        stubber.add_response("list_objects_v2", answer)
+    with stubber:
+        (first,), (second,) = (list(S3Storage(client).scan(PhysicalKey("bucket", ""))) for _ in range(2))
+
+    assert bool(first.written) == is_told
+    assert first.written != second.written or not is_told
+
+
 def test_to_replace_what_is_gone_is_a_condition_that_does_not_hold_though_s3_answers_404() -> None:
     with pytest.raises(PreconditionError):
         answering("NoSuchKey", 404).put(PhysicalKey("bucket", "object"), b"x", Replace("etag"))

@@ -191,8 +191,8 @@ class TappedStorage:
     def stat(self, key: PhysicalKey) -> Stat:
         return self._tap(Call("stat", key), lambda: self._storage.stat(key))
 
-    def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
-        return iter(self._tap(Call("scan", prefix), lambda: list(self._storage.scan(prefix))))
+    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
+        return iter(self._tap(Call("scan", prefix), lambda: list(self._storage.scan(prefix, after))))
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         for key in keys:

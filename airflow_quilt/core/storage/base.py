@@ -59,6 +59,8 @@ class Stat:
         etag: changes when the bytes do; empty where a listing does not tell it reliably.
         sha256: S3's ``ChecksumSHA256`` as it stands, where the object has one and it was asked for.
         crc64nvme: S3's ``ChecksumCRC64NVME``, likewise.
+        written: in a listing, tells this writing of the object from every other, also from one of the same bytes; empty where
+            that is not certain.
     """
 
     key: PhysicalKey
@@ -66,6 +68,7 @@ class Stat:
     etag: str
     sha256: str | None = None
     crc64nvme: str | None = None
+    written: str = field(default="", compare=False)
 
     def proven(self, hash_type: str) -> Hash | None:
         """Return the hash of a type that the store's checksums prove, or None, as for a type that nobody here knows."""
@@ -134,8 +137,13 @@ class Storage(Protocol):
         """
         ...
 
-    def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
-        """List the objects below a prefix or directory, recursively, in any order, without versions."""
+    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
+        """List the objects below a prefix or directory, recursively, in any order, without versions.
+
+        Args:
+            prefix: where.
+            after: leaves out what does not sort after the prefix with this at its end.
+        """
         ...
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:

@@ -80,14 +80,14 @@ class LocalStorage:
             status = _status(key)
         return Stat(key, status.st_size, _etag(status))
 
-    def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
+    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
         """List the files below a directory; a directory that is not there holds none.
 
         Links to directories are not followed.
         """
         with _translated(prefix):
             for item in _walk(prefix.key):
-                if item.is_file() and not _TEMPORARY.fullmatch(item.name):
+                if (not after or item.path > prefix.key + after) and item.is_file() and not _TEMPORARY.fullmatch(item.name):
                     with contextlib.suppress(FileNotFoundError):  # Deleted since it was listed.
                         status = item.stat()
                         yield Stat(PhysicalKey(None, item.path), status.st_size, _etag(status))

@@ -106,10 +106,11 @@ class MemoryStorage:
         """Tell size, version and checksum of an object."""
         return _stat(key, self._find(key))
 
-    def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
-        """List the current objects below a prefix, without versions."""
+    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
+        """List the current objects below a prefix, without versions; no ETag comes twice."""
         for stat in self.scan_current(prefix):
-            yield Stat(stat.key.at_version(None), stat.size, stat.etag)
+            if not after or stat.key.key > prefix.key + after:
+                yield Stat(stat.key.at_version(None), stat.size, stat.etag, written=stat.etag)
 
     def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
         """List the current objects below a prefix, at their versions; ``most`` of them."""

@@ -27,7 +27,7 @@ from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.patience import Patience
 from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole, raise_first
 from airflow_quilt.core.storage.s3_errors import error_of, translated
-from airflow_quilt.core.storage.s3_fields import address, bucket_of, checksum_fields, stat_of, version_of
+from airflow_quilt.core.storage.s3_fields import address, bucket_of, checksum_fields, stat_of, stats_of, version_of
 from airflow_quilt.core.storage.s3_upload import S3Upload
 
 if TYPE_CHECKING:
@@ -197,15 +197,15 @@ class S3Storage:
             if error.response["Error"]["Code"] not in _BEYOND_THE_END:
                 raise
 
-    def scan(self, prefix: PhysicalKey) -> Iterator[Stat]:
+    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
         """List the objects below a prefix, without versions."""
-        for page in self._pages(self._client.list_objects_v2, prefix, {"ContinuationToken": "NextContinuationToken"}):
-            for item in page.get("Contents", ()):
-                yield Stat(PhysicalKey(prefix.bucket, item["Key"]), item["Size"], item["ETag"])
+        begin = {"StartAfter": prefix.key + after} if after else {}
+        for page in self._pages(self._client.list_objects_v2, prefix, {"ContinuationToken": "NextContinuationToken"}, **begin):
+            yield from stats_of(prefix.bucket, page)
 
-    def _pages(self, call: Callable[..., Any], prefix: PhysicalKey, markers: Mapping[str, str]) -> Iterator[Any]:
+    def _pages(self, call: Callable[..., Any], prefix: PhysicalKey, markers: Mapping[str, str], **begin: str) -> Iterator[Any]:
         """List page by page; each is asked for again where it failed for now, which boto's paginators cannot."""
-        request = {"Bucket": bucket_of(prefix), "Prefix": prefix.key}
+        request = {"Bucket": bucket_of(prefix), "Prefix": prefix.key, **begin}
 
         def ask() -> Any:
             with translated(prefix):

@@ -3,13 +3,18 @@
 Request and response fields are those of the Amazon S3 API Reference.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
 
 from airflow_quilt.core.checksums import StoreAlgorithm, to_s3
 from airflow_quilt.core.errors import StorageError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import Stat
+
+_SECOND: Final = timedelta(seconds=3)
+"""What was written so long before a listing is written again only in a later second, by any of the store's clocks."""
 
 
 def bucket_of(key: PhysicalKey) -> str:
@@ -37,6 +42,26 @@ def checksum_fields(algorithm: StoreAlgorithm, digest: bytes) -> dict[str, str]:
 def stat_of(key: PhysicalKey, size: int, etag: str, checksums: Mapping[str, Any]) -> Stat:
     """Return what is known of an object; ``checksums`` are the fields of an answer, or of the request."""
     return Stat(key, size, etag, checksums.get("ChecksumSHA256"), checksums.get("ChecksumCRC64NVME"))
+
+
+def stats_of(bucket: str | None, page: Mapping[str, Any]) -> Iterator[Stat]:
+    """Yield what a page of a listing tells.
+
+    An ETag depends on the bytes alone, and times are of whole seconds: only of what is older they tell one writing from the next.
+    """
+    certain = _certain(page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", ""))
+    for item in page.get("Contents", ()):
+        modified = item.get("LastModified")
+        written = f"{modified.timestamp()} {item['ETag']}" if modified and modified <= certain else ""
+        yield Stat(PhysicalKey(bucket, item["Key"]), item["Size"], item["ETag"], written=written)
+
+
+def _certain(date: str) -> datetime:
+    """Return until when the last writing of an object is told from all others by a listing of some date."""
+    try:
+        return parsedate_to_datetime(date).astimezone(UTC) - _SECOND
+    except (ValueError, OverflowError):
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def version_of(answer: Mapping[str, Any]) -> str | None:
