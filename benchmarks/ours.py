@@ -74,7 +74,7 @@ def list_revisions(registry: str, package: str) -> dict[str, Any]:
 
 def delete_package(registry: str, package: str) -> dict[str, Any]:
     """Delete a package."""
-    return {"revisions": len(delete(_registry(registry), package))}
+    return {"revisions": len(delete(_registry(registry), package).times)}
 
 
 if __name__ == "__main__":

@@ -4,14 +4,14 @@ import logging
 
 from airflow_quilt.core.errors import PackageNotFoundError
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.pointers import Revision
+from airflow_quilt.core.pointers import Deleted
 from airflow_quilt.core.progress import count
 from airflow_quilt.core.registry import Registry
 
 _log = logging.getLogger(__name__)
 
 
-def delete(registry: Registry, package: str, top_hash: str | None = None, *, missing_ok: bool = False) -> list[Revision]:
+def delete(registry: Registry, package: str, top_hash: str | None = None, *, missing_ok: bool = False) -> Deleted:
     """Delete the pointers of a package, or of the revisions of it that have a top hash.
 
     Args:
@@ -21,7 +21,7 @@ def delete(registry: Registry, package: str, top_hash: str | None = None, *, mis
         missing_ok: whether it may be gone already.
 
     Returns:
-        The revisions that were deleted, newest first.
+        What was deleted; nothing, where it was gone already.
 
     Raises:
         PackageNotFoundError: there is no such package or revision.
@@ -35,6 +35,7 @@ def delete(registry: Registry, package: str, top_hash: str | None = None, *, mis
         if not missing_ok:
             raise
         _log.info("Nothing to delete: %s", error)
-        return []
-    _log.info("Deleted %s of %s from %s; the data stays", count(len(deleted), "revision", "revisions"), name, registry.location)
+        return Deleted()
+    revisions = count(len(deleted.times), "revision", "revisions")
+    _log.info("Deleted %s of %s from %s; the data stays", revisions, name, registry.location)
     return deleted

@@ -26,7 +26,7 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.lease import Lease
 from airflow_quilt.core.names import TopHash
-from airflow_quilt.core.pointers import Latest, Pointer, Pointers, Revision
+from airflow_quilt.core.pointers import Deleted, Latest, Listing, Pointer, Pointers, Revision
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ _SWEEPS: Final = 2
 _CLOCKS: Final = 60.0
 """Seconds by which the clocks of two workers that run at the same time may differ."""
 
-Find = Callable[[Latest | None, Sequence[Pointer]], TopHash | None]
+Find = Callable[[Latest | None, Sequence[Pointer]], TopHash]
 """Chooses a revision, of ``latest`` and of the history."""
 
 
@@ -81,58 +81,74 @@ class History:
             RevisionConflictError: ``latest`` has moved; nothing is visible.
         """
         mark = Mark.of(attempt)
-        newest = self._pointers.newest()
-        earlier = self._earlier(mark, attempt, base, newest)
+        listing = self._listing(attempt, base)
+        earlier = self._tries(mark, attempt, base, listing)
         if done := self._done(base, mark, earlier):
             return self._keep(done, earlier), True
         if earlier and base and base.top_hash == top_hash:
             return self._keep(earlier[-1], earlier), True
-        now = int(self._clock())
-        stamp = max(now, newest.revision.time.int_timestamp + 1) if newest else now
-        pointer = self._pointers.add(top_hash, stamp, mark)
+        if not overwrite and listing.latest != (base and base.etag):
+            self._pointers.check_latest(base, top_hash, mark)  # Before there is a pointer that would have to go again.
+        pointer = self._pointers.add(top_hash, max(int(self._clock()), listing.newest + 1), mark)
         if overwrite:
             pointer, theirs = self._overwrite(pointer, base, mark, attempt)
         else:
             theirs = self._win(pointer, base)
         if theirs:
-            self._pointers.remove([pointer])
+            self._pointers.remove([pointer.stamp])
             pointer = theirs
         return self._keep(pointer, earlier), _is_of(pointer.mark, mark)
 
     def unchanged(self, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
         """Return the revision that ``latest`` names, and whether it is of this piece of work; None where it has no pointer."""
         mark = Mark.of(attempt)
-        pointer = self._pointer_of(latest)
+        near = self._near(attempt, latest, self._listing(attempt, latest))
+        pointer = _among(near, latest) or self._pointer_of(latest)
         if pointer is None:
             return None
-        self._keep(pointer, self._earlier(mark, attempt, latest, self._pointers.newest()))
+        self._keep(pointer, self._tries(mark, attempt, latest, near))
         return pointer.revision, _is_of(pointer.mark, mark)
 
-    def delete(self, find: Find) -> list[Revision]:
-        """Delete the pointers of a revision, or of all where ``find`` returns None; return them, newest first.
+    def delete_all(self) -> Deleted | None:
+        """Delete the pointers of all revisions, which need not be read for that; return None where there is nothing.
+
+        Raises:
+            RevisionConflictError: ``latest`` moved meanwhile; nothing was deleted.
+            StorageError: some could not be deleted; a retry goes on.
+        """
+        with self._lease.hold():
+            latest, stamps = self._pointers.latest(), self._pointers.listing().stamps
+            if latest is None and not stamps:
+                return None
+            if latest:
+                self._pointers.delete_latest(latest)
+            self._lease.check()
+            self._pointers.remove(stamps)
+            self._mend([])
+            return Deleted.at(stamps)
+
+    def delete(self, find: Find) -> Deleted:
+        """Delete the pointers of a revision.
 
         When it is the latest one, the newest that is left becomes the latest first.
 
         Raises:
-            RevisionConflictError: the package was to go, and ``latest`` moved meanwhile; nothing was deleted.
             StorageError: some could not be deleted; a retry goes on.
         """
         with self._lease.hold():
             for _ in range(_TRIES):
-                latest, pointers = self._pointers.latest(), list(self._pointers.all())
+                latest, pointers = self._pointers.latest(), self._pointers.read_listed(self._pointers.listing())
                 top_hash = find(latest, pointers)
-                kept = [pointer for pointer in pointers if top_hash and pointer.revision.top_hash != top_hash]
-                doomed = [pointer for pointer in pointers if pointer not in kept]
+                kept = [pointer for pointer in pointers if pointer.revision.top_hash != top_hash]
+                doomed = [pointer.stamp for pointer in pointers if pointer.revision.top_hash == top_hash]
                 try:
                     self._leave(latest, top_hash, kept)
                 except RevisionConflictError:
-                    if top_hash is None:
-                        raise
                     continue  # It is for what is the latest now to be looked at.
                 self._lease.check()
                 self._pointers.remove(doomed)
                 self._mend(kept)
-                return [pointer.revision for pointer in doomed]
+                return Deleted.at(doomed, top_hash)
         raise StorageUnavailableError("others write it all the time", str(self._pointers))
 
     def roll_back(self, find: Find) -> tuple[Revision, TopHash]:
@@ -143,10 +159,10 @@ class History:
             RevisionConflictError: ``latest`` moved meanwhile; it was left alone.
         """
         with self._lease.hold():
-            latest, pointers = self._pointers.latest(), list(self._pointers.all())
+            latest, pointers = self._pointers.latest(), self._pointers.read_listed(self._pointers.listing())
             top_hash = find(latest, pointers)
             there = [pointer for pointer in pointers if pointer.revision.top_hash == top_hash]
-            if top_hash is None or latest is None or not there:
+            if latest is None or not there:
                 raise PackageNotFoundError(f"{self._pointers}: there is no such revision")
             if latest.top_hash != top_hash:
                 if not any(pointer.is_settled(self._clock()) for pointer in there):
@@ -155,23 +171,28 @@ class History:
                 self._pointers.write_latest(top_hash, latest)
             return there[0].revision, latest.top_hash
 
-    def _earlier(self, mark: Mark, attempt: Attempt, latest: Latest | None, newest: Pointer | None) -> list[Pointer]:
-        """Return the pointers that other tries of this piece of work wrote, newest first; ``latest`` was read before."""
-        found = self._tries(mark, attempt, latest)
-        if newest and newest not in found and _is_of(newest.mark, mark):
-            found.insert(0, newest)
-        return found
+    def _listing(self, attempt: Attempt, latest: Latest | None) -> Listing:
+        """List the newest revision, what tries of this piece of work may have written, and what ``latest`` names."""
+        since = min(int(_since(attempt)), latest.mark.stamp) if latest and latest.mark else 0
+        listing = self._pointers.listing(since)
+        return listing if listing.stats or not since else self._pointers.listing()
 
-    def _tries(self, mark: Mark, attempt: Attempt, latest: Latest | None) -> list[Pointer]:
+    def _near(self, attempt: Attempt, latest: Latest | None, listing: Listing) -> list[Pointer]:
+        """Read the pointers that tries of this piece of work may have written, newest first, and the one of ``latest``."""
+        # The newest one in any case: a clock may be wrong.
+        also = {listing.newest, latest.mark.stamp if latest and latest.mark else 0}
+        return self._pointers.read_listed(listing, _since(attempt), also)
+
+    def _tries(self, mark: Mark, attempt: Attempt, latest: Latest | None, near: Listing | Sequence[Pointer]) -> list[Pointer]:
         """Return the pointers of other tries since the first one began; ``latest`` was read before."""
-        # Another try that is known to a first one runs at the same time.
-        since = attempt.began - _CLOCKS if attempt.earliest is None else attempt.earliest
         found: list[Pointer] = []
         for _ in range(_GLANCES):
-            found = [pointer for pointer in self._pointers.all(since) if _is_of(pointer.mark, mark) and not _is_by(pointer, mark)]
+            pointers = self._near(attempt, latest, near) if isinstance(near, Listing) else near
+            found = [pointer for pointer in pointers if _is_of(pointer.mark, mark) and not _is_by(pointer, mark)]
             if not found or _published(found) or latest is None or latest.mark:
                 break
             time.sleep(_GLANCE)
+            near = self._listing(attempt, latest)
         return found
 
     def _done(self, latest: Latest | None, mark: Mark, tries: Sequence[Pointer]) -> Pointer | None:
@@ -195,12 +216,12 @@ class History:
                 return pointer, self._claim(pointer, base)
             except RevisionConflictError:
                 before, base = base, self._pointers.latest()
-            if done := self._done(base, mark, self._tries(mark, attempt, base)):
+            if done := self._done(base, mark, self._tries(mark, attempt, base, self._listing(attempt, base))):
                 return pointer, done
             if base is None and before is not None:
                 # The package was deleted, the pointer maybe with it; who deletes has seen no pointer of a later second.
                 self._pointers.withdraw(pointer)
-                pointer = self._pointers.add(pointer.revision.top_hash, pointer.revision.time.int_timestamp + 1, mark)
+                pointer = self._pointers.add(pointer.revision.top_hash, pointer.stamp + 1, mark)
         self._pointers.withdraw(pointer)
         raise StorageUnavailableError("others write it all the time", str(self._pointers))
 
@@ -251,18 +272,17 @@ class History:
     def _sweep(self, earlier: Sequence[Pointer], kept: Pointer) -> None:
         """Take away what tries of the same work left; a pointer that was published since stays."""
         stale = [each for each in earlier if each.mark and not each.mark.is_published and each.revision != kept.revision]
-        now = [self._pointers.read(each.revision.time.int_timestamp) for each in stale]
-        if left := [each for each in now if each and each in stale]:
+        now = [self._pointers.read(each.stamp) for each in stale]
+        if left := [each.stamp for each in now if each and each in stale]:
             self._pointers.remove(left)
 
     def _pointer_of(self, latest: Latest, but: Pointer | None = None) -> Pointer | None:
         """Return the pointer of the revision that ``latest`` names: the one of its writer, or else the newest."""
         if named := self._pointers.named_by(latest):
             return named
-        there = (pointer for pointer in self._pointers.all() if pointer.revision.top_hash == latest.top_hash)
-        return next((pointer for pointer in there if not but or pointer.revision != but.revision), None)
+        return next((each for each in self._pointers.of(latest) if not but or each.revision != but.revision), None)
 
-    def _leave(self, latest: Latest | None, top_hash: TopHash | None, kept: Sequence[Pointer]) -> None:
+    def _leave(self, latest: Latest | None, top_hash: TopHash, kept: Sequence[Pointer]) -> None:
         """Let ``latest`` name none of the revisions that are to be deleted."""
         if latest is None or (kept and latest.top_hash != top_hash):
             return
@@ -282,8 +302,20 @@ class History:
             self._pointers.add(latest.top_hash, int(self._clock()), mark)
 
 
+def _since(attempt: Attempt) -> float:
+    """Return the unix seconds before which no other try of this piece of work wrote a pointer."""
+    # Another try that is known to a first one runs at the same time.
+    return attempt.began - _CLOCKS if attempt.earliest is None else attempt.earliest
+
+
 def _published(pointers: Sequence[Pointer]) -> Pointer | None:
     return next((pointer for pointer in pointers if pointer.mark and pointer.mark.is_published), None)
+
+
+def _among(pointers: Sequence[Pointer], latest: Latest) -> Pointer | None:
+    """Return the pointer of the revision that ``latest`` names, as :meth:`History._pointer_of`, if it is one of these."""
+    alike = (pointer for pointer in pointers if pointer.revision.top_hash == latest.top_hash)
+    return next((pointer for pointer in pointers if pointer.is_named_by(latest)), None) or next(alike, None)
 
 
 def _is_of(mark: Mark | None, work: Mark) -> bool:

@@ -6,10 +6,11 @@ wrote the same.
 """
 
 import contextlib
+import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 import pendulum
 
@@ -27,7 +28,7 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.names import PackageName, TopHash, parse_top_hash
-from airflow_quilt.core.storage.base import Replace, Storage, WriteMode
+from airflow_quilt.core.storage.base import Replace, Stat, Storage, WriteMode
 from airflow_quilt.core.threads import map_threads
 
 _TRIES: Final = 1000
@@ -65,9 +66,54 @@ class Pointer:
     etag: str
     mark: Mark | None = None
 
+    @property
+    def stamp(self) -> int:
+        """The second that is its name."""
+        return self.revision.time.int_timestamp
+
+    def is_named_by(self, latest: Latest) -> bool:
+        """Whether its writer made its revision the latest one."""
+        return bool(self.mark and latest.mark and (self.stamp, self.mark.writer) == (latest.mark.stamp, latest.mark.writer))
+
     def is_settled(self, now: float) -> bool:
         """Whether its writer has published the revision, or is long dead; until then it may take the pointer away."""
-        return self.mark is None or self.mark.is_published or self.revision.time.int_timestamp < now - _SETTLES
+        return self.mark is None or self.mark.is_published or self.stamp < now - _SETTLES
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a listing tells of the pointers of a package, none of which was read.
+
+    Attributes:
+        latest: the ETag of ``latest``, or None where there is none.
+        stats: the pointers of revisions by their seconds, newest first.
+    """
+
+    latest: str | None
+    stats: Mapping[int, Stat]
+
+    @property
+    def stamps(self) -> list[int]:
+        """The seconds of the revisions, newest first."""
+        return list(self.stats)
+
+    @property
+    def newest(self) -> int:
+        """The second of the newest revision, or 0."""
+        return next(iter(self.stats), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What was deleted: the times of the revisions, newest first; and their top hash where it was not the whole package."""
+
+    times: tuple[pendulum.DateTime, ...] = ()
+    top_hash: TopHash | None = None
+
+    @classmethod
+    def at(cls, stamps: Iterable[int], top_hash: TopHash | None = None) -> Self:
+        """Return what says that the pointers of some seconds were deleted."""
+        return cls(tuple(map(pendulum.from_timestamp, stamps)), top_hash)
 
 
 def is_stamp(text: str) -> bool:
@@ -76,7 +122,7 @@ def is_stamp(text: str) -> bool:
 
 
 class Pointers:
-    """The pointers of one package.
+    """The pointers of one package; remembers those that it read last from a listing.
 
     Args:
         storage: where the registry is kept.
@@ -90,8 +136,9 @@ class Pointers:
         self._storage = storage
         self._writer = writer
         self._root = root
-        self._name = name
+        self.name = name
         self._threads = threads
+        self._seen: Mapping[int, tuple[str, Pointer]] = {}
 
     def latest(self) -> Latest | None:
         """Return what ``latest`` names, or None where there is none.
@@ -156,23 +203,43 @@ class Pointers:
 
     def restore_latest(self) -> None:
         """Give a revision that was published while its package was being deleted its ``latest`` back."""
-        if newest := self.newest():
+        if newest := self.at(_LAST_STAMP):
             with contextlib.suppress(PreconditionError):  # Its publisher, or another one, was faster.
                 self._writer.put(self._key(layout.LATEST), newest.revision.top_hash.encode(), "create")
 
-    def all(self, since: float = 0) -> Iterator[Pointer]:
-        """Yield the pointers, newest first; a hash that was published twice comes twice.
+    def all(self) -> Iterator[Pointer]:
+        """Yield the pointers, newest first; a hash that was published twice comes twice."""
+        return self._read_each(self.listing().stamps)
+
+    def at(self, second: float) -> Pointer | None:
+        """Return the newest pointer of that second or an earlier one; ``latest`` may have named another revision then."""
+        there = map(self.read, (stamp for stamp in self.listing().stamps if stamp <= second))
+        return next(filter(None, there), None)
+
+    def listing(self, since: int = 0) -> Listing:
+        """List the pointers of revisions from some second on, and ``latest``."""
+        directory = self._root.join(layout.pointers(self.name))
+        after = str(since - 1) if since > _FIRST_STAMP else ""  # All of them have as many digits, and sort as numbers do.
+        found = {stat.key.key.removeprefix(directory.key): stat for stat in self._storage.scan(directory, after)}
+        stats = {int(name): stat for name, stat in found.items() if is_stamp(name) and int(name) >= since}
+        latest = found.get(layout.LATEST)
+        return Listing(latest.etag if latest else None, dict(sorted(stats.items(), reverse=True)))
+
+    def read_listed(self, listing: Listing, since: float = 0, also: Iterable[int] = ()) -> list[Pointer]:
+        """Read pointers of a listing, newest first; one that was read after it had been listed the same is not read again.
 
         Args:
+            listing: the newest one there is.
             since: leaves those of earlier seconds out.
+            also: seconds that are not left out, if they are listed.
         """
-        stamps = (stamp for stamp in sorted(self._stamps(), reverse=True) if stamp >= since)
-        return (pointer for pointer in map_threads(self.read, stamps, self._threads) if pointer)
-
-    def newest(self) -> Pointer | None:
-        """Return the newest pointer of the history; ``latest`` may name another revision."""
-        stamp = max(self._stamps(), default=None)
-        return self.read(stamp) if stamp is not None else None
+        wanted = {stamp: stat.written for stamp, stat in listing.stats.items() if stamp >= since or stamp in also}
+        known = {stamp: seen for stamp, seen in self._seen.items() if seen[0] and seen[0] == wanted.get(stamp)}
+        unknown = [stamp for stamp in wanted if stamp not in known]
+        read = dict(zip(unknown, map_threads(self.read, unknown, self._threads), strict=True))
+        known |= {stamp: (wanted[stamp], pointer) for stamp, pointer in read.items() if pointer}
+        self._seen = known
+        return [known[stamp][1] for stamp in wanted if stamp in known]
 
     def add(self, top_hash: TopHash, stamp: int, mark: Mark) -> Pointer:
         """Write the pointer of a revision under the first second from ``stamp`` on that nobody has.
@@ -208,16 +275,19 @@ class Pointers:
         if pointer.mark is None:
             return pointer
         mark = pointer.mark.published()
-        revision, key = pointer.revision, self._key(_stamp(pointer))
+        revision, key = pointer.revision, self._key(str(pointer.stamp))
         try:
             etag = self._writer.put(key, revision.top_hash.encode(), Replace(pointer.etag), str(mark)).etag
         except PreconditionError:
-            there = self.read(revision.time.int_timestamp)
+            there = self.read(pointer.stamp)
             return there if there and there.mark == mark else None
         return Pointer(revision, etag, mark)
 
     def _settle_named(self, latest: Latest) -> None:
         """Mark the pointer of what ``latest`` names as published: its writer may be held up, or dead."""
+        _, known = self._seen.get(latest.mark.stamp, ("", None)) if latest.mark else ("", None)
+        if known and known.is_named_by(latest) and known.mark and known.mark.is_published:
+            return  # Nobody takes that back.
         pointer = self.named_by(latest)
         if pointer and pointer.mark and not pointer.mark.is_published:
             self.settle(pointer)
@@ -227,26 +297,34 @@ class Pointers:
         if latest.mark is None:
             return None
         pointer = self.read(latest.mark.stamp)
-        return pointer if pointer and pointer.mark and pointer.mark.writer == latest.mark.writer else None
+        return pointer if pointer and pointer.is_named_by(latest) else None
+
+    def of(self, latest: Latest) -> Iterator[Pointer]:
+        """Yield the pointers of the revision that ``latest`` names; those first that the store tells to be the same bytes."""
+        stats = self.listing().stats
+        alike = [stamp for stamp, stat in stats.items() if stat.etag == latest.etag]
+        others = [stamp for stamp, stat in stats.items() if stat.etag != latest.etag]
+        there = itertools.chain(filter(None, map(self.read, alike)), self._read_each(others))
+        return (pointer for pointer in there if pointer.revision.top_hash == latest.top_hash)
 
     def put_back(self, pointer: Pointer, mark: Mark) -> Pointer:
         """Write the pointer of a published revision again, and ``latest`` where there is none."""
-        again = self.add(pointer.revision.top_hash, pointer.revision.time.int_timestamp, mark.published())
+        again = self.add(pointer.revision.top_hash, pointer.stamp, mark.published())
         self.restore_latest()
         return again
 
     def withdraw(self, pointer: Pointer) -> None:
         """Delete the pointer of a revision that was not published; put it back if somebody made it the latest meanwhile."""
-        self.remove([pointer])
+        self.remove([pointer.stamp])
         latest = self.latest()
         if latest is None or latest.top_hash != pointer.revision.top_hash or pointer.mark is None:
             return
-        if all(other.revision.top_hash != latest.top_hash for other in self.all()):
-            self.add(latest.top_hash, pointer.revision.time.int_timestamp, pointer.mark.published())
+        if next(self.of(latest), None) is None:
+            self.add(latest.top_hash, pointer.stamp, pointer.mark.published())
 
-    def remove(self, pointers: Iterable[Pointer]) -> None:
-        """Delete pointers."""
-        self._storage.delete([self._key(_stamp(pointer)) for pointer in pointers])
+    def remove(self, stamps: Iterable[int]) -> None:
+        """Delete the pointers of some seconds."""
+        self._storage.delete([self._key(str(stamp)) for stamp in stamps])
 
     def read(self, stamp: int) -> Pointer | None:
         """Read the pointer of a revision; None where it has been deleted since it was listed."""
@@ -260,29 +338,20 @@ class Pointers:
     def __str__(self) -> str:
         return str(self._key(""))
 
-    def _stamps(self) -> Iterator[int]:
-        """List the seconds of the revisions; anything else in the directory is not ours to read."""
-        directory = self._root.join(layout.pointers(self._name))
-        for stat in self._storage.scan(directory):
-            pointer = stat.key.key.removeprefix(directory.key)
-            if is_stamp(pointer):
-                yield int(pointer)
+    def _read_each(self, stamps: Iterable[int]) -> Iterator[Pointer]:
+        return (pointer for pointer in map_threads(self.read, stamps) if pointer)
 
     def _key(self, pointer: str) -> PhysicalKey:
-        return self._root.join(layout.pointer(self._name, pointer))
+        return self._root.join(layout.pointer(self.name, pointer))
 
     def _parse(self, data: bytes, pointer: str) -> TopHash:
         try:
             return parse_top_hash(data.decode("ascii").strip())
         except (UnicodeDecodeError, TopHashError) as error:
-            raise ManifestError(f"the pointer {self._name}:{pointer} holds no top hash: {data[:80]!r}") from error
+            raise ManifestError(f"the pointer {self.name}:{pointer} holds no top hash: {data[:80]!r}") from error
 
     def _conflict(self, base: Latest | None, found: Latest | None) -> RevisionConflictError:
-        return RevisionConflictError(str(self._name), base.top_hash if base else None, found.top_hash if found else None)
-
-
-def _stamp(pointer: Pointer) -> str:
-    return str(pointer.revision.time.int_timestamp)
+        return RevisionConflictError(str(self.name), base.top_hash if base else None, found.top_hash if found else None)
 
 
 def _is_same(found: Latest, top_hash: TopHash, mark: Mark | None) -> bool:

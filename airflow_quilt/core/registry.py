@@ -8,7 +8,8 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import IO, Literal
+from functools import lru_cache
+from typing import IO, Final, Literal
 
 from airflow_quilt.core import layout
 from airflow_quilt.core.attempt import Attempt
@@ -29,8 +30,11 @@ from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.manifest_reader import Manifest, read_manifest
 from airflow_quilt.core.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
-from airflow_quilt.core.pointers import Latest, Pointer, Pointers, Revision, is_stamp
+from airflow_quilt.core.pointers import Deleted, Latest, Pointer, Pointers, Revision, is_stamp
 from airflow_quilt.core.storage.base import MOST_WHOLE, Blob, Storage, Stores
+
+_PACKAGES: Final = 16
+"""Of so many packages it is remembered which pointers were read when they were published to."""
 
 
 class Registry:
@@ -51,6 +55,7 @@ class Registry:
         self._clock = clock
         self._lease = lease
         self._writer = ConditionalWriter(self._storage)
+        self._known = lru_cache(_PACKAGES)(self._pointers)
 
     @property
     def _storage(self) -> Storage:
@@ -62,9 +67,9 @@ class Registry:
     def _pointers(self, name: PackageName) -> Pointers:
         return Pointers(self._storage, self._writer, self.location.root, name, self.stores.limits.threads)
 
-    def _history(self, name: PackageName) -> History:
-        lease = Lease(self._storage, self._writer, self._key(layout.lock(name)), self._lease)
-        return History(self._pointers(name), lease, self._clock)
+    def _history(self, pointers: Pointers) -> History:
+        lease = Lease(self._storage, self._writer, self._key(layout.lock(pointers.name)), self._lease)
+        return History(pointers, lease, self._clock)
 
     def packages(self) -> Iterator[PackageName]:
         """List the packages, each once."""
@@ -117,9 +122,8 @@ class Registry:
             return match_hash(revision, (known.top_hash for known in self.revisions(name)))
 
     def _as_of(self, name: PackageName, moment: datetime) -> TopHash:
-        for revision in self.revisions(name):
-            if revision.time <= moment:
-                return revision.top_hash
+        if found := self._pointers(name).at(moment.timestamp()):
+            return found.revision.top_hash
         raise PackageNotFoundError(f"{self.location}: there was no package {name} at {moment.isoformat()}")
 
     def read(self, name: PackageName, revision: str | datetime | None = None) -> Manifest:
@@ -209,7 +213,7 @@ class Registry:
 
     def unchanged(self, name: PackageName, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
         """Return the revision that ``latest`` names, and whether a try of this piece of work published it."""
-        return self._history(name).unchanged(latest, attempt)
+        return self._history(self._known(name)).unchanged(latest, attempt)
 
     def commit(  # noqa: PLR0913  (what a revision is made of)
         self,
@@ -240,21 +244,18 @@ class Registry:
         Raises:
             RevisionConflictError: ``latest`` has moved; nothing is visible.
         """
-        attempt = attempt or Attempt()
+        attempt, history = attempt or Attempt(), self._history(self._known(name))
         if not overwrite:
-            self._history(name).check(top_hash, base, attempt)
+            history.check(top_hash, base, attempt)
         with contextlib.suppress(PreconditionError):  # It is there already, and is to stay.
             self._storage.put(self._key(layout.manifest(top_hash)), manifest, manifest_mode)
-        return self._history(name).publish(top_hash, base, attempt, overwrite=overwrite)
+        return history.publish(top_hash, base, attempt, overwrite=overwrite)
 
-    def delete(self, name: PackageName, top_hash: str | None = None) -> list[Revision]:
+    def delete(self, name: PackageName, top_hash: str | None = None) -> Deleted:
         """Delete the pointers of a package, or of one of its revisions; manifests and data stay.
 
         When the deleted revision was the latest one, the newest remaining one becomes ``latest`` first, so that no
         reader sees a package without it.
-
-        Returns:
-            The revisions that were deleted, newest first.
 
         Raises:
             PackageNotFoundError: there is no such package or revision.
@@ -262,13 +263,18 @@ class Registry:
             RevisionConflictError: the package was to go, and ``latest`` moved meanwhile; nothing was deleted.
             StorageError: a store refused or failed; what is left is deleted by the next try.
         """
+        history, absent = self._history(self._pointers(name)), f"{self.location}: there is no package {name}"
+        if top_hash is None:
+            if deleted := history.delete_all():
+                return deleted
+            raise PackageNotFoundError(absent)
 
-        def find(latest: Latest | None, pointers: Sequence[Pointer]) -> TopHash | None:
+        def find(latest: Latest | None, pointers: Sequence[Pointer]) -> TopHash:
             if latest is None and not pointers:
-                raise PackageNotFoundError(f"{self.location}: there is no package {name}")
-            return self._find(name, top_hash, pointers, latest) if top_hash is not None else None
+                raise PackageNotFoundError(absent)
+            return self._find(name, top_hash, pointers, latest)
 
-        return self._history(name).delete(find)
+        return history.delete(find)
 
     def rollback(self, name: PackageName, top_hash: str) -> tuple[Revision, TopHash]:
         """Let ``latest`` name a revision of the history again; the history stays as it is.
@@ -292,7 +298,7 @@ class Registry:
                 raise PackageNotFoundError(f"{self.location}: the manifest of {name}@{full} is gone") from error
             return full
 
-        return self._history(name).roll_back(find)
+        return self._history(self._pointers(name)).roll_back(find)
 
     def _find(self, name: PackageName, top_hash: str, pointers: Sequence[Pointer], latest: Latest | None) -> TopHash:
         prefix = parse_hash_prefix(top_hash)

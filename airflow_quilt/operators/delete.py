@@ -44,6 +44,6 @@ class QuiltDeleteOperator(QuiltOperator):
         return {
             "registry": str(registry.location),
             "package": self.package,
-            "top_hash": deleted[0].top_hash if deleted and self.top_hash else None,
-            "revisions_deleted": len(deleted),
+            "top_hash": deleted.top_hash,
+            "revisions_deleted": len(deleted.times),
         }

@@ -13,7 +13,7 @@ from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.install import Installed, install
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.names import TopHash
-from airflow_quilt.core.pointers import Revision
+from airflow_quilt.core.pointers import Deleted, Revision
 from airflow_quilt.core.publish import Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
@@ -96,7 +96,7 @@ class DeletionJudgement(Judgement):
     def __init__(self, world: World) -> None:
         super().__init__(world, lambda revision: world.chosen in {None, revision.top_hash})
 
-    def end(self, result: Sequence[Revision]) -> Iterator[str]:
+    def end(self, result: Deleted) -> Iterator[str]:
         yield from super().end(result)
         history = self.world.history()
         if without_others(self.world, history) != self.kept:
@@ -254,7 +254,7 @@ def raced(run: Run) -> Run:
     return against_another
 
 
-def deleting(world: World, registry: Registry, since: float | None) -> Sequence[Revision]:
+def deleting(world: World, registry: Registry, since: float | None) -> Deleted:
     return delete(registry, str(world.name), world.chosen, missing_ok=since is not None)
 
 

@@ -41,6 +41,7 @@ from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import LogicalKey, PackageName
 from airflow_quilt.core.placing import Candidate
+from airflow_quilt.core.pointers import Deleted
 from airflow_quilt.core.publish import Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
@@ -551,7 +552,7 @@ def test_delete_of_a_revision_tells_it_and_keeps_the_others(any_registry: Regist
     caplog.clear()
     deleted = delete(any_registry, "team/package", hashes[0][:10])
 
-    assert [revision.top_hash for revision in deleted] == hashes[:1]
+    assert (deleted.top_hash, len(deleted.times)) == (hashes[0], 1)
     assert [revision.top_hash for revision in any_registry.revisions(NAME)] == hashes[1:]
     assert any_registry.resolve(NAME) == hashes[1]
     (line,) = messages(caplog)
@@ -559,13 +560,13 @@ def test_delete_of_a_revision_tells_it_and_keeps_the_others(any_registry: Regist
 
 
 def test_delete_of_a_package_leaves_data_and_manifests(registry: Registry, memory: MemoryStorage) -> None:
-    push(registry, draft({"a.txt": b"content"}))
+    published = push(registry, draft({"a.txt": b"content"}))
     before = {url: data for url, data in objects(memory, "registry").items() if "named_packages" not in url}
-    (deleted,) = delete(registry, "team/package")
+    assert delete(registry, "team/package") == Deleted((published.revision.time,))
 
     assert objects(memory, "registry") == before
     assert len(before) == 2
-    assert list(registry.read(NAME, deleted.top_hash).entries) != []
+    assert list(registry.read(NAME, published.top_hash).entries) != []
     assert list(registry.packages()) == []
 
 
@@ -577,7 +578,7 @@ def test_delete_of_what_is_gone_is_an_error_unless_that_is_fine(
 
     with pytest.raises(PackageNotFoundError, match="team/package"):
         delete(any_registry, "team/package", top_hash)
-    assert delete(any_registry, "team/package", top_hash, missing_ok=True) == []
+    assert delete(any_registry, "team/package", top_hash, missing_ok=True) == Deleted()
     assert messages(caplog)[-1].startswith("Nothing to delete")
 
 
@@ -586,7 +587,7 @@ def test_delete_of_an_absent_revision_of_a_package_touches_nothing(any_registry:
 
     with pytest.raises(PackageNotFoundError, match="0" * 64):
         delete(any_registry, "team/package", "0" * 64)
-    assert delete(any_registry, "team/package", "0" * 64, missing_ok=True) == []
+    assert delete(any_registry, "team/package", "0" * 64, missing_ok=True) == Deleted()
     assert [revision.top_hash for revision in any_registry.revisions(NAME)] == hashes
 
 
@@ -611,7 +612,7 @@ def test_a_package_with_quilt3s_wider_alphabet_can_be_deleted(registry: Registry
     for pointer in ("1700000000", "latest"):
         memory.put(PhysicalKey("registry", f".quilt/named_packages/ä/b/{pointer}"), b"0" * 64)
 
-    assert len(delete(registry, "ä/b")) == 1
+    assert len(delete(registry, "ä/b").times) == 1
     assert registry.latest(name) is None
 
 

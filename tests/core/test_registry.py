@@ -34,7 +34,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import make_header, write_manifest
 from airflow_quilt.core.names import PackageName, TopHash, walk_order
-from airflow_quilt.core.pointers import Conflict, Latest, Revision
+from airflow_quilt.core.pointers import Conflict, Deleted, Latest, Revision
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -80,6 +80,17 @@ def commit(
     known = registry.latest(NAME) if base is CURRENT else base
     revision, _ = registry.commit(NAME, top_hash, out, known, overwrite=conflict == "overwrite", attempt=attempt)
     return revision
+
+
+def whole(*revisions: Revision) -> Deleted:
+    """Return what says that these were all revisions of a package, and were deleted."""
+    return Deleted(tuple(revision.time for revision in revisions))
+
+
+def one(*revisions: Revision) -> Deleted:
+    """Return what says that a revision was deleted, which was published so often."""
+    (top_hash,) = {revision.top_hash for revision in revisions}
+    return Deleted(tuple(revision.time for revision in revisions), top_hash)
 
 
 def latest_hash(registry: Registry) -> str | None:
@@ -342,7 +353,7 @@ def test_stray_names_among_the_pointers_are_ignored(timed: Registry, name: str) 
 
     assert list(timed.revisions(NAME)) == [revision]
     assert commit(timed, "second").time.int_timestamp == NOW + 1
-    assert len(timed.delete(NAME, revision.top_hash)) == 1
+    assert timed.delete(NAME, revision.top_hash) == one(revision)
 
 
 def test_packages_with_a_common_beginning_keep_their_revisions_apart(timed: Registry) -> None:
@@ -493,14 +504,14 @@ def test_to_delete_a_package_takes_latest_first_and_leaves_manifests(timed: Regi
 
 
 def test_to_delete_says_what_was_deleted_newest_first(timed: Registry, history: list[Revision]) -> None:
-    assert timed.delete(NAME, history[1].top_hash) == [history[1]]
-    assert timed.delete(NAME) == [history[0], history[2]]
+    assert timed.delete(NAME, history[1].top_hash) == one(history[1])
+    assert timed.delete(NAME) == whole(history[0], history[2])
 
 
 def test_to_delete_the_only_revision_is_to_delete_the_package(timed: Registry) -> None:
     revision = commit(timed, "first")
 
-    assert timed.delete(NAME, revision.top_hash) == [revision]
+    assert timed.delete(NAME, revision.top_hash) == one(revision)
     assert timed.latest(NAME) is None
     assert list(timed.packages()) == []
 
@@ -508,7 +519,7 @@ def test_to_delete_the_only_revision_is_to_delete_the_package(timed: Registry) -
 def test_to_delete_a_hash_takes_every_pointer_to_it(timed: Registry) -> None:
     old, between, again = commit(timed, "same"), commit(timed, "other"), commit(timed, "same")
 
-    assert timed.delete(NAME, old.top_hash) == [again, old]
+    assert timed.delete(NAME, old.top_hash) == one(again, old)
     assert list(timed.revisions(NAME)) == [between]
     assert latest_hash(timed) == between.top_hash
 
@@ -516,7 +527,7 @@ def test_to_delete_a_hash_takes_every_pointer_to_it(timed: Registry) -> None:
 def test_a_hash_that_only_latest_names_can_be_deleted(timed: Registry, history: list[Revision]) -> None:
     write_pointer(timed, "latest", ONE)
 
-    assert timed.delete(NAME, ONE[:8]) == []
+    assert timed.delete(NAME, ONE[:8]) == Deleted(top_hash=TopHash(ONE))
     assert list(timed.revisions(NAME)) == history
     assert latest_hash(timed) == history[0].top_hash
 
@@ -524,14 +535,14 @@ def test_a_hash_that_only_latest_names_can_be_deleted(timed: Registry, history: 
 def test_a_package_that_only_latest_names_can_be_deleted(timed: Registry) -> None:
     write_pointer(timed, "latest", ONE)
 
-    assert timed.delete(NAME) == []
+    assert timed.delete(NAME) == whole()
     assert list(timed.packages()) == []
 
 
 def test_a_package_without_latest_can_be_deleted(timed: Registry, history: list[Revision]) -> None:
     timed.stores.of(timed.location.root).delete([pointer_key(timed, "latest")])
 
-    assert timed.delete(NAME) == history
+    assert timed.delete(NAME) == whole(*history)
     assert list(timed.packages()) == []
 
 
@@ -574,7 +585,7 @@ def test_a_revision_is_deleted_though_latest_moves_meanwhile(timed: Registry, hi
     theirs: list[Revision] = []
     racing = Before(is_put_of("/latest"), lambda: theirs.append(commit(timed, "theirs")))
 
-    assert through(timed, racing).delete(NAME, history[0].top_hash) == [history[0]]
+    assert through(timed, racing).delete(NAME, history[0].top_hash) == one(history[0])
     assert list(timed.revisions(NAME)) == [theirs[0], *history[1:]]
     assert latest_hash(timed) == theirs[0].top_hash
 

@@ -17,6 +17,7 @@ from airflow_quilt.core.errors import CancelledError, SourceChangedError, Storag
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.pointers import Deleted
 from airflow_quilt.core.publish import Published
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
@@ -199,7 +200,7 @@ def test_a_bucket_without_versions_is_a_registry_whose_keys_have_none(
         assert download(s3, entry) == (directory / logical_key).read_bytes()
     again = push(registry, Draft(package=str(NAME), entries={"a.txt": b"other"}))
     assert list(registry.revisions(NAME)) == [again.revision, published.revision]
-    assert delete(registry, str(NAME), again.top_hash[:8]) == [again.revision]
+    assert delete(registry, str(NAME), again.top_hash[:8]) == Deleted((again.revision.time,), again.top_hash)
     assert registry.resolve(NAME) == published.top_hash
 
 
@@ -286,7 +287,7 @@ def test_a_package_is_deleted_whole_and_its_data_stays(s3: S3Server, s3_registry
     published = push(s3_registry, Draft(package=str(NAME), entries={"a.txt": b"content"}))
     entry = read(s3_registry, published)["a.txt"]
 
-    assert delete(s3_registry, str(NAME)) == [published.revision]
+    assert delete(s3_registry, str(NAME)) == Deleted((published.revision.time,))
     assert list(s3_registry.packages()) == []
     assert download(s3, entry) == b"content"
     assert s3_registry.read(NAME, published.top_hash).header["version"] == "v0"

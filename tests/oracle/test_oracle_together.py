@@ -14,6 +14,7 @@ from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import RevisionConflictError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.pointers import Deleted
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.rollback import rollback
@@ -73,7 +74,7 @@ class TestWhatQuilt3Pushed:
         self, pushed: list[str], s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str
     ) -> None:
         deleted = delete(s3_registry, name, pushed[0][:8])
-        assert [revision.top_hash for revision in deleted] == pushed[:1]
+        assert (deleted.top_hash, len(deleted.times)) == (pushed[0], 1)
         assert quilt3.latest(bucket_url, name) == pushed[1]
         assert quilt3.revisions(bucket_url, name) == pushed[1:]
         assert quilt3.browse(bucket_url, name)["header"]["message"] == "second"
@@ -90,8 +91,9 @@ class TestWhatQuilt3Pushed:
     ) -> None:
         assert name in quilt3.packages(bucket_url)
         entries = quilt3.browse(bucket_url, name)["entries"]
-        deleted = delete(s3_registry, name)
-        assert [revision.top_hash for revision in deleted] == pushed
+        history = list(s3_registry.revisions(PackageName.parse(name)))
+        assert [revision.top_hash for revision in history] == pushed
+        assert delete(s3_registry, name) == Deleted(tuple(revision.time for revision in history))
         assert name not in quilt3.packages(bucket_url)
         assert quilt3.revisions(bucket_url, name) == []
         for top_hash in pushed:
