@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -16,11 +16,13 @@ from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import PackageNotFoundError, RevisionConflictError
-from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.names import PackageName, TopHash
 from airflow_quilt.core.publish import Published
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.rollback import rollback
+from airflow_quilt.core.storage.base import Stat, Stores
+from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.core.faulty import Before, Call, Recorder, T, is_put_of
 from tests.support import through
@@ -162,6 +164,23 @@ def test_a_conflict_that_shows_before_the_pointer_is_written_costs_no_pointer(re
     with pytest.raises(RevisionConflictError):
         publish(through(registry, rival, recorder), "mine")
     assert [call.key.key.startswith(".quilt/packages/") for call in recorder.writes] == [True]
+
+
+class VagueStorage(MemoryStorage):
+    """A store whose listings do not tell one writing of an object from the next."""
+
+    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
+        return (replace(stat, written="") for stat in super().scan(prefix, after))
+
+
+def test_what_may_have_been_written_again_meanwhile_is_read_again() -> None:
+    registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), VagueStorage(["registry"])))
+    publish(registry, "before")
+    recorder = Recorder()
+    rival = Before(is_put_of("/latest"), lambda: publish(registry, "theirs"))
+    publish(through(registry, rival, recorder), "mine", mode="update", conflict="rebase")
+
+    assert sorted(Counter(call.key.name for call in recorder.of("get") if call.key.name.isdigit()).values()) == [1, 2]
 
 
 @pytest.mark.usefixtures("package")
