@@ -339,7 +339,7 @@ class Pointers:
         return str(self._key(""))
 
     def _read_each(self, stamps: Iterable[int]) -> Iterator[Pointer]:
-        return (pointer for pointer in map_threads(self.read, stamps) if pointer)
+        return (pointer for pointer in map_threads(self.read, stamps, self._threads) if pointer)
 
     def _key(self, pointer: str) -> PhysicalKey:
         return self._root.join(layout.pointer(self.name, pointer))
