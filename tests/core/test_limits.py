@@ -12,8 +12,10 @@ from airflow_quilt.core.draft import Draft, find_sources
 from airflow_quilt.core.install import install
 from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.plan import Source
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.selection import Reference
+from airflow_quilt.core.spool import Spool
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.s3 import client_config
 from airflow_quilt.core.verify import verify
@@ -27,12 +29,16 @@ WAIT = 60
 Work = Callable[[Registry, Path], object]
 
 WORKS: dict[str, tuple[Work, str, str]] = {
-    "look at sources": (lambda registry, out: find_sources(registry, Draft(package="a/b", entries=files(out))), "stat", "out/"),
+    "look at sources": (lambda registry, out: find(registry, files(out)), "stat", "out/"),
     "hash in place": (lambda registry, _: build(registry, Draft(package="a/b", entries="s3://source/d/")), "stat", "d/"),
     "verify": (lambda registry, _: verify(registry, Reference(str(NAME))), "stat", "d/"),
     "install": (lambda registry, out: install(registry, Reference(str(NAME)), str(out)), "create", "out/"),
     "list revisions": (lambda registry, _: list(registry.revisions(NAME)), "get", ".quilt/named_packages/team/data/1"),
 }
+
+
+def find(registry: Registry, entries: object) -> object:
+    return find_sources(registry, Draft(package="a/b", entries=entries), Spool(Source, COUNT))
 
 
 def files(out: Path) -> dict[str, str]:
