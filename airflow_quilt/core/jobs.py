@@ -5,13 +5,15 @@ steps of one file, and all of its state is touched by one thread only. A call mu
 it failed for now.
 """
 
+import contextlib
 import heapq
 import itertools
 import logging
+import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
@@ -85,9 +87,26 @@ class _Queues(Generic[K, R]):
     ready: deque[_Task[K, R]] = field(default_factory=deque)
     running: dict[Future[Any], _Task[K, R]] = field(default_factory=dict)
     resting: list[tuple[float, int, _Task[K, R]]] = field(default_factory=list)
+    ended: "queue.SimpleQueue[Future[Any]]" = field(default_factory=queue.SimpleQueue)
 
     def __len__(self) -> int:
         return len(self.ready) + len(self.running) + len(self.resting)
+
+    def start(self, pool: ThreadPoolExecutor) -> None:
+        """Let the next call that is ready run."""
+        task = self.ready.popleft()
+        future = pool.submit(task.call)
+        self.running[future] = task
+        future.add_done_callback(self.ended.put)  # To ask all that run, each time, costs more than small calls do.
+
+    def take_ended(self, seconds: float) -> list[Future[Any]]:
+        """Wait until a call has ended, or for so long; return those that have."""
+        ended: list[Future[Any]] = []
+        with contextlib.suppress(queue.Empty):
+            ended.append(self.ended.get(timeout=seconds))
+            while True:
+                ended.append(self.ended.get_nowait())
+        return ended
 
 
 class Jobs:
@@ -149,8 +168,7 @@ class Jobs:
                 yield from self._advance(job, queues)
             # A few more than there are threads, so that none waits for this one.
             while queues.ready and len(queues.running) < (pace.now if pace.now < pace.most else 2 * pace.most):
-                task = queues.ready.popleft()
-                queues.running[pool.submit(task.call)] = task
+                queues.start(pool)
             if not queues:
                 return
             for future in self._finished(queues):
@@ -163,15 +181,15 @@ class Jobs:
         due = queues.resting[0][0] - self._patience.clock() if queues.resting else _TICK
         pause = min(_TICK, max(0.0, due))
         if queues.running:
-            finished, _ = wait(queues.running, timeout=pause, return_when=FIRST_COMPLETED)
+            ended = queues.take_ended(pause)
         else:
-            finished = set()
+            ended = []
             self._stop.wait(pause)
         self.check_stop()
         self.progress.add()
         while queues.resting and queues.resting[0][0] <= self._patience.clock():
             queues.ready.append(heapq.heappop(queues.resting)[2])
-        return finished
+        return ended
 
     def _settle(self, task: _Task[K, R], future: Future[Any], queues: _Queues[K, R], pace: _Pace) -> bool:
         """Take what came of a call; return whether its job may go on."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 from typing import Final, cast
 
 import msgspec
@@ -324,8 +325,9 @@ class Transfer:
         if isinstance(source.origin, bytes):
             self._progress.add(size=stop - start)
             return source.origin[start:stop]
-        with _of_a_package(source):
-            return b"".join(self._reader.stream(source.origin, start, stop))
+        with _of_a_package(source), BytesIO() as data:
+            data.writelines(self._reader.stream(source.origin, start, stop))  # To join them would hold them twice.
+            return data.getvalue()
 
     def _stat(self, source: Source, origin: PhysicalKey) -> Stat:
         """Look at an object again, and check that it still is what was listed."""

@@ -155,7 +155,7 @@ class LocalFile:
 
 
 def _status(key: PhysicalKey) -> os.stat_result:
-    status = Path(key.key).stat()
+    status = os.stat(key.key)  # noqa: PTH116  (which takes half as long)
     if not modes.S_ISREG(status.st_mode):
         raise ObjectNotFoundError("it is not a file", str(key))
     return status
