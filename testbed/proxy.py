@@ -7,6 +7,7 @@ import http.client
 import os
 import re
 import socket
+import ssl
 import struct
 import threading
 import urllib.parse
@@ -214,9 +215,9 @@ class S3Proxy:
 
 
 @contextlib.contextmanager
-def running_proxy(store: S3Server) -> Iterator[S3Proxy]:
-    """Run a proxy in front of a store until the block ends."""
-    server = LoopbackServer()
+def running_proxy(store: S3Server, tls: ssl.SSLContext | None = None) -> Iterator[S3Proxy]:
+    """Run a proxy in front of a store until the block ends; its clients speak TLS if it has something to show them."""
+    server = LoopbackServer(tls)
     proxy = S3Proxy(server.url, store)
     with server.serving(proxy.respond):
         try:

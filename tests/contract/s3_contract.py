@@ -21,8 +21,8 @@ class S3Contract(ObjectStoreContract):
         return server_storage
 
     @pytest.fixture
-    def tight(self, server: S3Server) -> S3Storage:
-        return S3Storage(server.client(), most=10)
+    def tight(self, server: S3Server, crt: bool) -> S3Storage:  # noqa: FBT001
+        return S3Storage(server.client(), most=10, crt=crt)
 
     @pytest.fixture
     def root(self, server_buckets: tuple[str, str]) -> PhysicalKey:

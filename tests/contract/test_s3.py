@@ -61,8 +61,8 @@ WRITES = [
 
 
 @pytest.fixture(scope="module")
-def admin(s3: S3Server) -> S3Storage:
-    return S3Storage(s3.client())
+def admin(s3: S3Server, crt: bool) -> S3Storage:  # noqa: FBT001
+    return S3Storage(s3.client(), crt=crt)
 
 
 @pytest.fixture
@@ -103,11 +103,16 @@ def test_a_stat_cannot_tell_a_missing_bucket_from_a_missing_object(admin: S3Stor
     ],
 )
 def test_wrong_credentials_are_denied(
-    s3: S3Server, admin: S3Storage, root: PhysicalKey, call: Call, spoil: Callable[[Identity], Identity]
+    s3: S3Server,
+    crt: bool,  # noqa: FBT001
+    admin: S3Storage,
+    root: PhysicalKey,
+    call: Call,
+    spoil: Callable[[Identity], Identity],
 ) -> None:
     key = root.join("object")
     before = admin.put(key, b"x")
-    stranger = S3Storage(s3.client(spoil(s3.admin)))
+    stranger = S3Storage(s3.client(spoil(s3.admin)), crt=crt)
 
     with pytest.raises(AccessDeniedError, match=f"s3://{root.bucket}") as caught:
         raised(lambda: call(stranger, key))
@@ -116,10 +121,16 @@ def test_wrong_credentials_are_denied(
 
 
 @pytest.mark.parametrize("call", WRITES)
-def test_a_user_who_may_only_read_cannot_write(s3: S3Server, admin: S3Storage, root: PhysicalKey, call: Call) -> None:
+def test_a_user_who_may_only_read_cannot_write(
+    s3: S3Server,
+    crt: bool,  # noqa: FBT001
+    admin: S3Storage,
+    root: PhysicalKey,
+    call: Call,
+) -> None:
     key = root.join("object")
     before = admin.put(key, b"before")
-    reader = S3Storage(s3.client(s3.reader))
+    reader = S3Storage(s3.client(s3.reader), crt=crt)
 
     with pytest.raises(AccessDeniedError, match=f"s3://{root.bucket}"):
         raised(lambda: call(reader, key))
@@ -135,7 +146,7 @@ def test_a_user_who_may_only_read_can_read(s3: S3Server, admin: S3Storage, root:
 
 
 @pytest.fixture
-def unreachable() -> Iterator[S3Storage]:
+def unreachable(crt: bool) -> Iterator[S3Storage]:  # noqa: FBT001
     """A storage whose store does not answer: its port is taken, and nobody listens on it."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -147,7 +158,7 @@ def unreachable() -> Iterator[S3Storage]:
             aws_secret_access_key="SK",  # noqa: S106  (nobody's)
             config=Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5),
         )
-        yield S3Storage(client, NO_PATIENCE)
+        yield S3Storage(client, NO_PATIENCE, crt=crt)
 
 
 @pytest.mark.parametrize("call", READS + WRITES)
@@ -287,7 +298,7 @@ def test_a_range_that_breaks_off_is_read_on_from_where_it_broke(admin: S3Storage
     data = os.urandom(3_000_000)
     key = admin.put(root.join("object"), data).key
     proxy.truncate(is_get, times=3)
-    through = S3Storage(proxy.store.client(), Patience(longest=0.01))
+    through = S3Storage(proxy.store.client(), Patience(longest=0.01), crt=False)
 
     assert b"".join(through.stream(key, 0, len(data))) == data
     ranges = [request.headers["Range"] for request in proxy.requests if is_get(request)]
@@ -300,7 +311,7 @@ def test_a_range_that_breaks_off_is_not_read_on_from_another_state(admin: S3Stor
     key = PhysicalKey(plain_bucket, "object")
     admin.put(key, b"a" * 3_000_000)
     proxy.truncate(is_get)
-    chunks = S3Storage(proxy.store.client(), Patience(longest=0.01)).stream(key, 0, 3_000_000)
+    chunks = S3Storage(proxy.store.client(), Patience(longest=0.01), crt=False).stream(key, 0, 3_000_000)
     assert set(next(chunks)) == set(b"a")
     admin.put(key, b"b" * 3_000_000)
 

@@ -1,4 +1,4 @@
-"""S3 and the stores that speak its protocol, through boto3; with ``s3_upload`` and ``s3_errors`` all that knows boto3."""
+"""S3 and the stores that speak its protocol, through boto3; the bytes of objects through the common runtime where that can be."""
 
 import contextlib
 import itertools
@@ -26,6 +26,7 @@ from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.patience import Patience
 from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole, raise_first
+from airflow_quilt.core.storage.s3_crt import CommonRuntime
 from airflow_quilt.core.storage.s3_errors import error_of, translated
 from airflow_quilt.core.storage.s3_fields import address, bucket_of, checksum_fields, stat_of, stats_of, version_of
 from airflow_quilt.core.storage.s3_upload import S3Upload
@@ -63,10 +64,12 @@ class S3Storage:
         client: a boto3 S3 client; it may be shared by threads, and its own retries come first.
         patience: with answers that break off, which botocore does not ask for again.
         most: bytes that are read whole.
+        crt: whether the bytes of objects may go through the common runtime.
     """
 
-    def __init__(self, client: "S3Client", patience: Patience = _READING, most: int = MOST_WHOLE) -> None:
+    def __init__(self, client: "S3Client", patience: Patience = _READING, most: int = MOST_WHOLE, *, crt: bool = True) -> None:
         self._client = client
+        self._runtime = CommonRuntime(client, use=crt)
         self._patience = patience
         self._most = most
         self._conditions: dict[str | None, bool] = {}
@@ -114,6 +117,10 @@ class S3Storage:
     def _range(self, key: PhysicalKey, start: int, stop: int, state: dict[str, Any]) -> Iterator[bytes]:
         """Read a range once; ``state`` holds the condition that it still is the object which was read from before."""
         with translated(key):
+            if not state and (read := self._runtime.get(key, start, stop)):
+                state["IfMatch"], data = read
+                yield from (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
+                return
             try:
                 answer = self._client.get_object(**address(key), Range=f"bytes={start}-{stop - 1}", **state)
             except ClientError as error:
@@ -170,7 +177,9 @@ class S3Storage:
         """Write an object with one request; the store refuses it when its bytes do not have the digest."""
         checksum: Any = checksum_fields(algorithm, digest)
         with translated(key):
-            answer = self._client.put_object(**address(key.at_version(None)), Body=data, **checksum)
+            answer: Any = self._runtime.put(key, data, digest, algorithm)
+            if answer is None:
+                answer = self._client.put_object(**address(key.at_version(None)), Body=data, **checksum)
         return stat_of(key.at_version(version_of(answer)), len(data), answer["ETag"], checksum)
 
     def stat(self, key: PhysicalKey) -> Stat:
@@ -279,7 +288,7 @@ class S3Storage:
             options["ChecksumType"] = "FULL_OBJECT"
         with translated(key):
             answer = self._client.create_multipart_upload(**address(key.at_version(None)), **options)
-        return S3Upload(self._client, key, answer["UploadId"], algorithm)
+        return S3Upload(self._runtime, key, answer["UploadId"], algorithm)
 
     def unfinished(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm = "SHA256") -> list[S3Upload]:
         """Find the uploads to a key that are still open; a store or user that may not list them has none."""
@@ -294,7 +303,7 @@ class S3Storage:
                     and upload.get("ChecksumAlgorithm", algorithm) == algorithm
                 ]
                 found.sort(key=lambda upload: upload["Initiated"], reverse=True)
-                return [S3Upload(self._client, key, upload["UploadId"], algorithm, self._parts(key, upload)) for upload in found]
+                return [S3Upload(self._runtime, key, upload["UploadId"], algorithm, self._parts(key, upload)) for upload in found]
         except (AccessDeniedError, UnsupportedError, UploadVanishedError) as error:
             _log.info("Parts that an earlier try may have sent are not looked for: %s", error)
             return []

@@ -1,18 +1,16 @@
-"""Uploads in parts to S3 stores, through boto3."""
+"""Uploads in parts to S3 stores."""
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_quilt.core.checksums import StoreAlgorithm, from_s3, to_s3
 from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import Stat
+from airflow_quilt.core.storage.s3_crt import CommonRuntime
 from airflow_quilt.core.storage.s3_errors import translated
 from airflow_quilt.core.storage.s3_fields import address, checksum_fields, stat_of, version_of
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 
 class S3Upload:
@@ -20,13 +18,14 @@ class S3Upload:
 
     def __init__(
         self,
-        client: "S3Client",
+        runtime: CommonRuntime,
         key: PhysicalKey,
         upload_id: str,
         algorithm: StoreAlgorithm,
         arrived: Mapping[int, Any] | None = None,
     ) -> None:
-        self._client = client
+        self._runtime = runtime
+        self._client = runtime.client
         self._key = key
         self._algorithm: StoreAlgorithm = algorithm
         self._target: Any = {**address(key.at_version(None)), "UploadId": upload_id}
@@ -57,8 +56,11 @@ class S3Upload:
     def send(self, number: int, data: bytes, digest: bytes) -> None:
         """Send a part; the store refuses it when its bytes do not have the digest."""
         checksum: Any = checksum_fields(self._algorithm, digest)
+        part = {"partNumber": number, "uploadId": self._target["UploadId"]}
         with translated(self._key):
-            answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, **checksum)
+            answer: Any = self._runtime.put(self._key, data, digest, self._algorithm, part)
+            if answer is None:
+                answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, **checksum)
         self._keep(number, len(data), answer["ETag"], checksum)
 
     def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
