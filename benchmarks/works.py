@@ -79,14 +79,15 @@ def _push_again(stage: Stage) -> Mapping[str, Round]:
             path.write_bytes(number.to_bytes(4) * _KIB)
         return str(directory)
 
-    return {
-        "ours": lambda number: stage.ours(
-            "push_directory", registry=registry, package="ours/again", source=changed(files[0], number)
-        ),
-        "quilt3": lambda number: stage.quilt3(
-            "push_directory", registry=registry, package="quilt3/again", source=changed(files[1], number)
-        ),
-    }
+    def ours(source: str) -> Command:
+        return stage.ours("push_directory", registry=registry, package="ours/again", source=source)
+
+    def quilt3(source: str) -> Command:
+        return stage.quilt3("push_directory", registry=registry, package="quilt3/again", source=source)
+
+    stage.once(ours(str(files[0])))
+    stage.once(quilt3(str(files[1])))
+    return {"ours": lambda number: ours(changed(files[0], number)), "quilt3": lambda number: quilt3(changed(files[1], number))}
 
 
 def _build_objects(**checksum: str) -> Callable[[Stage], Mapping[str, Round]]:
