@@ -194,13 +194,15 @@ def algorithm(hash_type: str) -> Algorithm:
         raise HashTypeError(f"hash type {hash_type!r}: expected one of {', '.join(_ALGORITHMS)}") from None
 
 
-def is_composite_of(checksum: str | None, expected: Hash, size: int) -> bool:
-    """Whether S3's composite SHA-256 of an object proves its hash.
+def composite_hash(checksum: str | None, size: int) -> Hash | None:
+    """Return the chunked hash that S3's composite SHA-256 of an object is, if its parts are those of the format; or None.
 
-    S3 makes it as Quilt makes ``sha2-256-chunked``, of the digests of the parts that were sent. So where the values are the
-    same the parts were too, of whatever size. The other way round it proves nothing: the parts may have been others.
+    S3 makes it as Quilt makes ``sha2-256-chunked``, of the digests of the parts that were sent, and tells how many there were. So
+    where a hash has this value the parts were the same, of whatever size. The other way round their sizes have to be known.
     """
-    return expected.type == CHUNKED and checksum == f"{expected.value}-{sum(1 for _ in part_ranges(size))}"
+    value, dash, count = (checksum or "").partition("-")
+    is_count = dash and count == str(sum(1 for _ in part_ranges(size)))
+    return Hash(CHUNKED, value) if is_count and from_s3(value) else None
 
 
 def check_new_hash_type(hash_type: str) -> None:

@@ -11,7 +11,16 @@ from typing import Final, cast
 
 import msgspec
 
-from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm, digest_of, hash_of, part_ranges, part_size
+from airflow_quilt.core.checksums import (
+    Hash,
+    StoreAlgorithm,
+    algorithm,
+    composite_hash,
+    digest_of,
+    hash_of,
+    part_ranges,
+    part_size,
+)
 from airflow_quilt.core.errors import (
     ChecksumMismatchError,
     EntryDamagedError,
@@ -94,10 +103,18 @@ class Transfer:
         if not origin.is_local:
             (stat,) = yield [partial(self._stat, source, origin)]
             source = msgspec.structs.replace(source, etag=stat.etag)
-            if known := stat.proven(source.hash_type):
+            if known := (yield from self._proven(source, stat)):
                 self._progress.add(size=source.size)
                 return source.entry(origin, known)
         return source.entry(origin, (yield from self._hash(source, origin)))
+
+    def _proven(self, source: Source, stat: Stat) -> Steps[Hash | None]:
+        """Return the hash that the store's checksums prove, if any; of what was sent in parts, by the sizes of those."""
+        known, composite = stat.proven(source.hash_type), composite_hash(stat.sha256, stat.size)
+        if known or composite is None or composite.type != source.hash_type:
+            return known
+        (sizes,) = yield [partial(self._stores.remote.part_sizes, stat)]
+        return composite if sizes == [stop - start for start, stop in part_ranges(stat.size)] else None
 
     def _upload(self, action: Upload) -> Steps[Entry]:
         if there := (yield from self._reuse(action)):

@@ -779,6 +779,19 @@ class ObjectStoreContract(StorageContract):
         assert stat.sha256 == in_base64(digest(b"".join(map(digest, parts)))) + "-3"
         assert stat.proven(CHUNKED) is None
 
+    def test_the_sizes_of_parts_are_told(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        upload = storage.begin(key)
+        for number, size in enumerate((6 * MIB, 5 * MIB, 1000), 1):
+            upload.send(number, part := pattern(size, seed=number), digest(part))
+        stat = storage.stat(upload.complete().key)
+
+        assert list(storage.part_sizes(stat)) == [6 * MIB, 5 * MIB, 1000]
+
+    def test_an_object_in_one_piece_has_no_parts_of_several_sizes(self, storage: ObjectStore, key: PhysicalKey) -> None:
+        stat = storage.upload(key, b"data", digest(b"data"))
+
+        assert list(storage.part_sizes(stat)) in ([], [4])
+
     def test_the_crc_of_parts_is_that_of_the_whole_object(self, storage: ObjectStore, key: PhysicalKey) -> None:
         parts = [pattern(5 * MIB), pattern(5 * MIB, seed=1), pattern(1000, seed=2)]
         upload = storage.begin(key, "CRC64NVME")

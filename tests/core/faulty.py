@@ -246,6 +246,9 @@ class TappedObjectStore(TappedStorage):
     def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
         return iter(self._tap(Call("scan", prefix), lambda: list(self._store.scan_current(prefix, most))))
 
+    def part_sizes(self, stat: Stat) -> Sequence[int]:
+        return self._tap(Call("parts", stat.key), lambda: self._store.part_sizes(stat))
+
     def keeps_versions(self, key: PhysicalKey) -> bool:
         return self._tap(Call("versions", key), lambda: self._store.keeps_versions(key))
 

@@ -1,6 +1,7 @@
 """Plans are carried out: in order, bounded, without touching bytes needlessly, and cleanly when they fail."""
 
 import hashlib
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import LogicalKey
 from airflow_quilt.core.plan import Copy, HashInPlace, Source, Task, Upload
 from airflow_quilt.core.progress import Progress
-from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.base import Stat, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.transfer import Transfer
@@ -372,6 +373,45 @@ def test_an_object_that_stays_is_read_only_where_its_checksum_proves_nothing(
     assert recorder.bytes_read == (len(data) if is_read else 0)
     assert recorder.writes == []
     assert entry == source.entry(source.origin, hash_of(data))
+
+
+@pytest.mark.parametrize(
+    ("cuts", "is_read"),
+    [
+        pytest.param([PART, PART, 5], False, id="the parts of the format"),
+        pytest.param([PART, PART - 1, 6], True, id="as many parts and the same first one"),
+        pytest.param([PART + 1, PART, 4], True, id="as many parts"),
+        pytest.param([2 * PART, 5], True, id="fewer parts"),
+    ],
+)
+def test_an_object_that_was_sent_in_parts_is_read_unless_they_are_those_of_the_format(
+    stores: Stores, memory: MemoryStorage, recorder: Recorder, cuts: list[int], *, is_read: bool
+) -> None:
+    data = os.urandom(2 * PART + 5)
+    upload = memory.begin(PhysicalKey("registry", "data/object"))
+    for number, stop in enumerate(itertools.accumulate(cuts), 1):
+        part = data[stop - cuts[number - 1] : stop]
+        upload.send(number, part, hashlib.sha256(part).digest())
+    stat = upload.complete()
+    source = Source(logical_key=LogicalKey("object"), origin=stat.key, size=stat.size, etag=stat.etag)
+    (entry,) = run(stores, [in_place(source)], recorder)
+
+    assert recorder.bytes_read == (len(data) if is_read else 0)
+    assert entry == source.entry(source.origin, hash_of(data))
+
+
+def test_an_object_in_parts_of_which_the_store_tells_nothing_is_read(recorder: Recorder) -> None:
+    class Silent(MemoryStorage):
+        def part_sizes(self, stat: Stat) -> list[int]:  # noqa: ARG002
+            return []
+
+    silent, data = Silent(["registry"]), os.urandom(PART + 1)
+    composite = hashlib.sha256(hashlib.sha256(data[:PART]).digest() + hashlib.sha256(data[PART:]).digest()).digest()
+    source = object_source(silent, data, f"{to_s3(composite)}-2", bucket="registry")
+    (entry,) = run(Stores(LocalStorage(), silent), [in_place(source)], recorder)
+
+    assert recorder.bytes_read == len(data)
+    assert entry.hash == hash_of(data)
 
 
 @pytest.mark.parametrize("size", [0, 5, 2 * PART + 5], ids=["empty", "small", "in parts"])

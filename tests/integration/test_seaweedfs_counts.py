@@ -1,14 +1,15 @@
 """How many requests a piece of work makes of a real S3 store, and that no byte of an object passes through it without need."""
 
+import hashlib
 import os
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import CRC64NVME
+from airflow_quilt.core.checksums import CRC64NVME, hash_of, part_ranges
 from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.locations import RegistryLocation
+from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
@@ -83,6 +84,23 @@ def test_a_build_over_one_object_with_a_usable_checksum_makes_few_requests_howev
     assert of_the_object == 1
     assert others == [(requests - 2, 1)] * 2  # The first one of a process asks whether the store keeps conditions.
     assert requests <= 12
+
+
+def test_an_object_that_was_sent_in_the_parts_of_the_format_is_not_read(
+    s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str
+) -> None:
+    data = os.urandom(20 * MIB)
+    place = PhysicalKey(other_bucket, "large")
+    upload = S3Storage(s3.client()).begin(place)
+    for number, (start, stop) in enumerate(part_ranges(len(data)), 1):
+        upload.send(number, data[start:stop], hashlib.sha256(data[start:stop]).digest())
+    upload.complete()
+    published = build(counted, Draft(package="team/large", entries={"x": str(place)}))
+
+    (entry,) = counted.read(published.package).entries
+    assert entry.hash == hash_of(data)
+    assert proxy.count(lambda request: reads(request) and "attributes" not in request.path) == 0
+    assert proxy.count(is_of_an_object) == 3  # It is looked at when it is found, and when it is named; and its parts.
 
 
 def test_objects_of_another_bucket_are_copied_without_sending_or_reading_a_byte_of_them(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Final, Literal, Protocol
 
-from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm, is_composite_of
+from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm, composite_hash
 from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError, QuiltError, StorageError
 from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.locations import PhysicalKey
@@ -79,7 +79,7 @@ class Stat:
 
     def proves(self, expected: Hash) -> bool:
         """Whether the store's checksums prove that the object has a hash."""
-        return self.proven(expected.type) == expected or is_composite_of(self.sha256, expected, self.size)
+        return self.proven(expected.type) == expected or composite_hash(self.sha256, self.size) == expected
 
     def contradicts(self, expected: Hash) -> bool:
         """Whether the store's checksums prove that the object does not have a hash."""
@@ -222,6 +222,10 @@ class ObjectStore(Storage, Protocol):
     @property
     def guards_answers(self) -> bool:
         """Whether bytes that change on their way from the store are noticed in any case."""
+        ...
+
+    def part_sizes(self, stat: Stat) -> Sequence[int]:
+        """Tell the bytes of each part that an object was sent in, in the state that was seen; none where the store is silent."""
         ...
 
     def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:

@@ -47,6 +47,8 @@ class MemoryStorage:
         self._most = most
         self._serial = itertools.count(1)
         self._lock = threading.RLock()
+        self.sizes: dict[str, list[int]] = {}
+        """The bytes of the parts of what was sent in parts, by its ETag."""
         self.uploads: list[MemoryUpload] = []
         """The uploads that are neither complete nor aborted."""
 
@@ -105,6 +107,10 @@ class MemoryStorage:
     def stat(self, key: PhysicalKey) -> Stat:
         """Tell size, version and checksum of an object."""
         return _stat(key, self._find(key))
+
+    def part_sizes(self, stat: Stat) -> list[int]:
+        """Tell the bytes of each part that an object was sent in."""
+        return self.sizes.get(stat.etag, [])
 
     def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
         """List the current objects below a prefix, without versions; no ETag comes twice."""
@@ -223,7 +229,9 @@ class MemoryUpload:
         else:
             checksum = to_s3(_digest(whole, self._algorithm))
         self._end()
-        return self._storage.store(self._key, whole, "overwrite", {self._algorithm: checksum})
+        stat = self._storage.store(self._key, whole, "overwrite", {self._algorithm: checksum})
+        self._storage.sizes[stat.etag] = [len(part) for part in parts]
+        return stat
 
     def abort(self) -> None:
         """Drop the parts."""

@@ -18,6 +18,7 @@ from airflow_quilt.core.errors import (
     AccessDeniedError,
     ObjectNotFoundError,
     PreconditionError,
+    StorageError,
     StorageUnavailableError,
     UnsupportedError,
     UploadVanishedError,
@@ -197,6 +198,31 @@ class S3Storage:
                 answer = self._client.head_object(**address(key), ChecksumMode="ENABLED")
         version = version_of(answer) if key.version_id is None else key.version_id
         return stat_of(key.at_version(version), answer["ContentLength"], answer["ETag"], answer)
+
+    def part_sizes(self, stat: Stat) -> list[int]:
+        """Tell the bytes of each part of an object; none where the store, or this user's rights, do not let it."""
+        try:
+            return self._patience.call(lambda: list(self._part_sizes(stat)))
+        except StorageError as error:
+            if error.transient:
+                raise
+            _log.info("The parts of an object are not known, so it is read: %s", error)
+            return []
+
+    def _part_sizes(self, stat: Stat) -> Iterator[int]:
+        marker: dict[str, Any] = {}
+        while True:
+            with translated(stat.key):
+                answer = self._client.get_object_attributes(
+                    **address(stat.key), ObjectAttributes=["ETag", "ObjectParts"], MaxParts=_PAGE, **marker
+                )
+            parts = answer.get("ObjectParts", {})
+            if answer.get("ETag", stat.etag).strip('"') != stat.etag.strip('"'):
+                return  # Another object by now: what the caller does next will tell.
+            yield from (part["Size"] for part in parts.get("Parts", ()))
+            if not parts.get("IsTruncated"):
+                return
+            marker = {"PartNumberMarker": parts["NextPartNumberMarker"]}
 
     def _ask_why(self, key: PhysicalKey) -> None:
         """Read one byte: the answer says why HEAD, whose answers have no body, was refused; fresh credentials may mend it."""
