@@ -6,7 +6,7 @@
 import argparse
 from pathlib import Path
 
-from benchmarks.measure import alternate
+from benchmarks.measure import alternate, count
 from benchmarks.report import Result, about, plot, table, write_json
 from benchmarks.stage import running_stage
 from benchmarks.works import WORKS
@@ -27,7 +27,10 @@ def main() -> None:
     for name in given.works or [name for name, work in WORKS.items() if given.all or not work.is_large]:
         work = WORKS[name]
         with running_stage(given.scale) as stage:
-            results.append(Result(name, work.title, work.goal, *alternate(work.clients(stage), given.rounds)))
+            clients = work.clients(stage)
+            took, failed = alternate(clients, given.rounds)
+            counted = count({client: ready for client, ready in clients.items() if client not in failed}, given.rounds)
+            results.append(Result(name, work.title, work.goal, took, failed, counted))
         print(table(results[-1:]), flush=True)
     given.out.mkdir(parents=True, exist_ok=True)
     write_json(given.out / "results.json", results)

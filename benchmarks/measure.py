@@ -5,7 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from tempfile import TemporaryFile
 from typing import Any, Final, TypeVar
 
@@ -28,6 +28,9 @@ class Command:
     environment: Mapping[str, str]
     is_client: bool = True
 
+
+COUNTS: Final = "BENCHMARK_COUNTS"
+"""What the environment of a client holds that is to count its requests."""
 
 Round = Callable[[int], Command]
 """Gets all ready for a round, which is not measured, and returns the command that is."""
@@ -88,6 +91,16 @@ def alternate(clients: Mapping[K, Round], rounds: int) -> tuple[dict[K, list[Too
                 failed[client] = str(error)
                 print(f"{client} fails: {error}", flush=True)
     return took, failed
+
+
+def count(clients: Mapping[K, Round], number: int) -> dict[K, Mapping[str, Any]]:
+    """Let clients do the work once more, unmeasured, and count the requests that they make and the bytes that they read."""
+    counted: dict[K, Mapping[str, Any]] = {}
+    for client, ready in clients.items():
+        command = ready(number)
+        if command.is_client:
+            counted[client] = run(replace(command, environment={**command.environment, COUNTS: "1"})).facts
+    return counted
 
 
 def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> tuple[int, Any]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.measure import Took
 
@@ -26,6 +26,7 @@ class Result:
     goal: str
     took: Mapping[str, list[Took]]
     failed: Mapping[str, str] = field(default_factory=dict)
+    counted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def ratios(self, client: str) -> list[float]:
         """Return how many times as long as ours a client took, round by round."""
@@ -49,15 +50,13 @@ def _lines(result: Result) -> Iterator[str]:
         memory = median(each.memory for each in took) / MIB
         ratios = result.ratios(client) if client != "ours" and result.took["ours"] else []
         told = f"{median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})" if ratios else ""
-        yield f"| {what} | {client} | {figure(seconds)} | {told} | {figure(cpu)} | {memory:.0f} | {_traffic(took)} | {goal} |"
+        traffic = _traffic(result.counted.get(client, {}))
+        yield f"| {what} | {client} | {figure(seconds)} | {told} | {figure(cpu)} | {memory:.0f} | {traffic} | {goal} |"
 
 
-def _traffic(took: Sequence[Took]) -> str:
-    """Return two cells: what went to the store and came from it, where a client tells."""
-    if "requests" not in took[0].facts:
-        return " | "
-    requests, size = (median(each.facts[name] for each in took) for name in ("requests", "object_bytes"))
-    return f"{requests:.0f} | {figure(size / MIB)}"
+def _traffic(counted: Mapping[str, Any]) -> str:
+    """Return two cells: what went to the store and came from it, where it was counted."""
+    return f"{counted['requests']} | {figure(counted['object_bytes'] / MIB)}" if counted else " | "
 
 
 def machine() -> dict[str, str]:

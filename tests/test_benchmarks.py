@@ -29,8 +29,8 @@ def results_of(path: Path) -> dict[str, dict[str, Any]]:
     return {result["name"]: result for result in json.loads(path.read_text())["results"]}
 
 
-def counts(result: dict[str, Any], client: str, fact: str) -> set[int]:
-    return {took["facts"][fact] for took in result["took"][client]}
+def counts(result: dict[str, Any], client: str, what: str) -> int:
+    return int(result["counted"][client][what])
 
 
 def test_the_benchmark_measures_every_client_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -60,15 +60,15 @@ def test_the_benchmark_counts_requests_and_bytes_of_objects_of_both_clients_alik
 
     results = results_of(out / "results.json")
     large, small = round(scale * 1024**3), round(scale * 1000) * 64 * 1024
-    assert counts(results["build-large"], "ours", "object_bytes") == {0}
-    assert counts(results["build-large"], "quilt3", "object_bytes") == {large}
-    assert counts(results["build-objects"], "quilt3", "object_bytes") == {small}
-    assert counts(results["build-objects"], "ours", "object_bytes") == {2 * small}  # Nothing else shows what comes without TLS.
-    assert counts(results["copy"], "ours", "object_bytes") == {0}
+    assert counts(results["build-large"], "ours", "object_bytes") == 0
+    assert counts(results["build-large"], "quilt3", "object_bytes") == large
+    assert counts(results["build-objects"], "quilt3", "object_bytes") == small
+    assert counts(results["build-objects"], "ours", "object_bytes") == 2 * small  # Nothing else shows what comes without TLS.
+    assert counts(results["copy"], "ours", "object_bytes") == 0
     assert "quilt3" in results["copy"]["failed"]
     assert results["crowd"]["failed"] == {}
-    assert all(min(counts(results["crowd"], client, "requests")) > 0 for client in ("ours", "quilt3"))
-    assert counts(results["parse"], "ours", "requests") == {0}
+    assert all(counts(results["crowd"], client, "requests") > 0 for client in ("ours", "quilt3"))
+    assert counts(results["parse"], "ours", "requests") == 0
     assert set(results["parse"]["took"]) == {"ours", "airflow", "quilt3"}
 
 
