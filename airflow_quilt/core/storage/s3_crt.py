@@ -42,6 +42,7 @@ from botocore import UNSIGNED
 
 from airflow_quilt.core.checksums import StoreAlgorithm, to_s3
 from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.storage.base import CHUNK
 from airflow_quilt.core.storage.s3_fields import bucket_of
 from airflow_quilt.core.storage.s3_route import Route, frozen_credentials, route, verified_by, why_not
 
@@ -49,9 +50,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _log = logging.getLogger(__name__)
-
-MOST_AT_ONCE: Final = 8 * 1024 * 1024
-"""The most bytes that are asked for with one request: an answer is held whole."""
 
 _THREADS: Final = 2
 _MOST_FAILURES: Final = 16
@@ -94,8 +92,8 @@ class CommonRuntime:
         return _fields(answer) if answer and answer.status == _GOOD and "etag" in answer.headers else None
 
     def get(self, key: PhysicalKey, start: int, stop: int) -> tuple[str, bytes] | None:
-        """Read a range of an object; return its ETag and the bytes, or None if it is for boto3 to do."""
-        engine = self._engine() if 0 < stop - start <= MOST_AT_ONCE else None
+        """Read a range of one chunk at most; return the ETag and the bytes, or None if it is for boto3 to do."""
+        engine = self._engine() if 0 < stop - start <= CHUNK else None  # An answer is held whole.
         if engine is None:
             return None
         version = {"versionId": key.version_id} if key.version_id is not None else {}
