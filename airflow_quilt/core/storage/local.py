@@ -47,16 +47,15 @@ class LocalStorage:
 
     def get(self, key: PhysicalKey) -> Blob:
         """Read a file whole."""
-        with _opened(key) as file:
-            status = os.fstat(file.fileno())
+        with _opened(key) as descriptor, open(descriptor, "rb", closefd=False) as file:
+            status = os.fstat(descriptor)
             check_whole(key, status.st_size, self._most)
-            return Blob(file.read(), _etag(status), key, _read_mark(file.fileno()))
+            return Blob(file.read(), _etag(status), key, _read_mark(descriptor))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of a file in chunks."""
-        with _opened(key) as file:
-            file.seek(start)
-            while start < stop and (chunk := file.read(min(CHUNK, stop - start))):
+        with _opened(key) as descriptor:
+            while start < stop and (chunk := os.pread(descriptor, min(CHUNK, stop - start), start)):
                 start += len(chunk)
                 yield chunk
 
@@ -107,21 +106,6 @@ class LocalStorage:
         with _translated(key):
             return LocalFile(key, size)
 
-    def _walk(self, directory: PhysicalKey) -> Iterator[Stat]:
-        with _translated(directory):
-            try:
-                found = sorted(os.scandir(directory.key), key=lambda item: item.name)
-            except FileNotFoundError:
-                return
-        for item in found:
-            key = PhysicalKey(None, item.path)
-            if item.is_dir(follow_symlinks=False):
-                yield from self._walk(key)
-            elif item.is_file() and not _TEMPORARY.fullmatch(item.name):
-                with contextlib.suppress(FileNotFoundError):  # Deleted since it was listed.
-                    status = item.stat()
-                    yield Stat(key, status.st_size, _etag(status))
-
 
 class LocalFile:
     """A file that is written in parts under a temporary name; parts may come from several threads."""
@@ -131,25 +115,47 @@ class LocalFile:
         path = Path(key.key)
         _make(key, path.parent)
         self._temporary = _temporary_name(path.parent)
-        with self._temporary.open("xb") as file, contextlib.ExitStack() as on_failure:
-            on_failure.callback(self._temporary.unlink)
-            file.truncate(size)
-            on_failure.pop_all()
+        self._held = [os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)]
+        if size > CHUNK:  # Whether the disk takes it at all is known before its bytes come.
+            with self._opened() as descriptor, contextlib.ExitStack() as on_failure:
+                on_failure.callback(self._temporary.unlink)
+                os.truncate(descriptor, size)
+                on_failure.pop_all()
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Open the file to write; the first time it is open already."""
+        try:
+            descriptor = self._held.pop()
+        except IndexError:
+            descriptor = os.open(self._temporary, os.O_WRONLY)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def write(self, start: int, chunks: Iterable[bytes]) -> None:
         """Write bytes from an offset on."""
-        with _translated(self._key), self._temporary.open("r+b") as file:
-            file.seek(start)
+        with _translated(self._key), self._opened() as descriptor:
             for chunk in chunks:
-                file.write(chunk)
+                rest = memoryview(chunk)
+                while rest:
+                    written = os.pwrite(descriptor, rest, start)
+                    start, rest = start + written, rest[written:]
 
     def complete(self) -> None:
         """Give the file its name."""
+        self._close()
         with _translated(self._key):
             self._temporary.replace(self._key.key)
 
+    def _close(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
+
     def abort(self) -> None:
         """Drop what was written."""
+        self._close()
         with _translated(self._key):
             self._temporary.unlink(missing_ok=True)
 
@@ -162,16 +168,15 @@ def _status(key: PhysicalKey) -> os.stat_result:
 
 
 @contextlib.contextmanager
-def _opened(key: PhysicalKey) -> Iterator[IO[bytes]]:
+def _opened(key: PhysicalKey) -> Iterator[int]:
     """Open a file to read it; to open a pipe or a device may wait for somebody, or do something."""
     with _translated(key):
         _status(key)
-        with open(key.key, "rb", opener=_open_at_once) as file:
-            yield file
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # A pipe may have come in the place of the file.
+        descriptor = os.open(key.key, os.O_RDONLY | os.O_NONBLOCK)  # A pipe may have come in the place of the file.
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
 
 def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
