@@ -166,6 +166,22 @@ def test_a_range_that_is_larger_than_a_chunk_is_left_to_boto3(
     assert [by_crt(request) for request in proxy.requests] == [True, is_by_crt]
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_object_is_looked_at_with_one_request_whether_it_is_there_or_not(
+    proxy: S3Proxy, through: S3Storage, root: PhysicalKey, algorithm: StoreAlgorithm
+) -> None:
+    key = upload(through, root.join("object"), b"hello", algorithm).key
+    sent = len(proxy.requests)
+    for place in (key, key.at_version(None)):
+        assert through.stat(place) == S3Storage(client_of(proxy.store), crt=False).stat(place)
+    for _ in range(20):  # More than it takes to leave all to boto3, if they were failures.
+        with pytest.raises(ObjectNotFoundError, match="there is no such object"):
+            through.stat(root.join("absent"))
+
+    assert through.stat(key).size == 5
+    assert [by_crt(request) for request in proxy.requests[sent:]] == [True, False, True, False, *[True] * 21]
+
+
 # The same errors, and who asks again.
 
 

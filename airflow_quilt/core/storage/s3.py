@@ -190,7 +190,10 @@ class S3Storage:
     def _stat(self, key: PhysicalKey) -> Stat:
         with translated(key):
             try:
-                answer = self._client.head_object(**address(key), ChecksumMode="ENABLED")
+                answer: Any = self._runtime.head(key)
+                if answer == {}:
+                    raise ObjectNotFoundError("there is no such object", str(key))
+                answer = answer or self._client.head_object(**address(key), ChecksumMode="ENABLED")
             except ClientError as error:
                 if error.response["Error"]["Code"] != _NO_REASON:
                     raise

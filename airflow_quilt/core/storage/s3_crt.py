@@ -1,4 +1,4 @@
-"""The bytes of objects and parts, to and from S3 stores, through the AWS Common Runtime.
+"""The bytes of objects and parts, to and from S3 stores, and looks at objects, through the AWS Common Runtime.
 
 One call is one request, without the bookkeeping that makes boto3 slow. Whatever does not simply succeed is left to boto3: it
 makes the request again, with its retries, its redirects and its renewal of credentials, and says what is wrong. So whoever
@@ -59,6 +59,7 @@ _SLOWEST: Final = 16 * 1024
 """Bytes a second: who is slower may be given up. A connection on which nothing moves at all ends by itself."""
 _PARTIAL: Final = 206
 _GOOD: Final = 200
+_ABSENT: Final = 404
 _NO_BYTES: Final = sha256().hexdigest()
 
 
@@ -102,6 +103,20 @@ class CommonRuntime:
         if answer is None or answer.status != _PARTIAL or "etag" not in answer.headers:
             return None
         return answer.headers["etag"], b"".join(answer.chunks)
+
+    def head(self, key: PhysicalKey) -> dict[str, Any] | None:
+        """Look at an object; return the fields of boto3's answer, no field where there is no object, None if it is for boto3."""
+        engine = self._engine()
+        if engine is None:
+            return None
+        version = {"versionId": key.version_id} if key.version_id is not None else {}
+        headers = [("x-amz-checksum-mode", "ENABLED")]
+        answer = engine.make(_Request("HeadObject", "HEAD", key, version, headers, _NO_BYTES, 0))
+        if answer and answer.status == _ABSENT:
+            return {}
+        if answer is None or answer.status != _GOOD or not {"etag", "content-length"} <= answer.headers.keys():
+            return None
+        return {**_fields(answer), "ContentLength": int(answer.headers["content-length"])}
 
     def _engine(self) -> "_Engine | None":
         """Return what makes the requests in this process, if anything does."""
@@ -178,8 +193,10 @@ class _Engine:
         try:
             answer = self._make(request, signer) if signer or self._is_anonymous else None
         except Exception as error:  # noqa: BLE001  (boto3 will meet it too, and name it)
-            self._fail(request, error)
-            return None
+            if getattr(error, "status_code", None) != _ABSENT:
+                self._fail(request, error)
+                return None
+            answer = _Answer(_ABSENT)  # It says what there is to say.
         self._failures = 0
         return answer
 
@@ -300,5 +317,10 @@ def _http(request: _Request, way: Route, user_agent: str) -> HttpRequest:
 
 def _fields(answer: _Answer) -> dict[str, str]:
     """Return those fields of boto3's answer that somebody looks at."""
-    named = {"ETag": "etag", "VersionId": "x-amz-version-id"}
+    named = {
+        "ETag": "etag",
+        "VersionId": "x-amz-version-id",
+        "ChecksumSHA256": "x-amz-checksum-sha256",
+        "ChecksumCRC64NVME": "x-amz-checksum-crc64nvme",
+    }
     return {field: answer.headers[name] for field, name in named.items() if name in answer.headers}
