@@ -9,6 +9,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Generic, Self, TypeVar, cast
 
 import msgspec
@@ -21,8 +22,8 @@ T = TypeVar("T", bound=Record)
 
 
 @contextlib.contextmanager
-def temporary_room() -> Iterator[None]:
-    """Tell a directory for temporary files that has no room from other trouble.
+def temporary_room(directory: Path | None = None) -> Iterator[None]:
+    """Tell a directory for temporary files that has no room from other trouble; by default that of the system.
 
     Raises:
         DiskError: it has none.
@@ -31,7 +32,7 @@ def temporary_room() -> Iterator[None]:
         yield
     except OSError as error:
         reason = f"{error.strerror or error}; free space there, or let TMPDIR name a directory that has more"
-        raise DiskError(reason, tempfile.tempdir or "temporary files") from error
+        raise DiskError(reason, str(directory or tempfile.tempdir or "temporary files")) from error
 
 
 @dataclass(slots=True)
@@ -51,10 +52,12 @@ class Spool(Generic[T]):
     Args:
         kind: the type of the records, for msgspec.
         most: how many are held in memory.
+        directory: where the file is; by default where the system has its temporary files.
     """
 
-    def __init__(self, kind: Any, most: int) -> None:
+    def __init__(self, kind: Any, most: int, directory: Path | None = None) -> None:
         self._most = most
+        self._directory = directory
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(list[kind]).decode
         self._lock = threading.Lock()
@@ -104,8 +107,8 @@ class Spool(Generic[T]):
         """Write what is in memory to the file, in order: as a run of its own, unless it goes on where the last one ended."""
         self._fresh.sort(key=place)
         first, last = place(self._fresh[0]), place(self._fresh[-1])
-        with temporary_room():
-            self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115  (closed with the spool)
+        with temporary_room(self._directory):
+            self._file = self._file or tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  (closed with the spool)
             if not self._runs or self._runs[-1].last > first:
                 self._runs.append(_Run(self._file, first))
             for batch in batched(self._fresh):

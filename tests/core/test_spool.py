@@ -1,7 +1,6 @@
 """Records leave memory when there are many, and come back as they were, in walk order."""
 
 import os
-import tempfile
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -90,19 +89,17 @@ def test_records_come_back_as_they_were(most: int) -> None:
             assert list(spool) == records
 
 
-def test_the_file_has_no_name_and_goes_with_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+def test_the_file_has_no_name_and_goes_with_the_spool(tmp_path: Path) -> None:
     before = open_files()
-    with Spool[Source](Source, 10) as spool:
+    with Spool[Source](Source, 10, tmp_path) as spool:
         spool.extend(sources(100))
         assert [name for name in open_files() - before if name.startswith(str(tmp_path))]
         assert list(tmp_path.iterdir()) == []
     assert open_files() == before
 
 
-def test_a_directory_for_temporary_files_that_is_gone_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with Spool[Source](Source, 10) as spool, pytest.raises(DiskError, match="gone.*TMPDIR"):
+def test_a_directory_for_temporary_files_that_is_gone_is_told_of(tmp_path: Path) -> None:
+    with Spool[Source](Source, 10, tmp_path / "gone") as spool, pytest.raises(DiskError, match="gone.*TMPDIR"):
         spool.extend(sources(100))
 
 
