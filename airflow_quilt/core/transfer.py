@@ -1,31 +1,22 @@
 """Carries out a plan on a bounded number of threads, and cleans up after itself when it fails or is told to stop."""
 
-import logging
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
-from io import BytesIO
 from typing import Final, cast
 
 import msgspec
 
 from airflow_quilt.core.checksums import (
     Hash,
-    StoreAlgorithm,
     algorithm,
-    composite_hash,
     digest_of,
     hash_of,
     part_ranges,
     part_size,
 )
 from airflow_quilt.core.errors import (
-    ChecksumMismatchError,
-    EntryDamagedError,
-    QuiltError,
-    SourceChangedError,
     UploadVanishedError,
 )
 from airflow_quilt.core.jobs import Jobs, Steps
@@ -33,15 +24,13 @@ from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.plan import Copy, HashInPlace, Source, Task, Upload
 from airflow_quilt.core.progress import Progress
-from airflow_quilt.core.reading import Reader, source_changed
+from airflow_quilt.core.reading import source_changed
+from airflow_quilt.core.source_reader import SourceReader, check_hash, damaged
 from airflow_quilt.core.storage.base import MultipartUpload, Stat, Stores
 from airflow_quilt.core.threads import ByteBudget
-
-_log = logging.getLogger(__name__)
+from airflow_quilt.core.uploads import OpenUploads
 
 _TRIES: Final = 3
-_ABORTING: Final = 10.0
-"""Seconds that are taken to abort an upload which the store does not let go at once."""
 
 
 class Transfer:
@@ -66,9 +55,9 @@ class Transfer:
         self._stores = stores
         self._jobs = Jobs(threads=stores.limits.threads, progress=progress, stop=stop, patience=stores.patience)
         self._progress = self._jobs.progress
-        self._reader = Reader(stores, self._jobs)
+        self._sources = SourceReader(stores, self._jobs)
         self._memory = ByteBudget(stores.limits.memory)
-        self._open: dict[int, MultipartUpload] = {}
+        self._uploads = OpenUploads(stores, since)
         self._since = since
         self._lock = threading.Lock()
         self.reused = self.bytes_reused = 0
@@ -86,7 +75,7 @@ class Transfer:
         try:
             yield from self._jobs.run((task, self._steps(task)) for task in tasks)
         except BaseException:
-            self._abort_open()
+            self._uploads.abort()
             raise
 
     def _steps(self, action: Task) -> Steps[Entry]:
@@ -101,20 +90,12 @@ class Transfer:
     def _hash_in_place(self, action: HashInPlace) -> Steps[Entry]:
         source, origin = action.source, action.origin
         if not origin.is_local:
-            (stat,) = yield [partial(self._stat, source, origin)]
+            (stat,) = yield [partial(self._sources.stat, source, origin)]
             source = msgspec.structs.replace(source, etag=stat.etag)
-            if known := (yield from self._proven(source, stat)):
+            if known := (yield from self._sources.proven(source, stat)):
                 self._progress.add(size=source.size)
                 return source.entry(origin, known)
-        return source.entry(origin, (yield from self._hash(source, origin)))
-
-    def _proven(self, source: Source, stat: Stat) -> Steps[Hash | None]:
-        """Return the hash that the store's checksums prove, if any; of what was sent in parts, by the sizes of those."""
-        known, composite = stat.proven(source.hash_type), composite_hash(stat.sha256, stat.size)
-        if known or composite is None or composite.type != source.hash_type:
-            return known
-        (sizes,) = yield [partial(self._stores.remote.part_sizes, stat)]
-        return composite if sizes == [stop - start for start, stop in part_ranges(stat.size)] else None
+        return source.entry(origin, (yield from self._sources.hash(source, origin)))
 
     def _upload(self, action: Upload) -> Steps[Entry]:
         if there := (yield from self._reuse(action)):
@@ -138,18 +119,18 @@ class Transfer:
 
     def _send_parts(self, source: Source, destination: PhysicalKey) -> Steps[Entry]:
         kind = algorithm(source.hash_type)
-        (upload,) = yield [partial(self._begin, destination, kind.store)]
+        (upload,) = yield [partial(self._uploads.begin, destination, kind.store)]
         digests = yield [
             partial(self._send_part, upload, number, source, start, stop)
             for number, (start, stop) in enumerate(part_ranges(source.size), 1)
         ]
-        yield [partial(self._check_unchanged, source)]
+        yield [partial(self._sources.check_unchanged, source)]
         if kind.by_parts or isinstance(source.origin, bytes):
             digest = kind.combine(digests, source.size)
         else:
-            digest = yield from self._hash(source, source.origin)
-        _check_hash(source, digest)
-        (stat,) = yield [partial(self._complete, upload, destination, digest)]
+            digest = yield from self._sources.hash(source, source.origin)
+        check_hash(source, digest)
+        (stat,) = yield [partial(self._uploads.complete, upload, destination, digest)]
         return source.entry(stat.key, digest)
 
     def _reuse(self, action: Upload | Copy) -> Steps[Entry | None]:
@@ -165,7 +146,7 @@ class Transfer:
             return None
         is_right, was_read = there.proves(expected), source.is_local and not action.exact
         if action.exact and not is_right and not there.contradicts(expected):
-            is_right, was_read = expected == (yield from self._reader.hash(there.key, there.size, expected.type)), True
+            is_right, was_read = expected == (yield from self._sources.hash_object(there.key, there.size, expected.type)), True
         if is_right != was_read:  # What was read has been counted as done.
             self._progress.add(size=source.size if is_right else -source.size)
         if not is_right:
@@ -179,13 +160,13 @@ class Transfer:
         if action.exact:
             return source.hash
         if isinstance(action, Copy):
-            (origin,) = yield [partial(self._stat, source, action.origin)]
+            (origin,) = yield [partial(self._sources.stat, source, action.origin)]
             return origin.proven(source.hash_type) or source.known
         if there.sha256 is None and there.crc64nvme is None:
             return None  # Nothing would prove it.
         if isinstance(source.origin, bytes):
             return hash_of(source.origin, source.hash_type)
-        return (yield from self._hash(source, source.origin))
+        return (yield from self._sources.hash(source, source.origin))
 
     def _count_reused(self, size: int) -> None:
         with self._lock:
@@ -201,17 +182,17 @@ class Transfer:
 
     def _copy_once(self, action: Copy) -> Steps[Entry]:
         source = action.source
-        (origin,) = yield [partial(self._stat, source, action.origin)]
+        (origin,) = yield [partial(self._sources.stat, source, action.origin)]
         if source.hash and origin.contradicts(source.hash):
-            raise _damaged(source)
+            raise damaged(source)
         if source.size <= part_size(source.size):
             (copied,) = yield [partial(self._copy_whole, source, origin, action.destination)]
             proven = copied.proven(source.hash_type)
         else:
             copied, proven = yield from self._copy_parts(source, origin, action.destination)
         # Where the store tells no checksum and nobody else is believed, one way is left: to read what it copied.
-        digest = proven or (None if action.exact else source.known) or (yield from self._hash(source, copied.key))
-        _check_hash(source, digest)
+        digest = proven or (None if action.exact else source.known) or (yield from self._sources.hash(source, copied.key))
+        check_hash(source, digest)
         return source.entry(copied.key, digest)
 
     def _copy_parts(self, source: Source, origin: Stat, destination: PhysicalKey) -> Steps[tuple[Stat, Hash | None]]:
@@ -222,7 +203,7 @@ class Transfer:
         """
         kind, ranges = algorithm(source.hash_type), dict(enumerate(part_ranges(source.size), 1))
         expected = (origin.proven(source.hash_type) or source.known) if kind.by_parts else None
-        (upload,) = yield [partial(self._begin, destination, kind.store, takes_up=expected is not None)]
+        (upload,) = yield [partial(self._uploads.begin, destination, kind.store, takes_up=expected is not None)]
         sizes = {number: stop - start for number, (start, stop) in ranges.items()}
         arrived = {number: digest for number, size in sizes.items() if (digest := upload.arrived(number, size))}
         missing = [number for number in ranges if number not in arrived]
@@ -232,39 +213,21 @@ class Transfer:
         if arrived and proven != expected:
             upload.abort()
             raise UploadVanishedError("the parts that an earlier try let copy are not of this object", str(destination))
-        _check_hash(source, proven)
-        (copied,) = yield [partial(self._complete, upload, destination, proven)]
+        check_hash(source, proven)
+        (copied,) = yield [partial(self._uploads.complete, upload, destination, proven)]
         for number in arrived:
             self._count_reused(sizes[number])
             self._progress.add(size=sizes[number])
         return copied, proven
 
-    def _hash(self, source: Source, origin: PhysicalKey) -> Steps[Hash]:
-        digest = yield from self._reader.hash(origin, source.size, source.hash_type)
-        if not origin.is_local and not self._stores.remote.guards_answers:
-            digest = yield from self._confirmed(digest, origin, source)
-        if origin == source.origin:
-            yield [partial(self._check_unchanged, source)]
-        return digest
-
-    def _confirmed(self, digest: Hash, origin: PhysicalKey, source: Source) -> Steps[Hash]:
-        """Read an object until it is the same twice: nothing else shows that no byte changed on its way without TLS."""
-        for _ in range(_TRIES):
-            self._progress.add(size=-source.size)
-            again = yield from self._reader.hash(origin, source.size, source.hash_type)
-            if again == digest:
-                return digest
-            digest = again
-        raise ChecksumMismatchError(f"{origin}: each time that it is read other bytes come")
-
     def _send_whole(self, action: Upload) -> Entry:
         source, kind = action.source, algorithm(action.source.hash_type)
         with self._memory.hold(source.size):
-            data = self._data(source, 0, source.size)
-            self._check_unchanged(source)
+            data = self._sources.data(source, 0, source.size)
+            self._sources.check_unchanged(source)
             digest = digest_of([data], kind.new())
             whole = kind.combine([digest for _ in kind.parts(source.size)], source.size)
-            _check_hash(source, whole)
+            check_hash(source, whole)
             if action.earlier and action.earlier.hash == whole:
                 self._count_reused(source.size)
                 return source.entry(PhysicalKey.parse(action.earlier.physical_keys[0]), whole)
@@ -273,7 +236,7 @@ class Transfer:
 
     def _send_part(self, upload: MultipartUpload, number: int, source: Source, start: int, stop: int) -> bytes:
         with self._memory.hold(stop - start):
-            data = self._data(source, start, stop)
+            data = self._sources.data(source, start, stop)
             digest = digest_of([data], algorithm(source.hash_type).new())
             if upload.has(number, data, digest):
                 self._count_reused(len(data))
@@ -302,82 +265,3 @@ class Transfer:
             digest = upload.copy(number, origin, start, stop)
         self._progress.add(size=stop - start)
         return digest
-
-    def _begin(self, destination: PhysicalKey, kind: StoreAlgorithm, *, takes_up: bool = True) -> MultipartUpload:
-        """Begin an upload in parts, or take up the one that an earlier try, which was killed, left open."""
-        left = list(self._stores.remote.unfinished(destination, self._since, kind)) if self._since is not None else []
-        taken = left.pop(0) if left and takes_up else None
-        for upload in left:
-            upload.abort()
-        upload = taken or self._stores.remote.begin(destination, kind)
-        self._open[id(upload)] = upload
-        return upload
-
-    def _complete(self, upload: MultipartUpload, destination: PhysicalKey, digest: Hash | None) -> Stat:
-        try:
-            stat = upload.complete()
-        except UploadVanishedError:
-            there = self._stores.find(destination)
-            if there is None or digest is None or not there.proves(digest):
-                raise
-            stat = there  # It was completed, and only the answer was lost.
-        except ChecksumMismatchError as error:  # A part is not what its answer said; the parts are sent again.
-            upload.abort()
-            raise UploadVanishedError(str(error), str(destination)) from error
-        del self._open[id(upload)]
-        return stat
-
-    def _abort_open(self) -> None:
-        patience = replace(self._stores.patience, seconds=min(self._stores.patience.seconds, _ABORTING))
-        for upload in self._open.values():
-            try:
-                patience.call(upload.abort)
-            except UploadVanishedError:
-                pass  # Somebody else ended it; or it was completed, and only the answer was lost.
-            except QuiltError as error:
-                _log.warning("An upload in parts could not be aborted; its parts cost storage until they expire: %s", error)
-        self._open.clear()
-
-    def _data(self, source: Source, start: int, stop: int) -> bytes:
-        if isinstance(source.origin, bytes):
-            self._progress.add(size=stop - start)
-            return source.origin[start:stop]
-        with _of_a_package(source), BytesIO() as data:
-            data.writelines(self._reader.stream(source.origin, start, stop))  # To join them would hold them twice.
-            return data.getvalue()
-
-    def _stat(self, source: Source, origin: PhysicalKey) -> Stat:
-        """Look at an object again, and check that it still is what was listed."""
-        with _of_a_package(source):
-            with source_changed(origin):
-                stat = self._stores.of(origin).stat(origin)
-            if stat.size != source.size or (source.etag and stat.etag != source.etag):
-                raise SourceChangedError(f"{origin}: changed since it was listed")
-            return stat
-
-    def _check_unchanged(self, source: Source) -> None:
-        """Check after reading that a source which has no versions is still the one that was listed."""
-        if isinstance(source.origin, PhysicalKey) and source.origin.version_id is None:
-            self._stat(source, source.origin)
-
-
-def _check_hash(source: Source, digest: Hash | None) -> None:
-    """Check bytes against what the package that they come from says, before anybody sees them under their new name."""
-    if source.hash and digest and source.hash.type == digest.type and source.hash != digest:
-        raise _damaged(source)
-
-
-@contextmanager
-def _of_a_package(source: Source) -> Iterator[None]:
-    """Tell an entry whose object is not what its manifest says from a file that changed since it was listed."""
-    try:
-        yield
-    except SourceChangedError as error:
-        if source.physical_keys:
-            raise _damaged(source) from error
-        raise
-
-
-def _damaged(source: Source) -> EntryDamagedError:
-    where = "its content" if isinstance(source.origin, bytes) else str(source.origin)
-    return EntryDamagedError(f"entry {source.logical_key!r}: {where} is gone, or does not hold the bytes that its package names")
