@@ -211,7 +211,10 @@ class TestQuilt3PushesWhileWePush:
     @pytest.fixture
     def before(self, quilt3: Quilt3, bucket_url: str, spec: Spec, *, exists: bool, name: str) -> list[str]:
         """The revisions that were there at the start."""
-        return [quilt3.push(bucket_url, name, replace(spec, message="before"))] if exists else []
+        theirs = replace(
+            spec, files={**spec.files, "a.txt": spec.files["empty"]}, message="before"
+        )  # So that there is something to send.
+        return [quilt3.push(bucket_url, name, theirs)] if exists else []
 
     @pytest.fixture
     def between(self) -> list[str]:

@@ -9,6 +9,7 @@ import ctypes
 import io
 import logging
 import os
+import random
 import threading
 import time
 import weakref
@@ -57,7 +58,10 @@ _REST: Final = 60.0
 """Seconds for which boto3 is asked at once, after so many failures one after the other."""
 _SLOWEST: Final = 16 * 1024
 """Bytes a second: who is slower may be given up. A connection on which nothing moves at all ends by itself."""
+_PAUSE: Final = 1.0
+"""Seconds, the most of them, before boto3 makes a request again: as many as it waits itself before its second try."""
 _PARTIAL: Final = 206
+_SERVER_ERROR: Final = 500
 _GOOD: Final = 200
 _ABSENT: Final = 404
 _NO_BYTES: Final = sha256().hexdigest()
@@ -237,6 +241,9 @@ class _Engine:
     def _fail(self, request: _Request, error: Exception) -> None:
         self._routes.pop(request.key.bucket or "", None)  # The bucket may have been elsewhere; boto3 learns where it is.
         self._failures += 1
+        status = getattr(error, "status_code", None)
+        if status is None or status >= _SERVER_ERROR:  # Then the store may be at it still, or be asked for too much.
+            time.sleep(random.uniform(0, _PAUSE))  # noqa: S311
         _log.debug("%s of %s is left to boto3: %s", request.operation, request.key, error)
         if self._failures >= _MOST_FAILURES:
             self._rests_until = time.monotonic() + _REST
