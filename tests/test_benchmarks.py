@@ -72,6 +72,14 @@ def test_the_benchmark_counts_requests_and_bytes_of_objects_of_both_clients_alik
     assert set(results["parse"]["took"]) == {"ours", "airflow", "quilt3"}
 
 
+def test_the_steps_of_a_build_are_measured_one_by_one(tmp_path: Path) -> None:
+    lines = run("benchmarks.stages", "--entries", "2000", tmp=tmp_path / "tmp").splitlines()
+
+    took = {line.split("|")[1].strip(): float(line.split("|")[2]) for line in lines[2:]}
+    assert len(took) == 10
+    assert min(took.values()) > 0
+
+
 def test_the_largest_work_is_done_only_where_it_is_named(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("benchmarks", "--scale", "0.00001", "--rounds", "1", "--out", str(out), "build-more", tmp=tmp_path / "tmp")

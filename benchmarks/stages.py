@@ -1,0 +1,96 @@
+"""Where the time of a large build goes: microseconds of the processor for each entry, step by step.
+
+``python -m benchmarks.stages``; ``--entries 50_000`` for a quick look.
+"""
+
+import argparse
+import hashlib
+import io
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from airflow_quilt.core.checksums import hash_of
+from airflow_quilt.core.draft import Draft, find_sources
+from airflow_quilt.core.locations import RegistryLocation
+from airflow_quilt.core.manifest import Entry, canonical_text, write_manifest
+from airflow_quilt.core.names import LogicalKey, PackageName, is_walk
+from airflow_quilt.core.plan import plan_build
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.spool import Spool
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.tree import Tree
+
+_ROUNDS: Final = 3
+_NAME: Final = PackageName("seed", "package")
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.stages", description=__doc__)
+    parser.add_argument("--entries", type=int, default=200_000, help="how many entries the package has")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="quilt-bench-") as directory:
+        steps = _steps(Path(directory), given.entries)
+        print("| step | µs of the processor an entry |\n|---|---|")
+        for name, step in steps.items():
+            print(f"| {name} | {_microseconds(step, given.entries):.2f} |", flush=True)
+
+
+def _microseconds(step: Callable[[], object], entries: int) -> float:
+    """Return the least that a step took in some rounds."""
+    took = []
+    for _ in range(_ROUNDS):
+        began = time.process_time()
+        step()
+        took.append(time.process_time() - began)
+    return min(took) / entries * 1e6
+
+
+def _steps(directory: Path, count: int) -> dict[str, Callable[[], object]]:
+    registry = Registry(RegistryLocation.parse(str(directory)), Stores(LocalStorage(), MemoryStorage([])))
+    digest, keys = hash_of(b""), [LogicalKey(f"{number // 1000:05}/{number:08}.bin") for number in range(count)]
+    entries = [Entry(key, (f"s3://bucket/{key}?versionId={number:032}",), 0, digest) for number, key in enumerate(keys)]
+    out = io.BytesIO()
+    summary = write_manifest({"version": "v0", "message": None}, entries, out)
+    lines, canonical = out.getvalue().split(b"\n", 1)[1], canonical_text(entries)
+    out.seek(0)
+    registry.commit(_NAME, summary.top_hash, out, None)
+    decoder = msgspec.json.Decoder(Entry)
+
+    def sources() -> Iterable[Any]:
+        return _tree(registry).sources
+
+    def spooled(most: int) -> None:
+        with Spool[Entry](Entry, most) as spool:
+            spool.extend(entries)
+            deque(spool, 0)
+
+    return {
+        "read the manifest, its order and top hash checked": lambda: deque(registry.read(_NAME).entries, 0),
+        "- decode its lines": lambda: decoder.decode_lines(lines),
+        "- its canonical text": lambda: canonical_text(entries),
+        "- SHA-256 of that": lambda: hashlib.sha256(canonical).digest(),
+        "- its order, and the form of its keys": lambda: is_walk(keys),
+        "read, and find each entry as a source": lambda: deque(sources(), 0),
+        "read, find, and plan": lambda: deque(plan_build(sources()), 0),
+        "hold entries in memory": lambda: spooled(2 * count),
+        "hold entries in a temporary file": lambda: spooled(count // 20),
+        "write the manifest, its top hash computed": lambda: write_manifest({"version": "v0"}, entries, io.BytesIO()),
+    }
+
+
+def _tree(registry: Registry) -> Tree:
+    draft = Draft(package="seed/next", entries=f"quilt+{registry.location}#package={_NAME}")
+    return find_sources(registry, draft, Spool(Any, 1))
+
+
+if __name__ == "__main__":
+    main()
