@@ -197,6 +197,7 @@ class _Engine:
         try:
             answer = self._make(request, signer) if signer or self._is_anonymous else None
         except Exception as error:  # noqa: BLE001  (boto3 will meet it too, and name it)
+            error.__traceback__ = None  # The runtime keeps the error, which would keep the frames, which keep the request.
             if getattr(error, "status_code", None) != _ABSENT:
                 self._fail(request, error)
                 return None
