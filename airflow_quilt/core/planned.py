@@ -1,8 +1,8 @@
 """What becomes of the files of a revision, as streams in walk order: what is known already, what is to be done, what was done."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -10,7 +10,10 @@ from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import LogicalKey
 from airflow_quilt.core.plan import Action, HashInPlace, Source, Task, Upload
 from airflow_quilt.core.spool import Spool
-from airflow_quilt.core.walk import side_by_side
+from airflow_quilt.core.walk import Record, side_by_side
+
+T = TypeVar("T", bound=Record)
+R = TypeVar("R")
 
 
 class Done(msgspec.Struct, frozen=True, gc=False):
@@ -62,14 +65,7 @@ class Planned:
 
     def files(self) -> Iterator[Source | Entry]:
         """Yield what is known of each file, in walk order."""
-        if not len(self.tasks):
-            yield from self.kept
-            return
-        for entry, task in side_by_side(self.kept, self.tasks):
-            if task:
-                yield task.source
-            elif entry:
-                yield entry
+        return _filled(self.kept, self.tasks, lambda task: task.source)
 
 
 @dataclass(slots=True)
@@ -80,11 +76,16 @@ class Entries:
     done: Spool[Done]
 
     def __iter__(self) -> Iterator[Entry]:
-        if not len(self.done):
-            yield from self.kept
-            return
-        for entry, done in side_by_side(self.kept, self.done):
-            if done:
-                yield done.entry
-            elif entry:
-                yield entry
+        return _filled(self.kept, self.done, lambda done: done.entry)
+
+
+def _filled(kept: Spool[Entry], others: Spool[T], of: Callable[[T], R]) -> Iterator[Entry | R]:
+    """Yield the entries that were known, and what there is of the others, in walk order."""
+    if not len(others):
+        yield from kept
+        return
+    for entry, other in side_by_side(kept, others):
+        if other:
+            yield of(other)
+        elif entry:
+            yield entry
