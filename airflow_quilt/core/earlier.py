@@ -50,11 +50,11 @@ def with_earlier(
         tasks: in walk order.
         spool: makes a place for records.
     """
-    files = sum(1 for task in tasks if _is_small(task))
-    first = next((task for task in tasks if _is_small(task)), None)
+    first = next(filter(_is_small, tasks), None)
     prefix = _prefix(first) if isinstance(first, Upload) else None
     if prefix is None:
         return tasks
+    files = sum(map(_is_small, tasks))
     try:
         found = _found(registry, name, latest, prefix, files, spool)
     except QuiltError as error:

@@ -8,14 +8,7 @@ from typing import Final, cast
 
 import msgspec
 
-from airflow_quilt.core.checksums import (
-    Hash,
-    algorithm,
-    digest_of,
-    hash_of,
-    part_ranges,
-    part_size,
-)
+from airflow_quilt.core.checksums import Hash, algorithm, digest_of, hash_of, part_ranges, part_size
 from airflow_quilt.core.errors import (
     UploadVanishedError,
 )
