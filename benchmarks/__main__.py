@@ -28,7 +28,7 @@ def main() -> None:
         work = WORKS[name]
         with running_stage(given.scale) as stage:
             clients = work.clients(stage)
-            took, failed = alternate(clients, given.rounds)
+            took, failed = alternate(clients, given.rounds, stage.server.process)
             counted = count({client: ready for client, ready in clients.items() if client not in failed}, given.rounds)
             results.append(Result(name, work.title, work.goal, took, failed, counted))
         print(table(results[-1:]), flush=True)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from tempfile import TemporaryFile
 from typing import Any, Final, TypeVar
 
+import psutil
+
 K = TypeVar("K")
 
 _SECONDS: Final = 1800.0
@@ -44,12 +46,14 @@ class Took:
         seconds: of the work, by the wall's clock; without the start of the interpreter and its imports.
         cpu: seconds of the processor, likewise.
         memory: bytes, the most that the process held at any time.
+        store: seconds of the processor that the store took meanwhile, or nothing where it has no part in the work.
         facts: what the client says of the work, such as how many bytes it moved.
     """
 
     seconds: float
     cpu: float
     memory: int
+    store: float = 0.0
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -57,14 +61,18 @@ class FailedError(Exception):
     """A command failed; the message is the end of what it said."""
 
 
-def run(command: Command) -> Took:
+def run(command: Command, store: int | None = None) -> Took:
     """Run a command to its end.
+
+    Args:
+        command: what to run.
+        store: the process that it asks, if it asks any.
 
     Raises:
         FailedError: it failed.
     """
     with TemporaryFile() as out, TemporaryFile() as errors:
-        began = time.perf_counter()
+        began, before = time.perf_counter(), _cpu_of(store)
         process = subprocess.Popen(command.arguments, env=command.environment, stdout=out, stderr=errors)
         status, usage = _wait(process, began + _SECONDS)
         seconds = time.perf_counter() - began
@@ -74,10 +82,18 @@ def run(command: Command) -> Took:
             raise FailedError((errors.read() or out.read()).decode(errors="replace").strip()[-300:])
         told = json.loads(out.read().splitlines()[-1]) if command.is_client else {}
     cpu = usage.ru_utime + usage.ru_stime
-    return Took(told.pop("seconds", seconds), told.pop("cpu", cpu), usage.ru_maxrss * _KIB, told)
+    by_store = _cpu_of(store) - before
+    return Took(told.pop("seconds", seconds), told.pop("cpu", cpu), usage.ru_maxrss * _KIB, by_store, told)
 
 
-def alternate(clients: Mapping[K, Round], rounds: int) -> tuple[dict[K, list[Took]], dict[K, str]]:
+def _cpu_of(process: int | None) -> float:
+    if process is None:
+        return 0.0
+    times = psutil.Process(process).cpu_times()
+    return float(times.user + times.system)
+
+
+def alternate(clients: Mapping[K, Round], rounds: int, store: int | None = None) -> tuple[dict[K, list[Took]], dict[K, str]]:
     """Let clients take turns, round after round; return what each took, and why some fail, who are not asked again."""
     took: dict[K, list[Took]] = {client: [] for client in clients}
     failed: dict[K, str] = {}
@@ -86,7 +102,7 @@ def alternate(clients: Mapping[K, Round], rounds: int) -> tuple[dict[K, list[Too
             if client in failed:
                 continue
             try:
-                took[client].append(run(ready(number)))
+                took[client].append(run(ready(number), store))
             except FailedError as error:
                 failed[client] = str(error)
                 print(f"{client} fails: {error}", flush=True)

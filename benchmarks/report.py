@@ -35,7 +35,8 @@ class Result:
 
 def table(results: Sequence[Result]) -> str:
     """Return the table of ``docs/performance.md``."""
-    columns = ["work", "client", "seconds", "times ours", "CPU seconds", "peak MiB", "requests", "object MiB read", "goal"]
+    columns = ["work", "client", "seconds", "times ours", "CPU seconds", "store's CPU seconds"]
+    columns += ["peak MiB", "requests", "object MiB read", "goal"]
     head = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     return "\n".join(head + [line for result in results for line in _lines(result)])
 
@@ -44,14 +45,16 @@ def _lines(result: Result) -> Iterator[str]:
     for number, (client, took) in enumerate(result.took.items()):
         what, goal = (result.title, result.goal) if number == 0 else ("", "")
         if not took:
-            yield f"| {what} | {client} | fails | | | | | | {goal} |"
+            yield f"| {what} | {client} | fails | | | | | | | {goal} |"
             continue
         seconds, cpu = median(each.seconds for each in took), median(each.cpu for each in took)
         memory = median(each.memory for each in took) / MIB
+        store = median(each.store for each in took)
+        used = f"{figure(cpu)} | {figure(store)} | {memory:.0f}"
         ratios = result.ratios(client) if client != "ours" and result.took["ours"] else []
         told = f"{median(ratios):.1f} ({min(ratios):.1f} to {max(ratios):.1f})" if ratios else ""
         traffic = _traffic(result.counted.get(client, {}))
-        yield f"| {what} | {client} | {figure(seconds)} | {told} | {figure(cpu)} | {memory:.0f} | {traffic} | {goal} |"
+        yield f"| {what} | {client} | {figure(seconds)} | {told} | {used} | {traffic} | {goal} |"
 
 
 def _traffic(counted: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -54,11 +54,12 @@ class TemporaryCredentials:
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """A running server: the URL that S3 clients talk to, an administrator, and a user who may only read."""
+    """A running server: the URL that S3 clients talk to, an administrator, a user who may only read, and its process id."""
 
     endpoint: str
     admin: Identity
     reader: Identity
+    process: int = 0
 
     def client(self, identity: Identity | TemporaryCredentials | None = None) -> "S3Client":
         """Return a boto3 client, for the administrator unless another user is given."""
@@ -108,8 +109,8 @@ def running(
 ) -> Iterator[S3Server]:
     """Run an S3 server until the block ends or this process dies; its output goes to ``log``."""
     client = server.client()
-    with running_process(command, log, client.list_buckets, (BotoCoreError, ClientError), environment):
-        yield server
+    with running_process(command, log, client.list_buckets, (BotoCoreError, ClientError), environment) as process:
+        yield replace(server, process=process)
 
 
 @contextlib.contextmanager
@@ -119,13 +120,13 @@ def running_process(
     probe: Callable[[], object],
     not_yet: tuple[type[Exception], ...],
     environment: Mapping[str, str] | None = None,
-) -> Iterator[None]:
-    """Run any server, likewise; it is up when ``probe`` raises none of ``not_yet``."""
+) -> Iterator[int]:
+    """Run any server, likewise, and return its process id; it is up when ``probe`` raises none of ``not_yet``."""
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=environment, preexec_fn=_die_with_parent)  # noqa: PLW1509
     try:
         _wait_until_up(probe, not_yet, process, log)
-        yield
+        yield process.pid
     finally:
         _stop(process)
 

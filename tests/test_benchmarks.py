@@ -44,7 +44,7 @@ def test_the_benchmark_measures_every_client_and_leaves_nothing_behind(tmp_path:
         {"ours": 2, "quilt3": 2},
     ]
     assert all(
-        min(each["seconds"], each["cpu"], each["memory"]) > 0
+        min(each["seconds"], each["cpu"], each["memory"], each["store"]) > 0
         for result in results.values()
         for took in result["took"].values()
         for each in took
