@@ -37,6 +37,7 @@ class Draft:
         entries: a mapping of logical keys to sources, or one source for the whole package; see ``docs/entries.md``. None
             for none, with ``mode="update"``.
         meta: the package's metadata, a JSON object; with ``mode="update"`` None leaves it as it is.
+        own_meta: keys that the metadata gets beside those that a user gave, who may not give them.
         message: what a reader of the history sees.
         mode: ``"replace"``: the package holds exactly the entries given. ``"update"``: it starts from a revision, loses
             ``remove``, and then the entries are added or take the place of those with the same logical key.
@@ -56,6 +57,7 @@ class Draft:
     package: str
     entries: object = None
     meta: Mapping[str, Any] | None = None
+    own_meta: Mapping[str, Any] = field(default_factory=dict)
     message: str | None = None
     mode: Mode = "replace"
     base: str | None = None
@@ -84,6 +86,8 @@ def check_draft(draft: Draft) -> PackageName:
         raise InputError("base and remove are for mode='update'; with mode='replace' the package holds the given entries only")
     if draft.conflict == "rebase" and (draft.mode == "replace" or draft.base is not None):
         raise InputError("conflict='rebase' merges with the latest revision: it is for mode='update', without base")
+    if isinstance(draft.meta, dict) and (both := draft.meta.keys() & draft.own_meta.keys()):
+        raise InputError(f"meta: the key {min(both)!r} is written here; leave it out")
     check_new_hash_type(draft.hash_type)
     make_header(draft.message, draft.meta)
     return PackageName.parse(draft.package)
@@ -146,12 +150,20 @@ def gather(registry: Registry, name: PackageName, draft: Draft, added: Tree, lat
     tree = _updated(base.tree if base else Tree(), Removal(draft.remove), added) if draft.mode == "update" else added
     directories = {key: meta for key, meta in tree.directories.items() if meta}  # As quilt3, no line for none.
     workflow = load_workflow(draft.workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
-    header = make_header(draft.message, draft.meta, workflow.record if workflow else None, base.header if base else None)
+    header = make_header(draft.message, _meta(draft, base), workflow.record if workflow else None, base.header if base else None)
     header_line(header)
     for key, meta in directories.items():
         directory_line(key, meta)
     sources = tree.sources if tree.is_checked else checked(tree.sources, tree.directories)
     return Content(header, Tree(sources, directories), workflow)
+
+
+def _meta(draft: Draft, base: Content | None) -> Mapping[str, Any] | None:
+    """Return the metadata that the header gets, or None for that of the base."""
+    if not draft.own_meta:
+        return draft.meta
+    given = draft.meta if draft.meta is not None else base.header.get("user_meta") if base else None
+    return {**(given if isinstance(given, dict) else {}), **draft.own_meta}
 
 
 def _read_base(registry: Registry, name: PackageName, draft: Draft, latest: Latest | None) -> Content | None:

@@ -88,12 +88,13 @@ def _found(
 ) -> Spool[Entry]:
     """Return the entries of the latest revision whose objects are below a prefix, at the versions that are current."""
     found: Spool[Entry] = spool(Entry)
-    if registry.manifest_size(latest.top_hash) > _LINE * (files + _FEW):
+    manifest = registry.read_small(name, latest.top_hash, _LINE * (files + _FEW))
+    if manifest is None:
         return found
     listed: Spool[_Listed] = spool(_Listed)
     stats = registry.stores.remote.scan_current(prefix, _VERSIONS * files + _FEW)
     listed.extend(_Listed(LogicalKey(stat.key.key.removeprefix(prefix.key)), stat.key) for stat in stats)
-    found.extend(_current(registry.read(name, latest.top_hash).entries, listed))
+    found.extend(_current(manifest.entries, listed))
     return found
 
 

@@ -1,8 +1,9 @@
 """The one tree of errors of the engine.
 
 Every class carries the data that a program needs and says in its message what a person needs: the thing and the
-cure. :attr:`QuiltError.transient` tells the two kinds apart: the same call may succeed later (an unreachable store,
-a revision that moved), or it will fail again until somebody changes something.
+cure. :attr:`QuiltError.transient` tells two kinds apart: the same call may succeed later (an unreachable store,
+a revision that moved), or it will fail again until somebody changes something. A retry policy can name four kinds:
+:class:`PermanentError`, :class:`AuthenticationError`, :class:`RevisionConflictError` and :class:`ThrottledError`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,15 @@ class QuiltError(Exception):
         return type(self).__new__, (type(self), *self.args), vars(self)
 
 
-class InputError(QuiltError, ValueError):
+class PermanentError(QuiltError):
+    """It will fail again until somebody changes something: the call, a setting, a file, the package."""
+
+
+class AuthenticationError(QuiltError):
+    """Whoever asks is not known, or not allowed to do this."""
+
+
+class InputError(PermanentError, ValueError):
     """What the caller gave cannot be published, read or deleted."""
 
 
@@ -79,7 +88,7 @@ class WorkflowError(InputError):
         self.violations = tuple(violations)
 
 
-class SettingsError(QuiltError):
+class SettingsError(PermanentError):
     """A connection or a registry lacks something that only its owner can give."""
 
 
@@ -87,15 +96,15 @@ class WorkflowConfigError(SettingsError):
     """The workflows config of a registry, or a schema that it names, cannot be used; or it has no such workflow."""
 
 
-class ManifestError(QuiltError):
+class ManifestError(PermanentError):
     """A manifest cannot be read; the message names its line."""
 
 
-class PackageNotFoundError(QuiltError):
+class PackageNotFoundError(PermanentError):
     """The registry has no such package or no such revision of it."""
 
 
-class EntryNotFoundError(QuiltError):
+class EntryNotFoundError(PermanentError):
     """A revision has no entry with this logical key, or none below it."""
 
 
@@ -119,7 +128,7 @@ class RevisionConflictError(QuiltError):
         self.found = found
 
 
-class SourceChangedError(QuiltError):
+class SourceChangedError(PermanentError):
     """A file changed, shrank or vanished while it was being read."""
 
 
@@ -129,11 +138,11 @@ class ChecksumMismatchError(QuiltError):
     transient = True
 
 
-class EntryDamagedError(QuiltError):
+class EntryDamagedError(PermanentError):
     """An object or file does not hold the bytes that its manifest names."""
 
 
-class VerificationError(QuiltError):
+class VerificationError(PermanentError):
     """Files or objects do not hold exactly what a revision names.
 
     Attributes:
@@ -156,7 +165,7 @@ class CatalogError(QuiltError):
     """The Quilt service answers something else than it should, or may not be spoken to as it stands."""
 
 
-class LoginError(CatalogError):
+class LoginError(CatalogError, AuthenticationError):
     """The Quilt service does not accept the API key or refresh token."""
 
 
@@ -186,15 +195,15 @@ class StorageError(QuiltError):
         self.location = location
 
 
-class ObjectNotFoundError(StorageError):
+class ObjectNotFoundError(StorageError, PermanentError):
     """There is no object or file at the location."""
 
 
-class BucketNotFoundError(StorageError):
+class BucketNotFoundError(StorageError, PermanentError):
     """There is no such bucket."""
 
 
-class AccessDeniedError(StorageError):
+class AccessDeniedError(StorageError, AuthenticationError):
     """The credentials are missing, wrong or not allowed to do this."""
 
 
@@ -204,11 +213,11 @@ class CredentialsExpiredError(AccessDeniedError):
     transient = True
 
 
-class PreconditionError(StorageError):
+class PreconditionError(StorageError, PermanentError):
     """A conditional write found another state than the one it was told to replace."""
 
 
-class UnsupportedError(StorageError):
+class UnsupportedError(StorageError, PermanentError):
     """The store does not know this kind of request."""
 
 

@@ -48,6 +48,7 @@ class Published:
         bytes_copied: how many of those bytes were moved to the registry's bucket.
         bytes_reused: how many were to be moved, and were there already.
         revision: the revision that holds them; made now, or found unchanged where ``created`` is false.
+        previous: the top hash of the revision before one that was made now, where there is one.
     """
 
     registry: RegistryLocation
@@ -59,6 +60,7 @@ class Published:
     bytes_reused: int
     revision: Revision
     created: bool
+    previous: TopHash | None = None
 
     @property
     def uri(self) -> QuiltUri:
@@ -228,7 +230,15 @@ class _Work:
             bytes_reused=self.reused,
             revision=revision,
             created=created,
+            previous=self._previous(revision, base) if created else None,
         )
+
+    def _previous(self, revision: Revision, base: Latest | None) -> TopHash | None:
+        """Return what ``latest`` named before; where a try before this one published already, the history says it."""
+        if base is None:
+            return None
+        is_new = self.attempt.since is None and base.top_hash != revision.top_hash
+        return base.top_hash if is_new else self.registry.before(self.name, revision)
 
     def _identified(self, top_hash: TopHash, entries: Iterable[Entry]) -> Attempt:
         """Return the attempt with a key that tells its work from work of the same name with other content.
@@ -237,7 +247,8 @@ class _Work:
         """
         content: str = top_hash
         if self.draft.mode == "update":
-            said = [self.draft.message, self.draft.meta, list(self.draft.remove), self.draft.base, dict(self.added.directories)]
+            draft, directories = self.draft, dict(self.added.directories)
+            said = [draft.message, draft.meta, draft.own_meta, list(draft.remove), draft.base, directories]
             digest = hashlib.sha256(canonical_json(said).encode())
             for source, entry in side_by_side(self.added.sources, entries):
                 if source and entry:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import IO, Final, Literal
 
+import pendulum
+
 from airflow_quilt.core import layout
 from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.checksums import checked
@@ -112,7 +114,7 @@ class Registry:
             if latest := self.latest(name):
                 return latest.top_hash
             raise PackageNotFoundError(f"{self.location}: there is no package {name}")
-        if moment := _moment(revision):
+        if moment := moment_of(revision):
             return self._as_of(name, moment)
         if isinstance(revision, str) and is_stamp(revision) and (found := self._pointers(name).read(int(revision))):
             return found.revision.top_hash
@@ -120,6 +122,23 @@ class Registry:
             return parse_top_hash(revision)
         except TopHashError:
             return match_hash(revision, (known.top_hash for known in self.revisions(name)))
+
+    def published(self, name: PackageName, top_hash: TopHash, since: datetime | None = None) -> pendulum.DateTime | None:
+        """Return when a revision was published last, looking at the newest pointer; or at all of those after ``since``, if given.
+
+        Returns:
+            None where none of them is of the revision.
+        """
+        pointers = self._pointers(name)
+        stamps = pointers.listing().stamps
+        wanted = stamps[:1] if since is None else [stamp for stamp in stamps if stamp > since.timestamp()]
+        times = (found.revision.time for found in map(pointers.read, wanted) if found and found.revision.top_hash == top_hash)
+        return next(times, None)
+
+    def before(self, name: PackageName, revision: Revision) -> TopHash | None:
+        """Return the top hash of the revision of a package that was published before another one, or None for the first."""
+        earlier = self._pointers(name).at(revision.time.timestamp() - 1)
+        return earlier.revision.top_hash if earlier else None
 
     def _as_of(self, name: PackageName, moment: datetime) -> TopHash:
         if found := self._pointers(name).at(moment.timestamp()):
@@ -140,22 +159,30 @@ class Registry:
                 they are read, at their end at the latest.
         """
         full = self.resolve(name, revision)
-        key = self._key(layout.manifest(full))
+        return self._read(name, full, self._size(name, full))
+
+    def read_small(self, name: PackageName, top_hash: TopHash, most: int) -> Manifest | None:
+        """Read a revision whose manifest has ``most`` bytes or fewer, as :meth:`read` does; None where it has more."""
+        size = self._size(name, top_hash)
+        return self._read(name, top_hash, size) if size <= most else None
+
+    def _size(self, name: PackageName, top_hash: TopHash) -> int:
+        with self._named(name, top_hash):
+            return self._storage.stat(self._key(layout.manifest(top_hash))).size
+
+    def _read(self, name: PackageName, top_hash: TopHash, size: int) -> Manifest:
+        key = self._key(layout.manifest(top_hash))
+        if size > MOST_WHOLE:
+            return read_manifest(self._storage.stream(key, 0, size), top_hash)
+        with self._named(name, top_hash):  # Whole, the store's checksum is compared: the top hash does not cover everything.
+            return read_manifest([self._storage.get(key).data], top_hash)
+
+    @contextlib.contextmanager
+    def _named(self, name: PackageName, top_hash: TopHash) -> Iterator[None]:
         try:
-            size = self._storage.stat(key).size
-            if size <= MOST_WHOLE:  # Then the store's checksum is compared: the top hash does not cover everything.
-                return read_manifest([self._storage.get(key).data], full)
+            yield
         except ObjectNotFoundError as error:
-            raise PackageNotFoundError(f"{self.location}: there is no revision {full} of {name}") from error
-        return read_manifest(self._storage.stream(key, 0, size), full)
-
-    def manifest_size(self, top_hash: TopHash) -> int:
-        """Return the bytes of a manifest.
-
-        Raises:
-            ObjectNotFoundError: there is none.
-        """
-        return self._storage.stat(self._key(layout.manifest(top_hash))).size
+            raise PackageNotFoundError(f"{self.location}: there is no revision {top_hash} of {name}") from error
 
     def entry(self, name: PackageName, logical_key: str, revision: str | datetime | None = None) -> Entry:
         """Find one entry of a revision.
@@ -308,7 +335,7 @@ class Registry:
         return match_hash(prefix, hashes)
 
 
-def _moment(revision: object) -> datetime | None:
+def moment_of(revision: object) -> datetime | None:
     """Return the time that a revision is named by, if it is one; hashes have no ``-``."""
     if isinstance(revision, str) and "-" in revision:
         try:
