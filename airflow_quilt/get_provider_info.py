@@ -27,6 +27,14 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             },
         ],
+        "asset-uris": [
+            {
+                "schemes": ["quilt+s3"],
+                "handler": "airflow_quilt.assets.uri.sanitize_uri",
+                "factory": "airflow_quilt.assets.uri.create_asset",
+            },
+        ],
+        "extra-links": ["airflow_quilt.links.catalog.QuiltCatalogLink"],
         "connection-types": [
             {
                 "connection-type": "quilt",
@@ -102,6 +110,11 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "The most entries of a package that are held in memory, "
                         "before the rest goes to a temporary file; 100000 when empty.",
                         "schema": {"type": ["integer", "null"], "minimum": 1},
+                    },
+                    "provenance": {
+                        "label": "Provenance",
+                        "description": "Write into the metadata of packages which DAG, task and run published them.",
+                        "schema": {"type": ["boolean", "null"]},
                     },
                 },
             },

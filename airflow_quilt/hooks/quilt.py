@@ -1,5 +1,7 @@
 """QuiltHook: an Airflow connection becomes a registry."""
 
+import asyncio
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ from airflow_quilt.core.errors import InputError, SettingsError
 from airflow_quilt.hooks.settings import WHOLE, QuiltSettings, whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from datetime import datetime
     from types import EllipsisType
 
@@ -60,14 +63,33 @@ class QuiltHook(BaseHook):
     def _read_connection(self) -> QuiltSettings:
         if self.quilt_conn_id is None:
             return QuiltSettings()
+        with self._named_if_missing():
+            return QuiltSettings.of(self.get_connection(self.quilt_conn_id))
+
+    @contextmanager
+    def _named_if_missing(self) -> "Iterator[None]":
         try:
-            connection = self.get_connection(self.quilt_conn_id)
+            yield
         except AirflowNotFoundException as error:
             raise SettingsError(
                 f"there is no connection {self.quilt_conn_id!r}: add one of type 'quilt', "
-                f"or set AIRFLOW_CONN_{self.quilt_conn_id.upper()}"
+                f"or set AIRFLOW_CONN_{str(self.quilt_conn_id).upper()}"
             ) from error
-        return QuiltSettings.of(connection)
+
+    async def aregistry(self, registry: str | None = None) -> "Registry":
+        """Open a registry from an event loop, which is not blocked meanwhile; what the registry does then belongs on threads.
+
+        Raises:
+            SettingsError: as for :meth:`registry`.
+            LocationError: as for :meth:`registry`.
+        """
+        from airflow.providers.common.compat.connection import get_async_connection
+
+        if self.quilt_conn_id is not None:
+            with self._named_if_missing():
+                connection = await get_async_connection(self.quilt_conn_id)
+            self.settings = await asyncio.to_thread(QuiltSettings.of, connection)
+        return await asyncio.to_thread(self.registry, registry)
 
     def registry(self, registry: str | None = None) -> "Registry":
         """Open a registry: the one given, or the connection's.

@@ -48,6 +48,7 @@ class QuiltSettings:
         max_concurrency: the most calls of S3 at a time.
         max_bytes_in_flight: the most bytes of objects and parts that are held in memory.
         spill_entries: the most entries of a package that are.
+        provenance: whether packages say which run published them, where the operator does not say.
     """
 
     catalog: str | None = None
@@ -64,6 +65,7 @@ class QuiltSettings:
     max_concurrency: int = _LIMITS.threads
     max_bytes_in_flight: int = _LIMITS.memory
     spill_entries: int = _LIMITS.spill
+    provenance: bool = False
 
     @property
     def limits(self) -> Limits:
@@ -93,6 +95,7 @@ class QuiltSettings:
             max_concurrency=extras.count("max_concurrency", _LIMITS.threads),
             max_bytes_in_flight=extras.count("max_bytes_in_flight", _LIMITS.memory),
             spill_entries=extras.count("spill_entries", _LIMITS.spill),
+            provenance=extras.flag("provenance"),
         )
         where = f"connection {connection.conn_id!r}"
         if settings.secret and not settings.catalog:

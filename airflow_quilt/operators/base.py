@@ -2,18 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.hooks.quilt import QuiltHook
+from airflow_quilt.links.catalog import QuiltCatalogLink
 
 if TYPE_CHECKING:
     import threading
 
     import jinja2
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_quilt.core.registry import Registry
 
 
 class QuiltOperator(BaseOperator):
@@ -27,7 +31,10 @@ class QuiltOperator(BaseOperator):
 
     template_fields: Sequence[str] = ("package", "registry", "quilt_conn_id", "max_concurrency")
     ui_color = "#e5e1fb"
+    operator_extra_links = (QuiltCatalogLink(),)
 
+    catalog_url: str | None = None
+    """The catalog's page of the revision that the task was about, as soon as that is known."""
     _stop: "threading.Event | None" = None
 
     def __init__(
@@ -45,10 +52,16 @@ class QuiltOperator(BaseOperator):
         self.quilt_conn_id = quilt_conn_id
         self.max_concurrency = max_concurrency
 
-    @property
+    @cached_property
     def hook(self) -> QuiltHook:
         """The hook of the operator's connection."""
         return QuiltHook(self.quilt_conn_id, self.max_concurrency)
+
+    def is_about(self, registry: "Registry", package: str, top_hash: str) -> None:
+        """Remember the revision that the task is about, for its link."""
+        from airflow_quilt.core.names import PackageName
+
+        self.catalog_url = self.hook.catalog_url(registry, PackageName.parse_existing(package), top_hash)
 
     def begin(self) -> "threading.Event":
         """Return what tells the work of this try to stop when the task is killed."""
@@ -80,11 +93,15 @@ class QuiltOperator(BaseOperator):
 
 
 @contextmanager
-def airflow_errors() -> Iterator[None]:
-    """Fail without a retry where a retry cannot help; leave the rest to the task's own settings."""
+def airflow_errors(operator: BaseOperator) -> Iterator[None]:
+    """Fail without a retry where a retry cannot help; leave the rest to the task's own settings.
+
+    A task's ``retry_policy`` (Airflow 3.3 and newer) sees all errors of the engine as they are: Airflow does not ask it about
+    those that say themselves that there is no retry.
+    """
     try:
         yield
     except QuiltError as error:
-        if error.transient:
+        if error.transient or getattr(operator, "retry_policy", None) is not None:
             raise
         raise AirflowFailException(f"{type(error).__name__}: {error}") from error

@@ -36,11 +36,13 @@ class QuiltDeleteOperator(QuiltOperator):
         from airflow_quilt.core.delete import delete
         from airflow_quilt.core.errors import TopHashError
 
-        with airflow_errors():
+        with airflow_errors(self):
             if self.top_hash is None and not self._is_for_package:
                 raise TopHashError("top_hash came as None from another task; that is not taken for the whole package")
             registry = self.hook.registry(self.registry)
             deleted = delete(registry, self.package, self.top_hash, missing_ok=flag("missing_ok", self.missing_ok))
+            if deleted.top_hash:  # Its manifest stays, and the catalog shows it.
+                self.is_about(registry, self.package, deleted.top_hash)
         return {
             "registry": str(registry.location),
             "package": self.package,

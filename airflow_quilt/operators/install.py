@@ -36,10 +36,11 @@ class QuiltInstallOperator(QuiltReadOperator):
         from airflow_quilt.core.install import install
 
         stop = self.begin()
-        with airflow_errors():
+        with airflow_errors(self):
             registry, reference = self.locate()
             return_paths = flag("return_paths", self.return_paths)
             installed = install(registry, reference, str(plain(self.dest)), stop, attempt=attempt_of(context))
+            self.is_about(registry, reference.package, installed.top_hash)
         return {
             "registry": str(registry.location),
             "package": reference.package,

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators.base import QuiltOperator, airflow_errors
+from airflow_quilt.operators.events import declare, tell
 from airflow_quilt.operators.note import Note
+from airflow_quilt.operators.provenance import KEY, provenance_of
 from airflow_quilt.operators.values import attempt_of, flag, plain
 
 if TYPE_CHECKING:
@@ -43,6 +45,9 @@ class QuiltPublishOperator(QuiltOperator):
         win regardless; ``"rebase"`` to merge an update with what is the latest by then, and try again.
     :param dedupe: make no new revision when ``latest`` has the same top hash.
     :param allow_empty: let a source, or the package, hold no file.
+    :param provenance: write into the package's metadata, under the key ``airflow``, which DAG, task and run published it and what
+        triggered the run; by default what the connection says. The top hash then differs from run to run.
+    :param partition_key: the partition of the asset that the revision belongs to (Airflow 3.3 and newer).
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
     :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
     """
@@ -62,6 +67,8 @@ class QuiltPublishOperator(QuiltOperator):
         "conflict",
         "dedupe",
         "allow_empty",
+        "provenance",
+        "partition_key",
     )
     template_fields_renderers = {"entries": "py", "meta": "json"}  # noqa: RUF012  (Airflow's own declaration has no ClassVar)
 
@@ -81,6 +88,8 @@ class QuiltPublishOperator(QuiltOperator):
         conflict: "Conflict" = "fail",
         dedupe: bool = True,
         allow_empty: bool = False,
+        provenance: bool | None = None,
+        partition_key: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -97,19 +106,22 @@ class QuiltPublishOperator(QuiltOperator):
         self.conflict: Conflict = conflict
         self.dedupe = dedupe
         self.allow_empty = allow_empty
+        self.provenance = provenance
+        self.partition_key = partition_key
+        declare(self, self.package, self.registry)
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Publish, and return what a later task may want to know: plain values only."""
         stop = self.begin()
-        with airflow_errors():
+        with airflow_errors(self):
             hook = self.hook
             registry = hook.registry(self.registry)
             attempt = attempt_of(context)
             given = {name: plain(getattr(self, name)) for name in self.template_fields}
             note = Note(context, attempt.key, given)
             if attempt.since is not None and (earlier := note.read(registry)):
-                return earlier
-            published = self.publish(hook, registry, self._draft(given, hook, registry), attempt, stop)
+                return self._told(context, earlier)
+            published = self.publish(hook, registry, self._draft(given, context, registry), attempt, stop)
             result = {
                 "registry": str(published.registry),
                 "package": str(published.package),
@@ -122,17 +134,27 @@ class QuiltPublishOperator(QuiltOperator):
                 "bytes_reused": published.bytes_reused,
                 "revision": published.revision.time.to_iso8601_string(),
                 "created": published.created,
+                "previous": published.previous,
             }
             note.write(result)
-            return result
+            return self._told(context, result)
 
-    def _draft(self, given: Mapping[str, Any], hook: "QuiltHook", registry: "Registry") -> "Draft":
+    def _told(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
+        """Tell Airflow of what came of the task: the asset's event, and the link."""
+        self.catalog_url = result["catalog_url"]
+        tell(self, context, {**result, "message": self.message}, self.partition_key)
+        return result
+
+    def _draft(self, given: Mapping[str, Any], context: "Context", registry: "Registry") -> "Draft":
         from airflow_quilt.core.draft import Draft
 
+        hook = self.hook
+        provenance = hook.settings.provenance if self.provenance is None else flag("provenance", self.provenance)
         return Draft(
             package=self.package,
             entries=given["entries"],
             meta=given["meta"],
+            own_meta={KEY: provenance_of(context)} if provenance else {},
             message=self.message,
             mode=self.mode,
             base=self.base,

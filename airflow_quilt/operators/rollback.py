@@ -29,9 +29,10 @@ class QuiltRollbackOperator(QuiltOperator):
         """Roll back, and return what is the latest revision now and what was before."""
         from airflow_quilt.core.rollback import rollback
 
-        with airflow_errors():
+        with airflow_errors(self):
             registry = self.hook.registry(self.registry)
             revision, previous = rollback(registry, self.package, self.top_hash)
+            self.is_about(registry, self.package, revision.top_hash)
         return {
             "registry": str(registry.location),
             "package": self.package,

@@ -35,10 +35,11 @@ class QuiltVerifyOperator(QuiltReadOperator):
         from airflow_quilt.core.verify import verify
 
         stop = self.begin()
-        with airflow_errors():
+        with airflow_errors(self):
             registry, reference = self.locate()
             src = None if self.src is None else str(plain(self.src))
             found = verify(registry, reference, src, read_all=flag("read_all", self.read_all), stop=stop)
+            self.is_about(registry, reference.package, found.top_hash)
             found.check(extra_files_ok=flag("extra_files_ok", self.extra_files_ok))
         return {
             "registry": str(registry.location),

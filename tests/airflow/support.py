@@ -12,6 +12,7 @@ from testbed.airflow_home import airflow_environment
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
+    from airflow.sdk import DAG
 
 EXAMPLES = Path(__file__).parent.parent.parent / "example_dags"
 HOME = Path(tempfile.mkdtemp(prefix="quilt-airflow-"))
@@ -23,6 +24,18 @@ os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
 
 
 RunDag = Callable[..., "DagRun"]
+
+
+def run_here(dag: "DAG", **arguments: Any) -> "DagRun":
+    """Run a DAG that a test made to its end, in this process."""
+    from airflow.dag_processing.bundles.manager import DagBundlesManager
+    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+
+    DagBundlesManager().sync_bundles_to_db()
+    bag = DagBag(HOME / "no_dags", collect_dags=False)
+    bag.bag_dag(dag)
+    sync_bag_to_db(bag, "dags-folder", None)
+    return dag.test(**arguments)
 
 
 class MappedOutput(Sequence[Any]):

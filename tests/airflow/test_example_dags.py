@@ -78,6 +78,7 @@ def test_penguins_weekly_publishes_what_its_tasks_made(publish: Publish, s3_regi
         "bytes_reused": 0,
         "revision": revision.time.to_iso8601_string(),
         "created": True,
+        "previous": None,
     }
 
 

@@ -1,0 +1,57 @@
+"""Packages as Airflow assets: what DAGs are scheduled on, and what publishing updates."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow.providers.common.compat.sdk import Asset
+
+from airflow_quilt.assets.uri import asset_uri, from_quilt_uri
+from airflow_quilt.core.errors import InputError
+
+__all__ = ["quilt_asset"]
+
+
+def quilt_asset(
+    package: str,
+    registry: str | None = None,
+    *,
+    watch: bool | Mapping[str, Any] = False,
+    group: str | None = None,
+    extra: dict[str, Any] | None = None,
+) -> Asset:
+    """Return the asset of a package: the same one wherever a DAG names the package.
+
+    :param package: ``namespace/name``, or a Quilt+ URI, which names the registry too. With ``*`` in it, such as ``team/*``,
+        the asset stands for all packages that match; then it has events only where it is watched.
+    :param registry: ``s3://bucket``.
+    :param watch: also report what others publish, such as people in the catalog: True, or the parameters of
+        :class:`~airflow_quilt.triggers.package.QuiltPackageTrigger` that are to differ from its defaults.
+    :param group: of the asset, for Airflow's pages.
+    :param extra: of the asset.
+
+    Raises:
+        LocationError: the package or the registry is malformed.
+        InputError: the registry is not named, or named twice.
+    """
+    if package.startswith("quilt+"):
+        if registry is not None:
+            raise InputError(f"registry {registry!r}: the package is given as {package}, which names its registry")
+        uri = from_quilt_uri(package)
+    elif registry is None:
+        raise InputError(f"asset of {package!r}: give registry='s3://bucket'; the connection's is not known to a DAG's author")
+    else:
+        uri = asset_uri(package, registry)
+    options: dict[str, Any] = {"group": group} if group is not None else {}
+    if watch is not False:
+        options["watchers"] = [_watcher(uri, {} if watch is True else watch)]
+    return Asset(name=uri, uri=uri, extra=extra or {}, **options)
+
+
+def _watcher(uri: str, given: Mapping[str, Any]) -> Any:
+    from airflow.sdk import AssetWatcher
+
+    from airflow_quilt.assets.uri import package_of
+    from airflow_quilt.triggers.package import QuiltPackageTrigger
+
+    registry, package = package_of(uri)
+    return AssetWatcher(name=f"watch {uri}", trigger=QuiltPackageTrigger(package=package, registry=registry, **given))

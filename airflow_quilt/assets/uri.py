@@ -1,0 +1,114 @@
+"""The URI of a package as an Airflow asset: ``quilt+s3://bucket/namespace/name``.
+
+Airflow drops the fragment of an asset's URI, where a Quilt+ URI names the package: all packages of a bucket would be one
+asset. So assets name it in the path. Where ``*`` stands in the name, the asset stands for every package that matches.
+
+Airflow imports this at the first asset of any kind: it imports next to nothing itself.
+"""
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import SplitResult, urlsplit
+
+from airflow_quilt.core.errors import InputError, LocationError
+from airflow_quilt.core.patterns import check_pattern, is_pattern
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Asset
+
+SCHEME: Final = "quilt+s3"
+_FORM: Final = "quilt+s3://bucket/namespace/name"
+_TEMPLATE: Final = re.compile(r"{[{%#]")
+
+
+def sanitize_uri(uri: SplitResult) -> SplitResult:
+    """Check the URI of an asset; what Airflow calls for each asset of the scheme.
+
+    Raises:
+        ValueError: it names no package; the message says how to write it.
+    """
+    text = uri.geturl()
+    if not uri.netloc or uri.query or uri.fragment or "@" in uri.netloc:
+        raise _wrong(text)
+    try:
+        check_pattern(uri.path.removeprefix("/"))
+    except InputError as error:
+        raise _wrong(text) from error
+    return uri
+
+
+def _wrong(text: str) -> LocationError:
+    return LocationError(
+        f"asset {text!r}: the asset of a Quilt package is written {_FORM}; "
+        "of a Quilt+ URI (quilt+s3://bucket#package=…) Airflow drops what follows '#': quilt_asset() takes one and writes it so"
+    )
+
+
+def is_known(value: object) -> bool:
+    """Whether a parameter of a task says already while the DAG is parsed what it will be."""
+    return isinstance(value, str) and not _TEMPLATE.search(value)
+
+
+def asset_uri(package: str, registry: str) -> str:
+    """Return the URI of a package's asset.
+
+    Args:
+        package: ``namespace/name``, or a pattern of names.
+        registry: ``s3://bucket``.
+
+    Raises:
+        LocationError: the registry is no bucket, or the package has no name.
+    """
+    parts = urlsplit(registry)
+    if parts.scheme != "s3" or not parts.netloc or parts.path not in {"", "/"} or parts.query or parts.fragment:
+        raise LocationError(f"registry {registry!r}: the asset of a package needs a bucket, s3://bucket")
+    return f"{SCHEME}://{parts.netloc}/{check_pattern(package)}"
+
+
+def from_quilt_uri(uri: str) -> str:
+    """Return the URI of the asset of the package that a Quilt+ URI names; an asset has no revision and no path.
+
+    Raises:
+        LocationError: it is no Quilt+ URI of a bucket.
+    """
+    from airflow_quilt.core.locations import QuiltUri
+
+    quilt_uri = QuiltUri.parse(uri)
+    return asset_uri(str(quilt_uri.package), str(quilt_uri.registry))
+
+
+def package_of(uri: str) -> tuple[str, str]:
+    """Return the registry and the package of an asset's URI.
+
+    Raises:
+        LocationError: it is not the URI of a package's asset.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme != SCHEME:
+        raise _wrong(uri)
+    sanitize_uri(parts)
+    return f"s3://{parts.netloc}", parts.path.removeprefix("/")
+
+
+def to_quilt_uri(uri: str, top_hash: str | None = None) -> str:
+    """Return the Quilt+ URI of the package of an asset, at a revision if one is given.
+
+    Raises:
+        LocationError: it is not the URI of one package's asset, or the top hash is none.
+    """
+    from airflow_quilt.core.locations import QuiltUri, RegistryLocation
+    from airflow_quilt.core.names import PackageName, parse_top_hash
+
+    registry, package = package_of(uri)
+    if is_pattern(package):
+        raise LocationError(f"asset {uri!r}: it stands for several packages, which have no Quilt+ URI together")
+    pin = parse_top_hash(top_hash) if top_hash is not None else None
+    location, name = RegistryLocation.parse(registry), PackageName.parse_existing(package)
+    return str(QuiltUri(registry=location, package=name, top_hash=pin))
+
+
+def create_asset(*, package: str, registry: str, extra: dict[str, Any] | None = None) -> "Asset":
+    """Return the asset of a package, for the collector of lineage."""
+    from airflow_quilt.assets import quilt_asset
+
+    return quilt_asset(package, registry, extra=extra)

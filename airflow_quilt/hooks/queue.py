@@ -1,0 +1,98 @@
+"""The events of a Quilt stack about packages, out of an SQS queue.
+
+A stack publishes them through EventBridge: source ``com.quiltdata``, detail type ``package-revision``
+(https://docs.quilt.bio/quilt-platform-administrator/advanced-usage/eventbridge); a rule sends them to the queue. Each comes at
+least once, in no order, so an event only says that it is time to look.
+"""
+
+import json
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
+from botocore.exceptions import BotoCoreError, ClientError
+
+from airflow_quilt.core.errors import StorageUnavailableError
+
+if TYPE_CHECKING:
+    from airflow_quilt.hooks.settings import QuiltSettings
+
+_log = logging.getLogger(__name__)
+
+_MOST: Final = 10
+_LONGEST: Final = 10
+"""Seconds that SQS is to wait for a message: it could wait 20, but a triggerer that stops waits for it."""
+_KIND: Final = "package-revision"
+
+
+@dataclass(frozen=True, slots=True)
+class PackageEvent:
+    """That there is a revision of a package.
+
+    Attributes:
+        registry: ``s3://bucket``.
+        package: ``namespace/name``.
+        top_hash: of the revision, which need not be the latest one any more.
+    """
+
+    registry: str
+    package: str
+    top_hash: str
+
+    @classmethod
+    def parse(cls, body: str) -> Self | None:
+        """Read the body of a message; what came through SNS is wrapped once more. None for an event of another kind."""
+        try:
+            event: Any = json.loads(body)
+            if isinstance(event, dict) and "Message" in event:
+                event = json.loads(event["Message"])
+            if event["detail-type"] != _KIND:
+                return None
+            detail = event["detail"]
+            return cls(f"s3://{detail['bucket']}", str(detail["handle"]), str(detail["topHash"]))
+        except (ValueError, TypeError, KeyError):
+            return None
+
+
+class PackageQueue:
+    """An SQS queue of package events.
+
+    Args:
+        url: of the queue.
+        settings: of the Quilt connection; its AWS connection gives the credentials, and its region unless the URL does.
+    """
+
+    def __init__(self, url: str, settings: "QuiltSettings") -> None:
+        self._url = url
+        hook = AwsGenericHook[Any](aws_conn_id=settings.aws_conn_id, region_name=settings.region_name, client_type="sqs")
+        self._client: Any = hook.get_conn()
+        self._receipts: list[dict[str, str]] = []
+
+    def receive(self, seconds: float) -> Collection[PackageEvent]:
+        """Wait for messages, for so long at most; return the events among them. Other messages are no use here, and go too.
+
+        Raises:
+            StorageUnavailableError: the queue cannot be read.
+        """
+        wait = max(1, min(_LONGEST, int(seconds)))
+        try:
+            answer = self._client.receive_message(QueueUrl=self._url, MaxNumberOfMessages=_MOST, WaitTimeSeconds=wait)
+        except (BotoCoreError, ClientError) as error:
+            raise StorageUnavailableError(f"the queue cannot be read: {error}", self._url) from error
+        messages = answer.get("Messages", ())
+        self._receipts += [
+            {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+            for number, message in enumerate(messages, len(self._receipts))
+        ]
+        return [event for message in messages if (event := PackageEvent.parse(message["Body"]))]
+
+    def done(self) -> None:
+        """Delete what was received: until then the queue hands it out again, in case whoever received it is lost."""
+        while self._receipts:
+            batch, self._receipts = self._receipts[:_MOST], self._receipts[_MOST:]
+            try:
+                self._client.delete_message_batch(QueueUrl=self._url, Entries=batch)
+            except (BotoCoreError, ClientError) as error:
+                _log.warning("Events stay in the queue, and come again: %s", error)

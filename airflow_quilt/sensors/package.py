@@ -1,0 +1,128 @@
+"""QuiltPackageSensor."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+from airflow.triggers.base import BaseTrigger, StartTriggerArgs
+
+from airflow_quilt.operators.base import QuiltOperator, airflow_errors
+from airflow_quilt.operators.values import flag
+from airflow_quilt.triggers.revision import QuiltRevisionTrigger, describe
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from airflow.providers.common.compat.sdk import Context
+
+_TRIGGER = f"{QuiltRevisionTrigger.__module__}.{QuiltRevisionTrigger.__qualname__}"
+
+
+class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
+    """Waits for a package, for a newer revision of it, or for a file in it; returns the revision that it found.
+
+    What it compares with is given, and so is the same in every try and after every restart: "newer than when this run began" is
+    ``newer_than="{{ dag_run.start_date }}"``, "another one than the last run used" the top hash that the last run returned.
+
+    :param package: ``namespace/name``.
+    :param newer_than: a top hash, or the beginning of one (6 digits or more): wait until the latest revision is another one; or
+        a time: wait until the latest revision was published after it (UTC unless it says otherwise). By default any will do.
+    :param path: the key of a file that the revision must hold, or of a directory.
+    :param registry: the registry, on S3 or a local directory; by default the connection's.
+    :param deferrable: wait in the triggerer, which takes no slot of a worker.
+    :param start_from_trigger: begin there too, and take a slot only once the revision is there (Airflow 3.3 and newer; before,
+        it is deferrable).
+    :param poke_interval: seconds from one look to the next.
+    :param quilt_conn_id: the connection of type ``quilt``; None for none.
+    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
+    """
+
+    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "newer_than", "path")
+
+    start_trigger_args = StartTriggerArgs(
+        trigger_cls=_TRIGGER, trigger_kwargs={}, next_method="execute_complete", next_kwargs=None, timeout=None
+    )
+    start_from_trigger = False
+
+    def __init__(
+        self,
+        *,
+        newer_than: "str | datetime | None" = None,
+        path: str | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        start_from_trigger: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.newer_than = newer_than
+        self.path = path
+        self.deferrable = deferrable or start_from_trigger
+        self.start_from_trigger = start_from_trigger and hasattr(BaseTrigger, "on_kill")  # It came in the same release.
+        if self.start_from_trigger:
+            timeout = timedelta(seconds=self.timeout)
+            self.start_trigger_args = replace(self.start_trigger_args, trigger_kwargs=self._waited_for, timeout=timeout)
+
+    @property
+    def _waited_for(self) -> dict[str, Any]:
+        return {
+            "package": self.package,
+            "registry": self.registry,
+            "quilt_conn_id": self.quilt_conn_id,
+            "newer_than": None if self.newer_than is None else str(self.newer_than),
+            "path": self.path,
+            "poll_interval": float(self.poke_interval),
+        }
+
+    def poke(self, context: "Context") -> PokeReturnValue:  # noqa: ARG002
+        """Look once."""
+        from airflow_quilt.core.awaited import Awaited
+
+        with airflow_errors(self):
+            registry = self.hook.registry(self.registry)
+            found = Awaited(package=self.package, newer_than=self.newer_than, path=self.path).find(registry)
+            if found is None:
+                self.log.info("Not yet in %s: %s", registry.location, self._wanted)
+                return PokeReturnValue(is_done=False)
+            return PokeReturnValue(is_done=True, xcom_value=self._found(describe(self.hook, registry, found)))
+
+    @property
+    def _wanted(self) -> str:
+        newer = "" if self.newer_than is None else f", newer than {self.newer_than}"
+        return f"package {self.package}{newer}" + ("" if self.path is None else f", with {self.path}")
+
+    def execute(self, context: "Context") -> Any:
+        """Wait, here or in the triggerer."""
+        if not flag("deferrable", self.deferrable):
+            return super().execute(context)
+        if not (looked := self.poke(context)).is_done:
+            self._wait_in_the_triggerer()
+        return looked.xcom_value
+
+    def _wait_in_the_triggerer(self) -> NoReturn:
+        self.defer(
+            trigger=QuiltRevisionTrigger(**self._waited_for),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout),
+        )
+
+    def execute_complete(self, context: "Context", event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Return what the triggerer found.
+
+        Raises:
+            AirflowFailException: it found that waiting is of no use.
+        """
+        if "error" in event:
+            raise AirflowFailException(event["error"])
+        return self._found(event["found"])
+
+    def _found(self, result: dict[str, Any]) -> dict[str, Any]:
+        self.log.info("Found %s", result["quilt_uri"])
+        self.catalog_url = result["catalog_url"]
+        return result

@@ -1,0 +1,1 @@
+"""Triggers: what waits for packages in Airflow's triggerer."""

@@ -1,0 +1,196 @@
+"""Packages as assets: URIs, outlets, events, and the link to the catalog."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk import DAG, Asset, AssetAlias
+
+from airflow_quilt.assets import quilt_asset
+from airflow_quilt.assets.uri import from_quilt_uri, package_of, to_quilt_uri
+from airflow_quilt.core.errors import InputError, LocationError
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator, entry
+from tests.airflow.support import run_here
+
+if TYPE_CHECKING:
+    from airflow.models.asset import AssetEvent
+
+HASH = "0123456789abcdef" * 4
+
+
+def test_the_asset_of_a_package_is_the_same_wherever_it_is_named() -> None:
+    asset = quilt_asset("team/data", "s3://bucket")
+
+    assert (asset.name, asset.uri) == ("quilt+s3://bucket/team/data",) * 2
+    assert asset == quilt_asset("quilt+s3://bucket#package=team/data") == quilt_asset("team/data", registry="s3://bucket/")
+    assert asset.watchers == []
+    assert quilt_asset("team/*", "s3://bucket").uri == "quilt+s3://bucket/team/*"
+    assert quilt_asset("team/data", "s3://bucket", group="ours", extra={"a": 1}).extra == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("package", "registry"),
+    [
+        ("team/data", None),
+        ("team", "s3://bucket"),
+        ("team/data", "bucket"),
+        ("team/data", "s3://bucket/prefix"),
+        ("team/data", "file:///registry"),
+        ("quilt+s3://bucket#package=team/data", "s3://bucket"),
+        ("quilt+s3://bucket#path=a", None),
+    ],
+)
+def test_what_has_no_asset_is_refused(package: str, registry: str | None) -> None:
+    with pytest.raises(InputError):
+        quilt_asset(package, registry)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "quilt+s3://bucket#package=team/data",
+        "quilt+s3://bucket",
+        "quilt+s3://bucket/team",
+        "quilt+s3://bucket/team/data/more",
+        "quilt+s3://bucket/team/da ta",
+        "quilt+s3://bucket/team/data?versionId=1",
+        "quilt+s3:///team/data",
+    ],
+)
+def test_airflow_refuses_an_asset_of_a_wrong_form_and_is_told_the_right_one(uri: str) -> None:
+    with pytest.raises(ValueError, match=r"written quilt\+s3://bucket/namespace/name"):
+        Asset(uri)
+
+
+def test_a_wrong_form_is_not_normalized_into_another_package() -> None:
+    assert Asset("quilt+s3://bucket/team/data/").uri == "quilt+s3://bucket/team/data"
+    assert Asset("quilt+s3://Bucket/team/Data").uri == "quilt+s3://Bucket/team/Data"
+
+
+def test_uris_are_converted_both_ways() -> None:
+    uri = "quilt+s3://bucket/team/data"
+    assert package_of(uri) == ("s3://bucket", "team/data")
+    assert to_quilt_uri(uri) == "quilt+s3://bucket#package=team/data"
+    assert to_quilt_uri(uri, HASH) == f"quilt+s3://bucket#package=team/data@{HASH}"
+    assert from_quilt_uri(to_quilt_uri(uri, HASH)) == uri
+    for wrong in ("s3://bucket/team/data", "quilt+s3://bucket/team/*"):
+        with pytest.raises(LocationError):
+            to_quilt_uri(wrong)
+
+
+@pytest.mark.parametrize("operator", [QuiltPushOperator, QuiltBuildOperator])
+def test_the_package_is_an_outlet_where_it_is_known_while_the_dag_is_parsed(operator: Any) -> None:
+    asset = quilt_asset("team/data", "s3://bucket")
+    other = Asset("s3://bucket/other")
+
+    def outlets(**arguments: Any) -> list[Any]:
+        return list(operator(**{"task_id": "t", "package": "team/data", "registry": "s3://bucket", **arguments}).outlets)
+
+    assert outlets() == [asset]
+    assert outlets(outlets=[other]) == [other, asset]
+    assert outlets(outlets=[asset]) == [asset]
+    for unknown in (
+        {"registry": None},
+        {"registry": "{{ params.registry }}"},
+        {"package": "team/{{ ds_nodash }}"},
+        {"registry": "/a/directory"},
+        {"package": "no name"},
+    ):
+        assert outlets(**unknown) == []
+
+
+@pytest.fixture
+def dag() -> Iterator[DAG]:
+    with DAG("assets", schedule=None) as dag:
+        yield dag
+
+
+def events(uri: str) -> list["AssetEvent"]:
+    """Return the events that Airflow stored of an asset, oldest first."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        statement = select(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id).where(AssetModel.uri == uri)
+        return list(session.scalars(statement.order_by(AssetEvent.id)))
+
+
+@pytest.mark.usefixtures("database")
+def test_an_event_tells_of_the_revision_and_there_is_none_where_nothing_is_new(
+    dag: DAG, connected: str, s3_registry: Registry
+) -> None:
+    QuiltPushOperator(
+        task_id="push",
+        package="team/data",
+        registry=connected,
+        entries={"a.txt": entry(content="{{ params.text }}")},
+        message="by {{ params.text }}",
+        dag=dag,
+    )
+    uri = quilt_asset("team/data", connected).uri
+
+    runs = [run_here(dag, run_conf={"text": text}) for text in ("one", "one", "two")]
+
+    assert [str(run.state) for run in runs] == ["success"] * 3
+    newest, oldest = s3_registry.revisions(PackageName.parse("team/data"))
+    assert [event.extra for event in events(uri)] == [
+        {
+            "top_hash": revision.top_hash,
+            "previous": previous,
+            "quilt_uri": f"quilt+{connected}#package=team/data@{revision.top_hash}",
+            "catalog_url": None,
+            "message": message,
+            "entries": 1,
+            "bytes": 3,
+        }
+        for revision, previous, message in ((oldest, None, "by one"), (newest, oldest.top_hash, "by two"))
+    ]
+
+
+@pytest.mark.usefixtures("database")
+def test_an_alias_gets_the_asset_of_a_package_that_is_known_only_at_run_time(dag: DAG, connected: str) -> None:
+    QuiltPushOperator(
+        task_id="push",
+        package="team/{{ params.name }}",
+        entries={"a.txt": entry(content="a")},
+        outlets=[AssetAlias("whatever the run publishes")],
+        dag=dag,
+    )
+
+    run = run_here(dag, run_conf={"name": "late"})
+
+    assert str(run.state) == "success"
+    [event] = events(quilt_asset("team/late", connected).uri)
+    assert event.extra["quilt_uri"].startswith(f"quilt+{connected}#package=team/late@")
+
+
+@pytest.mark.usefixtures("database")
+def test_mapped_tasks_of_known_packages_publish_too(dag: DAG, connected: str, s3_registry: Registry) -> None:
+    QuiltPushOperator.partial(task_id="push", package="team/data", registry=connected, dag=dag).expand(
+        entries=[{"a.txt": entry(content="a")}, {"b.txt": entry(content="b")}]
+    )
+
+    run = run_here(dag)
+
+    assert str(run.state) == "success"
+    assert len(list(s3_registry.revisions(PackageName.parse("team/data")))) == 2
+
+
+@pytest.mark.usefixtures("database")
+def test_an_event_is_of_the_partition_that_the_task_names(dag: DAG, connected: str) -> None:
+    QuiltPushOperator(
+        task_id="push",
+        package="team/data",
+        registry=connected,
+        entries={"a.txt": entry(content="a")},
+        partition_key="{{ params.week }}",
+        dag=dag,
+    )
+
+    run = run_here(dag, run_conf={"week": "2026-11-23"})
+
+    assert str(run.state) == "success"
+    assert [event.partition_key for event in events(quilt_asset("team/data", connected).uri)] == ["2026-11-23"]
