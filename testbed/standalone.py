@@ -55,14 +55,17 @@ class Airflow:
 
 
 @contextlib.contextmanager
-def standalone(home: Path, dags: Path) -> Iterator[Airflow]:
+def standalone(home: Path, dags: Path, more: Mapping[str, str] | None = None) -> Iterator[Airflow]:
     """Run an Airflow that lives in ``home`` and reads ``dags``, until the block ends or this process dies.
+
+    It goes on where the last one in this ``home`` ended; ``more`` is added to its environment.
 
     Two tasks run at a time. Connections may be tested. The API and the pages are on loopback; Airflow's two log servers listen
     on all addresses, as it has no setting for that, and give nothing to who cannot sign with the secret of this ``home``.
     """
     home.mkdir(parents=True, exist_ok=True)
     url, environment = _environment(home, dags)
+    environment |= more or {}
     log = home / "standalone.log"
     with log.open("wb") as out:
         process = subprocess.Popen(

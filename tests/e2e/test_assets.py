@@ -1,0 +1,241 @@
+"""A whole Airflow, DAGs that wait for packages, people who publish from outside, and a restart in between."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from airflow_quilt.core.locations import RegistryLocation
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.s3 import S3Storage
+from testbed.airflow_home import connections
+from testbed.quilt3 import quilt3_environment
+from testbed.server import S3Server
+from testbed.standalone import Airflow, standalone
+
+ROOT = Path(__file__).parent.parent.parent
+CATALOG = "https://catalog.example.com"
+PATIENCE = 120
+PUBLISH = """
+import pathlib, sys, quilt3
+registry, text = sys.argv[1:]
+file = pathlib.Path("note.txt")
+file.write_text(text)
+package = quilt3.Package()
+package.set("note.txt", file)
+print(package.push("lab/notes", registry=registry, message=text, force=True).top_hash)
+"""
+
+
+class Place:
+    """An Airflow that can be stopped and started again, with the DAGs of the examples."""
+
+    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+        self._home, self._dags, self._environment = directory / "home", directory / "dags", environment
+        self._running = ExitStack()
+        self.workdir = directory / "work"
+        self._dags.mkdir()
+        text = (ROOT / "example_dags/example_quilt_assets.py").read_text()
+        for old, new in (
+            ('"poll_interval": 60', '"poll_interval": 1'),
+            ('str(Path(tempfile.gettempdir(), "measurements"))', repr(str(self.workdir))),
+        ):
+            assert text.count(old) == 1
+            text = text.replace(old, new)
+        (self._dags / "example_quilt_assets.py").write_text(text)
+
+    def start(self) -> Airflow:
+        return self._running.enter_context(standalone(self._home, self._dags, self._environment))
+
+    def stop(self) -> None:
+        self._running.close()
+
+
+@pytest.fixture(scope="module")
+def registry_bucket(s3: S3Server) -> str:
+    return s3.make_bucket("assets")
+
+
+@pytest.fixture(scope="module")
+def place(s3: S3Server, registry_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    registry = f"s3://{registry_bucket}"
+    quilt = {"conn_type": "quilt", "host": CATALOG, "extra": {"registry": registry}}
+    environment = {**connections(s3, registry), "AIRFLOW_CONN_QUILT_DEFAULT": json.dumps(quilt), "QUILT_REGISTRY": registry}
+    there = Place(tmp_path_factory.mktemp("assets"), environment)
+    yield there
+    there.stop()
+
+
+@pytest.fixture(scope="module")
+def publish_by_hand(s3: S3Server, registry_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Return what publishes a revision of ``lab/notes`` with quilt3 and returns its top hash."""
+    directory = tmp_path_factory.mktemp("quilt3")
+    environment = quilt3_environment(s3, directory)
+
+    def publish(text: str) -> str:
+        command = [sys.executable, "-c", PUBLISH, f"s3://{registry_bucket}", text]
+        done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout.split()[-1]
+
+    return publish
+
+
+def until(what: str, look: Callable[[], Any]) -> Any:
+    """Wait until something can be seen, and return it."""
+    deadline = time.monotonic() + PATIENCE
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.5)
+    return found
+
+
+def runs(airflow: Airflow, dag: str) -> list[dict[str, Any]]:
+    """Return the runs of a DAG that have ended, oldest first."""
+    found = airflow.call("GET", f"dags/{dag}/dagRuns?order_by=start_date")["dag_runs"]
+    return [run for run in found if run["state"] in {"success", "failed"}]
+
+
+def wait_for_runs(airflow: Airflow, dag: str, count: int) -> list[dict[str, Any]]:
+    ended: list[dict[str, Any]] = until(f"{count} runs of {dag}", lambda: len(found := runs(airflow, dag)) >= count and found)
+    assert [run["state"] for run in ended] == ["success"] * count
+    return ended
+
+
+def installed(airflow: Airflow, dag: str, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the install of a run returned."""
+    path = f"dags/{dag}/dagRuns/{run['dag_run_id']}/taskInstances/install/xcomEntries/return_value"
+    value = airflow.call("GET", path)["value"]
+    return dict(json.loads(value) if isinstance(value, str) else value)
+
+
+def events(airflow: Airflow, uri: str) -> list[dict[str, Any]]:
+    """Return the events of an asset, oldest first."""
+    found = airflow.call("GET", "assets/events?order_by=timestamp&limit=100")["asset_events"]
+    return [event for event in found if event["uri"] == uri]
+
+
+def trigger(airflow: Airflow, dag: str, conf: Mapping[str, Any]) -> None:
+    airflow.call("POST", f"dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
+
+
+def test_a_revision_starts_the_dags_that_wait_for_it_once(
+    place: Place,
+    publish_by_hand: Callable[[str], str],
+    registry_bucket: str,
+    s3: S3Server,
+    browser: Browser,
+) -> None:
+    registry = Registry(RegistryLocation.parse(f"s3://{registry_bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
+    publish_by_hand("there before anybody watched")
+    airflow = place.start()
+    until("the DAGs", lambda: airflow.call("GET", "dags")["total_entries"] == 3)
+
+    # DAG A publishes; DAG B is started by the event, and installs the revision that the event names.
+    trigger(airflow, "measurements_publish", {"celsius": 20})
+    wait_for_runs(airflow, "measurements_publish", 1)
+    [report] = wait_for_runs(airflow, "measurements_report", 1)
+    measurements = PackageName("lab", "measurements")
+    first = registry.resolve(measurements)
+    uri = f"quilt+s3://{registry_bucket}/lab/measurements"
+    [event] = events(airflow, uri)
+    assert event["extra"] == {
+        "top_hash": first,
+        "previous": None,
+        "quilt_uri": f"quilt+s3://{registry_bucket}#package=lab/measurements@{first}",
+        "catalog_url": f"{CATALOG}/b/{registry_bucket}/packages/lab/measurements/tree/{first}/",
+        "message": "20 °C",
+        "entries": 1,
+        "bytes": 17,
+    }
+    assert installed(airflow, "measurements_report", report)["top_hash"] == first
+    assert json.loads((place.workdir / report["dag_run_id"] / "room.json").read_text()) == {"celsius": "20"}
+
+    # Nothing new: no event, no run. Something new: one of each.
+    trigger(airflow, "measurements_publish", {"celsius": 20})
+    wait_for_runs(airflow, "measurements_publish", 2)
+    trigger(airflow, "measurements_publish", {"celsius": 22})
+    wait_for_runs(airflow, "measurements_publish", 3)
+    assert len(wait_for_runs(airflow, "measurements_report", 2)) == 2
+    assert [each["extra"]["previous"] for each in events(airflow, uri)] == [None, first]
+
+    # The link leads to exactly the revision, over REST and in the browser.
+    [run, *_] = runs(airflow, "measurements_publish")
+    links = f"dags/measurements_publish/dagRuns/{run['dag_run_id']}/taskInstances/publish/links"
+    assert airflow.call("GET", links)["extra_links"] == {"Quilt Catalog": event["extra"]["catalog_url"]}
+    check_pages(browser, airflow, run["dag_run_id"], uri, event["extra"])
+
+    # What was there when the watching began starts nothing; what quilt3 publishes then does.
+    watched = f"quilt+s3://{registry_bucket}/lab/notes"
+    until("the first look", lambda: state_of(airflow, watched))
+    assert events(airflow, watched) == []
+    by_hand = publish_by_hand("while Airflow was up")
+    [follow] = wait_for_runs(airflow, "notes_follow", 1)
+    assert installed(airflow, "notes_follow", follow)["top_hash"] == by_hand
+    until("the note of what was reported", lambda: by_hand in json.dumps(state_of(airflow, watched)))
+
+    # After a restart nothing is repeated, and what was published while Airflow was down starts one run.
+    place.stop()
+    while_down = publish_by_hand("while Airflow was down")
+    airflow = place.start()
+    _, follow = wait_for_runs(airflow, "notes_follow", 2)
+    assert installed(airflow, "notes_follow", follow)["top_hash"] == while_down
+    until("the note of what was reported", lambda: while_down in json.dumps(state_of(airflow, watched)))
+    place.stop()
+    airflow = place.start()
+    last = publish_by_hand("after that")
+    wait_for_runs(airflow, "notes_follow", 3)
+    payloads = [each["extra"]["payload"] for each in events(airflow, watched)]
+    assert [(payload["top_hash"], payload["previous"]) for payload in payloads] == [
+        (by_hand, registry_hashes(registry)[0]),
+        (while_down, by_hand),
+        (last, while_down),
+    ]
+
+
+def registry_hashes(registry: Registry) -> list[str]:
+    return [revision.top_hash for revision in registry.revisions(PackageName("lab", "notes"))][::-1]
+
+
+def state_of(airflow: Airflow, uri: str) -> Any:
+    """Return what Airflow keeps of an asset between runs."""
+    [asset] = [each for each in airflow.call("GET", "assets?limit=100")["assets"] if each["uri"] == uri]
+    found = airflow.call("GET", f"assets/{asset['id']}/state-store")
+    return next((value for value in found.values() if isinstance(value, list)), found)
+
+
+def check_pages(browser: Browser, airflow: Airflow, run_id: str, uri: str, extra: Mapping[str, Any]) -> None:
+    """Look at the task's link and at the asset's page as a person would; SCREENSHOTS=1 keeps pictures for the documents."""
+    [asset] = [each for each in airflow.call("GET", "assets?limit=100")["assets"] if each["uri"] == uri]
+    with browser.new_context(base_url=airflow.url, viewport={"width": 1280, "height": 800}) as context:
+        context.set_default_timeout(20_000)
+        page = context.new_page()
+        page.goto(f"/dags/measurements_publish/runs/{run_id}/tasks/publish/details")
+        link = page.get_by_role("link", name="Quilt Catalog")
+        expect(link).to_have_attribute("href", extra["catalog_url"])
+        picture(page, "catalog-link.png")
+        page.goto(f"/assets/{asset['id']}")
+        expect(page.get_by_text(uri).first).to_be_visible()
+        page.locator(".codicon-folding-collapsed").last.click()
+        until("the event", lambda: any(extra["top_hash"] in shown for shown in editors(page)))
+        picture(page, "asset-events.png")
+
+
+def editors(page: Page) -> list[str]:
+    """Return what Airflow's editors show, without the spaces and line breaks that they add."""
+    return ["".join(text.split()) for text in page.locator(".view-lines").all_inner_texts()]
+
+
+def picture(page: Page, name: str) -> None:
+    if os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=ROOT / "docs/images" / name)
