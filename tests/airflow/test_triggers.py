@@ -1,0 +1,387 @@
+"""What waits in the triggerer: changes reported once, over restarts, from looks that are shared; and the queue of events."""
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+from airflow.triggers.shared_stream import SharedStreamManager
+
+from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.hooks.queue import PackageEvent
+from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entry
+from airflow_quilt.triggers.package import QuiltPackageTrigger
+from airflow_quilt.triggers.revision import QuiltRevisionTrigger
+from testbed.airflow_home import connections
+from testbed.proxy import S3Proxy
+from testbed.server import S3Server
+from testbed.sqs import Queue, running_queue
+
+PATIENCE = 60
+FAST = 0.2
+
+
+class Kept:
+    """The state of an asset, as Airflow's triggerer hands it to a trigger."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+        self.writes = 0
+
+    async def aget(self, key: str) -> Any:
+        return self.values.get(key)
+
+    async def aset(self, key: str, value: Any) -> None:
+        self.values[key] = json.loads(json.dumps(value))
+        self.writes += 1
+
+
+class KeptBefore332:
+    """The same in Airflow 3.3.0 and 3.3.1, which can only block."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    def get(self, key: str) -> Any:
+        return self.values.get(key)
+
+    def set(self, key: str, value: Any) -> None:
+        self.values[key] = value
+
+
+class KeptForSeveral:
+    """The same where several assets have the watcher."""
+
+    async def aget(self, _key: str) -> Any:
+        raise ValueError("Task has 2 concrete inlets and outlets")
+
+
+def publish(package: str, text: str) -> str:
+    result = QuiltPushOperator(task_id="push", package=package, entries={"a.txt": entry(content=text)}).execute({})
+    return str(result["top_hash"])
+
+
+class Watching:
+    """A trigger at work in an event loop, whose events are collected."""
+
+    def __init__(self, events: AsyncIterator[TriggerEvent]) -> None:
+        self.payloads: list[dict[str, Any]] = []
+        self._task = asyncio.create_task(self._collect(events))
+
+    async def _collect(self, events: AsyncIterator[TriggerEvent]) -> None:
+        async for event in events:
+            self.payloads.append(event.payload)
+
+    async def until(self, what: Callable[[], Any]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while not what():
+                assert not self._task.done(), self._task.exception()
+                await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def watch(story: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(story())  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    with running_queue() as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        QuiltPackageTrigger("team/data"),
+        QuiltPackageTrigger("team/*", "s3://bucket", None, 5, "https://sqs.us-east-1.amazonaws.com/1/q"),
+        QuiltRevisionTrigger("team/data"),
+        QuiltRevisionTrigger("team/data", "s3://bucket", None, "2026-01-01", "a/b", 5.0),
+    ],
+)
+def test_every_trigger_is_made_again_from_plain_values(trigger: Any) -> None:
+    classpath, arguments = trigger.serialize()
+
+    assert classpath == f"{type(trigger).__module__}.{type(trigger).__name__}"
+    assert json.loads(json.dumps(arguments)) == arguments
+    again = type(trigger)(**arguments)
+    assert again.serialize() == trigger.serialize()
+    if isinstance(trigger, BaseEventTrigger):
+        assert BaseEventTrigger.hash(*again.serialize()) == BaseEventTrigger.hash(*trigger.serialize())
+
+
+@pytest.mark.parametrize("arguments", [{"package": "team"}, {"package": "a/b", "poll_interval": 0}])
+def test_what_cannot_be_watched_is_refused_while_the_dag_is_parsed(arguments: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        QuiltPackageTrigger(**arguments)
+
+
+def test_triggers_of_one_registry_share_looks_and_others_do_not() -> None:
+    first = QuiltPackageTrigger("team/data", "s3://bucket")
+
+    assert first.shared_stream_key() == QuiltPackageTrigger("other/*", "s3://bucket").shared_stream_key()
+    for other in (
+        QuiltPackageTrigger("team/data", "s3://other"),
+        QuiltPackageTrigger("team/data", "s3://bucket", "other_conn"),
+        QuiltPackageTrigger("team/data", "s3://bucket", poll_interval=5),
+        QuiltPackageTrigger("team/data", "s3://bucket", queue_url="https://queue"),
+    ):
+        assert first.shared_stream_key() != other.shared_stream_key()
+
+
+@pytest.mark.parametrize("store", [Kept, KeptBefore332])
+def test_each_change_is_reported_once_and_what_was_missed_after_a_restart(connected: str, store: type) -> None:
+    kept = store()
+    first = publish("team/data", "first")
+
+    def trigger() -> QuiltPackageTrigger:
+        made = QuiltPackageTrigger("team/data", poll_interval=FAST)
+        made.asset_state_store = kept
+        return made
+
+    async def story() -> None:
+        watching = Watching(trigger().run())
+        await watching.until(lambda: first in json.dumps(kept.values))  # What is there is known, not new.
+        second = await asyncio.to_thread(publish, "team/data", "second")
+        await watching.until(lambda: watching.payloads)
+        await watching.until(lambda: second in json.dumps(kept.values))
+        await watching.stop()
+        assert watching.payloads == [
+            {
+                "registry": connected,
+                "package": "team/data",
+                "top_hash": second,
+                "previous": first,
+                "quilt_uri": f"quilt+{connected}#package=team/data@{second}",
+                "catalog_url": None,
+            }
+        ]
+
+        third = await asyncio.to_thread(publish, "team/data", "third")
+        watching = Watching(trigger().run())
+        await watching.until(lambda: third in json.dumps(kept.values))
+        await watching.stop()
+        assert [(each["top_hash"], each["previous"]) for each in watching.payloads] == [(third, second)]
+
+        await asyncio.to_thread(QuiltDeleteOperator(task_id="delete", package="team/data").execute, {})
+        watching = Watching(trigger().run())
+        await watching.until(lambda: third not in json.dumps(kept.values))
+        assert watching.payloads == []
+        await asyncio.to_thread(publish, "team/data", "third")  # There again, after it was gone.
+        await watching.until(lambda: watching.payloads)
+        await watching.stop()
+        assert [(each["top_hash"], each["previous"]) for each in watching.payloads] == [(third, None)]
+
+    watch(story)
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("store", [None, KeptForSeveral()])
+def test_without_a_state_of_the_asset_changes_are_reported_from_the_first_look_on(
+    store: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish("team/data", "first")
+    trigger = QuiltPackageTrigger("team/data", poll_interval=FAST)
+    trigger.asset_state_store = store
+
+    async def story() -> None:
+        watching = Watching(trigger.run())
+        await watching.until(lambda: "while the triggerer is down" in caplog.text)
+        await asyncio.sleep(3)
+        second = await asyncio.to_thread(publish, "team/data", "second")
+        await watching.until(lambda: watching.payloads)
+        await watching.stop()
+        assert [each["top_hash"] for each in watching.payloads] == [second]
+
+    watch(story)
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_pattern_reports_the_packages_that_match(connected: str) -> None:
+    old = publish("team/old", "old")
+    kept = Kept()
+    trigger = QuiltPackageTrigger("team/*", poll_interval=FAST)
+    trigger.asset_state_store = kept
+
+    async def story() -> None:
+        watching = Watching(trigger.run())
+        await watching.until(lambda: old in json.dumps(kept.values))
+        await asyncio.to_thread(publish, "other/new", "other")
+        new = await asyncio.to_thread(publish, "team/new", "new")
+        await watching.until(lambda: new in json.dumps(kept.values))
+        await watching.stop()
+        assert [(each["package"], each["top_hash"], each["previous"]) for each in watching.payloads] == [("team/new", new, None)]
+        assert kept.writes == 3  # That it has looked; the old package, if that is another shard; the new one.
+
+    watch(story)
+
+
+def test_triggers_that_share_looks_cost_as_much_as_one(
+    proxy: S3Proxy, bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = f"s3://{bucket}"
+    for name, value in connections(proxy.store, registry).items():
+        monkeypatch.setenv(name, value)
+    names = [f"team/data-{number}" for number in range(40)]
+    publish(names[7], "first")
+    triggers = [QuiltPackageTrigger(name, registry, poll_interval=30) for name in names]
+    kept = [Kept() for _ in names]
+    proxy.requests.clear()
+
+    async def story() -> None:
+        manager = SharedStreamManager(max_subscriber_queue=100, ack_timeout=60, cohort_grace_period=0)
+        watchings = []
+        for number, trigger in enumerate(triggers):
+            trigger.asset_state_store = kept[number]  # type: ignore[assignment]
+            key = trigger.shared_stream_key()
+            stream = manager.subscribe(trigger_id=number, trigger=trigger, key=key)
+            watchings.append(Watching(trigger.filter_shared_stream(stream)))
+        for number in range(len(names)):
+            await watchings[number].until(lambda number=number: kept[number].values)
+        for watching in watchings:
+            await watching.stop()
+        await manager.stop_all()
+
+    watch(story)
+    listings = [request for request in proxy.requests if request.method == "GET" and "list-type=2" in request.path]
+    assert len(listings) == 1
+    assert len(proxy.requests) == 2  # And the one pointer that is there.
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_store_that_fails_is_asked_again(s3: S3Server, bucket: str, caplog: pytest.LogCaptureFixture) -> None:
+    trigger = QuiltPackageTrigger("team/*", f"s3://{bucket}-later", poll_interval=FAST)
+    kept = Kept()
+    trigger.asset_state_store = kept  # type: ignore[assignment]
+
+    async def story() -> None:
+        watching = Watching(trigger.run())
+        await watching.until(lambda: "could not be looked at, try 4" in caplog.text)
+        assert kept.values == {}
+        await asyncio.to_thread(s3.make_bucket, f"{bucket}-later")
+        await watching.until(lambda: kept.values)
+        await watching.stop()
+
+    watch(story)
+
+
+def test_a_missing_connection_is_waited_for(
+    connected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trigger = QuiltPackageTrigger("team/data", connected, "later", poll_interval=FAST)
+    kept = Kept()
+    trigger.asset_state_store = kept  # type: ignore[assignment]
+
+    async def story() -> None:
+        watching = Watching(trigger.run())
+        await watching.until(lambda: "there is no connection 'later'" in caplog.text)
+        monkeypatch.setenv("AIRFLOW_CONN_LATER", '{"conn_type": "quilt"}')
+        await watching.until(lambda: kept.values)
+        await watching.stop()
+
+    watch(story)
+
+
+def test_an_event_of_the_queue_causes_a_look_at_once(queue: Queue, connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
+    connection["extra"]["service_config"] = {"sqs": {"endpoint_url": queue.endpoint}}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+    first = publish("team/data", "first")
+    kept = Kept()
+    trigger = QuiltPackageTrigger("team/data", poll_interval=3600, queue_url=queue.url)
+    trigger.asset_state_store = kept  # type: ignore[assignment]
+
+    async def story() -> None:
+        watching = Watching(trigger.run())
+        await watching.until(lambda: first in json.dumps(kept.values))
+        second = await asyncio.to_thread(publish, "team/data", "second")
+        third = await asyncio.to_thread(publish, "team/data", "third")
+        await asyncio.to_thread(queue.client.send_message, QueueUrl=queue.url, MessageBody="no event")
+        await asyncio.to_thread(queue.send, connected, "other/data", "f" * 64)
+        for top_hash in (second, third, third):  # At least once, and late.
+            await asyncio.to_thread(queue.send, connected, "team/data", top_hash)
+        await watching.until(lambda: third in json.dumps(kept.values))
+        await watching.until(lambda: queue.count() == 0)
+        await watching.stop()
+        assert [(each["top_hash"], each["previous"]) for each in watching.payloads] == [(third, first)]
+
+    watch(story)
+
+
+def test_where_the_queue_fails_packages_are_looked_at_every_so_often(connected: str, caplog: pytest.LogCaptureFixture) -> None:
+    first = publish("team/data", "first")
+    kept = Kept()
+    trigger = QuiltPackageTrigger("team/data", poll_interval=1, queue_url=f"{connected.replace('s3', 'http')}.invalid/none")
+    trigger.asset_state_store = kept  # type: ignore[assignment]
+
+    async def story() -> None:
+        watching = Watching(trigger.run())
+        await watching.until(lambda: first in json.dumps(kept.values))
+        await watching.until(lambda: "Until the queue can be read again" in caplog.text)
+        second = await asyncio.to_thread(publish, "team/data", "second")
+        await watching.until(lambda: watching.payloads)
+        await watching.stop()
+        assert [each["top_hash"] for each in watching.payloads] == [second]
+
+    watch(story)
+
+
+def test_events_that_came_through_sns_are_wrapped_once_more() -> None:
+    detail = {"version": "0.1", "type": "created", "bucket": "b", "handle": "team/data", "topHash": "f" * 64}
+    event = {"source": "com.quiltdata", "detail-type": "package-revision", "detail": detail}
+
+    assert PackageEvent.parse(json.dumps(event)) == PackageEvent("s3://b", "team/data", "f" * 64)
+    assert PackageEvent.parse(json.dumps({"Message": json.dumps(event)})) == PackageEvent("s3://b", "team/data", "f" * 64)
+    for other in (
+        "",
+        "null",
+        "[]",
+        "{",
+        '{"Message": "x"}',
+        json.dumps({**event, "detail-type": "x"}),
+        json.dumps({**event, "detail": 1}),
+    ):
+        assert PackageEvent.parse(other) is None
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_revision_is_waited_for_in_the_triggerer(s3_registry: Registry) -> None:
+    first = publish("team/data", "first")
+    trigger = QuiltRevisionTrigger("team/data", newer_than=first, poll_interval=FAST)
+
+    async def story() -> None:
+        watching = Watching(trigger.run())
+        await asyncio.sleep(1)
+        assert watching.payloads == []
+        second = await asyncio.to_thread(publish, "team/data", "second")
+        await watching.until(lambda: watching.payloads)
+        assert [each["found"]["top_hash"] for each in watching.payloads] == [second]
+
+    watch(story)
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"package": "no name"}, "PackageNameError"),
+        ({"package": "team/data", "registry": "s3://no-such-bucket-here"}, "BucketNotFoundError"),
+        ({"package": "team/data", "quilt_conn_id": "none_there"}, "SettingsError"),
+        ({"package": "team/data", "newer_than": "xyz"}, "TopHashError"),
+    ],
+)
+def test_waiting_ends_where_it_is_of_no_use(arguments: dict[str, Any], error: str) -> None:
+    async def story() -> None:
+        async with aclosing(QuiltRevisionTrigger(**arguments).run()) as events, asyncio.timeout(PATIENCE):
+            [event] = [event async for event in events]
+        assert event.payload["error"].startswith(f"{error}: ")
+
+    watch(story)
