@@ -32,6 +32,7 @@ def get_provider_info() -> dict[str, Any]:
                 "schemes": ["quilt+s3"],
                 "handler": "airflow_quilt.assets.uri.sanitize_uri",
                 "factory": "airflow_quilt.assets.uri.create_asset",
+                "to_openlineage_converter": "airflow_quilt.assets.uri.convert_asset_to_openlineage",
             },
         ],
         "extra-links": ["airflow_quilt.links.catalog.QuiltCatalogLink"],

@@ -15,6 +15,7 @@ from airflow_quilt.core.patterns import check_pattern, is_pattern
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Asset
+    from openlineage.client.event_v2 import Dataset
 
 SCHEME: Final = "quilt+s3"
 _FORM: Final = "quilt+s3://bucket/namespace/name"
@@ -105,6 +106,15 @@ def to_quilt_uri(uri: str, top_hash: str | None = None) -> str:
     pin = parse_top_hash(top_hash) if top_hash is not None else None
     location, name = RegistryLocation.parse(registry), PackageName.parse_existing(package)
     return str(QuiltUri(registry=location, package=name, top_hash=pin))
+
+
+def convert_asset_to_openlineage(asset: "Asset", lineage_context: Any) -> "Dataset | None":  # noqa: ARG001  (Airflow's signature)
+    """Return the dataset of a package's asset, at the revision that the asset's ``extra`` names; None where it is a pattern."""
+    from airflow_quilt.assets.lineage import dataset_of
+
+    registry, package = package_of(asset.uri)
+    top_hash = (asset.extra or {}).get("top_hash")
+    return None if is_pattern(package) else dataset_of(registry, package, str(top_hash) if top_hash else None)
 
 
 def create_asset(*, package: str, registry: str, extra: dict[str, Any] | None = None) -> "Asset":

@@ -5,7 +5,7 @@ directory ``""``.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -66,11 +66,39 @@ def parse_entries(entries: object) -> Iterator[Request]:
         LogicalKeyError: a key is not one.
         MetadataError: the metadata of an entry is not a JSON object.
     """
-    if isinstance(entries, Mapping) and not _has_source_keys(entries):
-        for key, source in entries.items():
-            yield from _parse(_parse_key(key), source, {})
-    else:
-        yield from _parse("", entries, {})
+    for key, source in _by_key(entries):
+        yield from _parse(_parse_key(key), source, {})
+
+
+def remote_locations(entries: object) -> Iterator[PhysicalKey | QuiltUri]:
+    """Yield the objects, prefixes and packages among the sources of ``entries``; content is not turned into bytes.
+
+    Raises:
+        LocationError: an URL is malformed; :func:`parse_entries` says of which key.
+        LogicalKeyError: a key is not one.
+    """
+    for key, source in _by_key(entries):
+        for text in _texts(_parse_key(key), source):
+            if text.startswith("quilt+"):
+                yield QuiltUri.parse(text)
+            elif text.startswith("s3:"):
+                yield PhysicalKey.parse(text)
+
+
+def _by_key(entries: object) -> Iterable[tuple[object, object]]:
+    return entries.items() if isinstance(entries, Mapping) and not _has_source_keys(entries) else [("", entries)]
+
+
+def _texts(key: str, source: object) -> Iterator[str]:
+    """Yield the paths and URLs of a source that are given as text."""
+    match source:
+        case str():
+            yield source
+        case Mapping() if _has_source_keys(source):
+            yield from _texts(key, source.get("path"))
+        case Sequence() if _is_directory(key) and not isinstance(source, bytes | bytearray | memoryview):
+            for item in source:
+                yield from _texts(key, item)
 
 
 def _parse_key(key: object) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from airflow_quilt.core.catalog import Catalog
     from airflow_quilt.core.credentials import CredentialSource
+    from airflow_quilt.core.locations import QuiltUri
     from airflow_quilt.core.names import PackageName
     from airflow_quilt.core.registry import Registry
     from airflow_quilt.core.selection import Reference
@@ -140,6 +141,28 @@ class QuiltHook(BaseHook):
                 raise InputError(f"{what} {given!r}: the package is given as {uri}, which says {said!r}; give it once")
         return self.registry(str(uri.registry)), Reference(str(uri.package), uri.top_hash or revision, uri.path or path)
 
+    def report_read(self, uri: "QuiltUri | str") -> None:
+        """Tell Airflow's lineage that the task has read a package, and which revision, where the URI pins one.
+
+        For the code of a task that calls the engine itself, which does not know Airflow; operators tell by themselves.
+
+        Raises:
+            LocationError: it is no Quilt+ URI.
+        """
+        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+        get_hook_lineage_collector().add_input_asset(self, **_asset(uri))
+
+    def report_published(self, uri: "QuiltUri | str") -> None:
+        """Tell Airflow's lineage that the task has made a revision; as :meth:`report_read`.
+
+        Raises:
+            LocationError: it is no Quilt+ URI.
+        """
+        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+
+        get_hook_lineage_collector().add_output_asset(self, **_asset(uri))
+
     def get_conn(self) -> "Registry":
         """Open the connection's registry."""
         return self.registry()
@@ -228,3 +251,15 @@ class QuiltHook(BaseHook):
         from airflow_quilt.hooks.form import behaviour
 
         return behaviour()
+
+
+def _asset(given: "QuiltUri | str") -> dict[str, Any]:
+    """Return what the collector of lineage makes an asset of; a package of a local registry has none, and it makes none."""
+    from airflow_quilt.core.locations import QuiltUri
+
+    uri = QuiltUri.parse(given) if isinstance(given, str) else given
+    return {
+        "scheme": str(uri).partition(":")[0],
+        "asset_kwargs": {"package": str(uri.package), "registry": str(uri.registry)},
+        "asset_extra": {"top_hash": uri.top_hash} if uri.top_hash else None,
+    }

@@ -1,6 +1,7 @@
 """What all operators share: the package, the connection, errors in Airflow's terms."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
 
     import jinja2
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
+    from openlineage.client.event_v2 import Dataset
 
     from airflow_quilt.core.registry import Registry
+
+_log = logging.getLogger(__name__)
 
 
 class QuiltOperator(BaseOperator):
@@ -33,6 +38,8 @@ class QuiltOperator(BaseOperator):
     ui_color = "#e5e1fb"
     operator_extra_links = (QuiltCatalogLink(),)
 
+    outcome: dict[str, Any] | None = None
+    """What came of the task, as soon as that is known: what it returns."""
     catalog_url: str | None = None
     """The catalog's page of the revision that the task was about, as soon as that is known."""
     _stop: "threading.Event | None" = None
@@ -57,11 +64,34 @@ class QuiltOperator(BaseOperator):
         """The hook of the operator's connection."""
         return QuiltHook(self.quilt_conn_id, self.max_concurrency)
 
-    def is_about(self, registry: "Registry", package: str, top_hash: str) -> None:
-        """Remember the revision that the task is about, for its link."""
+    def remember(self, registry: "Registry", package: str, top_hash: str | None, **more: Any) -> dict[str, Any]:
+        """Return what came of the task, and remember it for the task's link and lineage."""
         from airflow_quilt.core.names import PackageName
 
-        self.catalog_url = self.hook.catalog_url(registry, PackageName.parse_existing(package), top_hash)
+        self.outcome = {"registry": str(registry.location), "package": package, "top_hash": top_hash, **more}
+        if top_hash:
+            self.catalog_url = self.hook.catalog_url(registry, PackageName.parse_existing(package), top_hash)
+        return self.outcome
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> "OperatorLineage[Any, Any] | None":  # noqa: ARG002
+        """Tell OpenLineage what the task read and wrote: nothing where it failed before that was known."""
+        try:
+            from airflow.providers.openlineage.extractors import OperatorLineage
+
+            if self.outcome is None:
+                return OperatorLineage()
+            return OperatorLineage(inputs=self.reads(self.outcome), outputs=self.writes(self.outcome))
+        except Exception as error:  # noqa: BLE001  (whatever it is: the task has done its work)
+            _log.warning("What the task read and wrote could not be told to OpenLineage: %s", error)
+            return None
+
+    def reads(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002
+        """Return the datasets that a task read that came to this."""
+        return []
+
+    def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002
+        """Return the datasets that a task wrote that came to this."""
+        return []
 
     def begin(self) -> "threading.Event":
         """Return what tells the work of this try to stop when the task is killed."""

@@ -1,6 +1,6 @@
 """QuiltDeleteOperator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators.base import QuiltOperator, airflow_errors
@@ -8,6 +8,7 @@ from airflow_quilt.operators.values import flag
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from openlineage.client.event_v2 import Dataset
 
 
 class QuiltDeleteOperator(QuiltOperator):
@@ -41,11 +42,13 @@ class QuiltDeleteOperator(QuiltOperator):
                 raise TopHashError("top_hash came as None from another task; that is not taken for the whole package")
             registry = self.hook.registry(self.registry)
             deleted = delete(registry, self.package, self.top_hash, missing_ok=flag("missing_ok", self.missing_ok))
-            if deleted.top_hash:  # Its manifest stays, and the catalog shows it.
-                self.is_about(registry, self.package, deleted.top_hash)
-        return {
-            "registry": str(registry.location),
-            "package": self.package,
-            "top_hash": deleted.top_hash,
-            "revisions_deleted": len(deleted.times),
-        }
+            # The manifest of a revision that is deleted stays, and the catalog shows it.
+            return self.remember(registry, self.package, deleted.top_hash, revisions_deleted=len(deleted.times))
+
+    def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
+        """Return the package, if anything was deleted; without a version, as none was made."""
+        from airflow_quilt.assets.lineage import dataset_of, written
+
+        if not outcome["revisions_deleted"]:
+            return []
+        return [written(dataset_of(outcome["registry"], outcome["package"]), "ALTER" if outcome["top_hash"] else "DROP")]

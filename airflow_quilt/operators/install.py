@@ -1,6 +1,6 @@
 """QuiltInstallOperator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators.base import airflow_errors
@@ -9,6 +9,7 @@ from airflow_quilt.operators.values import attempt_of, flag, plain
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from openlineage.client.event_v2 import Dataset
 
 
 class QuiltInstallOperator(QuiltReadOperator):
@@ -40,13 +41,20 @@ class QuiltInstallOperator(QuiltReadOperator):
             registry, reference = self.locate()
             return_paths = flag("return_paths", self.return_paths)
             installed = install(registry, reference, str(plain(self.dest)), stop, attempt=attempt_of(context))
-            self.is_about(registry, reference.package, installed.top_hash)
-        return {
-            "registry": str(registry.location),
-            "package": reference.package,
-            "top_hash": installed.top_hash,
-            "files": len(installed.paths),
-            "bytes": installed.bytes,
-            "reused": installed.reused,
-            "paths": installed.paths if return_paths else None,
-        }
+            return self.remember(
+                registry,
+                reference.package,
+                installed.top_hash,
+                files=len(installed.paths),
+                bytes=installed.bytes,
+                reused=installed.reused,
+                paths=installed.paths if return_paths else None,
+            )
+
+    def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
+        """Return the directory or prefix."""
+        from airflow_quilt.assets.lineage import place_of, written
+        from airflow_quilt.core.selection import parse_place
+
+        place = place_of(parse_place(str(plain(self.dest))))
+        return [written(place, size=outcome["bytes"], fileCount=outcome["files"])]

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from types import EllipsisType
 
     from airflow.providers.common.compat.sdk import Context
+    from openlineage.client.event_v2 import Dataset
 
+    from airflow_quilt.assets.lineage import Change
     from airflow_quilt.core.attempt import Attempt
     from airflow_quilt.core.draft import Draft, Mode
     from airflow_quilt.core.pointers import Conflict
@@ -72,6 +74,9 @@ class QuiltPublishOperator(QuiltOperator):
     )
     template_fields_renderers = {"entries": "py", "meta": "json"}  # noqa: RUF012  (Airflow's own declaration has no ClassVar)
 
+    _given_entries: Any = None
+    """The entries as plain values: Airflow's own may have to be asked for, which is for the time while the task runs."""
+
     def __init__(  # noqa: PLR0913  (the parameters of a task)
         self,
         *,
@@ -118,6 +123,7 @@ class QuiltPublishOperator(QuiltOperator):
             registry = hook.registry(self.registry)
             attempt = attempt_of(context)
             given = {name: plain(getattr(self, name)) for name in self.template_fields}
+            self._given_entries = given["entries"]
             note = Note(context, attempt.key, given)
             if attempt.since is not None and (earlier := note.read(registry)):
                 return self._told(context, earlier)
@@ -141,9 +147,25 @@ class QuiltPublishOperator(QuiltOperator):
 
     def _told(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
         """Tell Airflow of what came of the task: the asset's event, and the link."""
-        self.catalog_url = result["catalog_url"]
+        self.outcome, self.catalog_url = result, result["catalog_url"]
         tell(self, context, {**result, "message": self.message}, self.partition_key)
         return result
+
+    def reads(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002
+        """Return the objects, prefixes and packages that the entries name."""
+        from airflow_quilt.assets.lineage import sources_of
+
+        return sources_of(self._given_entries)
+
+    def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
+        """Return the package, at the revision that was made or found."""
+        from airflow_quilt.assets.lineage import dataset_of, written
+
+        dataset = dataset_of(outcome["registry"], outcome["package"], outcome["top_hash"])
+        change: Change | None = None
+        if outcome["created"]:
+            change = "OVERWRITE" if outcome["previous"] else "CREATE"
+        return [written(dataset, change, size=outcome["bytes"], fileCount=outcome["entries"])]
 
     def _draft(self, given: Mapping[str, Any], context: "Context", registry: "Registry") -> "Draft":
         from airflow_quilt.core.draft import Draft

@@ -1,12 +1,14 @@
 """What the operators that read a package share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators.base import QuiltOperator
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+    from openlineage.client.event_v2 import Dataset
 
     from airflow_quilt.core.registry import Registry
     from airflow_quilt.core.selection import Reference
@@ -34,3 +36,9 @@ class QuiltReadOperator(QuiltOperator):
     def locate(self) -> "tuple[Registry, Reference]":
         """Return the registry, and what is to be read there."""
         return self.hook.locate(self.package, self.registry, self.revision, self.path)
+
+    def reads(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
+        """Return the package."""
+        from airflow_quilt.assets.lineage import dataset_of
+
+        return [dataset_of(outcome["registry"], outcome["package"], outcome["top_hash"])]

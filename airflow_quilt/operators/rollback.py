@@ -1,12 +1,13 @@
 """QuiltRollbackOperator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators.base import QuiltOperator, airflow_errors
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+    from openlineage.client.event_v2 import Dataset
 
 
 class QuiltRollbackOperator(QuiltOperator):
@@ -32,11 +33,11 @@ class QuiltRollbackOperator(QuiltOperator):
         with airflow_errors(self):
             registry = self.hook.registry(self.registry)
             revision, previous = rollback(registry, self.package, self.top_hash)
-            self.is_about(registry, self.package, revision.top_hash)
-        return {
-            "registry": str(registry.location),
-            "package": self.package,
-            "top_hash": revision.top_hash,
-            "revision": revision.time.to_iso8601_string(),
-            "previous": previous,
-        }
+            time = revision.time.to_iso8601_string()
+            return self.remember(registry, self.package, revision.top_hash, revision=time, previous=previous)
+
+    def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
+        """Return the package, at the revision that is the latest now."""
+        from airflow_quilt.assets.lineage import dataset_of
+
+        return [dataset_of(outcome["registry"], outcome["package"], outcome["top_hash"])]

@@ -39,13 +39,13 @@ class QuiltVerifyOperator(QuiltReadOperator):
             registry, reference = self.locate()
             src = None if self.src is None else str(plain(self.src))
             found = verify(registry, reference, src, read_all=flag("read_all", self.read_all), stop=stop)
-            self.is_about(registry, reference.package, found.top_hash)
+            outcome = self.remember(
+                registry,
+                reference.package,
+                found.top_hash,
+                entries=found.entries,
+                bytes=found.bytes,
+                extra=len(found.extra),
+            )
             found.check(extra_files_ok=flag("extra_files_ok", self.extra_files_ok))
-        return {
-            "registry": str(registry.location),
-            "package": reference.package,
-            "top_hash": found.top_hash,
-            "entries": found.entries,
-            "bytes": found.bytes,
-            "extra": len(found.extra),
-        }
+            return outcome

@@ -5,7 +5,7 @@ from typing import Any, overload
 import pandas as pd
 import pytest
 
-from airflow_quilt.core.entries import Content, DirectoryMeta, Located, Request, parse_entries
+from airflow_quilt.core.entries import Content, DirectoryMeta, Located, Request, parse_entries, remote_locations
 from airflow_quilt.core.errors import LogicalKeyError, MetadataError, QuiltError, SourceError
 from airflow_quilt.core.locations import PhysicalKey, QuiltUri
 from airflow_quilt.core.names import DirectoryKey, LogicalKey
@@ -298,3 +298,20 @@ def test_a_source_is_read_when_it_is_asked_for() -> None:
     assert next(requests) == located("a", "/x")
     with pytest.raises(QuiltError, match="'b'"):
         next(requests)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": "s3://b/a", "b": "/local", "c/": ["s3://b/c/", URI, "/local"], "d": {"path": "s3://b/d", "meta": {}}},
+        {"a.json": ["s3://b/a"], "b.json": {"path": "s3://b/b", "more": 1}, "c": {"content": "s3://b/c"}, "d/": {"meta": {}}},
+        {"a/": MappedOutput("s3://b/a", {"path": URI}), "b": b"s3://b/b", "c": Path("/local"), "d": {"path": Path("/local")}},
+        "s3://b",
+        {"path": URI},
+        [URI, "s3://b/a?versionId=1"],
+    ],
+)
+def test_remote_locations_are_those_of_the_requests(entries: object) -> None:
+    locations = [request.location for request in parse_entries(entries) if isinstance(request, Located)]
+
+    assert list(remote_locations(entries)) == [each for each in locations if isinstance(each, QuiltUri) or not each.is_local]
