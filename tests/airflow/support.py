@@ -1,16 +1,21 @@
 """What the Airflow tests share. Importing it gives this process an Airflow home of its own."""
 
 import atexit
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+import pendulum
 
 from testbed.airflow_home import airflow_environment
 
 if TYPE_CHECKING:
+    from airflow.models.asset import AssetEvent
     from airflow.models.dagrun import DagRun
     from airflow.sdk import DAG
 
@@ -36,6 +41,44 @@ def run_here(dag: "DAG", **arguments: Any) -> "DagRun":
     bag.bag_dag(dag)
     sync_bag_to_db(bag, "dags-folder", None)
     return dag.test(**arguments)
+
+
+def events(uri: str) -> list["AssetEvent"]:
+    """Return the events that Airflow stored of an asset, oldest first."""
+    from airflow.models.asset import AssetEvent, AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    with create_session() as session:
+        statement = select(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id).where(AssetModel.uri == uri)
+        return list(session.scalars(statement.order_by(AssetEvent.id)))
+
+
+def instance(tries: int = 1, *, task_id: str = "push", map_index: int = -1, cleared: int = 0) -> dict[str, Any]:
+    """Return what Airflow tells a task of itself, as far as it counts here."""
+    run = SimpleNamespace(start_date=pendulum.datetime(2026, 11, 1), clear_number=cleared)
+    task = SimpleNamespace(dag_id="dag", run_id="run", task_id=task_id, map_index=map_index, try_number=tries)
+    return {"ti": task, "dag_run": run}
+
+
+class StateStore:
+    """What Airflow keeps of a task instance over its tries; it may be out of reach."""
+
+    def __init__(self) -> None:
+        self.noted: dict[str, Any] = {}
+        self.is_down = False
+
+    def get(self, key: str) -> Any:
+        self._check()
+        return json.loads(json.dumps(self.noted.get(key)))
+
+    def set(self, key: str, value: Any) -> None:
+        self._check()
+        self.noted[key] = value
+
+    def _check(self) -> None:
+        if self.is_down:
+            raise RuntimeError("the API server is gone")
 
 
 class MappedOutput(Sequence[Any]):

@@ -1,7 +1,7 @@
 """Packages as assets: URIs, outlets, events, and the link to the catalog."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from airflow.sdk import DAG, Asset, AssetAlias
@@ -12,10 +12,7 @@ from airflow_quilt.core.errors import InputError, LocationError
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator, entry
-from tests.airflow.support import run_here
-
-if TYPE_CHECKING:
-    from airflow.models.asset import AssetEvent
+from tests.airflow.support import events, run_here
 
 HASH = "0123456789abcdef" * 4
 
@@ -105,17 +102,6 @@ def test_the_package_is_an_outlet_where_it_is_known_while_the_dag_is_parsed(oper
 def dag() -> Iterator[DAG]:
     with DAG("assets", schedule=None) as dag:
         yield dag
-
-
-def events(uri: str) -> list["AssetEvent"]:
-    """Return the events that Airflow stored of an asset, oldest first."""
-    from airflow.models.asset import AssetEvent, AssetModel
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    with create_session() as session:
-        statement = select(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id).where(AssetModel.uri == uri)
-        return list(session.scalars(statement.order_by(AssetEvent.id)))
 
 
 @pytest.mark.usefixtures("database")

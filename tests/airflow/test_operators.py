@@ -3,7 +3,6 @@
 import inspect
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -35,7 +34,7 @@ from airflow_quilt.operators import (
 from airflow_quilt.operators.values import attempt_of, flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
-from tests.airflow.support import MappedOutput
+from tests.airflow.support import MappedOutput, StateStore, instance
 
 OPERATORS = [
     QuiltPushOperator,
@@ -531,13 +530,6 @@ def test_a_conflict_is_left_to_airflows_retries() -> None:
     assert RevisionConflictError.transient
 
 
-def instance(tries: int = 1, *, task_id: str = "push", map_index: int = -1, cleared: int = 0) -> dict[str, Any]:
-    """Return what Airflow tells a task of itself, as far as it counts here."""
-    run = SimpleNamespace(start_date=pendulum.datetime(2026, 11, 1), clear_number=cleared)
-    task = SimpleNamespace(dag_id="dag", run_id="run", task_id=task_id, map_index=map_index, try_number=tries)
-    return {"ti": task, "dag_run": run}
-
-
 def test_the_tries_of_a_task_instance_are_told_from_other_work() -> None:
     keys = [
         attempt_of(context).key  # type: ignore[arg-type]
@@ -571,26 +563,6 @@ def test_a_retry_after_a_lost_success_publishes_nothing_new(connected: str, s3_r
 
     assert {**again, "bytes_copied": 4, "bytes_reused": 0} == first
     assert len(list(s3_registry.revisions(PackageName("team", "data")))) == 2
-
-
-class StateStore:
-    """What Airflow keeps of a task instance over its tries; it may be out of reach."""
-
-    def __init__(self) -> None:
-        self.noted: dict[str, Any] = {}
-        self.is_down = False
-
-    def get(self, key: str) -> Any:
-        self._check()
-        return json.loads(json.dumps(self.noted.get(key)))
-
-    def set(self, key: str, value: Any) -> None:
-        self._check()
-        self.noted[key] = value
-
-    def _check(self) -> None:
-        if self.is_down:
-            raise RuntimeError("the API server is gone")
 
 
 @pytest.fixture
