@@ -27,6 +27,10 @@ def get_provider_info() -> dict[str, Any]:
                 ],
             },
         ],
+        "task-decorators": [
+            {"name": "quilt_push", "class-name": "airflow_quilt.decorators.quilt.quilt_push_task"},
+            {"name": "quilt_build", "class-name": "airflow_quilt.decorators.quilt.quilt_build_task"},
+        ],
         "asset-uris": [
             {
                 "schemes": ["quilt+s3"],

@@ -195,7 +195,8 @@ def _is_directory(key: str) -> bool:
 
 def _file_key(key: str) -> LogicalKey:
     if _is_directory(key):
-        raise SourceError(f"entry {key!r}: content needs the key of a file, this is a directory")
+        why = "this is a directory" if key else "such as {'data.parquet': …}"
+        raise SourceError(f"entry {key!r}: content needs the key of a file, {why}")
     return LogicalKey(key)
 
 

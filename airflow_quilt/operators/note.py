@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -86,8 +86,10 @@ def _fingerprint(value: Any) -> str | None:
 
 def _spelled(value: Any) -> Any:
     match value:
-        case bytes():
-            return {"bytes": hashlib.sha256(value).hexdigest()}
+        case bytes() | bytearray() | memoryview():
+            return {"bytes": hashlib.sha256(bytes(value)).hexdigest()}
+        case Sequence():
+            return list(value[:])  # The output of mapped tasks, an argument of a decorated function, comes with one request.
         case os.PathLike():
             return {"path": os.fspath(value)}
         case _ if value is ...:

@@ -122,8 +122,8 @@ class QuiltPublishOperator(QuiltOperator):
             hook = self.hook
             registry = hook.registry(self.registry)
             attempt = attempt_of(context)
-            given = {name: plain(getattr(self, name)) for name in self.template_fields}
-            self._given_entries = given["entries"]
+            given = self.inputs()
+            self._given_entries = given.get("entries")
             note = Note(context, attempt.key, given)
             if attempt.since is not None and (earlier := note.read(registry)):
                 return self._told(context, earlier)
@@ -144,6 +144,10 @@ class QuiltPublishOperator(QuiltOperator):
             }
             note.write(result)
             return self._told(context, result)
+
+    def inputs(self) -> dict[str, Any]:
+        """Return the rendered parameters, as values that the engine reads."""
+        return {name: plain(getattr(self, name)) for name in self.template_fields}
 
     def _told(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
         """Tell Airflow of what came of the task: the asset's event, and the link."""

@@ -37,6 +37,10 @@ def test_every_module_and_class_that_it_names_is_there() -> None:
     modules = [module for part in ("hooks", "operators") for item in info[part] for module in item["python-modules"]]
     for module in modules:
         assert importlib.import_module(module).__doc__
+    for decorator in info["task-decorators"]:
+        module, _, name = decorator["class-name"].rpartition(".")
+        assert getattr(importlib.import_module(module), name)
+        assert name == f"{decorator['name']}_task"
     for connection in info["connection-types"]:
         module, _, name = connection["hook-class-name"].rpartition(".")
         hook = getattr(importlib.import_module(module), name)

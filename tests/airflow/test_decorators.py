@@ -1,0 +1,318 @@
+"""Functions as tasks that publish what they return: run by real Airflow against the real store, or called directly."""
+
+import inspect
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pendulum
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import DAG, Asset, ObjectStoragePath, task
+
+from airflow_quilt.assets import quilt_asset
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.decorators import quilt_build, quilt_push
+from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator, entry
+from testbed.server import S3Server
+from tests.airflow.support import MappedOutput, StateStore, events, instance, run_here
+from tests.test_docs import ROOT, blocks
+
+BOTH = [(quilt_push, QuiltPushOperator), (quilt_build, QuiltBuildOperator)]
+
+
+@pytest.fixture
+def dag(database: None) -> Iterator[DAG]:
+    with DAG("decorated", schedule=None, start_date=pendulum.datetime(2026, 1, 1)) as dag:
+        yield dag
+
+
+def contents(registry: Registry, package: str) -> dict[str, bytes]:
+    """Return the files of the latest revision of a package."""
+    manifest = registry.read(PackageName.parse(package))
+    return {entry.logical_key: registry.read_bytes(entry) for entry in manifest.entries}
+
+
+def returning(value: object, **arguments: Any) -> Any:
+    """Return the task of a function that returns a value."""
+
+    @quilt_push(**{"package": "team/data", **arguments})
+    def make() -> Any:
+        return value
+
+    return make().operator
+
+
+def test_airflow_finds_the_decorators() -> None:
+    assert (task.quilt_push, task.quilt_build) == (quilt_push, quilt_build)
+
+
+@pytest.mark.parametrize(("decorator", "operator"), BOTH)
+def test_a_decorator_names_every_parameter_of_its_operator_but_the_entries(decorator: Any, operator: type) -> None:
+    parameters = inspect.signature(decorator).parameters.values()
+    names = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+    assert names == {*operator.template_fields, "logical_key", "multiple_outputs"} - {"entries"}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("decorator", "operator"), BOTH)
+def test_a_decorated_task_is_the_operator_with_its_arguments_templated(decorator: Any, operator: type) -> None:
+    @decorator(package="team/{{ day }}", message="{{ day }}", logical_key="{{ day }}.csv", dedupe=False, retries=3)
+    def make(source: str) -> str:
+        """Say what is made."""
+        return source
+
+    made = make("/data/{{ day }}.csv").operator
+    made.render_template_fields({"day": "monday"})
+
+    assert isinstance(made, operator)
+    assert (made.task_id, made.retries, made.dedupe, made.doc_md) == ("make", 3, False, "Say what is made.")
+    assert (made.package, made.message, made.logical_key) == ("team/monday", "monday", "monday.csv")
+    assert list(made.op_args) == ["/data/monday.csv"]
+
+
+def test_what_is_left_out_comes_from_the_defaults_of_the_dag() -> None:
+    with DAG("defaults", schedule=None, default_args={"registry": "s3://bucket", "conflict": "overwrite", "dedupe": False}):
+        made = returning("/data/", dedupe=True)
+
+    assert (made.registry, made.conflict, made.dedupe) == ("s3://bucket", "overwrite", True)
+
+
+def test_the_entries_are_what_the_function_returns_and_nothing_else() -> None:
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'entries'"):
+        returning("/data/", entries={"a.txt": "/data/a.txt"})
+
+
+def test_the_package_is_an_outlet_where_it_is_known_while_the_dag_is_parsed() -> None:
+    assert returning("/data/", registry="s3://bucket").outlets == [quilt_asset("team/data", "s3://bucket")]
+    assert returning("/data/", registry="s3://bucket", package="team/{{ ds }}").outlets == []
+
+
+def test_a_function_gets_what_other_tasks_returned_and_what_it_asks_for_of_the_context(
+    dag: DAG, connected: str, s3_registry: Registry, tmp_path: Path
+) -> None:
+    @task
+    def write(name: str) -> str:
+        (tmp_path / name).write_text(name)
+        return str(tmp_path / name)
+
+    @task.quilt_push(package="team/{{ params.name }}", message="{{ params.name }}", meta={"run": "{{ run_id }}"})
+    def publish(path: str, unit: str, *, ds: str, params: dict[str, str]) -> dict[str, object]:
+        return {"a.txt": path, "{{ ds }}.json": {"ds": ds, "unit": unit, **params}, "b.txt": entry(content="b", meta={"c": 1})}
+
+    @task
+    def tell(top_hash: str, published: dict[str, object]) -> bool:
+        return published["top_hash"] == top_hash
+
+    published = publish(write("a.txt"), unit="{{ params.name }}s")
+    tell(published["top_hash"], published)
+
+    run = run_here(dag, run_conf={"name": "metre"}, logical_date=pendulum.datetime(2026, 11, 23))
+
+    assert str(run.state) == "success"
+    manifest = s3_registry.read(PackageName.parse("team/metre"))
+    assert manifest.header == {"version": "v0", "user_meta": {"run": run.run_id}, "message": "metre"}
+    assert contents(s3_registry, "team/metre") == {
+        "a.txt": b"a.txt",
+        "b.txt": b"b",
+        "{{ ds }}.json": b'{"ds": "2026-11-23", "unit": "metres", "name": "metre"}',
+    }
+    [revision] = s3_registry.revisions(PackageName.parse("team/metre"))
+    [teller, publisher] = (run.get_task_instance(name) for name in ("tell", "publish"))
+    assert teller.xcom_pull(task_ids="tell") is True
+    assert publisher.xcom_pull(task_ids="publish") == {
+        "registry": connected,
+        "package": "team/metre",
+        "top_hash": revision.top_hash,
+        "quilt_uri": f"quilt+{connected}#package=team/metre@{revision.top_hash}",
+        "catalog_url": None,
+        "entries": 3,
+        "bytes": 61,
+        "bytes_copied": 61,
+        "bytes_reused": 0,
+        "revision": revision.time.to_iso8601_string(),
+        "created": True,
+        "previous": None,
+    }
+
+
+def test_a_function_may_return_a_directory_a_data_frame_or_a_prefix(
+    dag: DAG, connected: str, s3: S3Server, s3_registry: Registry, bucket: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/a.txt").write_text("a")
+    s3.client().put_object(Bucket=bucket, Key="raw/b.txt", Body=b"b")
+
+    @task.quilt_push(package="team/directory")
+    def directory() -> Path:
+        return tmp_path
+
+    @task.quilt_push(package="team/frame", logical_key="table/data.csv")
+    def frame() -> pd.DataFrame:
+        return pd.DataFrame({"a": [1, 2]})
+
+    @task.quilt_build(package="team/prefix")
+    def prefix(registry: str) -> ObjectStoragePath:
+        return ObjectStoragePath(f"{registry}/raw/")
+
+    directory()
+    frame()
+    prefix(connected)
+
+    run = run_here(dag)
+
+    assert str(run.state) == "success"
+    assert contents(s3_registry, "team/directory") == {"sub/a.txt": b"a"}
+    assert contents(s3_registry, "team/frame") == {"table/data.csv": b"a\n1\n2\n"}
+    assert contents(s3_registry, "team/prefix") == {"b.txt": b"b"}
+    [named] = s3_registry.read(PackageName.parse("team/prefix")).entries
+    assert named.physical_keys[0].startswith(f"s3://{bucket}/raw/b.txt?")
+
+
+def test_the_example_of_the_documents_runs(dag: DAG, connected: str, s3_registry: Registry, tmp_path: Path) -> None:
+    [example] = [block for block in blocks(ROOT / "docs/operators.md") if "@task.quilt_push" in block]
+    (tmp_path / "mon.csv").write_text("mm\n1\n3\n")
+    exec(compile(example.replace("/data/mon.csv", str(tmp_path / "mon.csv")), "docs/operators.md", "exec"), {})  # noqa: S102
+
+    run = run_here(dag, logical_date=pendulum.datetime(2026, 11, 23))
+
+    assert str(run.state) == "success"
+    assert contents(s3_registry, "lab/20261123") == {"readings.csv": b"mm\n1\n3\n", "about.json": b'{"day": "2026-11-23"}'}
+    assert contents(s3_registry, "lab/means") == {"means.csv": b"mm\n2.0\n"}
+    assert {key.partition("/")[0] for key in contents(s3_registry, "lab/raw")} == {"20261123", "means"}
+
+
+def test_mapped_and_overridden_tasks_publish_too_and_a_function_that_fails_is_called_again(
+    dag: DAG, connected: str, s3_registry: Registry, tmp_path: Path
+) -> None:
+    tries = []
+
+    @task.quilt_push(package="team/mapped", mode="update", registry=connected, logical_key="texts/")
+    def add(name: str, text: str) -> str:
+        path = tmp_path / f"{name}.txt"
+        path.write_text(text)
+        return str(path)
+
+    @task.quilt_push(package="team/data", retries=1, retry_delay=pendulum.duration(seconds=0))
+    def fail_once() -> dict[str, object]:
+        tries.append(1)
+        if len(tries) == 1:
+            raise RuntimeError("not yet")
+        return {"a.txt": entry(content="a")}
+
+    added = add.partial(text="text").expand(name=["one", "two"])
+    added >> fail_once.override(task_id="renamed", package="team/other")()
+
+    run = run_here(dag)
+
+    assert str(run.state) == "success"
+    assert contents(s3_registry, "team/mapped") == {"texts/one.txt": b"text", "texts/two.txt": b"text"}
+    assert len(list(s3_registry.revisions(PackageName.parse("team/mapped")))) == 2
+    assert contents(s3_registry, "team/other") == {"a.txt": b"a"}
+    assert len(tries) == 2
+    assert [link.name for link in added.operator.operator_extra_links] == ["Quilt Catalog"]
+
+
+def test_an_event_tells_of_the_revision_and_there_is_none_where_nothing_is_new(dag: DAG, connected: str) -> None:
+    @task.quilt_push(package="team/data", registry=connected, logical_key="a.json")
+    def publish(*, params: dict[str, str]) -> list[str]:
+        return [params["text"]]
+
+    publish()
+
+    runs = [run_here(dag, run_conf={"text": "same"}) for _ in range(2)]
+
+    assert [str(run.state) for run in runs] == ["success"] * 2
+    [event] = events(quilt_asset("team/data", connected).uri)
+    assert event.extra["quilt_uri"].startswith(f"quilt+{connected}#package=team/data@")
+
+
+@pytest.mark.parametrize(
+    ("value", "arguments", "message"),
+    [
+        (None, {}, "make returned nothing"),
+        (None, {"logical_key": "a.json"}, "make returned nothing"),
+        (pd.DataFrame(), {}, r"make returned a value of type DataFrame.* logical_key='data.parquet' in the decorator"),
+        (b"bytes", {}, "make returned a value of type bytes.* logical_key="),
+        (1, {}, "make returned a value of type int.* logical_key="),
+        (entry(content="text"), {}, "content needs the key of a file, such as {'data.parquet'"),
+        ([b"bytes"], {}, "content needs the key of a file, such as {'data.parquet'"),
+        (pd.DataFrame(), {"logical_key": "data.xls"}, r"'data.xls': a DataFrame needs a key that ends in one of .csv"),
+        ({}, {}, "no entries"),
+        (Asset("name only"), {}, "it has no URI"),
+    ],
+)
+def test_what_cannot_be_published_fails_for_good_and_the_message_names_the_cure(
+    connected: str, s3_registry: Registry, value: object, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(AirflowFailException, match=message):
+        returning(value, **arguments).execute({})
+    assert list(s3_registry.packages()) == []
+
+
+def test_an_asset_is_a_source_where_it_is_returned_and_any_value_where_it_is_given(
+    connected: str, s3: S3Server, s3_registry: Registry, bucket: str
+) -> None:
+    s3.client().put_object(Bucket=bucket, Key="raw/b.txt", Body=b"b")
+    given = Asset("name only")
+
+    @quilt_build(package="team/data", logical_key="c.txt")
+    def make(asset: Asset) -> Asset:
+        return Asset(f"{connected}/raw/b.txt", extra={"from": asset.name})
+
+    operator = make(given).operator
+    operator.execute({})
+
+    assert contents(s3_registry, "team/data") == {"c.txt": b"b"}
+    assert operator.inlets == [given]
+
+
+class Calls:
+    """A function that is called by the tries of a task, each with a task of its own, as workers have."""
+
+    def __init__(self, store: StateStore) -> None:
+        self.made = 0
+        self._store = store
+
+    def retry(self, tries: int, *arguments: object) -> dict[str, Any]:
+        @quilt_push(package="team/data", dedupe=False, logical_key="a.json")
+        def make(*_arguments: object) -> dict[str, str]:
+            self.made += 1
+            return {"text": "mine"}
+
+        result: dict[str, Any] = make(*arguments).operator.execute({**instance(tries), "task_state_store": self._store})
+        return json.loads(json.dumps(result))
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["text", {"key": Path("/path")}, memoryview(b"hello")[::2], MappedOutput(["one", "two"])],
+    ids=["text", "path", "bytes", "mapped"],
+)
+def test_a_retry_after_a_lost_success_does_not_call_the_function_again(
+    connected: str, s3_registry: Registry, argument: object
+) -> None:
+    calls = Calls(StateStore())
+    first, again = (calls.retry(tries, argument) for tries in (1, 2))
+
+    assert again == first
+    assert calls.made == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "noted"), [((1, 2), ["quilt_published"]), ((pd.DataFrame(),) * 2, [])], ids=["other arguments", "a data frame"]
+)
+def test_without_a_note_for_the_arguments_the_function_is_called_again_and_its_revision_found(
+    connected: str, s3_registry: Registry, arguments: tuple[object, object], noted: list[str]
+) -> None:
+    store = StateStore()
+    calls = Calls(store)
+    first, again = (calls.retry(tries, argument) for tries, argument in enumerate(arguments, 1))
+
+    assert (again["top_hash"], again["revision"]) == (first["top_hash"], first["revision"])
+    assert calls.made == 2
+    assert list(store.noted) == noted
+    assert len(list(s3_registry.revisions(PackageName("team", "data")))) == 1
