@@ -147,3 +147,20 @@ def test_index_measurements_names_objects_where_they_are(
     keys = [entry.physical_keys[0].partition("?")[0] for entry in s3_registry.read(PackageName.parse("lab/raw")).entries]
     assert keys == [f"s3://{bucket}/raw/{day}.csv" for day in ("mon", "tue", "wed")]
     assert s3.client().list_objects_v2(Bucket=bucket, Prefix="lab/")["KeyCount"] == 0
+
+
+def test_every_year_adds_its_files_and_the_release_names_all_of_them(
+    run_dag: RunDag, connected: str, s3_registry: Registry
+) -> None:
+    run = run_dag("penguins_by_year")
+
+    assert states(run) == {**{("publish", index): "success" for index in range(3)}, ("release", -1): "success"}
+    years, release = (list(s3_registry.read(PackageName.parse(f"penguins/{name}")).entries) for name in ("years", "release"))
+    assert [entry.logical_key for entry in years] == [
+        f"{year}/{name}" for year in (2007, 2008, 2009) for name in ("README.txt", "penguins.parquet")
+    ]
+    assert s3_registry.read_bytes(years[0]) == b"110 penguins\n"
+    assert [(entry.logical_key, entry.physical_keys) for entry in release] == [
+        (entry.logical_key, entry.physical_keys) for entry in years
+    ]
+    assert len(list(s3_registry.revisions(PackageName.parse("penguins/years")))) == 3
