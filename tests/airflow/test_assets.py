@@ -1,6 +1,5 @@
 """Packages as assets: URIs, outlets, events, and the link to the catalog."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -99,9 +98,8 @@ def test_the_package_is_an_outlet_where_it_is_known_while_the_dag_is_parsed(oper
 
 
 @pytest.fixture
-def dag() -> Iterator[DAG]:
-    with DAG("assets", schedule=None) as dag:
-        yield dag
+def dag() -> DAG:
+    return DAG("assets", schedule=None)
 
 
 @pytest.mark.usefixtures("database")

@@ -10,14 +10,20 @@ import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Asset, ObjectStoragePath
+from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from airflow_quilt.core.errors import (
+    AccessDeniedError,
     CancelledError,
     InputError,
+    LoginError,
+    PackageNameError,
     QuiltError,
     RevisionConflictError,
+    SourceChangedError,
     SourceError,
     StorageUnavailableError,
+    ThrottledError,
 )
 from airflow_quilt.core.limits import Limits
 from airflow_quilt.core.names import PackageName
@@ -31,6 +37,7 @@ from airflow_quilt.operators import (
     QuiltVerifyOperator,
     entry,
 )
+from airflow_quilt.operators.base import airflow_errors
 from airflow_quilt.operators.values import attempt_of, flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
@@ -528,6 +535,28 @@ def test_an_unreachable_endpoint_is_left_to_airflows_retries(bucket: str, monkey
 
 def test_a_conflict_is_left_to_airflows_retries() -> None:
     assert RevisionConflictError.transient
+
+
+@pytest.mark.parametrize(
+    ("kind", "example"),
+    [
+        ("PermanentError", PackageNameError("no name")),
+        ("AuthenticationError", AccessDeniedError("denied", "s3://b")),
+        ("AuthenticationError", LoginError("no such key")),
+        ("RevisionConflictError", RevisionConflictError("team/data", None, None)),
+        ("ThrottledError", ThrottledError("slow down", "s3://b")),
+    ],
+)
+def test_a_retry_policy_sees_errors_by_their_kinds(kind: str, example: QuiltError) -> None:
+    policy = ExceptionRetryPolicy(rules=[RetryRule(f"airflow_quilt.core.errors.{kind}", RetryAction.FAIL, reason="ours")])
+    with_policy, without = (QuiltPushOperator(task_id="t", package="a/b", retry_policy=given) for given in (policy, None))
+
+    with pytest.raises(type(example)) as raised, airflow_errors(with_policy):
+        raise example
+    assert policy.evaluate(raised.value, 1, 3).reason == "ours"
+    assert policy.evaluate(SourceChangedError("x") if kind != "PermanentError" else CancelledError("x"), 1, 3).reason is None
+    with pytest.raises(type(example) if example.transient else AirflowFailException), airflow_errors(without):
+        raise example
 
 
 def test_the_tries_of_a_task_instance_are_told_from_other_work() -> None:

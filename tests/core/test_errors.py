@@ -8,8 +8,10 @@ import pytest
 
 from airflow_quilt.core import errors
 from airflow_quilt.core.errors import (
+    AuthenticationError,
     CatalogUnavailableError,
     InputError,
+    PermanentError,
     QuiltError,
     RevisionConflictError,
     StorageError,
@@ -158,3 +160,12 @@ def test_a_broken_workflow_carries_every_violation() -> None:
 
     assert error.violations == tuple(MANY)
     assert "'gamma'" in str(error)
+
+
+PARENTS = {"QuiltError", "CatalogError", "StorageError", "PermanentError", "AuthenticationError"}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind.__name__ not in PARENTS])
+def test_every_error_is_for_now_or_for_good_or_about_who_asks(kind: type[QuiltError]) -> None:
+    is_about_who_asks = issubclass(kind, AuthenticationError) and not kind.transient
+    assert [kind.transient, issubclass(kind, PermanentError), is_about_who_asks].count(True) == 1

@@ -1,0 +1,110 @@
+"""What a package says of the run that published it."""
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
+from airflow.sdk import DAG
+
+from airflow_quilt.assets import quilt_asset
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.operators import QuiltPushOperator, entry
+from airflow_quilt.operators.provenance import provenance_of
+from tests.airflow.support import instance, run_here
+
+NAME = PackageName("team", "data")
+
+
+def push(context: Any = None, **arguments: Any) -> dict[str, Any]:
+    entries = {"a.txt": entry(content="a")}
+    task = QuiltPushOperator(**{"task_id": "push", "package": str(NAME), "entries": entries, **arguments})
+    return task.execute(context or {})
+
+
+def meta(registry: Registry) -> Any:
+    return registry.read(NAME).user_meta
+
+
+@pytest.mark.usefixtures("connected")
+def test_nothing_is_said_unless_that_is_asked_for(s3_registry: Registry) -> None:
+    push(instance())
+    assert meta(s3_registry) == {}
+
+
+@pytest.mark.usefixtures("connected")
+def test_the_run_is_named_beside_the_users_metadata_and_the_same_in_every_try(s3_registry: Registry) -> None:
+    first = push(instance(1), meta={"week": 47}, provenance=True)
+    about = {"dag_id": "dag", "run_id": "run", "task_id": "push"}
+    assert meta(s3_registry) == {"week": 47, "airflow": about}
+
+    again = push(instance(2), meta={"week": 47}, provenance=True)
+    assert again["top_hash"] == first["top_hash"]
+
+
+@pytest.mark.usefixtures("connected")
+def test_an_update_says_which_run_made_it_and_keeps_the_rest(s3_registry: Registry) -> None:
+    push(instance(), meta={"week": 47}, provenance=True)
+    push(instance(task_id="later"), mode="update", entries={"b.txt": entry(content="b")}, provenance="true")
+
+    assert meta(s3_registry) == {"week": 47, "airflow": {"dag_id": "dag", "run_id": "run", "task_id": "later"}}
+
+
+@pytest.mark.usefixtures("connected")
+def test_the_key_is_not_for_users_then() -> None:
+    with pytest.raises(AirflowFailException, match="the key 'airflow' is written here; leave it out"):
+        push(instance(), meta={"airflow": 1}, provenance=True)
+    push(instance(), meta={"airflow": 1})
+
+
+def test_a_connection_may_ask_for_it(connected: str, s3_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = f'{{"registry": "{connected}", "provenance": "true"}}'
+    monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", f'{{"conn_type": "quilt", "extra": {extra}}}')
+
+    push(instance(), meta={"a": 1}, provenance=False)
+    assert meta(s3_registry) == {"a": 1}
+    push(instance(), meta={"a": 1})
+    assert meta(s3_registry)["airflow"]["dag_id"] == "dag"
+
+
+def test_the_events_that_triggered_a_run_are_named_oldest_first() -> None:
+    def event(hour: int, extra: dict[str, Any]) -> Any:
+        at = datetime(2026, 11, 1, hour, tzinfo=UTC)
+        return SimpleNamespace(timestamp=at, extra=extra, source_dag_id="producer", source_run_id="r")
+
+    events = {
+        quilt_asset("team/raw", "s3://b"): [event(3, {"top_hash": "c" * 64}), event(1, {})],
+        quilt_asset("team/notes", "s3://b"): [event(2, {"from_trigger": True, "payload": {"top_hash": "d" * 64}})],
+    }
+
+    found = provenance_of({**instance(map_index=4), "triggering_asset_events": events})  # type: ignore[typeddict-item]
+
+    assert found["map_index"] == 4
+    assert found["triggered_by"] == [
+        {"asset": uri, "time": f"2026-11-01T0{hour}:00:00+00:00", "dag_id": "producer", "run_id": "r", **more}
+        for hour, uri, more in (
+            (1, "quilt+s3://b/team/raw", {}),
+            (2, "quilt+s3://b/team/notes", {"top_hash": "d" * 64}),
+            (3, "quilt+s3://b/team/raw", {"top_hash": "c" * 64}),
+        )
+    ]
+
+
+@pytest.fixture
+def dag() -> DAG:
+    return DAG("provenance", schedule=None)
+
+
+@pytest.mark.usefixtures("database", "connected")
+def test_a_real_run_says_its_times(dag: DAG, s3_registry: Registry) -> None:
+    entries = {"a.txt": entry(content="a")}
+    QuiltPushOperator(task_id="push", package=str(NAME), entries=entries, provenance=True, dag=dag)
+
+    run = run_here(dag, logical_date=datetime(2026, 11, 1, tzinfo=UTC))
+
+    found = meta(s3_registry)["airflow"]
+    assert (found["dag_id"], found["task_id"], found["run_id"]) == ("provenance", "push", run.run_id)
+    assert found["logical_date"] == "2026-11-01T00:00:00+00:00"
+    assert "map_index" not in found

@@ -1,0 +1,162 @@
+"""The sensor: what it waits for, how it waits, what it returns."""
+
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.sdk import DAG
+from airflow.triggers.base import BaseTrigger
+
+from airflow_quilt.core.errors import StorageUnavailableError
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.operators import QuiltPushOperator, QuiltRollbackOperator, entry
+from airflow_quilt.sensors import QuiltPackageSensor
+from airflow_quilt.triggers.revision import QuiltRevisionTrigger
+from testbed.airflow_home import connections
+from testbed.server import Identity, S3Server
+from tests.airflow.support import run_here
+
+NAME = PackageName("team", "data")
+
+
+def publish(text: str) -> str:
+    result = QuiltPushOperator(task_id="push", package=str(NAME), entries={"a.txt": entry(content=text)}).execute({})
+    return str(result["top_hash"])
+
+
+def sensor(**arguments: Any) -> QuiltPackageSensor:
+    return QuiltPackageSensor(**{"task_id": "wait", "package": str(NAME), **arguments})
+
+
+def looked(**arguments: Any) -> Any:
+    """Look once; return the top hash that was found, if any."""
+    found = sensor(**arguments).poke({})
+    return found.xcom_value["top_hash"] if found.is_done else None
+
+
+@pytest.mark.usefixtures("connected")
+def test_it_waits_for_a_package_a_newer_revision_or_a_file() -> None:
+    assert looked() is None
+    first = publish("first")
+    assert looked() == first
+    assert looked(newer_than=first) is None
+    assert looked(newer_than=first[:10]) is None
+    assert looked(newer_than="2020-01-01T00:00:00+00:00") == first
+    assert looked(newer_than="2999-01-01") is None
+    assert looked(path="a.txt") == first
+    assert looked(path="b.txt") is None
+
+    second = publish("second")
+    assert looked(newer_than=first) == second
+    QuiltRollbackOperator(task_id="back", package=str(NAME), top_hash=first).execute({})
+    assert looked() == first
+
+
+def test_it_returns_the_revision_that_it_found(connected: str, s3_registry: Registry) -> None:
+    top_hash = publish("first")
+    [revision] = s3_registry.revisions(NAME)
+
+    assert sensor().execute({}) == {
+        "registry": connected,
+        "package": "team/data",
+        "top_hash": top_hash,
+        "quilt_uri": f"quilt+{connected}#package=team/data@{top_hash}",
+        "catalog_url": None,
+        "revision": revision.time.to_iso8601_string(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"package": "no name"}, "PackageNameError"),
+        ({"registry": "s3://no-such-bucket-here"}, "BucketNotFoundError"),
+        ({"newer_than": "xyz"}, "TopHashError"),
+        ({"path": "../a"}, "LogicalKeyError"),
+    ],
+)
+@pytest.mark.usefixtures("connected")
+def test_waiting_for_what_cannot_be_fails_at_once(arguments: dict[str, Any], error: str) -> None:
+    with pytest.raises(AirflowFailException, match=f"^{error}: "):
+        sensor(**arguments).poke({})
+
+
+def test_a_store_that_fails_for_now_fails_the_try(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = S3Server("http://127.0.0.1:9", Identity.make(), Identity.make())
+    for name, value in connections(nobody, f"s3://{bucket}").items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(StorageUnavailableError):
+        sensor(max_concurrency=1).poke({})
+
+
+@pytest.mark.usefixtures("connected")
+def test_it_defers_to_a_trigger_that_waits_for_the_same() -> None:
+    first = publish("first")
+    task = sensor(newer_than=first, path="a.txt", deferrable=True, poke_interval=7, timeout=70)
+
+    with pytest.raises(TaskDeferred) as deferred:
+        task.execute({})
+
+    assert deferred.value.method_name == "execute_complete"
+    assert deferred.value.timeout is not None
+    assert deferred.value.timeout.total_seconds() == 70
+    assert isinstance(deferred.value.trigger, QuiltRevisionTrigger)
+    assert deferred.value.trigger.serialize()[1] == {
+        "package": "team/data",
+        "registry": None,
+        "quilt_conn_id": "quilt_default",
+        "newer_than": first,
+        "path": "a.txt",
+        "poll_interval": 7.0,
+    }
+
+
+@pytest.mark.usefixtures("connected")
+def test_it_does_not_defer_where_the_revision_is_there() -> None:
+    top_hash = publish("first")
+
+    assert sensor(deferrable=True).execute({})["top_hash"] == top_hash
+
+
+def test_what_the_triggerer_found_is_returned_and_what_is_wrong_fails_the_task() -> None:
+    task = sensor(deferrable=True)
+    found = {"quilt_uri": "quilt+s3://b#package=team/data", "catalog_url": "https://catalog/page", "top_hash": "f" * 64}
+
+    assert task.execute_complete({}, {"found": found}) == found
+    assert task.catalog_url == "https://catalog/page"
+    with pytest.raises(AirflowFailException, match="BucketNotFoundError: it is gone"):
+        task.execute_complete({}, {"error": "BucketNotFoundError: it is gone"})
+
+
+def test_it_may_begin_in_the_triggerer() -> None:
+    task = sensor(start_from_trigger=True, newer_than="{{ ds }}", poke_interval=5, timeout=50)
+
+    assert task.deferrable
+    assert task.start_from_trigger == hasattr(BaseTrigger, "on_kill")
+    if task.start_from_trigger:
+        arguments = task.start_trigger_args.trigger_kwargs
+        assert arguments
+        assert QuiltRevisionTrigger(**arguments).serialize()[1] == arguments
+        assert arguments["newer_than"] == "{{ ds }}"
+        assert set(arguments) - {"poll_interval"} <= set(task.template_fields)
+    assert sensor().start_trigger_args.trigger_kwargs == {}  # Of this task alone.
+
+
+@pytest.fixture
+def dag() -> DAG:
+    return DAG("sensors", schedule=None)
+
+
+@pytest.mark.usefixtures("database", "connected")
+@pytest.mark.parametrize("mode", [{"mode": "poke"}, {"mode": "reschedule"}, {"deferrable": True}])
+def test_every_way_to_wait_ends_with_the_same_result(dag: DAG, mode: dict[str, Any]) -> None:
+    publish("first")
+    sensor(**mode, dag=dag, newer_than="{{ params.since }}", poke_interval=1)
+
+    run = run_here(dag, run_conf={"since": "2020-01-01"})
+
+    assert str(run.state) == "success"
+    [ti] = run.get_task_instances()
+    assert ti.xcom_pull(task_ids="wait")["package"] == "team/data"
