@@ -46,14 +46,20 @@ class Place:
         self._running = ExitStack()
         self.workdir = directory / "work"
         self._dags.mkdir()
-        text = (ROOT / "example_dags/example_quilt_assets.py").read_text()
-        for old, new in (
-            ('"poll_interval": 60', '"poll_interval": 1'),
-            ('str(Path(tempfile.gettempdir(), "measurements"))', repr(str(self.workdir))),
-        ):
+        workdir = repr(str(self.workdir))
+        self._take(
+            "assets", {'"poll_interval": 60': '"poll_interval": 1', 'str(Path(tempfile.gettempdir(), "measurements"))': workdir}
+        )
+        self._take("sensor", {"deferrable=True": "start_from_trigger=True", "poke_interval=60": "poke_interval=1"})
+
+    def _take(self, name: str, changes: Mapping[str, str]) -> None:
+        """Take an example over, with other settings."""
+        path = ROOT / f"example_dags/example_quilt_{name}.py"
+        text = path.read_text()
+        for old, new in changes.items():
             assert text.count(old) == 1
             text = text.replace(old, new)
-        (self._dags / "example_quilt_assets.py").write_text(text)
+        (self._dags / path.name).write_text(text)
 
     def start(self) -> Airflow:
         return self._running.enter_context(standalone(self._home, self._dags, self._environment))
@@ -112,6 +118,12 @@ def wait_for_runs(airflow: Airflow, dag: str, count: int) -> list[dict[str, Any]
     return ended
 
 
+def states(airflow: Airflow, dag: str) -> dict[str, str]:
+    """Return the states of the task instances of the only run of a DAG."""
+    found = airflow.call("GET", f"dags/{dag}/dagRuns/~/taskInstances")["task_instances"]
+    return {each["task_id"]: each["state"] for each in found}
+
+
 def installed(airflow: Airflow, dag: str, run: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the install of a run returned."""
     path = f"dags/{dag}/dagRuns/{run['dag_run_id']}/taskInstances/install/xcomEntries/return_value"
@@ -139,7 +151,7 @@ def test_a_revision_starts_the_dags_that_wait_for_it_once(
     registry = Registry(RegistryLocation.parse(f"s3://{registry_bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
     publish_by_hand("there before anybody watched")
     airflow = place.start()
-    until("the DAGs", lambda: airflow.call("GET", "dags")["total_entries"] == 3)
+    until("the DAGs", lambda: airflow.call("GET", "dags")["total_entries"] == 4)
 
     # DAG A publishes; DAG B is started by the event, and installs the revision that the event names.
     trigger(airflow, "measurements_publish", {"celsius": 20})
@@ -161,6 +173,10 @@ def test_a_revision_starts_the_dags_that_wait_for_it_once(
     assert installed(airflow, "measurements_report", report)["top_hash"] == first
     assert json.loads((place.workdir / report["dag_run_id"] / "room.json").read_text()) == {"celsius": "20"}
 
+    # A sensor waits for the next revision without a slot of a worker.
+    trigger(airflow, "measurements_awaited", {"package": "lab/measurements", "newer_than": first})
+    until("the sensor in the triggerer", lambda: "deferred" in states(airflow, "measurements_awaited").values())
+
     # Nothing new: no event, no run. Something new: one of each.
     trigger(airflow, "measurements_publish", {"celsius": 20})
     wait_for_runs(airflow, "measurements_publish", 2)
@@ -168,6 +184,8 @@ def test_a_revision_starts_the_dags_that_wait_for_it_once(
     wait_for_runs(airflow, "measurements_publish", 3)
     assert len(wait_for_runs(airflow, "measurements_report", 2)) == 2
     assert [each["extra"]["previous"] for each in events(airflow, uri)] == [None, first]
+    wait_for_runs(airflow, "measurements_awaited", 1)
+    assert states(airflow, "measurements_awaited") == {"arrived": "success", "verify": "success"}
 
     # The link leads to exactly the revision, over REST and in the browser.
     [run, *_] = runs(airflow, "measurements_publish")
