@@ -31,6 +31,13 @@ def get_provider_info() -> dict[str, Any]:
             {"name": "quilt_push", "class-name": "airflow_quilt.decorators.quilt.quilt_push_task"},
             {"name": "quilt_build", "class-name": "airflow_quilt.decorators.quilt.quilt_build_task"},
         ],
+        "sensors": [{"integration-name": "Quilt", "python-modules": ["airflow_quilt.sensors.package"]}],
+        "triggers": [
+            {
+                "integration-name": "Quilt",
+                "python-modules": ["airflow_quilt.triggers.package", "airflow_quilt.triggers.revision"],
+            },
+        ],
         "asset-uris": [
             {
                 "schemes": ["quilt+s3"],

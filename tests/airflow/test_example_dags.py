@@ -1,17 +1,24 @@
 """The example DAGs, run to their end by real Airflow against the real store."""
 
+import asyncio
 import json
+import os
+import runpy
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pendulum
 import pytest
 
+from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.registry import Registry
+from airflow_quilt.operators import QuiltPushOperator, entry
 from testbed.server import S3Server
-from tests.airflow.support import RunDag
+from testbed.sqs import running_queue
+from tests.airflow.support import EXAMPLES, RunDag, events
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -164,3 +171,47 @@ def test_every_year_adds_its_files_and_the_release_names_all_of_them(
         (entry.logical_key, entry.physical_keys) for entry in years
     ]
     assert len(list(s3_registry.revisions(PackageName.parse("penguins/years")))) == 3
+
+
+def test_an_experiment_says_which_run_published_it_and_an_alias_stands_for_its_asset(
+    run_dag: RunDag, connected: str, s3_registry: Registry
+) -> None:
+    run = run_dag("experiments_publish", run_conf={"name": "run-7", "reading": 5})
+
+    assert states(run) == {("publish", -1): "success"}
+    about = s3_registry.read(PackageName.parse("experiments/run-7")).user_meta["airflow"]
+    assert (about["dag_id"], about["task_id"], about["run_id"]) == ("experiments_publish", "publish", run.run_id)
+    [event] = events(quilt_asset("experiments/run-7", connected).uri)
+    assert event.extra["top_hash"] == result(run, "publish")["top_hash"]
+
+
+def test_a_package_is_awaited_and_verified(run_dag: RunDag, connected: str) -> None:
+    room = {"room.json": entry(content={"celsius": 20})}
+    published = QuiltPushOperator(task_id="push", package="lab/measurements", entries=room).execute({})
+
+    run = run_dag("measurements_awaited")
+
+    assert states(run) == {("arrived", -1): "success", ("verify", -1): "success"}
+    assert result(run, "arrived")["top_hash"] == published["top_hash"]
+
+
+def test_a_namespace_is_followed_by_the_events_of_a_queue(connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_queue() as queue:
+        connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
+        connection["extra"]["service_config"] = {"sqs": {"endpoint_url": queue.endpoint}}
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+        monkeypatch.setenv("QUILT_REGISTRY", connected)
+        monkeypatch.setenv("QUILT_QUEUE_URL", queue.url)
+        [watcher] = runpy.run_path(str(EXAMPLES / "example_quilt_queue.py"))["PUBLISHED"].watchers
+
+        async def first_event() -> dict[str, Any]:
+            async with asyncio.timeout(60), aclosing(watcher.trigger.run()) as found:
+                wanted = asyncio.ensure_future(anext(found))
+                await asyncio.sleep(5)  # The first look takes what is there for known.
+                push = QuiltPushOperator(task_id="push", package="lab/new", entries={"a.txt": entry(content="a")})
+                published = await asyncio.to_thread(push.execute, {})
+                await asyncio.to_thread(queue.send, connected, "lab/new", published["top_hash"])
+                return {"published": published, "event": (await wanted).payload}
+
+        told = asyncio.run(first_event())
+    assert told["event"]["quilt_uri"] == told["published"]["quilt_uri"]

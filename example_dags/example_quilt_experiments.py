@@ -1,0 +1,36 @@
+"""Publish packages whose names only the run knows: an alias stands for their assets, and each package says which run made it.
+
+Needs a connection `quilt_default` that names a registry.
+"""
+
+import pendulum
+from airflow.sdk import AssetAlias, dag
+
+from airflow_quilt.operators import QuiltPushOperator, entry
+
+# [START howto_quilt_alias]
+EXPERIMENTS = AssetAlias("experiments")
+# [END howto_quilt_alias]
+
+
+@dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1), params={"name": "run-1", "reading": 3}, tags=["example", "quilt"])
+def experiments_publish() -> None:
+    """Publish the readings of an experiment under its own name."""
+    # [START howto_quilt_provenance]
+    QuiltPushOperator(
+        task_id="publish",
+        package="experiments/{{ params.name }}",
+        entries={"reading.json": entry(content={"reading": "{{ params.reading }}"})},
+        outlets=[EXPERIMENTS],
+        provenance=True,
+    )
+    # [END howto_quilt_provenance]
+
+
+@dag(schedule=[EXPERIMENTS], start_date=pendulum.datetime(2026, 1, 1), tags=["example", "quilt"])
+def experiments_count() -> None:
+    """Run for each experiment that is published, whatever its name."""
+
+
+experiments_publish()
+experiments_count()

@@ -1,0 +1,35 @@
+"""Follow all packages of a namespace by the events of a Quilt stack, which come out of an SQS queue.
+
+Needs a connection `quilt_default`, the variables `QUILT_REGISTRY` and `QUILT_QUEUE_URL` of the environment, and Airflow's
+triggerer.
+"""
+
+import os
+
+import pendulum
+from airflow.sdk import dag, task
+
+from airflow_quilt.assets import quilt_asset
+
+REGISTRY = os.environ.get("QUILT_REGISTRY", "s3://example-registry")
+QUEUE = os.environ.get("QUILT_QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/1/packages")
+
+# [START howto_quilt_queue]
+PUBLISHED = quilt_asset("lab/*", REGISTRY, watch={"queue_url": QUEUE, "poll_interval": 3600})
+# [END howto_quilt_queue]
+
+
+@dag(schedule=[PUBLISHED], start_date=pendulum.datetime(2026, 1, 1), tags=["example", "quilt"])
+def lab_follow() -> None:
+    """Say what was published."""
+
+    @task
+    def tell(triggering_asset_events: dict[object, list[object]]) -> list[str]:
+        """Return the Quilt+ URIs of the revisions that started the run."""
+        events = [event for events in triggering_asset_events.values() for event in events]
+        return [event.extra["payload"]["quilt_uri"] for event in events]  # type: ignore[attr-defined]
+
+    tell()
+
+
+lab_follow()
