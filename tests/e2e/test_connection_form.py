@@ -149,6 +149,7 @@ def test_the_form_shows_every_field_with_its_label_and_help(page: Page) -> None:
         "Calls at a time",
         "Bytes in flight",
         "Entries in memory",
+        "Provenance",
     ]
     for field in FIELDS.values():
         expect(form.field(field["label"])).to_contain_text(field["description"])
@@ -174,6 +175,7 @@ def test_what_is_typed_into_the_form_is_saved_and_works(
         "timeout": 10,
         "allow_http": True,
         "max_concurrency": 8,
+        "provenance": True,
     }
     form.fill({FIELDS[name]["label"]: value for name, value in typed.items()})
     picture = PICTURE if os.environ.get("SCREENSHOTS") == "1" else tmp_path / PICTURE.name
