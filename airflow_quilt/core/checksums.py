@@ -7,11 +7,11 @@ manifests, is the SHA-256 of the whole file in hex. ``CRC64NVME`` is S3's checks
 
 import base64
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 import msgspec
-from awscrt.checksums import combine_crc64nvme, crc64nvme
+from awscrt.checksums import combine_crc64nvme, crc32, crc32c, crc64nvme
 
 from airflow_quilt.core.errors import EntryDamagedError, HashTypeError
 
@@ -25,6 +25,13 @@ StoreAlgorithm = Literal["SHA256", "CRC64NVME"]
 _SMALLEST_PART: Final = 8 * 1024 * 1024
 _MOST_PARTS: Final = 10_000
 _CRC_BYTES: Final = 8
+_CHECKSUMS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
+    "crc32": lambda data: crc32(data).to_bytes(4),
+    "crc32c": lambda data: crc32c(data).to_bytes(4),
+    "crc64nvme": lambda data: crc64nvme(data).to_bytes(_CRC_BYTES),
+    "sha1": lambda data: hashlib.sha1(data, usedforsecurity=False).digest(),
+    "sha256": lambda data: hashlib.sha256(data).digest(),
+}
 
 
 class Hash(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -102,6 +109,12 @@ def from_s3(checksum: str | None) -> bytes | None:
         return base64.b64decode(checksum, validate=True) if checksum else None
     except ValueError:
         return None
+
+
+def contradicts_s3(data: bytes, name: str, checksum: str) -> bool:
+    """Whether a checksum of S3, by its name in headers, shows that these bytes are others; a composite one shows nothing."""
+    expected = _whole(checksum)
+    return expected is not None and name in _CHECKSUMS and _CHECKSUMS[name](data) != expected
 
 
 def _whole(checksum: str | None) -> bytes | None:

@@ -71,6 +71,10 @@ def read(storage: S3Storage, key: PhysicalKey) -> bytes:
     return b"".join(storage.stream(key, 0, 5))
 
 
+def whole(storage: S3Storage, key: PhysicalKey) -> bytes:
+    return storage.get(key).data
+
+
 def client_of(server: S3Server, verify: bool | str | None = None, **options: Any) -> Any:  # noqa: FBT001
     """Return a client whose first failure is its last."""
     chosen = {"retries": {"mode": "standard", "total_max_attempts": 1}, "connect_timeout": 5, **options}
@@ -182,10 +186,55 @@ def test_an_object_is_looked_at_with_one_request_whether_it_is_there_or_not(
     assert [by_crt(request) for request in proxy.requests[sent:]] == [True, False, True, False, *[True] * 21]
 
 
+@pytest.mark.parametrize("mark", [None, "a mark"])
+def test_a_small_object_is_read_with_one_request_whether_it_is_there_or_not(
+    proxy: S3Proxy, through: S3Storage, root: PhysicalKey, mark: str | None
+) -> None:
+    by_boto = S3Storage(client_of(proxy.store), crt=False)
+    keys = [by_boto.put(root.join(name), data, mark=mark).key for name, data in (("empty", b""), ("small", b"hello"))]
+    sent = len(proxy.requests)
+    for key in keys:
+        for place in (key, key.at_version(None)):
+            assert through.get(place) == by_boto.get(place)
+    assert through.get(keys[1]).mark == mark
+    for _ in range(20):  # More than it takes to leave all to boto3, if they were failures.
+        with pytest.raises(ObjectNotFoundError, match="there is no such object"):
+            through.get(root.join("absent"))
+
+    assert [by_crt(request) for request in proxy.requests[sent:]] == [*[True, False] * 4, *[True] * 21]
+
+
+@pytest.mark.parametrize(("size", "is_by_crt"), [(MIB, True), (MIB + 1, False)])
+def test_an_object_that_is_larger_than_a_chunk_is_read_whole_by_boto3(
+    proxy: S3Proxy,
+    through: S3Storage,
+    root: PhysicalKey,
+    size: int,
+    is_by_crt: bool,  # noqa: FBT001
+) -> None:
+    key = upload(through, root.join("object"), pattern(size)).key
+    sent = len(proxy.requests)
+
+    assert through.get(key).data == pattern(size)
+    assert [by_crt(request) for request in proxy.requests[sent:]] == ([True] if is_by_crt else [True, False])
+
+
+@pytest.mark.parametrize("put", [upload, lambda storage, key: storage.put(key, b"hello")], ids=["SHA256", "boto3's own"])
+def test_bytes_that_changed_on_their_way_are_read_again(
+    proxy: S3Proxy, through: S3Storage, root: PhysicalKey, put: Callable[..., Any]
+) -> None:
+    key = put(through, root.join("object")).key
+    sent = len(proxy.requests)
+    proxy.order(Fault("corrupt", late=True), times=1)
+
+    assert through.get(key).data == b"hello"
+    assert [by_crt(request) for request in proxy.requests[sent:]] == [True, False]
+
+
 # The same errors, and who asks again.
 
 
-@pytest.mark.parametrize("do", [upload, read], ids=["upload", "read"])
+@pytest.mark.parametrize("do", [upload, read, whole], ids=["upload", "read", "whole"])
 @pytest.mark.parametrize(
     "fault",
     [
@@ -224,10 +273,12 @@ def test_what_fails_is_asked_once_more_by_boto3_which_says_what_is_wrong(
     [
         (lambda storage, _: upload(storage, PhysicalKey("no-such-bucket", "object")), BucketNotFoundError),
         (lambda storage, root: read(storage, root.join("never")), ObjectNotFoundError),
+        (lambda storage, root: whole(storage, root.join("never")), ObjectNotFoundError),
+        (lambda storage, _: whole(storage, PhysicalKey("no-such-bucket", "object")), BucketNotFoundError),
         (lambda storage, root: storage.upload(root.join("x"), b"other", DIGESTS["SHA256"](b"bytes")), ChecksumMismatchError),
         (lambda storage, root: storage.begin(root.join("x")).send(1, b"a", DIGESTS["SHA256"](b"b")), ChecksumMismatchError),
     ],
-    ids=["no bucket", "no object", "other bytes", "a part of other bytes"],
+    ids=["no bucket", "no object", "no object to read whole", "no bucket to read from", "other bytes", "a part of other bytes"],
 )
 def test_what_the_store_refuses_is_told_as_by_boto3(
     through: S3Storage, root: PhysicalKey, do: Callable[..., object], kind: type[Exception]

@@ -86,11 +86,17 @@ class S3Storage:
 
     def _get(self, key: PhysicalKey) -> Blob:
         with translated(key):
-            answer = self._client.get_object(**address(key))
+            answer: Any
+            if read := self._runtime.read(key, min(CHUNK, self._most)):
+                answer, data = read
+                if not answer:
+                    raise ObjectNotFoundError("there is no such object", str(key))
+            else:
+                answer = self._client.get_object(**address(key))
+                with contextlib.closing(answer["Body"]) as body:
+                    check_whole(key, answer["ContentLength"], self._most)
+                    data = body.read()
             version = version_of(answer) if key.version_id is None else key.version_id
-            with contextlib.closing(answer["Body"]) as body:
-                check_whole(key, answer["ContentLength"], self._most)
-                data = body.read()
         return Blob(data, answer["ETag"], key.at_version(version), answer.get("Metadata", {}).get(_MARK))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:

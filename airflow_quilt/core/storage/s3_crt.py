@@ -41,7 +41,7 @@ from awscrt.s3 import S3Client as Runtime
 from awscrt.s3 import S3RequestTlsMode, S3RequestType, S3RetryConfig, S3RetryMode
 from botocore import UNSIGNED
 
-from airflow_quilt.core.checksums import StoreAlgorithm, to_s3
+from airflow_quilt.core.checksums import StoreAlgorithm, contradicts_s3, to_s3
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK
 from airflow_quilt.core.storage.s3_fields import bucket_of
@@ -65,6 +65,9 @@ _SERVER_ERROR: Final = 500
 _GOOD: Final = 200
 _ABSENT: Final = 404
 _NO_BYTES: Final = sha256().hexdigest()
+_NO_KEY: Final = b"<Code>NoSuchKey</Code>"
+_META: Final = "x-amz-meta-"
+_CHECKSUM: Final = "x-amz-checksum-"
 
 
 class CommonRuntime:
@@ -108,6 +111,26 @@ class CommonRuntime:
             return None
         return answer.headers["etag"], b"".join(answer.chunks)
 
+    def read(self, key: PhysicalKey, most: int) -> tuple[dict[str, Any], bytes] | None:
+        """Read a small object whole, and compare the checksum that the store keeps of it.
+
+        Returns:
+            The fields of boto3's answer, none where there is no object, and the bytes; None if it is for boto3 to do, which it is
+            if there are more than ``most`` bytes.
+        """
+        engine = self._engine()
+        if engine is None:
+            return None
+        version = {"versionId": key.version_id} if key.version_id is not None else {}
+        headers = [("x-amz-checksum-mode", "ENABLED")]
+        answer = engine.make(_Request("GetObject", "GET", key, version, headers, _NO_BYTES, most, most=most))
+        data = b"".join(answer.chunks) if answer else b""
+        if answer and answer.status == _ABSENT:
+            return ({}, b"") if _NO_KEY in data else None
+        if answer is None or answer.status != _GOOD or answer.is_too_long or "etag" not in answer.headers:
+            return None
+        return ({**_fields(answer), "Metadata": _metadata(answer)}, data) if _is_whole(answer, data) else None
+
     def head(self, key: PhysicalKey) -> dict[str, Any] | None:
         """Look at an object; return the fields of boto3's answer, no field where there is no object, None if it is for boto3."""
         engine = self._engine()
@@ -141,6 +164,7 @@ class _Request:
 
     Attributes:
         hashed: what stands for its bytes in the signature.
+        most: the most bytes of an answer that are wanted.
     """
 
     operation: str
@@ -151,22 +175,34 @@ class _Request:
     hashed: str
     size: int
     data: bytes = b""
+    most: int | None = None
 
 
 @dataclass(slots=True)
 class _Answer:
-    """What comes of a request; the runtime's threads fill it in."""
+    """What comes of a request; the runtime's threads fill it in.
 
+    Attributes:
+        is_too_long: whether there are more bytes than are wanted, which are not kept.
+        begun: set as soon as it is known whether there are.
+    """
+
+    most: int | None = None
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
     chunks: list[bytes] = field(default_factory=list)
+    is_too_long: bool = False
+    begun: threading.Event = field(default_factory=threading.Event)
 
     def begin(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
         self.status = status_code
         self.headers = {name.lower(): value for name, value in headers}
+        self.is_too_long = self.most is not None and int(self.headers.get("content-length", 0)) > self.most
+        self.begun.set()
 
     def go_on(self, chunk: bytes, **_: object) -> None:
-        self.chunks.append(chunk)
+        if not self.is_too_long:
+            self.chunks.append(chunk)
 
 
 class _Engine:
@@ -201,7 +237,7 @@ class _Engine:
             if getattr(error, "status_code", None) != _ABSENT:
                 self._fail(request, error)
                 return None
-            answer = _Answer(_ABSENT)  # It says what there is to say.
+            answer = _Answer(status=_ABSENT, chunks=[getattr(error, "body", None) or b""])  # It says what there is to say.
         self._failures = 0
         return answer
 
@@ -223,7 +259,7 @@ class _Engine:
         return self._send(request, way, _signed(request, way.region, signer) if signer else None) if way else None
 
     def _send(self, request: _Request, way: Route, signing: AwsSigningConfig | None) -> _Answer:
-        answer = _Answer()
+        answer = _Answer(request.most)
         sent = self._runtime.make_request(
             type=S3RequestType.DEFAULT,
             operation_name=request.operation,
@@ -232,8 +268,15 @@ class _Engine:
             on_headers=answer.begin,
             on_body=answer.go_on if request.method == "GET" else None,
         )
+        seconds = None if self._timeout is None else self._timeout + request.size / _SLOWEST
         try:
-            sent.finished_future.result(None if self._timeout is None else self._timeout + request.size / _SLOWEST)
+            if request.most is not None:
+                sent.finished_future.add_done_callback(lambda _: answer.begun.set())
+                answer.begun.wait(seconds)
+            if answer.is_too_long:
+                sent.cancel()
+            else:
+                sent.finished_future.result(seconds)
         except BaseException:
             sent.cancel()
             raise
@@ -332,3 +375,15 @@ def _fields(answer: _Answer) -> dict[str, str]:
         "ChecksumCRC64NVME": "x-amz-checksum-crc64nvme",
     }
     return {field: answer.headers[name] for field, name in named.items() if name in answer.headers}
+
+
+def _metadata(answer: _Answer) -> dict[str, str]:
+    return {name.removeprefix(_META): value for name, value in answer.headers.items() if name.startswith(_META)}
+
+
+def _is_whole(answer: _Answer, data: bytes) -> bool:
+    """Whether the bytes are those of the object, as far as the answer tells."""
+    if len(data) != int(answer.headers.get("content-length", -1)):
+        return False
+    told = {name.removeprefix(_CHECKSUM): value for name, value in answer.headers.items() if name.startswith(_CHECKSUM)}
+    return not any(contradicts_s3(data, name, value) for name, value in told.items())
