@@ -7,11 +7,16 @@ import logging
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 _log = logging.getLogger(__name__)
 
 _SHARDS: Final = 32
 """The values of a pattern are spread over so many keys: each is to stay below 64 KiB, of which Airflow warns."""
+_AT_ONCE: Final = 4
+"""So many calls of the state are under way at a time, of all watchers: Airflow answers them one after the other, and events that
+are reported meanwhile wait behind them."""
+_TURNS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]] = WeakKeyDictionary()
 
 
 class Cursor:
@@ -67,6 +72,7 @@ class Cursor:
 
     async def _call(self, verb: str, number: int, *value: Any) -> Any:
         """Call the store without blocking; the calls that wait themselves came with Airflow 3.3.2."""
-        if call := getattr(self._store, f"a{verb}", None):
-            return await call(f"{self._key}:{number}", *value)
-        return await asyncio.to_thread(getattr(self._store, verb), f"{self._key}:{number}", *value)
+        async with _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE)):
+            if call := getattr(self._store, f"a{verb}", None):
+                return await call(f"{self._key}:{number}", *value)
+            return await asyncio.to_thread(getattr(self._store, verb), f"{self._key}:{number}", *value)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.hooks.queue import PackageEvent
 from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entry
+from airflow_quilt.triggers.cursor import Cursor
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 from testbed.airflow_home import connections
@@ -52,6 +53,31 @@ class KeptBefore332:
 
     def set(self, key: str, value: Any) -> None:
         self.values[key] = value
+
+
+class KeptSlowly(Kept):
+    """The same, which counts how many calls of it are under way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = self.under_way = self.most = 0
+
+    async def aget(self, key: str) -> Any:
+        async with self._call():
+            return await super().aget(key)
+
+    async def aset(self, key: str, value: Any) -> None:
+        async with self._call():
+            await super().aset(key, value)
+
+    @asynccontextmanager
+    async def _call(self) -> AsyncIterator[None]:
+        self.calls += 1
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0.001)
+        yield
+        self.under_way -= 1
 
 
 class KeptForSeveral:
@@ -254,6 +280,20 @@ def test_triggers_that_share_looks_cost_as_much_as_one(
     listings = [request for request in proxy.requests if request.method == "GET" and "list-type=2" in request.path]
     assert len(listings) == 1
     assert len(proxy.requests) == 2  # And the one pointer that is there.
+
+
+def test_of_many_triggers_few_call_the_state_at_a_time() -> None:
+    kept = KeptSlowly()
+    cursors = [Cursor(kept, {"package": f"team/{number}"}, is_wide=number % 10 == 0) for number in range(40)]
+
+    async def story() -> None:
+        assert await asyncio.gather(*(cursor.load() for cursor in cursors)) == [False] * 40
+        assert (kept.calls, kept.most) == (36 + 4 * 32, 4)
+        kept.calls = kept.most = 0
+        await asyncio.gather(*(cursor.save() for cursor in cursors))
+        assert (kept.calls, kept.most, len(kept.values)) == (40, 4, 40)
+
+    watch(story)
 
 
 @pytest.mark.usefixtures("connected")
