@@ -127,16 +127,16 @@ class Looker:
         return random.uniform(longest / 2, longest)  # noqa: S311
 
     async def _open(self) -> "_Place":
-        from airflow_quilt.core.watch import Watch
-
         hook = QuiltHook(self.quilt_conn_id)
         registry = await hook.aregistry(self.registry)
-        queue = None
-        if self.queue_url:
-            from airflow_quilt.hooks.queue import PackageQueue
+        return await asyncio.to_thread(self._place, hook, registry)
 
-            queue = await asyncio.to_thread(PackageQueue, self.queue_url, hook.settings)
-        return _Place(hook, Watch(registry), queue)
+    def _place(self, hook: QuiltHook, registry: "Registry") -> "_Place":
+        """Open the rest, on a thread: to import the engine takes longer than an event loop may be kept waiting."""
+        from airflow_quilt.core.watch import Watch
+        from airflow_quilt.hooks.queue import PackageQueue
+
+        return _Place(hook, Watch(registry), PackageQueue(self.queue_url, hook.settings) if self.queue_url else None)
 
 
 @dataclass(slots=True)

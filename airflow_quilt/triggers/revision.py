@@ -12,7 +12,7 @@ from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.hooks.quilt import QuiltHook
 
 if TYPE_CHECKING:
-    from airflow_quilt.core.awaited import Found
+    from airflow_quilt.core.awaited import Awaited, Found
     from airflow_quilt.core.registry import Registry
 
 _log = logging.getLogger(__name__)
@@ -61,9 +61,7 @@ class QuiltRevisionTrigger(BaseTrigger):
 
     async def run(self) -> AsyncGenerator[TriggerEvent]:
         """Wait, and say what was found, or what is wrong."""
-        from airflow_quilt.core.awaited import Awaited
-
-        awaited = Awaited(package=self.package, newer_than=self.newer_than, path=self.path)
+        awaited = await asyncio.to_thread(self._awaited)
         hook = QuiltHook(self.quilt_conn_id)
         registry = None
         while True:
@@ -80,6 +78,12 @@ class QuiltRevisionTrigger(BaseTrigger):
                 yield TriggerEvent({"found": describe(hook, registry, found)})
                 return
             await asyncio.sleep(self.poll_interval * random.uniform(0.9, 1.1))  # noqa: S311
+
+    def _awaited(self) -> "Awaited":
+        """Say what is waited for, on a thread: to import the engine takes longer than an event loop may be kept waiting."""
+        from airflow_quilt.core.awaited import Awaited
+
+        return Awaited(package=self.package, newer_than=self.newer_than, path=self.path)
 
 
 def describe(hook: QuiltHook, registry: "Registry", found: "Found") -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -294,6 +296,40 @@ def test_of_many_triggers_few_call_the_state_at_a_time() -> None:
         assert (kept.calls, kept.most, len(kept.values)) == (40, 4, 40)
 
     watch(story)
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        """
+from airflow_quilt.triggers.looks import Interest
+from airflow_quilt.triggers.package import QuiltPackageTrigger
+async def story():
+    interest = Interest()
+    with interest.of("team/data"):
+        return await anext(QuiltPackageTrigger("team/data", queue_url="http://127.0.0.1:1/q").looker.looks(interest))
+""",
+        """
+from airflow_quilt.triggers.revision import QuiltRevisionTrigger
+async def story():
+    return await anext(QuiltRevisionTrigger("team/data").run())
+""",
+    ],
+)
+@pytest.mark.usefixtures("connected")
+def test_the_engine_is_imported_on_a_thread_so_that_the_event_loop_goes_on(story: str) -> None:
+    publish("team/data", "first")
+    code = f"""
+import asyncio, sys, threading
+{story}
+imported = []
+sys.addaudithook(lambda event, what: event == "import" and imported.append((what[0], threading.get_ident())))
+asyncio.run(story())
+ours = [(name, thread == threading.get_ident()) for name, thread in imported if name.startswith("airflow_quilt.")]
+print([name for name, is_loop in ours if is_loop], len(ours) > 10)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1:] == ["[] True"], done.stdout + done.stderr
 
 
 @pytest.mark.usefixtures("connected")
