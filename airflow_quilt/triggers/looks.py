@@ -46,11 +46,14 @@ class Look:
     found: Mapping[str, str]
     hook: QuiltHook
 
-    def of(self, package: str) -> Mapping[str, str]:
-        """Return what was found of a package, or of those that match a pattern."""
+    async def of(self, package: str) -> dict[str, str]:
+        """Return what was found of a package, or of those that match a pattern, which are looked through on a thread."""
         if is_pattern(package):
-            return {name: top_hash for name, top_hash in self.found.items() if matches(name, package)}
+            return await asyncio.to_thread(self._matching, package)
         return {package: self.found[package]} if package in self.found else {}
+
+    def _matching(self, pattern: str) -> dict[str, str]:
+        return {name: top_hash for name, top_hash in self.found.items() if matches(name, pattern)}
 
 
 @dataclass(slots=True)

@@ -114,7 +114,7 @@ class QuiltPackageTrigger(BaseEventTrigger):
         async for look in looks:
             if self.package not in look.packages:  # It had not joined yet.
                 continue
-            found = dict(look.of(self.package))
+            found = await look.of(self.package)
             before, cursor.reported = cursor.reported, found
             changed = {name: top_hash for name, top_hash in found.items() if before.get(name) != top_hash} if is_begun else {}
             is_begun = True

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
@@ -16,8 +17,10 @@ from airflow.triggers.shared_stream import SharedStreamManager
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.hooks.queue import PackageEvent
+from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entry
 from airflow_quilt.triggers.cursor import Cursor
+from airflow_quilt.triggers.looks import Look
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 from testbed.airflow_home import connections
@@ -282,6 +285,32 @@ def test_triggers_that_share_looks_cost_as_much_as_one(
     listings = [request for request in proxy.requests if request.method == "GET" and "list-type=2" in request.path]
     assert len(listings) == 1
     assert len(proxy.requests) == 2  # And the one pointer that is there.
+
+
+class FoundOnThreads(dict[str, str]):
+    """What a look has found, which notes the threads on which it is looked through."""
+
+    def __init__(self, found: dict[str, str]) -> None:
+        super().__init__(found)
+        self.threads: set[int] = set()
+
+    def items(self) -> Any:
+        self.threads.add(threading.get_ident())
+        return super().items()
+
+
+def test_what_matches_a_pattern_is_looked_for_on_a_thread_so_that_the_event_loop_goes_on(s3_registry: Registry) -> None:
+    found = FoundOnThreads({"team/a": "1", "team/b": "2", "other/a": "3"})
+    look = Look(s3_registry, frozenset({"team/*"}), found, QuiltHook())
+
+    async def story() -> None:
+        assert await look.of("team/*") == {"team/a": "1", "team/b": "2"}
+        assert len(found.threads) == 1
+        assert threading.get_ident() not in found.threads
+        assert await look.of("other/a") == {"other/a": "3"}
+        assert await look.of("other/b") == {}
+
+    watch(story)
 
 
 def test_of_many_triggers_few_call_the_state_at_a_time() -> None:
