@@ -7,7 +7,7 @@ LOCALSTACK := .venv-localstack
 QUILT3_LOCAL := .venv-quilt3-local
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e chaos bench bench-growth bench-settings chromium lint fix constraints clean
+.PHONY: help demo test e2e chaos bench bench-growth bench-settings bench-watch chromium lint fix constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ bench-settings: $(READY) ## Measure other settings than the defaults; ARGS="--sc
 	@$(BIN)/python -m benchmarks.threads $(ARGS)
 	@$(BIN)/python -m benchmarks.in_flight $(ARGS)
 	@$(BIN)/python -m benchmarks.spill $(ARGS)
+
+bench-watch: $(READY) ## Measure what watching packages costs a triggerer (half an hour); ARGS="--minutes 1 one" for a quick look
+	@$(BIN)/python -m benchmarks.watched $(ARGS)
 
 lint: $(READY) ## Check style, types and the direction of imports
 	$(BIN)/ruff check .
