@@ -36,6 +36,9 @@ _QUOTES: Final = 22
 """So many quotes are in the line of an entry that has one physical key and no metadata, as nearly all have, if none is in its
 texts: more keys of an object, or one given twice, make more."""
 
+_NO_ENTRY: Final = (ValueError, msgspec.DecodeError)
+"""What a line raises that is no entry: the errors of msgspec are such values only since its later releases."""
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
@@ -107,7 +110,7 @@ class _EntryReader:
             return None
         try:
             entries = _decoder.decode_lines(block)
-        except ValueError:
+        except _NO_ENTRY:
             return None
         keys = [entry.logical_key for entry in entries]
         if not is_walk(keys if self._previous is None else [self._previous, *keys]) or not self._fits(keys):
@@ -174,7 +177,7 @@ def _spelled_as_ours(line: bytes) -> Entry | None:
     try:
         entry = _decoder.decode(line)
         return entry if entry_line(entry) == line and parse_logical_key(entry.logical_key) else None
-    except (ValueError, RecursionError, QuiltError):
+    except (*_NO_ENTRY, RecursionError, QuiltError):
         return None
 
 
