@@ -48,6 +48,9 @@ class _ReturnedEntries(DecoratedOperator, QuiltPublishOperator):
         **{name: kind for name, kind in QuiltPublishOperator.template_fields_renderers.items() if name != "entries"},
     }
 
+    xcom_push = None
+    """What Airflow 3.0 asks a decorated task for when its function has returned; it does nothing with it."""
+
     def __init__(
         self,
         *,

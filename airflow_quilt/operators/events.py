@@ -27,6 +27,18 @@ def declare(operator: "BaseOperator", package: object, registry: object) -> None
         operator.add_outlets([asset])
 
 
+def check_partition(key: str | None) -> None:
+    """Refuse a partition where Airflow has none: it is called before anything is published.
+
+    Raises:
+        InputError: this Airflow is older than 3.3.
+    """
+    from airflow.sdk.execution_time.context import OutletEventAccessor
+
+    if key is not None and not hasattr(OutletEventAccessor, "add_partitions"):
+        raise InputError(f"partition_key {key!r}: this Airflow has no partitions of assets; 3.3 and newer have, or leave it out")
+
+
 def tell(operator: "BaseOperator", context: "Context", result: Mapping[str, Any], partition_key: str | None) -> None:
     """Say in the event of the package's asset what was published; where nothing was, there is no event.
 
@@ -47,12 +59,6 @@ def tell(operator: "BaseOperator", context: "Context", result: Mapping[str, Any]
         if isinstance(outlet, Asset) and outlet.uri == asset.uri:
             events[outlet].extra.update(extra)
             if partition_key is not None:
-                _partition(events[outlet], partition_key)
+                events[outlet].add_partitions(partition_key)
         elif isinstance(outlet, AssetAlias):
             events[outlet].add(asset, extra=extra)
-
-
-def _partition(event: Any, key: str) -> None:
-    if not hasattr(event, "add_partitions"):
-        raise InputError("partition_key: this Airflow has no partitions of assets; 3.3 and newer have")
-    event.add_partitions(key)

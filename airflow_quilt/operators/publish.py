@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators.base import QuiltOperator, airflow_errors
-from airflow_quilt.operators.events import declare, tell
+from airflow_quilt.operators.events import check_partition, declare, tell
 from airflow_quilt.operators.note import Note
 from airflow_quilt.operators.provenance import KEY, provenance_of
 from airflow_quilt.operators.values import attempt_of, flag, plain
@@ -119,6 +119,7 @@ class QuiltPublishOperator(QuiltOperator):
         """Publish, and return what a later task may want to know: plain values only."""
         stop = self.begin()
         with airflow_errors(self):
+            check_partition(self.partition_key)
             hook = self.hook
             registry = hook.registry(self.registry)
             attempt = attempt_of(context)

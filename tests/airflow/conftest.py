@@ -7,7 +7,7 @@ import pytest
 
 from testbed.airflow_home import connections
 from testbed.server import S3Server
-from tests.airflow.support import EXAMPLES, HOME, RunDag
+from tests.airflow.support import EXAMPLES, HOME, RunDag, dag_bag
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -40,9 +40,7 @@ def run_dag(database: None) -> RunDag:
     """Return what runs a DAG of the examples to its end, in this process."""
 
     def run(dag_id: str, **arguments: Any) -> "DagRun":
-        from airflow.dag_processing.dagbag import DagBag
-
-        bag = DagBag(EXAMPLES)
+        bag = dag_bag().DagBag(EXAMPLES)
         assert not bag.import_errors
         dag = bag.get_dag(dag_id)
         assert dag

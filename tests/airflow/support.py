@@ -6,11 +6,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pendulum
+import pytest
+from packaging.version import Version
 
 from testbed.airflow_home import airflow_environment
 
@@ -31,15 +35,36 @@ os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
 RunDag = Callable[..., "DagRun"]
 
 
+def needs_airflow(oldest: str) -> pytest.MarkDecorator:
+    """Skip a test under an Airflow that lacks what it is about."""
+    return pytest.mark.skipif(_is_before(oldest), reason=f"needs Airflow {oldest} or newer")
+
+
+def until_airflow(first: str) -> pytest.MarkDecorator:
+    """Skip a test of what stands in for something that newer Airflows have."""
+    return pytest.mark.skipif(not _is_before(first), reason=f"is about Airflow before {first}")
+
+
+def _is_before(oldest: str) -> bool:
+    return Version(version("apache-airflow")) < Version(oldest)
+
+
+def dag_bag() -> Any:
+    """Return the module of Airflow that reads DAGs. A test that runs one is skipped in Airflow 3.0, where assets stay inactive."""
+    if _is_before("3.1"):
+        pytest.skip("needs Airflow 3.1 or newer, as it runs a DAG")
+    return import_module("airflow.models.dagbag" if _is_before("3.2") else "airflow.dag_processing.dagbag")
+
+
 def run_here(dag: "DAG", **arguments: Any) -> "DagRun":
     """Run a DAG that a test made to its end, in this process."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 
+    module = dag_bag()
     DagBundlesManager().sync_bundles_to_db()
-    bag = DagBag(HOME / "no_dags", collect_dags=False)
+    bag = module.DagBag(HOME / "no_dags", collect_dags=False)
     bag.bag_dag(dag)
-    sync_bag_to_db(bag, "dags-folder", None)
+    module.sync_bag_to_db(bag, "dags-folder", None)
     return dag.test(**arguments)
 
 

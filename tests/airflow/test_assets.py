@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, Asset, AssetAlias
+from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.assets.uri import from_quilt_uri, package_of, to_quilt_uri
@@ -11,7 +13,8 @@ from airflow_quilt.core.errors import InputError, LocationError
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator, entry
-from tests.airflow.support import events, run_here
+from airflow_quilt.triggers.package import QuiltPackageTrigger
+from tests.airflow.support import events, needs_airflow, run_here, until_airflow
 
 HASH = "0123456789abcdef" * 4
 
@@ -24,6 +27,16 @@ def test_the_asset_of_a_package_is_the_same_wherever_it_is_named() -> None:
     assert asset.watchers == []
     assert quilt_asset("team/*", "s3://bucket").uri == "quilt+s3://bucket/team/*"
     assert quilt_asset("team/data", "s3://bucket", group="ours", extra={"a": 1}).extra == {"a": 1}
+
+
+def test_a_watched_asset_is_the_same_asset_with_a_trigger() -> None:
+    asset = quilt_asset("team/data", "s3://bucket", watch={"poll_interval": 5})
+
+    [watcher] = asset.watchers
+    assert watcher.name == "watch quilt+s3://bucket/team/data"
+    assert asset.uri == quilt_asset("team/data", "s3://bucket").uri
+    expected = QuiltPackageTrigger("team/data", "s3://bucket", poll_interval=5)
+    assert watcher.trigger.serialize() == expected.serialize()
 
 
 @pytest.mark.parametrize(
@@ -97,6 +110,32 @@ def test_the_package_is_an_outlet_where_it_is_known_while_the_dag_is_parsed(oper
         assert outlets(**unknown) == []
 
 
+def test_the_event_of_the_outlet_and_of_each_alias_tells_of_the_revision(connected: str) -> None:
+    told = OutletEventAccessors()
+    alias = AssetAlias("whatever the run publishes")
+    task = QuiltPushOperator(
+        task_id="push", package="team/data", registry=connected, entries={"a.txt": entry(content="a")}, outlets=[alias]
+    )
+
+    result = task.execute({"outlet_events": told})
+
+    asset = quilt_asset("team/data", connected)
+    [of_alias] = told[alias].asset_alias_events
+    assert told[asset].extra["top_hash"] == of_alias.extra["top_hash"] == result["top_hash"]
+    assert of_alias.dest_asset_key.uri == asset.uri
+
+
+@until_airflow("3.3")
+def test_a_partition_is_refused_before_anything_is_published(connected: str, s3_registry: Registry) -> None:
+    task = QuiltPushOperator(
+        task_id="push", package="team/data", registry=connected, entries={"a.txt": entry(content="a")}, partition_key="2026-11-23"
+    )
+
+    with pytest.raises(AirflowFailException, match="partition_key '2026-11-23': .* 3.3 and newer"):
+        task.execute({"outlet_events": OutletEventAccessors()})
+    assert list(s3_registry.packages()) == []
+
+
 @pytest.fixture
 def dag() -> DAG:
     return DAG("assets", schedule=None)
@@ -163,6 +202,7 @@ def test_mapped_tasks_of_known_packages_publish_too(dag: DAG, connected: str, s3
     assert len(list(s3_registry.revisions(PackageName.parse("team/data")))) == 2
 
 
+@needs_airflow("3.3")
 @pytest.mark.usefixtures("database")
 def test_an_event_is_of_the_partition_that_the_task_names(dag: DAG, connected: str) -> None:
     QuiltPushOperator(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.registry import Registry
+from tests.airflow.support import needs_airflow
 
 DAG = """
 import pendulum
@@ -33,6 +34,7 @@ lost()
 """
 
 
+@needs_airflow("3.3")
 def test_a_retry_returns_what_the_lost_try_published_without_looking_at_its_sources(
     database: None, connected: str, s3_registry: Registry, tmp_path: Path
 ) -> None:

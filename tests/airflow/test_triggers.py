@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
-from airflow.triggers.shared_stream import SharedStreamManager
 
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.registry import Registry
@@ -27,6 +26,7 @@ from testbed.airflow_home import connections
 from testbed.proxy import S3Proxy
 from testbed.server import S3Server
 from testbed.sqs import Queue, running_queue
+from tests.airflow.support import needs_airflow
 
 PATIENCE = 60
 FAST = 0.2
@@ -255,9 +255,12 @@ def test_a_pattern_reports_the_packages_that_match(connected: str) -> None:
     watch(story)
 
 
+@needs_airflow("3.3")
 def test_triggers_that_share_looks_cost_as_much_as_one(
     proxy: S3Proxy, bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from airflow.triggers.shared_stream import SharedStreamManager
+
     registry = f"s3://{bucket}"
     for name, value in connections(proxy.store, registry).items():
         monkeypatch.setenv(name, value)
