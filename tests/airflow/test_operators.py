@@ -10,7 +10,6 @@ import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Asset, ObjectStoragePath
-from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from airflow_quilt.core.errors import (
     AccessDeniedError,
@@ -41,7 +40,7 @@ from airflow_quilt.operators.base import airflow_errors
 from airflow_quilt.operators.values import attempt_of, flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
-from tests.airflow.support import MappedOutput, StateStore, instance
+from tests.airflow.support import MappedOutput, StateStore, instance, needs_airflow
 
 OPERATORS = [
     QuiltPushOperator,
@@ -547,7 +546,10 @@ def test_a_conflict_is_left_to_airflows_retries() -> None:
         ("ThrottledError", ThrottledError("slow down", "s3://b")),
     ],
 )
+@needs_airflow("3.3")
 def test_a_retry_policy_sees_errors_by_their_kinds(kind: str, example: QuiltError) -> None:
+    from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
+
     policy = ExceptionRetryPolicy(rules=[RetryRule(f"airflow_quilt.core.errors.{kind}", RetryAction.FAIL, reason="ours")])
     with_policy, without = (QuiltPushOperator(task_id="t", package="a/b", retry_policy=given) for given in (policy, None))
 

@@ -33,12 +33,32 @@ def test_a_dag_file_that_uses_every_operator_imports_no_boto_no_pandas_and_no_st
     assert not heavy(modules)
 
 
-@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_the_examples_are_as_light(path: Path) -> None:
-    modules = modules_after(path)
+@pytest.fixture(scope="module")
+def of_an_asset(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """What Airflow imports at the first asset of any kind: the handlers of all providers, of which Amazon's imports boto."""
+    path = tmp_path_factory.mktemp("asset") / "dag.py"
+    path.write_text("from airflow.sdk import Asset\nAsset('file:///a')\n", encoding="utf-8")
+    return set(modules_after(path))
 
-    assert "airflow_quilt.operators" in modules
-    assert not heavy(modules)
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_the_examples_are_as_light_but_for_what_airflow_imports_for_assets(path: Path, of_an_asset: set[str]) -> None:
+    modules = modules_after(path)
+    has_assets = "airflow_quilt.assets.uri" in modules and "quilt_asset(" in path.read_text(encoding="utf-8")
+
+    assert "airflow_quilt" in modules
+    assert not heavy(modules) - (of_an_asset if has_assets else set())
+    assert not {name for name in modules if name.startswith("airflow_quilt.core.storage")}
+
+
+def test_airflow_imports_little_of_this_provider_at_the_first_asset(of_an_asset: set[str]) -> None:
+    ours = {name for name in of_an_asset if name.startswith("airflow_quilt.")}
+
+    assert "airflow_quilt.assets.uri" in ours
+    assert {name for name in ours if name.startswith("airflow_quilt.core.")} <= {
+        f"airflow_quilt.core.{name}" for name in ("errors", "names", "patterns")
+    }
+    assert not {name for name in ours if name.startswith(("airflow_quilt.operators", "airflow_quilt.triggers"))}
 
 
 def test_the_check_sees_a_heavy_import(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG
+from airflow.sdk.definitions.asset import AssetUniqueKey
 
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.names import PackageName
@@ -75,8 +76,10 @@ def test_the_events_that_triggered_a_run_are_named_oldest_first() -> None:
         return SimpleNamespace(timestamp=at, extra=extra, source_dag_id="producer", source_run_id="r")
 
     events = {
-        quilt_asset("team/raw", "s3://b"): [event(3, {"top_hash": "c" * 64}), event(1, {})],
-        quilt_asset("team/notes", "s3://b"): [event(2, {"from_trigger": True, "payload": {"top_hash": "d" * 64}})],
+        AssetUniqueKey.from_asset(quilt_asset("team/raw", "s3://b")): [event(3, {"top_hash": "c" * 64}), event(1, {})],
+        AssetUniqueKey.from_asset(quilt_asset("team/notes", "s3://b")): [
+            event(2, {"from_trigger": True, "payload": {"top_hash": "d" * 64}})
+        ],
     }
 
     found = provenance_of({**instance(map_index=4), "triggering_asset_events": events})  # type: ignore[typeddict-item]
