@@ -9,6 +9,7 @@ from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.plan import Action, Source, plan_build
 from airflow_quilt.core.publish import Published, publish
 from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.steps import Planner
 
 _log = logging.getLogger(__name__)
 
@@ -27,11 +28,16 @@ def build(registry: Registry, draft: Draft, stop: threading.Event | None = None,
         RevisionConflictError: ``latest`` moved meanwhile; nothing is visible.
         StorageError: a store refused or failed; nothing is visible.
     """
+    return publish(registry, draft, build_planner(registry, draft), "Building", stop, attempt)
+
+
+def build_planner(registry: Registry, draft: Draft) -> Planner:
+    """Return what decides for a build what it takes to name each file where it is."""
 
     def plan(sources: Iterable[Source]) -> Iterator[Action]:
         return plan_build(sources if registry.location.is_local else _warned(sources, draft.package))
 
-    return publish(registry, draft, plan, "Building", stop, attempt)
+    return plan
 
 
 def _warned(sources: Iterable[Source], package: str) -> Iterator[Source]:

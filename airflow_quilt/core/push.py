@@ -11,6 +11,7 @@ from airflow_quilt.core.placing import CopyFunction, CopyRule, DestFunction, cop
 from airflow_quilt.core.plan import Action, Source, plan_push
 from airflow_quilt.core.publish import Published, publish
 from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.steps import Planner
 
 
 def push(
@@ -39,6 +40,17 @@ def push(
         RevisionConflictError: ``latest`` moved meanwhile; nothing is visible.
         StorageError: a store refused or failed; nothing is visible.
     """
+    return publish(registry, draft, push_planner(registry, draft, dest, copy), "Pushing", stop, attempt)
+
+
+def push_planner(
+    registry: Registry, draft: Draft, dest: str | DestFunction | None = None, copy: CopyRule | CopyFunction = "if-outside"
+) -> Planner:
+    """Return what decides for a push which bytes move, and where to; the arguments are those of :func:`push`.
+
+    Raises:
+        InputError: something is wrong with them.
+    """
     if registry.location.is_local:
         raise LocationError(f"registry {registry.location}: push needs an S3 registry, s3://bucket; use build for a local one")
     name = PackageName.parse(draft.package)
@@ -48,4 +60,4 @@ def push(
     def plan(sources: Iterable[Source]) -> Iterator[Action]:
         return plan_push(sources, copies, landing(dest, registry.location, name))
 
-    return publish(registry, draft, plan, "Pushing", stop, attempt)
+    return plan
