@@ -67,6 +67,10 @@ class Planned:
         """Yield what is known of each file, in walk order."""
         return _filled(self.kept, self.tasks, lambda task: task.source)
 
+    def actions(self) -> Iterator[Action]:
+        """Yield what becomes of each file, in walk order."""
+        return _filled(self.kept, self.tasks, lambda task: task)
+
 
 @dataclass(slots=True)
 class Entries:
