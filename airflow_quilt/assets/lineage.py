@@ -1,5 +1,6 @@
 """Packages, objects and files as datasets of OpenLineage. It is optional: it is imported where it is used."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -68,6 +69,15 @@ def written(dataset: "Dataset", change: Change | None = None, **counts: Any) -> 
         facets["lifecycleStateChange"] = lifecycle.LifecycleStateChangeDatasetFacet(lifecycleStateChange=state)
     told = {"outputStatistics": statistics.OutputStatisticsOutputDatasetFacet(**counts)} if counts else {}
     return OutputDataset(namespace=dataset.namespace, name=dataset.name, facets=facets, outputFacets={**told})
+
+
+def published_dataset(outcome: Mapping[str, Any]) -> "OutputDataset":
+    """Return the dataset of a package as a task wrote it, from what the task returned."""
+    change: Change | None = None
+    if outcome["created"]:
+        change = "OVERWRITE" if outcome["previous"] else "CREATE"
+    dataset = dataset_of(outcome["registry"], outcome["package"], outcome["top_hash"])
+    return written(dataset, change, size=outcome["bytes"], fileCount=outcome["entries"])
 
 
 def _version(version: str) -> dict[str, Any]:

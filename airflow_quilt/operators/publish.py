@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from openlineage.client.event_v2 import Dataset
 
-    from airflow_quilt.assets.lineage import Change
     from airflow_quilt.core.attempt import Attempt
     from airflow_quilt.core.draft import Draft, Mode
     from airflow_quilt.core.pointers import Conflict
@@ -74,6 +73,8 @@ class QuiltPublishOperator(QuiltOperator):
     )
     template_fields_renderers = {"entries": "py", "meta": "json"}  # noqa: RUF012  (Airflow's own declaration has no ClassVar)
 
+    is_outlet = True
+    """Whether the task makes a revision, of which its asset's event tells."""
     _given_entries: Any = None
     """The entries as plain values: Airflow's own may have to be asked for, which is for the time while the task runs."""
 
@@ -113,7 +114,8 @@ class QuiltPublishOperator(QuiltOperator):
         self.allow_empty = allow_empty
         self.provenance = provenance
         self.partition_key = partition_key
-        declare(self, self.package, self.registry)
+        if self.is_outlet:
+            declare(self, self.package, self.registry)
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Publish, and return what a later task may want to know: plain values only."""
@@ -129,20 +131,7 @@ class QuiltPublishOperator(QuiltOperator):
             if attempt.since is not None and (earlier := note.read(registry)):
                 return self._told(context, earlier)
             published = self.publish(hook, registry, self._draft(given, context, registry), attempt, stop)
-            result = {
-                "registry": str(published.registry),
-                "package": str(published.package),
-                "top_hash": published.top_hash,
-                "quilt_uri": str(published.uri),
-                "catalog_url": hook.catalog_url(registry, published.package, published.top_hash),
-                "entries": published.entries,
-                "bytes": published.bytes,
-                "bytes_copied": published.bytes_copied,
-                "bytes_reused": published.bytes_reused,
-                "revision": published.revision.time.to_iso8601_string(),
-                "created": published.created,
-                "previous": published.previous,
-            }
+            result = told_of(published, hook.catalog_url(registry, published.package, published.top_hash))
             note.write(result)
             return self._told(context, result)
 
@@ -164,13 +153,9 @@ class QuiltPublishOperator(QuiltOperator):
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the package, at the revision that was made or found."""
-        from airflow_quilt.assets.lineage import dataset_of, written
+        from airflow_quilt.assets.lineage import published_dataset
 
-        dataset = dataset_of(outcome["registry"], outcome["package"], outcome["top_hash"])
-        change: Change | None = None
-        if outcome["created"]:
-            change = "OVERWRITE" if outcome["previous"] else "CREATE"
-        return [written(dataset, change, size=outcome["bytes"], fileCount=outcome["entries"])]
+        return [published_dataset(outcome)]
 
     def _draft(self, given: Mapping[str, Any], context: "Context", registry: "Registry") -> "Draft":
         from airflow_quilt.core.draft import Draft
@@ -200,3 +185,21 @@ class QuiltPublishOperator(QuiltOperator):
     ) -> "Published":
         """Make the revision: the one step in which operators differ."""
         raise NotImplementedError
+
+
+def told_of(published: "Published", catalog_url: str | None) -> dict[str, Any]:
+    """Return what a later task may want to know of a revision: plain values only."""
+    return {
+        "registry": str(published.registry),
+        "package": str(published.package),
+        "top_hash": published.top_hash,
+        "quilt_uri": str(published.uri),
+        "catalog_url": catalog_url,
+        "entries": published.entries,
+        "bytes": published.bytes,
+        "bytes_copied": published.bytes_copied,
+        "bytes_reused": published.bytes_reused,
+        "revision": published.revision.time.to_iso8601_string(),
+        "created": published.created,
+        "previous": published.previous,
+    }

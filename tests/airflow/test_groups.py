@@ -1,0 +1,119 @@
+"""A push and a build by many task instances."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+
+from airflow_quilt.assets import quilt_asset
+from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.registry import Registry
+from airflow_quilt.groups import quilt_build_group, quilt_push_group
+from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator
+from airflow_quilt.operators.shards import ROOT
+from testbed.server import S3Server
+from tests.airflow.support import events, run_here
+
+NAME = PackageName("team", "data")
+STATES = {"plan": ["success"], "transfer": ["success"] * 3, "commit": ["success"], "clean_up": ["success"]}
+
+
+def states(run: Any) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for ti in run.get_task_instances():
+        found.setdefault(ti.task_id.rpartition(".")[2], []).append(str(ti.state))
+    return found
+
+
+def staged(s3: S3Server, bucket: str) -> list[str]:
+    found = s3.client().list_objects_v2(Bucket=bucket, Prefix=ROOT)
+    return [each["Key"] for each in found.get("Contents", [])]
+
+
+@pytest.fixture
+def files(write: Callable[..., Path]) -> Path:
+    """A directory of ten files."""
+    for number in range(10):
+        path = write(f"data/{number}.txt", "x" * number)
+    return path.parent
+
+
+@pytest.fixture
+def dag() -> DAG:
+    return DAG("groups", schedule=None)
+
+
+@pytest.mark.usefixtures("database")
+def test_a_push_by_many_tasks_is_that_of_one(
+    dag: DAG, connected: str, s3: S3Server, bucket: str, s3_registry: Registry, files: Path
+) -> None:
+    with dag:
+        group = quilt_push_group(
+            package=str(NAME), registry=connected, entries=str(files), message="by {{ params.who }}", shards=3, meta={"a": 1}
+        )
+    assert [outlet.uri for task in dag.tasks for outlet in task.outlets] == [quilt_asset(str(NAME), connected).uri]
+
+    run = run_here(dag, run_conf={"who": "many"})
+
+    assert str(run.state) == "success"
+    assert states(run) == STATES
+    assert staged(s3, bucket) == []
+    commit = run.get_task_instance("push.commit")
+    told = commit.xcom_pull(task_ids="push.commit")
+    again = QuiltPushOperator(
+        task_id="one", package=str(NAME), registry=connected, entries=str(files), message="by many", meta={"a": 1}
+    ).execute({})
+    assert {**again, "created": True, "bytes_copied": 45, "bytes_reused": 0} == told
+    [event] = events(quilt_asset(str(NAME), connected).uri)
+    assert (event.extra["top_hash"], event.extra["message"], event.extra["entries"]) == (told["top_hash"], "by many", 10)
+    labels = [ti.rendered_map_index for ti in run.get_task_instances() if ti.task_id == "push.transfer"]
+    assert sorted(label.split(":")[0] for label in labels if label) == ["shard 0", "shard 1", "shard 2"]
+    assert group.output.operator.task_id == "push.commit"
+
+
+@pytest.mark.usefixtures("database")
+def test_a_build_by_many_tasks_names_objects_where_they_are(dag: DAG, connected: str, s3: S3Server, bucket: str) -> None:
+    for number in range(7):
+        s3.client().put_object(Bucket=bucket, Key=f"raw/{number}", Body=b"x" * number)
+    with dag:
+        quilt_build_group(package=str(NAME), entries=f"{connected}/raw/", shard_entries=3, transfer={"retries": 2})
+
+    run = run_here(dag)
+
+    assert states(run) == STATES
+    told = run.get_task_instance("build.commit").xcom_pull(task_ids="build.commit")
+    alone = QuiltBuildOperator(task_id="one", package=str(NAME), entries=f"{connected}/raw/").execute({})
+    assert (told["top_hash"], told["bytes_copied"]) == (alone["top_hash"], 0)
+    assert staged(s3, bucket) == []
+
+
+@pytest.mark.usefixtures("database")
+def test_what_is_staged_goes_after_a_failure_too(dag: DAG, connected: str, s3: S3Server, bucket: str, files: Path) -> None:
+    with dag:
+        quilt_push_group(package=str(NAME), entries={"gone.txt": "{{ params.gone }}"}, shards=1)
+    missing = files / "gone.txt"
+    missing.write_text("here while it is planned")
+
+    def vanish(context: Any) -> None:
+        missing.unlink()
+
+    dag.get_task("push.transfer").partial_kwargs["pre_execute"] = vanish
+
+    run = run_here(dag, run_conf={"gone": str(missing)})
+
+    assert str(run.state) == "failed"
+    assert states(run) == {"plan": ["success"], "transfer": ["failed"], "commit": ["upstream_failed"], "clean_up": ["success"]}
+    assert staged(s3, bucket) == []
+
+
+@pytest.mark.usefixtures("database", "connected")
+def test_a_plan_that_fails_leaves_nothing_to_clean_up(dag: DAG) -> None:
+    with dag:
+        quilt_push_group(package=str(NAME), entries="/no/such/file")
+
+    run = run_here(dag)
+
+    assert str(run.state) == "failed"
+    assert states(run)["plan"] == ["failed"]
