@@ -99,6 +99,13 @@ class History:
             pointer = theirs
         return self._keep(pointer, earlier), _is_of(pointer.mark, mark)
 
+    def made(self, latest: Latest | None, attempt: Attempt) -> Revision | None:
+        """Return the revision that a try of this piece of work published, if one did before ``latest`` was read."""
+        mark = Mark.of(attempt)
+        tries = self._tries(mark, attempt, latest, self._listing(attempt, latest))
+        done = self._done(latest, mark, tries)
+        return self._keep(done, tries) if done else None
+
     def unchanged(self, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
         """Return the revision that ``latest`` names, and whether it is of this piece of work; None where it has no pointer."""
         mark = Mark.of(attempt)

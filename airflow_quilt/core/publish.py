@@ -112,7 +112,7 @@ class _Work:
             if before:
                 before.close()
             terms = Terms.of(self.draft, content, planned, self.added.directories)
-            commit = Commit(self.registry, self.name, terms, latest, self.attempt, self.since)
+            commit = Commit(self.registry, self.name, terms, latest, latest, self.attempt, self.since)
             return commit.make(Entries(planned.kept, self.done), self.added.sources, self.moved)
 
     def _carry_out(self, planned: Planned, latest: Latest | None) -> Spool[Done]:

@@ -238,6 +238,10 @@ class Registry:
         except ObjectNotFoundError:
             return None
 
+    def made(self, name: PackageName, latest: Latest | None, attempt: Attempt) -> Revision | None:
+        """Return the revision that a try of this piece of work published, if one did before ``latest`` was read."""
+        return self._history(self._known(name)).made(latest, attempt)
+
     def unchanged(self, name: PackageName, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
         """Return the revision that ``latest`` names, and whether a try of this piece of work published it."""
         return self._history(self._known(name)).unchanged(latest, attempt)

@@ -227,7 +227,8 @@ def commit_shards(
     entries = _Staged(place, plan, place.all_done(plan), stop or threading.Event())
     amount = f"{count(sum(plan.shards), 'entry', 'entries')}, {human_size(plan.bytes)}"
     _log.info("%s %s to %s: %s shards are there, %s", verb, plan.package, registry.location, len(plan.shards), amount)
-    commit = Commit(registry, PackageName.parse(plan.package), plan.terms, plan.base, attempt, attempt.since)
+    name = PackageName.parse(plan.package)
+    commit = Commit(registry, name, plan.terms, plan.base, registry.latest(name), attempt, attempt.since)
     published = commit.make(entries, place.added(plan) if plan.terms.update is not None else (), entries.moved)
     _log.info("%s %s", "Published" if published.created else "Unchanged, no new revision:", published.uri)
     return published

@@ -138,7 +138,7 @@ class Staging:
     def plan(self) -> Plan | None:
         """Return the plan, or None where there is none yet."""
         stat = self._stores.find(self.root.join(_PLAN))
-        return next(self._read(_PLAN, stat.size, Plan)) if stat else None
+        return self._first(_PLAN, stat.size, Plan) if stat else None
 
     def write_plan(self, plan: Plan) -> Plan:
         """Write the plan, after all that it speaks of; return that of another try which was faster, if one was."""
@@ -184,7 +184,7 @@ class Staging:
         """Return what came of a shard, or None where it is not done."""
         path = _done(plan.identity, number)
         stat = self._stores.find(self.root.join(path))
-        return replace(next(self._read(path, min(stat.size, _PEEK), ShardDone)), was_there=True) if stat else None
+        return replace(self._first(path, min(stat.size, _PEEK), ShardDone), was_there=True) if stat else None
 
     def all_done(self, plan: Plan) -> list[int]:
         """Return the size of what came of each shard.
@@ -231,6 +231,11 @@ class Staging:
 
     def _size(self, path: str) -> int:
         return self._storage.stat(self.root.join(path)).size
+
+    def _first(self, path: str, size: int, kind: type[T]) -> T:
+        for block in self._read(path, size, kind):
+            return cast("T", block)
+        raise self._damaged(path)
 
     def _read(self, path: str, size: int, kind: Any) -> Iterator[Any]:
         rest = bytearray()

@@ -185,6 +185,7 @@ class Commit:
 
     Attributes:
         base: what ``latest`` named when the work began.
+        latest: what it names now, where that was read anew.
         attempt: whose work it is.
         since: as that of the attempt; or when that began, where an earlier run of it may have left something.
     """
@@ -193,6 +194,7 @@ class Commit:
     name: PackageName
     terms: Terms
     base: Latest | None
+    latest: Latest | None
     attempt: Attempt
     since: float | None
 
@@ -211,7 +213,7 @@ class Commit:
         manifest, summary = _write(self.terms, entries)
         with manifest:
             attempt = self._identified(summary.top_hash, entries, added)
-            revision, created = self._unchanged(summary.top_hash, attempt) or self.registry.commit(
+            revision, created = self._found(summary.top_hash, attempt) or self.registry.commit(
                 self.name,
                 summary.top_hash,
                 manifest,
@@ -233,9 +235,16 @@ class Commit:
             previous=self._previous(revision) if created else None,
         )
 
-    def _unchanged(self, top_hash: TopHash, attempt: Attempt) -> tuple[Revision, bool] | None:
-        if self.terms.dedupe and self.base and self.base.top_hash == top_hash:
-            return self.registry.unchanged(self.name, self.base, attempt)
+    def _found(self, top_hash: TopHash, attempt: Attempt) -> tuple[Revision, bool] | None:
+        """Return the revision that is there already, if one is, and whether a try of this piece of work published it."""
+        if (
+            self.latest != self.base
+            and attempt.since is not None
+            and (made := self.registry.made(self.name, self.latest, attempt))
+        ):
+            return made, True  # And maybe it is the base of others by now.
+        if self.terms.dedupe and self.latest and self.latest.top_hash == top_hash:
+            return self.registry.unchanged(self.name, self.latest, attempt)
         return None
 
     @property
@@ -245,10 +254,10 @@ class Commit:
 
     def _previous(self, revision: Revision) -> TopHash | None:
         """Return what ``latest`` named before; where a try before this one published already, the history says it."""
-        if self.base is None:
+        if self.latest is None:
             return None
-        is_new = self.attempt.since is None and self.base.top_hash != revision.top_hash
-        return self.base.top_hash if is_new else self.registry.before(self.name, revision)
+        is_new = self.attempt.since is None and self.latest.top_hash != revision.top_hash
+        return self.latest.top_hash if is_new else self.registry.before(self.name, revision)
 
     def _identified(self, top_hash: TopHash, entries: Iterable[Entry], added: Iterable[Record]) -> Attempt:
         """Return the attempt with a key that tells its work from work of the same name with other content.
