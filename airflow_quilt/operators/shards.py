@@ -11,7 +11,7 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.hooks.settings import WHOLE, whole
 from airflow_quilt.operators.base import QuiltOperator, airflow_errors
 from airflow_quilt.operators.build import QuiltBuildOperator
-from airflow_quilt.operators.events import declare, tell
+from airflow_quilt.operators.events import check_partition, declare, tell
 from airflow_quilt.operators.publish import QuiltPublishOperator, told_of
 from airflow_quilt.operators.push import QuiltPushOperator
 from airflow_quilt.operators.values import attempt_of, plain
@@ -210,6 +210,7 @@ class QuiltCommitOperator(QuiltOperator):
 
         stop = self.begin()
         with airflow_errors(self):
+            check_partition(self.partition_key)
             registry = self.hook.registry(self.registry)
             published = commit_shards(registry, place_of(self.shards[0]), self.verb, stop, attempt_of(context))
             result = told_of(published, self.hook.catalog_url(registry, published.package, published.top_hash))

@@ -37,7 +37,7 @@ def test_a_dag_file_that_uses_every_operator_imports_no_boto_no_pandas_and_no_st
 def of_an_asset(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """What Airflow imports at the first asset of any kind: the handlers of all providers, of which Amazon's imports boto."""
     path = tmp_path_factory.mktemp("asset") / "dag.py"
-    path.write_text("from airflow.sdk import Asset\nAsset('file:///a')\n", encoding="utf-8")
+    path.write_text("from airflow.sdk import Asset\nAsset('s3://bucket/key')\n", encoding="utf-8")
     return set(modules_after(path))
 
 
