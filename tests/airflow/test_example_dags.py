@@ -215,3 +215,30 @@ def test_a_namespace_is_followed_by_the_events_of_a_queue(connected: str, monkey
 
         told = asyncio.run(first_event())
     assert told["event"]["quilt_uri"] == told["published"]["quilt_uri"]
+
+
+def test_images_are_published_by_many_tasks(
+    run_dag: RunDag, connected: str, s3: S3Server, s3_registry: Registry, bucket: str
+) -> None:
+    for number in range(9):
+        s3.client().put_object(Bucket=bucket, Key=f"microscope/{number}.tif", Body=b"x" * number)
+
+    run = run_dag(
+        "images_publish",
+        logical_date=pendulum.datetime(2026, 11, 1),
+        run_conf={"source": f"{connected}/microscope/", "package": "lab/images", "shards": 3},
+    )
+
+    assert states(run) == {
+        ("push.plan", -1): "success",
+        ("push.transfer", 0): "success",
+        ("push.transfer", 1): "success",
+        ("push.transfer", 2): "success",
+        ("push.commit", -1): "success",
+        ("push.clean_up", -1): "success",
+        ("tell", -1): "success",
+    }
+    [revision] = s3_registry.revisions(PackageName.parse("lab/images"))
+    assert result(run, "tell") == f"quilt+{connected}#package=lab/images@{revision.top_hash}"
+    keys = [item.physical_keys[0].partition("?")[0] for item in s3_registry.read(PackageName.parse("lab/images")).entries]
+    assert keys == [f"s3://{bucket}/lab/images/{number}.tif" for number in range(9)]

@@ -1,0 +1,39 @@
+"""Publish a package that is too large for one task: many task instances share the work, each of which is retried alone.
+
+Needs a connection `quilt_default` that names a registry, and objects below the prefix, or files that all workers see.
+"""
+
+import pendulum
+from airflow.sdk import dag, task
+
+from airflow_quilt.groups import quilt_push_group
+
+
+@dag(
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1),
+    params={"source": "s3://example-bucket/microscope/", "package": "lab/images", "shards": 8},
+    tags=["example", "quilt"],
+)
+def images_publish() -> None:
+    """Publish the images, and say what came of it."""
+    # [START howto_quilt_push_group]
+    push = quilt_push_group(
+        package="{{ params.package }}",
+        entries="{{ params.source }}",
+        message="Images of {{ ds }}",
+        copy="all",
+        shards="{{ params.shards }}",
+        transfer={"retries": 3, "max_active_tis_per_dagrun": 4},
+    )
+    # [END howto_quilt_push_group]
+
+    @task
+    def tell(published: dict[str, object]) -> str:
+        """Return the address of the revision."""
+        return str(published["quilt_uri"])
+
+    tell(push.output)
+
+
+images_publish()
