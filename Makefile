@@ -11,7 +11,7 @@ AIRFLOW_3_0 := .venv-airflow-3.0
 ON_3_0 = tests/airflow $(addprefix --ignore=tests/airflow/test_,kill.py lost_success.py parsing.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-airflow-3.0 e2e chaos bench bench-growth bench-settings bench-watch chromium lint fix constraints clean
+.PHONY: help demo test test-airflow-3.0 e2e chaos bench bench-growth bench-settings bench-shards bench-watch chromium lint fix constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench: $(READY) ## Measure the engine beside quilt3 and s5cmd; ARGS="--scale 0.0
 
 bench-growth: $(READY) ## Measure how time and memory grow with the number of entries; ARGS="--largest 10000000" for one step more
 	@$(BIN)/python -m benchmarks.growth $(ARGS)
+
+bench-shards: $(READY) ## Measure what it costs to share a package among workers; ARGS="--largest 10000000" for one step more
+	@$(BIN)/python -m benchmarks.shards $(ARGS)
 
 bench-settings: $(READY) ## Measure other settings than the defaults; ARGS="--scale 0.05 --rounds 1" for a quick look
 	@$(BIN)/python -m benchmarks.threads $(ARGS)

@@ -5,18 +5,19 @@ from typing import Any
 
 import boto3
 
-from airflow_quilt.core.build import build
+from airflow_quilt.core.build import build, build_planner
 from airflow_quilt.core.checksums import CHUNKED
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.install import install
 from airflow_quilt.core.limits import Limits
-from airflow_quilt.core.locations import RegistryLocation
+from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Published
-from airflow_quilt.core.push import push
+from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.selection import Reference
+from airflow_quilt.core.shards import Cut, commit_shards, plan_shards, transfer_shard
+from airflow_quilt.core.steps import Published
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage, client_config
@@ -47,6 +48,33 @@ def build_package(registry: str, package: str, source: str, **limits: int) -> di
     """Build a package of the entries of another one of a local registry, whose hashes are known."""
     entries = f"quilt+{RegistryLocation.parse(registry)}#package={source}"
     return _told(build(_registry(registry, **limits), Draft(package=package, entries=entries)))
+
+
+def plan_push(registry: str, package: str, source: str, staging: str, shards: int) -> dict[str, Any]:
+    """Plan a push of a directory or a prefix in shards."""
+    draft, opened = Draft(package=package, entries=source), _registry(registry)
+    planned = plan_shards(opened, draft, push_planner(opened, draft), "Pushing", PhysicalKey.parse(staging), Cut(shards=shards))
+    return {"shards": planned.shards}
+
+
+def plan_build(registry: str, package: str, source: str, staging: str, shards: int) -> dict[str, Any]:
+    """Plan a build of the entries of another package of a local registry."""
+    entries = f"quilt+{RegistryLocation.parse(registry)}#package={source}"
+    draft, opened = Draft(package=package, entries=entries), _registry(registry)
+    planned = plan_shards(opened, draft, build_planner(opened, draft), "Building", PhysicalKey.parse(staging), Cut(shards=shards))
+    return {"shards": planned.shards}
+
+
+def transfer_some(registry: str, staging: str, first: int, stop: int) -> dict[str, Any]:
+    """Transfer shards, one after the other."""
+    opened = _registry(registry)
+    done = [transfer_shard(opened, PhysicalKey.parse(staging), number) for number in range(first, stop)]
+    return {"entries": sum(each.entries for each in done)}
+
+
+def commit(registry: str, staging: str) -> dict[str, Any]:
+    """Commit what came of all shards."""
+    return _told(commit_shards(_registry(registry), PhysicalKey.parse(staging), "Pushing"))
 
 
 def resolve_and_push(registry: str, package: str, top_hash: str, source: str) -> dict[str, Any]:

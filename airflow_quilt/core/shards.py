@@ -5,34 +5,26 @@ it does not do twice. A build, and a push of local files, need workers that see 
 """
 
 import contextlib
-import itertools
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
-
-from msgspec.structs import replace
+from typing import TypeVar
 
 from airflow_quilt.core.attempt import Attempt, Mark
-from airflow_quilt.core.batches import batched
-from airflow_quilt.core.draft import Draft, check_draft, find_sources, gather
-from airflow_quilt.core.earlier import with_earlier
+from airflow_quilt.core.draft import Draft, check_draft
 from airflow_quilt.core.errors import InputError, ObjectNotFoundError
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.manifest import Entry
 from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.plan import Action, Source, Task
+from airflow_quilt.core.plan import Task
 from airflow_quilt.core.planned import Done, Entries, Planned
+from airflow_quilt.core.planning import Cut, Planning
 from airflow_quilt.core.progress import Progress, count, human_size
-from airflow_quilt.core.reading import source_changed
 from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.spool import Spool
 from airflow_quilt.core.staging import Plan, ShardDone, Staging, check_staging, staging_of, swept
-from airflow_quilt.core.steps import Commit, Moved, Planner, Published, Terms, announce, bytes_of, check_target, decide, transfer
-from airflow_quilt.core.storage.base import Stores
-from airflow_quilt.core.threads import check_stop, map_threads
-from airflow_quilt.core.walk import side_by_side
+from airflow_quilt.core.steps import Commit, Moved, Planner, Published, announce, bytes_of, spool, transfer
+from airflow_quilt.core.threads import check_stop
 
 __all__ = [
     "Cut",
@@ -49,53 +41,6 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-# What a file weighs beside its bytes. A request for one takes about as long as a MiB on its way, so a shard of a million
-# small files is as much work as one of a large file; an entry that is known already is a line to be written, no more.
-_TASK: Final = 1024 * 1024
-_KEPT: Final = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
-    """How a plan is cut. A shard is a range of the package in walk order, and shards weigh about the same.
-
-    Attributes:
-        shards: at most so many, where neither ``bytes`` nor ``entries`` is given. Those make more where they must.
-        bytes: at most so many bytes to move, or to hash in place, in a shard; one larger file is a shard of its own.
-        entries: at most so many files in a shard.
-    """
-
-    shards: int = 16
-    bytes: int | None = None
-    entries: int | None = None
-
-    def __post_init__(self) -> None:
-        for what, value in (("shards", self.shards), ("bytes", self.bytes), ("entries", self.entries)):
-            if value is not None and value < 1:
-                raise InputError(f"{what} {value!r}: a plan is cut by numbers from 1 on")
-
-    def lengths(self, planned: Planned) -> list[int]:
-        """Return how many files are in each shard of a plan; there is always one shard, maybe without files."""
-        total = sum(map(_weight, planned.actions()))
-        lengths, size, weight, share = [0], 0, 0, 0
-        for action in planned.actions():
-            moves = 0 if isinstance(action, Entry) else action.source.size
-            here = weight * self.shards // total  # The share of the work that this file begins in.
-            if lengths[-1] and (here > share or self._is_full(lengths[-1], size + moves)):
-                lengths.append(0)
-                size = 0
-            lengths[-1] += 1
-            size, weight, share = size + moves, weight + _weight(action), here
-        return lengths
-
-    def _is_full(self, entries: int, size: int) -> bool:
-        """Whether a shard that has some files may not have another, with which it has so many bytes."""
-        return (self.entries is not None and entries >= self.entries) or (self.bytes is not None and size > self.bytes)
-
-
-def _weight(action: Action) -> int:
-    return _KEPT if isinstance(action, Entry) else _TASK + action.source.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +90,7 @@ def plan_shards(  # noqa: PLR0913, PLR0917  (what a push is made of, and where i
     """
     name, place = _checked(draft), _place(registry, staging)
     identity = Mark.of(attempt or Attempt()).writer
-    plan = place.plan() or _Planning(registry, draft, name, place, identity, stop or threading.Event()).plan(planner, verb, cut)
+    plan = place.plan() or Planning(registry, draft, name, place, identity, stop or threading.Event()).plan(planner, verb, cut)
     if (plan.registry, plan.package) != (str(registry.location), str(name)):
         raise InputError(
             f"{staging}: there is a plan of other work, to publish {plan.package}; choose another place, or discard it"
@@ -184,7 +129,7 @@ def _transferred(
     registry: Registry, place: Staging, plan: Plan, number: int, stop: threading.Event, since: float | None
 ) -> ShardDone:
     with contextlib.ExitStack() as held:
-        planned = Planned(_spool(held, registry, Entry), _spool(held, registry, Task))
+        planned = Planned(spool(held, registry, Entry), spool(held, registry, Task))
         for actions in place.shard(plan, number):
             check_stop(stop)
             planned.add(actions)
@@ -194,7 +139,7 @@ def _transferred(
         progress = Progress(what)
         progress.begin(len(planned), planned.size)
         progress.add(len(planned.kept), planned.size - to_do)
-        done: Spool[Done] = _spool(held, registry, Done)
+        done = spool(held, registry, Done)
         reused = transfer(registry.stores, planned.tasks, done, progress, stop, since)
         result = ShardDone(
             number=number, entries=len(planned), bytes=planned.size, bytes_copied=to_move - reused, bytes_reused=reused
@@ -256,60 +201,6 @@ def sweep(registry: Registry, root: PhysicalKey, now: float, age: float) -> int:
     return len(keys)
 
 
-@dataclass(slots=True)
-class _Planning:
-    """A draft that is being planned in shards."""
-
-    registry: Registry
-    draft: Draft
-    name: PackageName
-    place: Staging
-    identity: str
-    stop: threading.Event
-
-    def plan(self, planner: Planner, verb: str, cut: Cut) -> Plan:
-        """Plan it; return the plan that counts, which may be that of another try."""
-        with contextlib.ExitStack() as held:
-            latest = self.registry.latest(self.name)
-            added = find_sources(self.registry, self.draft, _spool(held, self.registry, Source))
-            content = gather(self.registry, self.name, self.draft, added, latest)
-            planned = Planned(_spool(held, self.registry, Entry), _spool(held, self.registry, Task))
-            sources = _pinned(self.registry.stores, content.tree.sources)
-            decide(self.draft, self.name, content, planner(sources), planned, self.stop)
-            _, to_move = bytes_of(planned.tasks)
-            lengths = cut.lengths(planned)
-            check_target(self.registry, to_move)
-            announce(self.registry, f"{verb} {self.name} in {count(len(lengths), 'shard', 'shards')}", planned, to_move)
-            tasks: Iterable[Task] = planned.tasks
-            if latest and to_move:
-                tasks = with_earlier(
-                    self.registry, self.name, latest, planned.tasks, lambda kind: _spool(held, self.registry, kind)
-                )
-            self._write(lengths, (task or entry for entry, task in side_by_side(planned.kept, tasks)))
-            terms = Terms.of(self.draft, content, planned, added.directories)
-            if terms.update is not None:
-                self.place.write_added(self.identity, added.sources)
-            return self.place.write_plan(
-                Plan(
-                    identity=self.identity,
-                    verb=verb,
-                    registry=str(self.registry.location),
-                    package=str(self.name),
-                    terms=terms,
-                    base=latest,
-                    shards=lengths,
-                    bytes=planned.size,
-                    bytes_to_copy=to_move,
-                )
-            )
-
-    def _write(self, lengths: Iterable[int], actions: Iterator[Action | None]) -> None:
-        there = (action for action in actions if action)
-        for number, length in enumerate(lengths):
-            check_stop(self.stop)
-            self.place.write_shard(self.identity, number, itertools.islice(there, length))
-
-
 class _Staged:
     """The entries of all shards in walk order, read again each time; and what was done for them, when they have been read."""
 
@@ -354,36 +245,3 @@ def _opened(registry: Registry, staging: PhysicalKey) -> tuple[Staging, Plan]:
     if plan.registry != str(registry.location):
         raise InputError(f"{staging}: the plan is for {plan.registry}, not for {registry.location}")
     return place, plan
-
-
-def _spool(held: contextlib.ExitStack, registry: Registry, kind: Any) -> Spool[Any]:
-    return held.enter_context(Spool(kind, registry.stores.limits.spill))
-
-
-def _pinned(stores: Stores, sources: Iterable[Source]) -> Iterator[Source]:
-    """Pass on sources; of objects without versions so that whoever transfers them notices if they have changed since.
-
-    Where a listing did not tell the state of one, it is asked for. A hash that is known of one is left out: so its object is
-    looked at once more, also where it stays in place.
-    """
-    for batch in batched(sources):
-        if any(map(_may_change, batch)):
-            yield from map_threads(lambda source: _pin(stores, source), batch, stores.limits.threads)
-        else:
-            yield from batch
-
-
-def _may_change(source: Source) -> bool:
-    """Whether a source is an object without a version; one of a package is compared with its hash, or taken at its word."""
-    origin = source.origin
-    return isinstance(origin, PhysicalKey) and not origin.is_local and origin.version_id is None and not source.physical_keys
-
-
-def _pin(stores: Stores, source: Source) -> Source:
-    if not _may_change(source) or not isinstance(source.origin, PhysicalKey):
-        return source
-    etag = source.etag
-    if etag is None:
-        with source_changed(source.origin):
-            etag = stores.of(source.origin).stat(source.origin).etag
-    return replace(source, etag=etag, hash=None)

@@ -286,3 +286,8 @@ def _write(terms: Terms, entries: Iterable[Entry]) -> tuple[tempfile.SpooledTemp
         manifest.seek(0)  # Now all of it is on the disk.
         on_failure.pop_all()
     return manifest, summary
+
+
+def spool(held: contextlib.ExitStack, registry: Registry, kind: Any) -> Spool[Any]:
+    """Return a place for records of a kind, until what holds it is closed."""
+    return held.enter_context(Spool(kind, registry.stores.limits.spill))
