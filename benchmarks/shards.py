@@ -34,7 +34,7 @@ def main() -> None:
 
 def _frame(largest: int) -> Iterator[str]:
     """Measure each step of a build whose hashes are known: nothing is moved, so all of it is the frame."""
-    yield f"| entries | {' | '.join(f'{step}: seconds, peak MiB' for step in _STEPS)} |"
+    yield f"| entries | {' | '.join(f'{step}: CPU seconds, peak MiB' for step in _STEPS)} |"
     yield f"|{'---|' * (1 + len(_STEPS))}"
     for size in takewhile(lambda size: size <= largest, (_SMALLEST * 10**power for power in count())):
         with running_stage(1.0) as stage:

@@ -1,8 +1,10 @@
 """An Airflow for these tests: its home is made before anything imports Airflow, as Airflow reads it at import."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pendulum
 import pytest
 
 from testbed.airflow_home import connections
@@ -11,6 +13,7 @@ from tests.airflow.support import EXAMPLES, HOME, RunDag, dag_bag
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
+    from airflow.sdk import DAG
 
 
 @pytest.fixture(scope="session")
@@ -33,6 +36,15 @@ def connected(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str
     for name, value in connections(s3, f"s3://{bucket}").items():
         monkeypatch.setenv(name, value)
     return f"s3://{bucket}"
+
+
+@pytest.fixture
+def dag(database: None, request: pytest.FixtureRequest) -> "DAG":
+    """A DAG of the test's own, with a name of its own: what Airflow stored of one of the same name would get into the way."""
+    from airflow.sdk import DAG
+
+    name = re.sub(r"\W+", "_", request.node.nodeid.rpartition("/")[2])
+    return DAG(name, schedule=None, start_date=pendulum.datetime(2026, 1, 1))
 
 
 @pytest.fixture

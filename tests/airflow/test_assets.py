@@ -136,12 +136,6 @@ def test_a_partition_is_refused_before_anything_is_published(connected: str, s3_
     assert list(s3_registry.packages()) == []
 
 
-@pytest.fixture
-def dag() -> DAG:
-    return DAG("assets", schedule=None)
-
-
-@pytest.mark.usefixtures("database")
 def test_an_event_tells_of_the_revision_and_there_is_none_where_nothing_is_new(
     dag: DAG, connected: str, s3_registry: Registry
 ) -> None:
@@ -173,7 +167,6 @@ def test_an_event_tells_of_the_revision_and_there_is_none_where_nothing_is_new(
     ]
 
 
-@pytest.mark.usefixtures("database")
 def test_an_alias_gets_the_asset_of_a_package_that_is_known_only_at_run_time(dag: DAG, connected: str) -> None:
     QuiltPushOperator(
         task_id="push",
@@ -190,7 +183,6 @@ def test_an_alias_gets_the_asset_of_a_package_that_is_known_only_at_run_time(dag
     assert event.extra["quilt_uri"].startswith(f"quilt+{connected}#package=team/late@")
 
 
-@pytest.mark.usefixtures("database")
 def test_mapped_tasks_of_known_packages_publish_too(dag: DAG, connected: str, s3_registry: Registry) -> None:
     QuiltPushOperator.partial(task_id="push", package="team/data", registry=connected, dag=dag).expand(
         entries=[{"a.txt": entry(content="a")}, {"b.txt": entry(content="b")}]
@@ -203,7 +195,6 @@ def test_mapped_tasks_of_known_packages_publish_too(dag: DAG, connected: str, s3
 
 
 @needs_airflow("3.3")
-@pytest.mark.usefixtures("database")
 def test_an_event_is_of_the_partition_that_the_task_names(dag: DAG, connected: str) -> None:
     QuiltPushOperator(
         task_id="push",

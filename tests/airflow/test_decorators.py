@@ -24,10 +24,11 @@ from tests.test_docs import ROOT, blocks
 BOTH = [(quilt_push, QuiltPushOperator), (quilt_build, QuiltBuildOperator)]
 
 
-@pytest.fixture
-def dag(database: None) -> Iterator[DAG]:
-    with DAG("decorated", schedule=None, start_date=pendulum.datetime(2026, 1, 1)) as dag:
-        yield dag
+@pytest.fixture(autouse=True)
+def taking(dag: DAG) -> Iterator[None]:
+    """Let the DAG take the tasks that a test makes."""
+    with dag:
+        yield
 
 
 def contents(registry: Registry, package: str) -> dict[str, bytes]:

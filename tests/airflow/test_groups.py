@@ -40,12 +40,6 @@ def files(write: Callable[..., Path]) -> Path:
     return path.parent
 
 
-@pytest.fixture
-def dag() -> DAG:
-    return DAG("groups", schedule=None)
-
-
-@pytest.mark.usefixtures("database")
 def test_a_push_by_many_tasks_is_that_of_one(
     dag: DAG, connected: str, s3: S3Server, bucket: str, s3_registry: Registry, files: Path
 ) -> None:
@@ -73,7 +67,6 @@ def test_a_push_by_many_tasks_is_that_of_one(
     assert group.output.operator.task_id == "push.commit"
 
 
-@pytest.mark.usefixtures("database")
 def test_a_build_by_many_tasks_names_objects_where_they_are(dag: DAG, connected: str, s3: S3Server, bucket: str) -> None:
     for number in range(7):
         s3.client().put_object(Bucket=bucket, Key=f"raw/{number}", Body=b"x" * number)
@@ -89,7 +82,6 @@ def test_a_build_by_many_tasks_names_objects_where_they_are(dag: DAG, connected:
     assert staged(s3, bucket) == []
 
 
-@pytest.mark.usefixtures("database")
 def test_what_is_staged_goes_after_a_failure_too(dag: DAG, connected: str, s3: S3Server, bucket: str, files: Path) -> None:
     with dag:
         quilt_push_group(package=str(NAME), entries={"gone.txt": "{{ params.gone }}"}, shards=1)
@@ -108,7 +100,7 @@ def test_what_is_staged_goes_after_a_failure_too(dag: DAG, connected: str, s3: S
     assert staged(s3, bucket) == []
 
 
-@pytest.mark.usefixtures("database", "connected")
+@pytest.mark.usefixtures("connected")
 def test_a_plan_that_fails_leaves_nothing_to_clean_up(dag: DAG) -> None:
     with dag:
         quilt_push_group(package=str(NAME), entries="/no/such/file")

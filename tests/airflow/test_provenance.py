@@ -95,12 +95,7 @@ def test_the_events_that_triggered_a_run_are_named_oldest_first() -> None:
     ]
 
 
-@pytest.fixture
-def dag() -> DAG:
-    return DAG("provenance", schedule=None)
-
-
-@pytest.mark.usefixtures("database", "connected")
+@pytest.mark.usefixtures("connected")
 def test_a_real_run_says_its_times(dag: DAG, s3_registry: Registry) -> None:
     entries = {"a.txt": entry(content="a")}
     QuiltPushOperator(task_id="push", package=str(NAME), entries=entries, provenance=True, dag=dag)
@@ -108,6 +103,6 @@ def test_a_real_run_says_its_times(dag: DAG, s3_registry: Registry) -> None:
     run = run_here(dag, logical_date=datetime(2026, 11, 1, tzinfo=UTC))
 
     found = meta(s3_registry)["airflow"]
-    assert (found["dag_id"], found["task_id"], found["run_id"]) == ("provenance", "push", run.run_id)
+    assert (found["dag_id"], found["task_id"], found["run_id"]) == (dag.dag_id, "push", run.run_id)
     assert found["logical_date"] == "2026-11-01T00:00:00+00:00"
     assert "map_index" not in found

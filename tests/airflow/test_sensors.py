@@ -144,12 +144,7 @@ def test_it_may_begin_in_the_triggerer() -> None:
     assert sensor().start_trigger_args.trigger_kwargs == {}  # Of this task alone.
 
 
-@pytest.fixture
-def dag() -> DAG:
-    return DAG("sensors", schedule=None)
-
-
-@pytest.mark.usefixtures("database", "connected")
+@pytest.mark.usefixtures("connected")
 @pytest.mark.parametrize("mode", [{"mode": "poke"}, {"mode": "reschedule"}, {"deferrable": True}])
 def test_every_way_to_wait_ends_with_the_same_result(dag: DAG, mode: dict[str, Any]) -> None:
     publish("first")
