@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +18,8 @@ import requests
 from testbed.airflow_home import airflow_environment
 from testbed.server import free_ports
 
-_PROGRAM: Final = Path(sys.executable).with_name("airflow")
+PROGRAM: Final = Path(sys.executable).with_name("airflow")
+"""The `airflow` command."""
 _COMPONENTS: Final = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 _START_SECONDS: Final = 180
 _STOP_SECONDS: Final = 20
@@ -51,7 +52,7 @@ class Airflow:
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run the ``airflow`` command; it prints lines of any length."""
         environment = {**self.environment, "COLUMNS": "1000", "NO_COLOR": "1"}
-        return subprocess.run([_PROGRAM, *arguments], env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run([PROGRAM, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
 @contextlib.contextmanager
@@ -64,33 +65,32 @@ def standalone(home: Path, dags: Path, more: Mapping[str, str] | None = None) ->
     on all addresses, as it has no setting for that, and give nothing to who cannot sign with the secret of this ``home``.
     """
     home.mkdir(parents=True, exist_ok=True)
-    url, environment = _environment(home, dags)
+    url, environment = environment_on_loopback(home, dags)
     environment |= more or {}
     log = home / "standalone.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [_PROGRAM, "standalone"],
+            [PROGRAM, "standalone"],
             stdout=out,
             stderr=out,
             env=environment,
             start_new_session=True,
-            preexec_fn=_interrupt_with_parent,  # noqa: PLW1509
+            preexec_fn=interrupt_with_parent,  # noqa: PLW1509
         )
     try:
-        _wait_until_healthy(url, process, log)
-        token = requests.get(f"{url}/auth/token", timeout=_CALL_SECONDS).json()["access_token"]
-        yield Airflow(url, token, environment)
+        yield when_healthy(url, environment, log, lambda: process.poll() is None)
     finally:
         _stop(process)
 
 
-def _environment(home: Path, dags: Path) -> tuple[str, dict[str, str]]:
+def environment_on_loopback(home: Path, dags: Path) -> tuple[str, dict[str, str]]:
+    """Return the URL of an Airflow that lives in ``home``, and the environment of its parts."""
     port, worker_log, trigger_log = free_ports(3)
     url = f"http://127.0.0.1:{port}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
     return url, {
         **inherited,
-        "PATH": f"{_PROGRAM.parent}{os.pathsep}{os.environ['PATH']}",  # It starts its parts by their bare name.
+        "PATH": f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}",  # It starts its parts by their bare name.
         **airflow_environment(home, dags),
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(port),
@@ -106,14 +106,20 @@ def _environment(home: Path, dags: Path) -> tuple[str, dict[str, str]]:
     }
 
 
-def _wait_until_healthy(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def when_healthy(url: str, environment: Mapping[str, str], log: Path, is_running: Callable[[], bool]) -> Airflow:
+    """Wait until all parts of an Airflow are healthy; return it.
+
+    Raises:
+        RuntimeError: it ended, or is not healthy after a while.
+    """
     deadline = time.monotonic() + _START_SECONDS
     health: Any = None
-    while process.poll() is None and time.monotonic() < deadline:
+    while is_running() and time.monotonic() < deadline:
         with contextlib.suppress(requests.RequestException, json.JSONDecodeError):
             health = requests.get(f"{url}/api/v2/monitor/health", timeout=_CALL_SECONDS).json()
             if all(health.get(component, {}).get("status") == "healthy" for component in _COMPONENTS):
-                return
+                token = requests.get(f"{url}/auth/token", timeout=_CALL_SECONDS).json()["access_token"]
+                return Airflow(url, token, environment)
         time.sleep(0.2)
     raise RuntimeError(f"Airflow did not start; its health: {health}; {log} ends with:\n{log.read_text()[-2000:]}")
 
@@ -128,7 +134,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-def _interrupt_with_parent() -> None:
+def interrupt_with_parent() -> None:
     """Let Linux interrupt Airflow when this process is killed, even where shells made it deaf to that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.suppress(OSError, AttributeError):
