@@ -11,7 +11,8 @@ AIRFLOW_3_0 := .venv-airflow-3.0
 ON_3_0 = tests/airflow $(addprefix --ignore=tests/airflow/test_,kill.py lost_success.py parsing.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-airflow-3.0 e2e chaos bench bench-growth bench-settings bench-shards bench-watch chromium lint fix constraints clean
+.PHONY: help demo test test-airflow-3.0 e2e e2e-celery chaos bench bench-growth bench-settings bench-shards bench-watch \
+  chromium celery-services lint fix constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +29,9 @@ test-airflow-3.0: $(AIRFLOW_3_0)/.ready ## Run the provider's tests under Airflo
 
 e2e: $(READY) chromium ## Fill in the connection form in a browser, under a real Airflow; SCREENSHOTS=1 renews the picture of it
 	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/e2e
+
+e2e-celery: $(READY) celery-services ## Push 20,000 objects with two Celery workers under a real Airflow, and kill one of them half-way
+	@$(BIN)/python -m pytest tests/e2e_celery
 
 chaos: $(READY) ## Kill, race, starve and corrupt: the long tests behind docs/reliability.md, with their figures (an hour or two)
 	@$(BIN)/python -m pytest tests/chaos
@@ -84,6 +88,15 @@ chromium:
 	    echo "Installing chromium ..." >&2 && apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
 	  else echo "make e2e needs a browser; install chromium, such as with: sudo apt-get install chromium" >&2; exit 1; fi; fi >/dev/null
+
+# Nor are the database and the broker. Debian keeps PostgreSQL's programs in a folder of their own.
+celery-services:
+	@if ! { command -v redis-server && { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }; } 2>/dev/null; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get; then \
+	    echo "Installing redis-server and postgresql ..." >&2 && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server postgresql; \
+	  else echo "make e2e-celery needs Redis and PostgreSQL; install them, such as with: sudo apt-get install redis-server postgresql" >&2; exit 1; \
+	  fi; fi >/dev/null
 
 # LocalStack, a second S3 server for the tests, is pinned for Python 3.11 and wants an environment of its own.
 $(LOCALSTACK)/.ready: testbed/localstack-py311.txt
