@@ -114,10 +114,11 @@ class Looker:
             try:
                 place = place or await self._open()
                 look = await place.look(frozenset(interest.packages))
-            except QuiltError as error:
+            except Exception as error:  # noqa: BLE001  (whatever it is: who watches goes on watching)
                 failures += 1
                 pause = self._pause(failures)
-                _log.warning("Packages could not be looked at, try %s, the next in %.0f s: %s", failures, pause, error)
+                said = "Packages could not be looked at, try %s, the next in %.0f s: %s"
+                _log.warning(said, failures, pause, error, exc_info=not isinstance(error, QuiltError))
                 place = place if failures % _ANEW else None
                 await asyncio.sleep(pause)
                 continue

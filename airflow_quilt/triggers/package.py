@@ -33,7 +33,7 @@ class QuiltPackageTrigger(BaseEventTrigger):
     The payload of an event: ``registry``, ``package``, ``top_hash``, ``previous``, ``quilt_uri``, ``catalog_url``.
 
     All triggers of one registry with the same connection, interval and queue share looks (Airflow 3.3 and newer): see
-    ``docs/assets.md`` for what they cost.
+    ``docs/assets-cost.md``.
 
     :param package: ``namespace/name``; or a pattern, in which ``*`` stands for any characters: ``team/*``.
     :param registry: ``s3://bucket``; by default the connection's.
