@@ -30,7 +30,7 @@ test-airflow-3.0: $(AIRFLOW_3_0)/.ready ## Run the provider's tests under Airflo
 e2e: $(READY) chromium ## Fill in the connection form in a browser, under a real Airflow; SCREENSHOTS=1 renews the picture of it
 	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/e2e
 
-e2e-celery: $(READY) celery-services ## Push 20,000 objects with two Celery workers under a real Airflow, and kill one of them half-way
+e2e-celery: $(READY) celery-services ## Push 20,000 objects with two Celery workers, then with local tasks, under a real Airflow, and kill half-way
 	@$(BIN)/python -m pytest tests/e2e_celery
 
 chaos: $(READY) ## Kill, race, starve and corrupt: the long tests behind docs/reliability.md, with their figures (an hour or two)

@@ -1,5 +1,7 @@
-"""A push by many tasks under CeleryExecutor, one of whose two workers is killed half-way."""
+"""A push by many tasks, some of which are killed half-way: under CeleryExecutor with their worker, under LocalExecutor alone."""
 
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,10 +24,11 @@ from airflow_quilt.core.storage.s3 import S3Storage
 from airflow_quilt.operators.shards import ROOT
 from benchmarks.stage import Stage
 from testbed.airflow_home import connections
-from testbed.celery import CeleryAirflow, Part, celery_airflow
+from testbed.celery import CeleryAirflow, celery_airflow
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy
 from testbed.server import S3Server
+from testbed.standalone import Airflow, standalone
 from tests.chaos.conftest import Figures
 
 OBJECTS = 20_000
@@ -79,12 +82,10 @@ class Writes:
 class Run:
     """A run of the DAG."""
 
-    def __init__(self, running: CeleryAirflow) -> None:
-        self._airflow = running.airflow
-        self._until(lambda: running.airflow.call("GET", "dags")["dags"])
-        self._path = (
-            f"dags/many/dagRuns/{running.airflow.call('POST', 'dags/many/dagRuns', {'logical_date': None})['dag_run_id']}"
-        )
+    def __init__(self, airflow: Airflow) -> None:
+        self._airflow = airflow
+        self._until(lambda: airflow.call("GET", "dags")["dags"])
+        self._path = f"dags/many/dagRuns/{airflow.call('POST', 'dags/many/dagRuns', {'logical_date': None})['dag_run_id']}"
 
     def tries(self, task: str) -> list[dict[str, Any]]:
         """Return the task instances of a task."""
@@ -100,6 +101,10 @@ class Run:
     def result(self, task: str) -> Any:
         """Return what a task returned."""
         return self._airflow.call("GET", f"{self._path}/taskInstances/push.{task}/xcomEntries/return_value")["value"]
+
+    def processes(self) -> dict[int, int]:
+        """Return the processes that transfer shards, by the number of the shard."""
+        return {each["map_index"]: each["pid"] for each in self.tries("transfer") if each["state"] == "running" and each["pid"]}
 
     def under_way(self, processes: set[int]) -> set[int]:
         """Return the shards that some processes transfer, as far as Airflow knows."""
@@ -130,22 +135,25 @@ def shard_of(path: str) -> int:
     return int(path.rpartition("/")[2]) // OF_A_SHARD
 
 
-def kill_in_a_shard(run: Run, worker: Part, writes: Writes) -> set[int]:
-    """Kill a worker when it has sent a small part of a shard; return the shards it was at."""
+def kill_in_a_shard(run: Run, processes: Callable[[], set[int]], kill: Callable[[int], set[int]], writes: Writes) -> set[int]:
+    """Kill what is at a shard when a small part of it is sent; return the shards that were killed.
+
+    ``processes`` tells which may be killed; ``kill`` takes the number of a shard, and returns the processes that it killed.
+    """
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        for shard in run.under_way(worker.processes()):
-            while writes.of_shard[shard] < SMALL_PART and worker.processes() and time.monotonic() < deadline:
+        for shard in run.under_way(processes()):
+            while writes.of_shard[shard] < SMALL_PART and processes() and time.monotonic() < deadline:
                 time.sleep(0.01)
             if writes.of_shard[shard] < MOST:
-                return run.under_way(worker.kill())
+                return run.under_way(kill(shard))
     raise AssertionError("no shard was found half-way")
 
 
-@pytest.fixture
-def sources(s3: S3Server, tmp_path: Path) -> str:
+@pytest.fixture(scope="module")
+def sources(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A prefix with many small objects, of which the store tells the SHA-256: without it nothing proves what a try sent."""
-    return Stage(s3, tmp_path / "stage").objects(OBJECTS, SIZE, ChecksumAlgorithm="SHA256")
+    return Stage(s3, tmp_path_factory.mktemp("stage")).objects(OBJECTS, SIZE, ChecksumAlgorithm="SHA256")
 
 
 @pytest.fixture
@@ -162,6 +170,17 @@ def running(proxy: S3Proxy, bucket: str, sources: str, tmp_path: Path) -> Iterat
     dags.mkdir()
     (dags / "many.py").write_text(DAG.replace("SOURCE", sources), encoding="utf-8")
     with celery_airflow(tmp_path / "home", dags, connections(proxy.store, f"s3://{bucket}")) as airflow:
+        yield airflow
+
+
+@pytest.fixture
+def local(proxy: S3Proxy, bucket: str, sources: str, tmp_path: Path) -> Iterator[Airflow]:
+    """An Airflow with LocalExecutor, whose requests all go through the proxy."""
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    (dags / "many.py").write_text(DAG.replace("SOURCE", sources), encoding="utf-8")
+    more = {**connections(proxy.store, f"s3://{bucket}"), "AIRFLOW__CORE__PARALLELISM": "4"}
+    with standalone(tmp_path / "home", dags, more) as airflow:
         yield airflow
 
 
@@ -183,9 +202,9 @@ def arrived(s3: S3Server, bucket: str) -> set[str]:
     return {f"/{bucket}/{each['Key']}" for page in pages for each in page.get("Contents", [])}
 
 
-def pushed_alone(s3: S3Server, sources: str) -> tuple[Registry, Published, float]:
+def pushed_alone(s3: S3Server, bucket: str, sources: str) -> tuple[Registry, Published, float]:
     """Push the same sources by one call; return how long that took, too."""
-    registry = registry_of(s3, s3.make_bucket("alone"))
+    registry = registry_of(s3, s3.make_bucket(f"{bucket}-alone"))
     began = time.monotonic()
     published = push(registry, Draft(package=PACKAGE, entries=sources, message=MESSAGE), copy="all")
     return registry, published, time.monotonic() - began
@@ -194,9 +213,32 @@ def pushed_alone(s3: S3Server, sources: str) -> tuple[Registry, Published, float
 def test_a_push_whose_worker_is_killed_is_that_of_one_task_and_sends_nothing_twice(
     s3: S3Server, bucket: str, sources: str, writes: Writes, running: CeleryAirflow, figures: Figures
 ) -> None:
-    run = Run(running)
+    run, worker = Run(running.airflow), running.workers[0]
     run.wait_for_half()
-    killed = kill_in_a_shard(run, running.workers[0], writes)
+    killed = kill_in_a_shard(run, worker.processes, lambda _: worker.kill(), writes)
+    check(s3, bucket, sources, writes, run, killed, figures)
+    figures(f"{OBJECTS:,} objects of {SIZE:,} bytes in {SHARDS} shards, on 2 Celery workers of 2 tasks")
+
+
+def test_a_push_with_four_local_tasks_one_of_which_is_killed_is_that_of_one_task_too(
+    s3: S3Server, bucket: str, sources: str, writes: Writes, local: Airflow, figures: Figures
+) -> None:
+    run = Run(local)
+    run.wait_for_half()
+
+    def kill(shard: int) -> set[int]:
+        process = run.processes().get(shard)
+        assert process, "the task has ended meanwhile"
+        os.kill(process, signal.SIGKILL)
+        return {process}
+
+    killed = kill_in_a_shard(run, lambda: {*run.processes().values()}, kill, writes)
+    check(s3, bucket, sources, writes, run, killed, figures)
+    figures(f"{OBJECTS:,} objects of {SIZE:,} bytes in {SHARDS} shards, 4 tasks at a time under LocalExecutor")
+
+
+def check(s3: S3Server, bucket: str, sources: str, writes: Writes, run: Run, killed: set[int], figures: Figures) -> None:
+    """Wait for the end of a run of which some shards were killed, and check all that holds of it."""
     there, sent, began = arrived(s3, bucket), set(writes.of), time.monotonic()
     ended = run.wait_for_end()
     figures(f"killed at shards {sorted(killed)}, with {len(there):,} objects there; {time.monotonic() - began:.0f} s to the end")
@@ -214,7 +256,7 @@ def test_a_push_whose_worker_is_killed_is_that_of_one_task_and_sends_nothing_twi
     assert twice <= sent
     assert len(twice) <= Limits().threads * len(killed)
 
-    told, (alone, published, seconds) = run.result("commit"), pushed_alone(s3, sources)
+    told, (alone, published, seconds) = run.result("commit"), pushed_alone(s3, bucket, sources)
     reused = {path for path in sent - twice if shard_of(path) in retried}
     assert reused
     assert (told["top_hash"], told["entries"], told["bytes_reused"]) == (published.top_hash, OBJECTS, len(reused) * SIZE)
@@ -222,7 +264,7 @@ def test_a_push_whose_worker_is_killed_is_that_of_one_task_and_sends_nothing_twi
     assert "Contents" not in s3.client().list_objects_v2(Bucket=bucket, Prefix=ROOT)
 
     steps = ", ".join(f"{task} {run.seconds(task):.0f} s" for task in ("plan", "transfer", "commit", "clean_up"))
-    figures(f"{OBJECTS:,} objects of {SIZE:,} bytes in {SHARDS} shards on 2 workers of 2 tasks: {steps}; {seconds:.0f} s alone")
+    figures(f"{steps}; {seconds:.0f} s alone")
     figures(
         f"{len(retried)} shards tried again: {len(reused)} objects found, {len(twice)} sent twice; requests: {dict(writes.requests)}"
     )
