@@ -8,6 +8,7 @@ import pendulum
 from airflow_quilt.core.errors import PackageNotFoundError
 from airflow_quilt.core.names import PackageName, TopHash, parse_hash_prefix, parse_logical_key
 from airflow_quilt.core.registry import Registry, moment_of
+from airflow_quilt.core.selection import at
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +45,21 @@ class Awaited:
         name = PackageName.parse_existing(self.package)
         moment = moment_of(self.newer_than)
         known = None if self.newer_than is None or moment else parse_hash_prefix(str(self.newer_than))
-        path = parse_logical_key(self.path.removesuffix("/")) if self.path is not None else None
+        if self.path is not None:
+            parse_logical_key(self.path.removesuffix("/"))
         latest = registry.latest(name)
         if latest is None or (known and latest.top_hash.startswith(known)):
             return None
         time = registry.published(name, latest.top_hash, moment)
         if moment and time is None:
             return None
-        if path and not self._has(registry, name, latest.top_hash, path):
+        if self.path is not None and not _has(registry, name, latest.top_hash, self.path):
             return None
         return Found(name, latest.top_hash, time)
 
-    def _has(self, registry: Registry, name: PackageName, top_hash: TopHash, path: str) -> bool:
-        try:
-            keys = (entry.logical_key for entry in registry.read(name, top_hash).entries)
-            is_directory = str(self.path).endswith("/")
-            return any((key == path and not is_directory) or key.startswith(f"{path}/") for key in keys)
-        except PackageNotFoundError:  # Its manifest is gone, so nobody can read it.
-            return False
+
+def _has(registry: Registry, name: PackageName, top_hash: TopHash, path: str) -> bool:
+    try:
+        return any(at(registry.read(name, top_hash).entries, path))
+    except PackageNotFoundError:  # Its manifest is gone, so nobody can read it.
+        return False

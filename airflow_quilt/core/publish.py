@@ -19,7 +19,19 @@ from airflow_quilt.core.pointers import Latest
 from airflow_quilt.core.progress import Progress
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.spool import Spool
-from airflow_quilt.core.steps import Commit, Moved, Planner, Published, Terms, announce, bytes_of, check_target, decide, transfer
+from airflow_quilt.core.steps import (
+    Commit,
+    Moved,
+    Planner,
+    Published,
+    Terms,
+    announce,
+    bytes_of,
+    check_target,
+    decide,
+    spool,
+    transfer,
+)
 from airflow_quilt.core.tree import Tree
 from airflow_quilt.core.walk import side_by_side
 
@@ -47,9 +59,7 @@ def publish(
         work = _Work(registry, name, draft, plan, verb, stop or threading.Event(), attempt or Attempt(), lasting)
         latest = registry.latest(name)
         work.added = find_sources(registry, draft, work.lasting_spool(Source))
-        published = _published(work, latest)
-    _log.info("%s %s", "Published" if published.created else "Unchanged, no new revision:", published.uri)
-    return published
+        return _published(work, latest)
 
 
 def _published(work: "_Work", latest: Latest | None) -> Published:
@@ -96,11 +106,11 @@ class _Work:
 
     def lasting_spool(self, kind: Any) -> Spool[Any]:
         """Return a place for records of a kind, until the work is over."""
-        return self.lasting.enter_context(Spool(kind, self.registry.stores.limits.spill))
+        return spool(self.lasting, self.registry, kind)
 
     def spool(self, kind: Any) -> Spool[Any]:
         """Return a place for records of a kind, until the end of this run."""
-        return self.held.enter_context(Spool(kind, self.registry.stores.limits.spill))
+        return spool(self.held, self.registry, kind)
 
     def run(self, latest: Latest | None) -> Published:
         """Make the draft a revision on top of ``latest``; what an earlier run sent is not sent again."""

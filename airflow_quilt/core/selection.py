@@ -71,13 +71,18 @@ def select(registry: Registry, reference: Reference) -> Selection:
     entries = registry.read(name, top_hash).entries
     if reference.path is None:
         return Selection(name, top_hash, [(entry.logical_key, entry) for entry in entries])
-    files = list(_at(entries, reference.path))
+    files = list(at(entries, reference.path))
     if not files:
         raise EntryNotFoundError(f"{registry.location}: package {name}@{top_hash} has nothing at {reference.path!r}")
     return Selection(name, top_hash, files)
 
 
-def _at(entries: Iterable[Entry], path: str) -> Iterator[tuple[str, Entry]]:
+def at(entries: Iterable[Entry], path: str) -> Iterator[tuple[str, Entry]]:
+    """Yield the file at a path, or the files below it, each with its path from there.
+
+    Raises:
+        LogicalKeyError: the path is no key.
+    """
     file = parse_logical_key(path.removesuffix("/"))
     for entry in entries:
         if entry.logical_key == file and not path.endswith("/"):

@@ -9,7 +9,6 @@ import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 from airflow_quilt.core.attempt import Attempt, Mark
 from airflow_quilt.core.draft import Draft, check_draft
@@ -39,8 +38,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,9 +171,7 @@ def commit_shards(
     _log.info("%s %s to %s: %s shards are there, %s", verb, plan.package, registry.location, len(plan.shards), amount)
     name = PackageName.parse(plan.package)
     commit = Commit(registry, name, plan.terms, plan.base, registry.latest(name), attempt, attempt.since)
-    published = commit.make(entries, place.added(plan) if plan.terms.update is not None else (), entries.moved)
-    _log.info("%s %s", "Published" if published.created else "Unchanged, no new revision:", published.uri)
-    return published
+    return commit.make(entries, place.added(plan) if plan.terms.update is not None else (), entries.moved)
 
 
 def discard(registry: Registry, staging: PhysicalKey) -> int:

@@ -222,7 +222,7 @@ class Commit:
                 manifest_mode=self._manifest_mode,
                 attempt=attempt,
             )
-        return Published(
+        published = Published(
             registry=self.registry.location,
             package=self.name,
             top_hash=revision.top_hash,
@@ -234,6 +234,8 @@ class Commit:
             created=created,
             previous=self._previous(revision) if created else None,
         )
+        _log.info("%s %s", "Published" if created else "Unchanged, no new revision:", published.uri)
+        return published
 
     def _found(self, top_hash: TopHash, attempt: Attempt) -> tuple[Revision, bool] | None:
         """Return the revision that is there already, if one is, and whether a try of this piece of work published it."""

@@ -6,9 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from airflow_quilt.core import layout
-from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError
+from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, PackageNameError
 from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.names import TopHash, parse_top_hash
+from airflow_quilt.core.names import PackageName, TopHash
 from airflow_quilt.core.patterns import is_pattern, literal_prefix, matches
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.threads import map_threads
@@ -64,9 +64,6 @@ class Watch:
         }
         return {name: top_hash for name, (_, top_hash) in self._seen.items()}
 
-    def _key(self, package: str, pointer: str) -> PhysicalKey:
-        return self._root.join(f"{layout.NAMES}{package}/{pointer}")
-
     def _etags(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         for name, etag in map_threads(self._etag, names, self._threads):
             if etag is not None:
@@ -74,7 +71,7 @@ class Watch:
 
     def _etag(self, name: str) -> tuple[str, str | None]:
         try:
-            return name, self._storage.stat(self._key(name, layout.LATEST)).etag
+            return name, self._storage.stat(self._root.join(layout.pointer(PackageName.parse_existing(name), layout.LATEST))).etag
         except ObjectNotFoundError:
             return name, None
 
@@ -96,13 +93,11 @@ class Watch:
     def _read(self, name: str) -> TopHash | None:
         """Return what ``latest`` of a package names; None where it is gone meanwhile, or holds something else."""
         try:
-            data = self._storage.get(self._key(name, layout.LATEST)).data
-            return parse_top_hash(data.decode("ascii", "replace").strip())
-        except ObjectNotFoundError:
-            return None
-        except (ManifestError, ValueError) as error:
+            latest = self.registry.latest(PackageName.parse_existing(name))
+        except (ManifestError, PackageNameError) as error:
             _log.warning("%s: 'latest' of %s is no top hash and is passed over: %s", self.registry.location, name, error)
             return None
+        return latest.top_hash if latest else None
 
 
 def _is_wanted(name: str, names: Collection[str], patterns: Iterable[str]) -> bool:

@@ -48,10 +48,7 @@ def quilt_push_group(
     :param arguments: those of :class:`~airflow_quilt.operators.push.QuiltPushOperator`, for the package; and ``shards``,
         ``shard_bytes``, ``shard_entries`` and ``staging`` of :class:`~airflow_quilt.operators.shards.QuiltPlanOperator`.
     """
-    group = QuiltGroup(group_id, default_args=default_args or {})  # type: ignore[arg-type]
-    with group:
-        group.output = _tasks("push", transfer or {}, arguments)
-    return group
+    return _filled("push", QuiltGroup(group_id, default_args=default_args or {}), transfer or {}, arguments)  # type: ignore[arg-type]
 
 
 def quilt_build_group(
@@ -68,9 +65,14 @@ def quilt_build_group(
     :param default_args: as for a push.
     :param arguments: those of :class:`~airflow_quilt.operators.build.QuiltBuildOperator`, and those for the shards.
     """
-    group = QuiltGroup(group_id, default_args=default_args or {})  # type: ignore[arg-type]
+    return _filled("build", QuiltGroup(group_id, default_args=default_args or {}), transfer or {}, arguments)  # type: ignore[arg-type]
+
+
+def _filled(
+    kind: Literal["push", "build"], group: QuiltGroup, transfer: Mapping[str, Any], arguments: dict[str, Any]
+) -> QuiltGroup:
     with group:
-        group.output = _tasks("build", transfer or {}, arguments)
+        group.output = _tasks(kind, transfer, arguments)
     return group
 
 

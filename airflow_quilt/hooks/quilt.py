@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from airflow_quilt.core.catalog import Catalog
     from airflow_quilt.core.credentials import CredentialSource
     from airflow_quilt.core.locations import QuiltUri
-    from airflow_quilt.core.names import PackageName
+    from airflow_quilt.core.names import PackageName, TopHash
     from airflow_quilt.core.registry import Registry
     from airflow_quilt.core.selection import Reference
     from airflow_quilt.core.storage.base import Stores
@@ -195,6 +195,18 @@ class QuiltHook(BaseHook):
         if not self.settings.catalog or not bucket:
             return None
         return f"{self.settings.catalog}/b/{bucket}/packages/{name}/tree/{top_hash}/"
+
+    def describe(self, registry: "Registry", name: "PackageName", top_hash: "TopHash") -> dict[str, Any]:
+        """Return where a revision is, for a later task or an event: plain values only."""
+        from airflow_quilt.core.locations import QuiltUri
+
+        return {
+            "registry": str(registry.location),
+            "package": str(name),
+            "top_hash": top_hash,
+            "quilt_uri": str(QuiltUri(registry=registry.location, package=name, top_hash=top_hash)),
+            "catalog_url": self.catalog_url(registry, name, top_hash),
+        }
 
     @cached_property
     def catalog(self) -> "Catalog":

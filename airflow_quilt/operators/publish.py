@@ -24,7 +24,26 @@ if TYPE_CHECKING:
     from airflow_quilt.hooks.quilt import QuiltHook
 
 
-class QuiltPublishOperator(QuiltOperator):
+class QuiltRevisionOperator(QuiltOperator):
+    """An operator of which a revision comes, and that tells Airflow of it."""
+
+    message: str | None
+    partition_key: str | None
+
+    def tell(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
+        """Tell Airflow of what came of the task: the asset's event, and the link; return it."""
+        self.outcome, self.catalog_url = result, result["catalog_url"]
+        tell(self, context, {**result, "message": self.message}, self.partition_key)
+        return result
+
+    def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
+        """Return the package, at the revision that was made or found."""
+        from airflow_quilt.assets.lineage import published_dataset
+
+        return [published_dataset(outcome)]
+
+
+class QuiltPublishOperator(QuiltRevisionOperator):
     """An operator that makes a revision.
 
     :param package: ``namespace/name``.
@@ -129,33 +148,21 @@ class QuiltPublishOperator(QuiltOperator):
             self._given_entries = given.get("entries")
             note = Note(context, attempt.key, given)
             if attempt.since is not None and (earlier := note.read(registry)):
-                return self._told(context, earlier)
+                return self.tell(context, earlier)
             published = self.publish(hook, registry, self._draft(given, context, registry), attempt, stop)
             result = told_of(published, hook.catalog_url(registry, published.package, published.top_hash))
             note.write(result)
-            return self._told(context, result)
+            return self.tell(context, result)
 
     def inputs(self) -> dict[str, Any]:
         """Return the rendered parameters, as values that the engine reads."""
         return {name: plain(getattr(self, name)) for name in self.template_fields}
-
-    def _told(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
-        """Tell Airflow of what came of the task: the asset's event, and the link."""
-        self.outcome, self.catalog_url = result, result["catalog_url"]
-        tell(self, context, {**result, "message": self.message}, self.partition_key)
-        return result
 
     def reads(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002
         """Return the objects, prefixes and packages that the entries name."""
         from airflow_quilt.assets.lineage import sources_of
 
         return sources_of(self._given_entries)
-
-    def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
-        """Return the package, at the revision that was made or found."""
-        from airflow_quilt.assets.lineage import published_dataset
-
-        return [published_dataset(outcome)]
 
     def _draft(self, given: Mapping[str, Any], context: "Context", registry: "Registry") -> "Draft":
         from airflow_quilt.core.draft import Draft

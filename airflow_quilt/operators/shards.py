@@ -11,10 +11,10 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.hooks.settings import WHOLE, whole
 from airflow_quilt.operators.base import QuiltOperator, airflow_errors
 from airflow_quilt.operators.build import QuiltBuildOperator
-from airflow_quilt.operators.events import check_partition, declare, tell
-from airflow_quilt.operators.publish import QuiltPublishOperator, told_of
+from airflow_quilt.operators.events import check_partition, declare
+from airflow_quilt.operators.publish import QuiltPublishOperator, QuiltRevisionOperator, told_of
 from airflow_quilt.operators.push import QuiltPushOperator
-from airflow_quilt.operators.values import attempt_of, plain
+from airflow_quilt.operators.values import attempt_of, began_of, plain
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -78,9 +78,7 @@ class QuiltPlanOperator(QuiltPublishOperator):
             root = PhysicalKey.parse(str(place)) if place is not None else registry.location.root.join(ROOT)
             if swept := sweep(registry, root, time.time(), _AGE):
                 _log.info("Deleted %s objects below %s that other runs left there", swept, root)
-            run = context.get("dag_run")
-            began = getattr(run, "start_date", None)
-            staging = staging_of(root, attempt, began.timestamp() if began else time.time())
+            staging = staging_of(root, attempt, began_of(context) or time.time())
             draft = self._draft(given, context, registry)
             plan = plan_shards(registry, draft, self.planner(registry, draft), self.verb, staging, self._cut(), stop, attempt)
             self._check(plan.shards)
@@ -183,7 +181,7 @@ class QuiltShardOperator(QuiltOperator):
         }
 
 
-class QuiltCommitOperator(QuiltOperator):
+class QuiltCommitOperator(QuiltRevisionOperator):
     """Makes what came of all shards a revision.
 
     :param shards: what the plan returned.
@@ -214,15 +212,7 @@ class QuiltCommitOperator(QuiltOperator):
             registry = self.hook.registry(self.registry)
             published = commit_shards(registry, place_of(self.shards[0]), self.verb, stop, attempt_of(context))
             result = told_of(published, self.hook.catalog_url(registry, published.package, published.top_hash))
-        self.outcome, self.catalog_url = result, result["catalog_url"]
-        tell(self, context, {**result, "message": self.message}, self.partition_key)
-        return result
-
-    def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
-        """Return the package, at the revision that was made or found."""
-        from airflow_quilt.assets.lineage import published_dataset
-
-        return [published_dataset(outcome)]
+        return self.tell(context, result)
 
 
 class QuiltDiscardOperator(QuiltOperator):

@@ -71,8 +71,12 @@ def attempt_of(context: "Context") -> "Attempt":
 
     if not (instance := context.get("ti")):
         return Attempt()
-    run = context.get("dag_run")
-    cleared = getattr(run, "clear_number", 0)
+    cleared = getattr(context.get("dag_run"), "clear_number", 0)
     key = f"{instance.dag_id} {instance.run_id} {instance.task_id} {instance.map_index} {cleared}"
-    began = getattr(run, "start_date", None)
-    return Attempt(key, (began.timestamp() if began else 0.0) if instance.try_number > 1 else None)
+    return Attempt(key, began_of(context) if instance.try_number > 1 else None)
+
+
+def began_of(context: "Context") -> float:
+    """Return the unix seconds at which the run began, or 0 where Airflow does not say."""
+    began = getattr(context.get("dag_run"), "start_date", None)
+    return began.timestamp() if began else 0.0

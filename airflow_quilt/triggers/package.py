@@ -126,15 +126,9 @@ class QuiltPackageTrigger(BaseEventTrigger):
 
 
 def _payload(look: Look, name: str, top_hash: str, previous: str | None) -> dict[str, Any]:
-    from airflow_quilt.core.locations import QuiltUri
     from airflow_quilt.core.names import PackageName, parse_top_hash
 
-    registry, package = look.registry.location, PackageName.parse_existing(name)
     return {
-        "registry": str(registry),
-        "package": name,
-        "top_hash": top_hash,
+        **look.hook.describe(look.registry, PackageName.parse_existing(name), parse_top_hash(top_hash)),
         "previous": previous,
-        "quilt_uri": str(QuiltUri(registry=registry, package=package, top_hash=parse_top_hash(top_hash))),
-        "catalog_url": look.hook.catalog_url(look.registry, package, top_hash),
     }

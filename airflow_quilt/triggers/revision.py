@@ -88,13 +88,5 @@ class QuiltRevisionTrigger(BaseTrigger):
 
 def describe(hook: QuiltHook, registry: "Registry", found: "Found") -> dict[str, Any]:
     """Return what a later task may want to know of a revision that was found: plain values only."""
-    from airflow_quilt.core.locations import QuiltUri
-
-    return {
-        "registry": str(registry.location),
-        "package": str(found.package),
-        "top_hash": found.top_hash,
-        "quilt_uri": str(QuiltUri(registry=registry.location, package=found.package, top_hash=found.top_hash)),
-        "catalog_url": hook.catalog_url(registry, found.package, found.top_hash),
-        "revision": found.time.to_iso8601_string() if found.time else None,
-    }
+    time = found.time.to_iso8601_string() if found.time else None
+    return {**hook.describe(registry, found.package, found.top_hash), "revision": time}

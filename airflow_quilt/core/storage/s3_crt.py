@@ -23,6 +23,7 @@ _PARTIAL: Final = 206
 _GOOD: Final = 200
 _NO_BYTES: Final = sha256().hexdigest()
 _NO_KEY: Final = b"<Code>NoSuchKey</Code>"
+_WITH_CHECKSUM: Final = [("x-amz-checksum-mode", "ENABLED")]
 _META: Final = "x-amz-meta-"
 _CHECKSUM: Final = "x-amz-checksum-"
 
@@ -61,9 +62,8 @@ class CommonRuntime:
         engine = self._engine() if 0 < stop - start <= CHUNK else None  # An answer is held whole.
         if engine is None:
             return None
-        version = {"versionId": key.version_id} if key.version_id is not None else {}
         headers = [("Range", f"bytes={start}-{stop - 1}")]
-        answer = engine.make(Request("GetObject", "GET", key, version, headers, _NO_BYTES, stop - start))
+        answer = engine.make(Request("GetObject", "GET", key, _version(key), headers, _NO_BYTES, stop - start))
         if answer is None or answer.status != _PARTIAL or "etag" not in answer.headers:
             return None
         return answer.headers["etag"], b"".join(answer.chunks)
@@ -78,9 +78,7 @@ class CommonRuntime:
         engine = self._engine()
         if engine is None:
             return None
-        version = {"versionId": key.version_id} if key.version_id is not None else {}
-        headers = [("x-amz-checksum-mode", "ENABLED")]
-        answer = engine.make(Request("GetObject", "GET", key, version, headers, _NO_BYTES, most, most=most))
+        answer = engine.make(Request("GetObject", "GET", key, _version(key), _WITH_CHECKSUM, _NO_BYTES, most, most=most))
         data = b"".join(answer.chunks) if answer else b""
         if answer and answer.status == ABSENT:
             return ({}, b"") if _NO_KEY in data else None
@@ -93,9 +91,7 @@ class CommonRuntime:
         engine = self._engine()
         if engine is None:
             return None
-        version = {"versionId": key.version_id} if key.version_id is not None else {}
-        headers = [("x-amz-checksum-mode", "ENABLED")]
-        answer = engine.make(Request("HeadObject", "HEAD", key, version, headers, _NO_BYTES, 0))
+        answer = engine.make(Request("HeadObject", "HEAD", key, _version(key), _WITH_CHECKSUM, _NO_BYTES, 0))
         if answer and answer.status == ABSENT:
             return {}
         if answer is None or answer.status != _GOOD or not {"etag", "content-length"} <= answer.headers.keys():
@@ -113,6 +109,10 @@ class CommonRuntime:
                     self._engines[process] = start(self.client)
         engine = self._engines[process]
         return engine if engine and engine.is_ready else None
+
+
+def _version(key: PhysicalKey) -> dict[str, str]:
+    return {"versionId": key.version_id} if key.version_id is not None else {}
 
 
 def _fields(answer: Answer) -> dict[str, str]:
