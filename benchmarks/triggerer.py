@@ -28,6 +28,7 @@ class Spent:
         lag: the longest that the event loop kept a trigger waiting; others who want the processor, or Python's lock, add to it.
         ran: the longest that the loop's thread itself ran meanwhile.
         collected: the longest collection of garbage.
+        full: how many collections went through all that the process with the triggers holds.
         blocked: how often Airflow's own watchdog found the loop blocked for more than 0.1 s.
         requests: to the store, by kind.
     """
@@ -37,6 +38,7 @@ class Spent:
     lag: float
     ran: float
     collected: float
+    full: int
     blocked: int
     requests: Mapping[str, int]
 
@@ -92,6 +94,7 @@ class Triggerer:
             max(each["lag"] for each in lags),
             max(each["ran"] for each in lags),
             max(each["collected"] for each in lags),
+            sum(each["full"] for each in lags),
             len(_BLOCKED.findall(self._log.read_bytes()[begin.log : end.log].decode(errors="replace"))),
             dict(Counter(map(_kind, self._proxy.requests[begin.requests : end.requests]))),
         )

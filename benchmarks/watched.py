@@ -245,8 +245,9 @@ def _count(directory: Path, what: str) -> int:
 def table(results: Sequence[Result]) -> str:
     """Return the table of what watching costs."""
     columns = ["watched", "CPU seconds a minute", "MiB; its own", "requests a minute: LIST", "HEAD", "GET"]
-    columns += ["longest lag; the loop ran; collected, ms", "published; fired; twice", "seconds to the event: median (most)"]
-    columns += ["start: seconds", "CPU seconds", "requests", "longest lag; the loop ran; collected, ms"]
+    waited = "longest lag; the loop ran; collected, ms; full collections"
+    columns += [waited, "published; fired; twice", "seconds to the event: median (most)"]
+    columns += ["start: seconds", "CPU seconds", "requests", waited]
     return "\n".join([f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *map(_line, results)])
 
 
@@ -258,19 +259,21 @@ def _line(result: Result) -> str:
         figure(window.a_minute(window.cpu)),
         f"{result.memory / MIB:.0f}; {result.own / MIB:.0f}",
         *(figure(window.a_minute(window.requests.get(kind, 0))) for kind in ("LIST", "HEAD", "GET")),
-        _milliseconds(window),
+        _waited(window),
         f"{result.published}; {result.fired}; {result.twice}" if result.published else "",
         f"{figure(median(late))} ({figure(max(late))})" if late else "",
         figure(start.seconds),
         figure(start.cpu),
         str(sum(start.requests.values())),
-        _milliseconds(start),
+        _waited(start),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _milliseconds(spent: Spent) -> str:
-    return "; ".join(f"{seconds * 1000:.0f}" for seconds in (spent.lag, spent.ran, spent.collected))
+def _waited(spent: Spent) -> str:
+    """Return what kept the event loop waiting."""
+    times = [f"{seconds * 1000:.0f}" for seconds in (spent.lag, spent.ran, spent.collected)]
+    return "; ".join([*times, str(spent.full)])
 
 
 if __name__ == "__main__":

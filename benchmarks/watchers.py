@@ -16,6 +16,8 @@ from airflow_quilt.assets import quilt_asset
 
 _NAP: Final = 0.01
 _ASSETS_OF_A_DAG: Final = 100
+_OLDEST: Final = 2
+"""The generation of objects whose collection goes through all others too."""
 
 
 class LagTrigger(BaseEventTrigger):
@@ -23,7 +25,8 @@ class LagTrigger(BaseEventTrigger):
 
     A line of JSON: ``at``, the time; ``lag``, seconds from when the nap was to end to when the event loop came back to it;
     ``ran``, seconds of the processor that the loop's thread used in that nap, to which nobody else adds; ``collected``, seconds
-    that the longest collection of garbage took, which stops all threads; and the ``process``.
+    that the longest collection of garbage took, which stops all threads; ``full``, how many went through all that the process
+    holds; and the ``process``.
 
     :param path: where it writes.
     """
@@ -41,7 +44,7 @@ class LagTrigger(BaseEventTrigger):
         collections = _Collections()
         while True:
             lag, ran = max([nap async for nap in _naps(1.0)])
-            told = {"at": time.time(), "lag": lag, "ran": ran, "collected": collections.longest(), "process": os.getpid()}
+            told = {"at": time.time(), "lag": lag, "ran": ran, **collections.told(), "process": os.getpid()}
             with Path(self.path).open("a", encoding="utf-8") as file:  # noqa: ASYNC230  (it takes less than a nap)
                 file.write(f"{json.dumps(told)}\n")
         yield TriggerEvent(None)  # type: ignore[unreachable]  # It makes this a generator.
@@ -68,22 +71,25 @@ class IdleTrigger(BaseEventTrigger):
 
 
 class _Collections:
-    """How long collections of garbage take in this process."""
+    """Collections of garbage in this process."""
 
     def __init__(self) -> None:
         self._longest = self._began = 0.0
+        self._full = 0
         gc.callbacks.append(self._note)
 
-    def _note(self, phase: str, _info: dict[str, int]) -> None:
+    def _note(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
             self._began = time.perf_counter()
         else:
             self._longest = max(self._longest, time.perf_counter() - self._began)
+            self._full += info["generation"] == _OLDEST
 
-    def longest(self) -> float:
-        """Return the longest since it was asked for last."""
-        longest, self._longest = self._longest, 0.0
-        return longest
+    def told(self) -> dict[str, float]:
+        """Return how long the longest took, and how many were full, since it was asked for last."""
+        told = {"collected": self._longest, "full": self._full}
+        self._longest, self._full = 0.0, 0
+        return told
 
 
 async def _naps(seconds: float) -> AsyncGenerator[tuple[float, float]]:

@@ -36,7 +36,8 @@ class Watch:
         self._root = registry.location.root
         self._storage = registry.stores.of(self._root)
         self._threads = registry.stores.limits.threads
-        self._seen: dict[str, tuple[str, TopHash]] = {}
+        self._etags: dict[str, str] = {}
+        self._found: dict[str, TopHash] = {}
         self._pages = 0
 
     def look(self, packages: Collection[str]) -> Mapping[str, TopHash]:
@@ -54,17 +55,14 @@ class Watch:
             prefixes.append(os.path.commonprefix(names))  # noqa: RUF071  (of characters, as listings have it)
             names = []
         etags = dict(self._listed(_outermost(prefixes), packages) if prefixes else ())
-        etags.update(self._etags(names))
-        changed = [name for name, etag in etags.items() if self._seen.get(name, ("",))[0] != etag]
+        etags.update(self._asked(names))
+        changed = [name for name, etag in etags.items() if self._etags.get(name) != etag]
         fresh = dict(zip(changed, map_threads(self._read, changed, self._threads), strict=True))
-        self._seen = {
-            name: (etag, top_hash)
-            for name, etag in etags.items()
-            if (top_hash := fresh[name] if name in fresh else self._seen[name][1])
-        }
-        return {name: top_hash for name, (_, top_hash) in self._seen.items()}
+        found = {name: top_hash for name in etags if (top_hash := fresh[name] if name in fresh else self._found[name])}
+        self._etags, self._found = {name: etags[name] for name in found}, found
+        return found
 
-    def _etags(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    def _asked(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         for name, etag in map_threads(self._etag, names, self._threads):
             if etag is not None:
                 yield name, etag

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
@@ -34,6 +35,7 @@ from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.patience import NO_PATIENCE
 from airflow_quilt.core.storage.s3 import S3Storage, client_config
 from airflow_quilt.core.storage.s3_route import route, why_not
+from airflow_quilt.core.threads import map_threads
 from airflow_quilt.hooks.aws import make_session
 from testbed.faults import Fault
 from testbed.loopback import Request
@@ -231,10 +233,69 @@ def test_bytes_that_changed_on_their_way_are_read_again(
     assert [by_crt(request) for request in proxy.requests[sent:]] == [True, False]
 
 
+# The same listings.
+
+
+def listed(storage: S3Storage, key: PhysicalKey) -> list[Any]:
+    return list(storage.scan(key))
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.sets(
+        st.text(ODD_LETTERS.filter(lambda letter: letter.isprintable() and letter not in "\\/"), max_size=12), max_size=4
+    )
+)
+def test_both_list_the_same(s3: S3Server, root: PhysicalKey, names: set[str]) -> None:
+    client = s3.client()
+    below = root.join(f"{next(_serial)}/+ %20&=é/")
+    for name in names:
+        S3Storage(client).put(below.join(f"x{name}x"), name.encode())
+        S3Storage(client).put(below.join(f"x{name}x"), b"again")
+    through, beside = (S3Storage(client, crt=crt) for crt in (True, False))
+    after = f"x{min(names, default='')}x"
+
+    assert listed(through, below) == listed(beside, below)
+    assert list(through.scan(below, after)) == list(beside.scan(below, after))
+    assert list(through.scan_current(below)) == list(beside.scan_current(below))
+    assert bool(listed(through, below)) == bool(names)
+
+
+def test_both_list_page_by_page(s3: S3Server, proxy: S3Proxy, through: S3Storage, root: PhysicalKey) -> None:
+    writing = S3Storage(s3.client())
+    keys = [root.join(f"{number:04} é") for number in range(1001)]
+    list(map_threads(lambda key: writing.put(key, b"x"), keys, 16))
+    for scan in (S3Storage.scan, S3Storage.scan_current):
+        sent = len(proxy.requests)
+        found = list(scan(through, root))
+        queries = [parse_qs(urlsplit(request.path).query, keep_blank_values=True) for request in proxy.requests[sent:]]
+
+        assert found == list(scan(S3Storage(proxy.store.client(), crt=False), root))
+        assert [stat.key.at_version(None) for stat in found] == keys
+        assert [by_crt(request) for request in proxy.requests[sent:]] == [True, True, False, False]
+        assert queries == [
+            parse_qs(urlsplit(request.path).query, keep_blank_values=True) for request in proxy.requests[sent + 2 :]
+        ]
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault("corrupt", late=True, at=0.0, bit=7), Fault("truncate")], ids=["no listing", "half a listing"]
+)
+def test_an_answer_that_is_no_listing_is_asked_for_again_by_boto3(
+    proxy: S3Proxy, through: S3Storage, root: PhysicalKey, fault: Fault
+) -> None:
+    key = upload(through, root.join("object")).key
+    sent = len(proxy.requests)
+    proxy.order(fault, by_crt)
+
+    assert [stat.key for stat in listed(through, root)] == [key.at_version(None)]
+    assert [by_crt(request) for request in proxy.requests[sent:]] == [True, False]
+
+
 # The same errors, and who asks again.
 
 
-@pytest.mark.parametrize("do", [upload, read, whole], ids=["upload", "read", "whole"])
+@pytest.mark.parametrize("do", [upload, read, whole, listed], ids=["upload", "read", "whole", "listed"])
 @pytest.mark.parametrize(
     "fault",
     [
@@ -275,10 +336,19 @@ def test_what_fails_is_asked_once_more_by_boto3_which_says_what_is_wrong(
         (lambda storage, root: read(storage, root.join("never")), ObjectNotFoundError),
         (lambda storage, root: whole(storage, root.join("never")), ObjectNotFoundError),
         (lambda storage, _: whole(storage, PhysicalKey("no-such-bucket", "object")), BucketNotFoundError),
+        (lambda storage, _: listed(storage, PhysicalKey("no-such-bucket", "")), BucketNotFoundError),
         (lambda storage, root: storage.upload(root.join("x"), b"other", DIGESTS["SHA256"](b"bytes")), ChecksumMismatchError),
         (lambda storage, root: storage.begin(root.join("x")).send(1, b"a", DIGESTS["SHA256"](b"b")), ChecksumMismatchError),
     ],
-    ids=["no bucket", "no object", "no object to read whole", "no bucket to read from", "other bytes", "a part of other bytes"],
+    ids=[
+        "no bucket",
+        "no object",
+        "no object to read whole",
+        "no bucket to read from",
+        "no bucket to list",
+        "other bytes",
+        "a part of other bytes",
+    ],
 )
 def test_what_the_store_refuses_is_told_as_by_boto3(
     through: S3Storage, root: PhysicalKey, do: Callable[..., object], kind: type[Exception]

@@ -1,10 +1,10 @@
-"""S3 and the stores that speak its protocol, through boto3; the bytes of objects through the common runtime where that can be."""
+"""S3 and the stores that speak its protocol, through boto3; the bytes of objects, and listings, through the common runtime."""
 
 import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -30,6 +30,7 @@ from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, St
 from airflow_quilt.core.storage.s3_crt import CommonRuntime
 from airflow_quilt.core.storage.s3_errors import error_of, translated
 from airflow_quilt.core.storage.s3_fields import address, bucket_of, checksum_fields, stat_of, stats_of, version_of
+from airflow_quilt.core.storage.s3_listing import OBJECTS, VERSIONS, Listing
 from airflow_quilt.core.storage.s3_upload import S3Upload
 
 if TYPE_CHECKING:
@@ -244,23 +245,26 @@ class S3Storage:
     def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
         """List the objects below a prefix, without versions."""
         begin = {"StartAfter": prefix.key + after} if after else {}
-        for page in self._pages(self._client.list_objects_v2, prefix, {"ContinuationToken": "NextContinuationToken"}, **begin):
+        for page in self._pages(OBJECTS, self._client.list_objects_v2, prefix, **begin):
             yield from stats_of(prefix.bucket, page)
 
-    def _pages(self, call: Callable[..., Any], prefix: PhysicalKey, markers: Mapping[str, str], **begin: str) -> Iterator[Any]:
+    def _pages(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, **begin: str) -> Iterator[Any]:
         """List page by page; each is asked for again where it failed for now, which boto's paginators cannot."""
         request = {"Bucket": bucket_of(prefix), "Prefix": prefix.key, **begin}
 
         def ask() -> Any:
             with translated(prefix):
-                return call(**request)
+                return self._runtime.page(listing, request) or call(**request)
 
         while True:
             page = self._patience.call(ask)
             yield page
             if not page.get("IsTruncated"):
                 return
-            request |= {marker: page[following] for marker, following in markers.items() if following in page}
+            onward = {marker: page[following] for marker, following in listing.markers.items() if page.get(following)}
+            if not onward:
+                raise StorageError("a listing breaks off and does not say where it goes on", str(prefix))
+            request |= onward
 
     def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
         """List the objects below a prefix at their current versions; a store that has none lists them without."""
@@ -270,9 +274,8 @@ class S3Storage:
             yield from itertools.islice(self.scan(prefix), most)
 
     def _scan_versions(self, prefix: PhysicalKey, most: int | None) -> Iterator[Stat]:
-        markers = {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"}
         pages = None if most is None else -(-most // _PAGE)
-        for page in itertools.islice(self._pages(self._client.list_object_versions, prefix, markers), pages):
+        for page in itertools.islice(self._pages(VERSIONS, self._client.list_object_versions, prefix), pages):
             for item in page.get("Versions", ()):
                 if item["IsLatest"]:
                     key = PhysicalKey(prefix.bucket, item["Key"], version_of(item))

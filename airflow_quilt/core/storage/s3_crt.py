@@ -1,4 +1,4 @@
-"""The bytes of objects and parts, to and from S3 stores, and looks at objects, through the AWS Common Runtime.
+"""The bytes of objects and parts, to and from S3 stores, looks at objects, and listings, through the AWS Common Runtime.
 
 One call is one request, without the bookkeeping that makes boto3 slow. Whatever does not simply succeed is left to boto3: it
 makes the request again, with its retries, its redirects and its renewal of credentials, and says what is wrong. So whoever
@@ -15,6 +15,7 @@ from airflow_quilt.core.checksums import StoreAlgorithm, contradicts_s3, to_s3
 from airflow_quilt.core.locations import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK
 from airflow_quilt.core.storage.s3_engine import ABSENT, Answer, Engine, Request, start
+from airflow_quilt.core.storage.s3_listing import Listing, page_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _PARTIAL: Final = 206
 _GOOD: Final = 200
 _NO_BYTES: Final = sha256().hexdigest()
+_PAGE: Final = 8 * CHUNK
+"""Bytes of a page: 1000 keys of 1024 bytes, each of them encoded, and what else is told of them."""
 _NO_KEY: Final = b"<Code>NoSuchKey</Code>"
 _WITH_CHECKSUM: Final = [("x-amz-checksum-mode", "ENABLED")]
 _META: Final = "x-amz-meta-"
@@ -97,6 +100,18 @@ class CommonRuntime:
         if answer is None or answer.status != _GOOD or not {"etag", "content-length"} <= answer.headers.keys():
             return None
         return {**_fields(answer), "ContentLength": int(answer.headers["content-length"])}
+
+    def page(self, listing: Listing, request: Mapping[str, str]) -> dict[str, Any] | None:
+        """List one page, for boto3's parameters; return the fields of boto3's answer, or None if it is for boto3 to do."""
+        engine = self._engine()
+        if engine is None:
+            return None
+        where, query = PhysicalKey(request["Bucket"], ""), listing.asking(request)
+        answer = engine.make(Request(listing.operation, "GET", where, query, [], _NO_BYTES, _PAGE, most=_PAGE))
+        if answer is None or answer.status != _GOOD or answer.is_too_long:
+            return None
+        page = page_of(b"".join(answer.chunks), listing)
+        return page and {**page, "ResponseMetadata": {"HTTPHeaders": answer.headers}}
 
     def _engine(self) -> "Engine | None":
         """Return what makes the requests in this process, if anything does."""

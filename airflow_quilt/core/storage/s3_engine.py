@@ -54,6 +54,8 @@ _SLOWEST: Final = 16 * 1024
 _PAUSE: Final = 1.0
 """Seconds, the most of them, before boto3 makes a request again: as many as it waits itself before its second try."""
 _SERVER_ERROR: Final = 500
+_UNKNOWN: Final = 501
+"""What the store answers to a request that it does not know."""
 ABSENT: Final = 404
 """What the store answers where there is no object; all other errors are left to boto3."""
 
@@ -188,7 +190,8 @@ class Engine:
         self._routes.pop(request.key.bucket or "", None)  # The bucket may have been elsewhere; boto3 learns where it is.
         self._failures += 1
         status = getattr(error, "status_code", None)
-        if status is None or status >= _SERVER_ERROR:  # Then the store may be at it still, or be asked for too much.
+        if status is None or (status >= _SERVER_ERROR and status != _UNKNOWN):
+            # The store may be at it still, or be asked for too much.
             time.sleep(random.uniform(0, _PAUSE))  # noqa: S311
         _log.debug("%s of %s is left to boto3: %s", request.operation, request.key, error)
         if self._failures >= _MOST_FAILURES:
@@ -265,4 +268,5 @@ def _http(request: Request, way: Route, user_agent: str) -> HttpRequest:
     query = f"?{urlencode(request.query, quote_via=quote, safe='~')}" if request.query else ""
     headers = [("Host", way.host), ("User-Agent", user_agent), *request.headers]
     body = io.BytesIO(request.data) if request.data else None
-    return HttpRequest(request.method, f"{way.path}/{quote(request.key.key, safe='/~')}{query}", HttpHeaders(headers), body)
+    path = f"{way.path}/{quote(request.key.key, safe='/~')}" if request.key.key else way.path or "/"
+    return HttpRequest(request.method, f"{path}{query}", HttpHeaders(headers), body)

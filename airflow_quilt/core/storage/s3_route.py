@@ -17,7 +17,7 @@ from botocore.utils import get_environ_proxies
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_OPERATIONS: Final = ("PutObject", "UploadPart", "GetObject", "HeadObject")
+_OPERATIONS: Final = ("PutObject", "UploadPart", "GetObject", "HeadObject", "ListObjectsV2", "ListObjectVersions")
 _EVENTS: Final = (
     "provide-client-params",
     "before-parameter-build",
