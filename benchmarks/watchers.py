@@ -110,7 +110,8 @@ def dags(*, lag: str, registry: str, packages: list[str], idle: int, poll_interv
 
 
 def _asset(name: str, trigger: BaseEventTrigger) -> Asset:
-    return Asset(name, watchers=[AssetWatcher(name=name, trigger=trigger)])
+    """Return an asset that is watched; its URI has Airflow import what providers know of URIs, as that of a package has."""
+    return Asset(name, f"bench://bench/{name}", watchers=[AssetWatcher(name=name, trigger=trigger)])
 
 
 def _waiting(assets: list[Asset]) -> Iterator[DAG]:

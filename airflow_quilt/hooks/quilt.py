@@ -77,12 +77,11 @@ class QuiltHook(BaseHook):
                 f"or set AIRFLOW_CONN_{str(self.quilt_conn_id).upper()}"
             ) from error
 
-    async def aregistry(self, registry: str | None = None) -> "Registry":
-        """Open a registry from an event loop, which is not blocked meanwhile; what the registry does then belongs on threads.
+    async def aload(self) -> None:
+        """Read the connection from an event loop, which is not blocked meanwhile; what else there is to do belongs on threads.
 
         Raises:
-            SettingsError: as for :meth:`registry`.
-            LocationError: as for :meth:`registry`.
+            SettingsError: as for :attr:`settings`.
         """
         from airflow.providers.common.compat.connection import get_async_connection
 
@@ -90,7 +89,6 @@ class QuiltHook(BaseHook):
             with self._named_if_missing():
                 connection = await get_async_connection(self.quilt_conn_id)
             self.settings = await asyncio.to_thread(QuiltSettings.of, connection)
-        return await asyncio.to_thread(self.registry, registry)
 
     def registry(self, registry: str | None = None) -> "Registry":
         """Open a registry: the one given, or the connection's.

@@ -13,10 +13,12 @@ _log = logging.getLogger(__name__)
 
 _SHARDS: Final = 32
 """The values of a pattern are spread over so many keys: each is to stay below 64 KiB, of which Airflow warns."""
-_AT_ONCE: Final = 4
-"""So many calls of the state are under way at a time, of all watchers: Airflow answers them one after the other, and events that
-are reported meanwhile wait behind them."""
-_TURNS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]] = WeakKeyDictionary()
+_STARTING: Final = 1.0
+"""Seconds in which Airflow starts the triggers that come together. It writes a line about each from its event loop, and its
+supervisor, which reads those, answers calls too: who asks for something before that lets the event loop wait for both."""
+_TURNS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = WeakKeyDictionary()
+"""One call of the state is under way at a time, of all watchers: Airflow answers one after the other, and events that are
+reported meanwhile, and lines of the log, wait behind them."""
 
 
 class Cursor:
@@ -41,6 +43,7 @@ class Cursor:
         if self._store is None:
             _log.warning("What is published while the triggerer is down is not seen: only Airflow 3.3 and newer keep what was")
             return False
+        await asyncio.sleep(_STARTING)
         try:
             self._kept = [await self._get(number) for number in range(self._shards)]
         except ValueError as error:  # Of several assets that have this watcher none has its state.
@@ -72,7 +75,7 @@ class Cursor:
 
     async def _call(self, verb: str, number: int, *value: Any) -> Any:
         """Call the store without blocking; the calls that wait themselves came with Airflow 3.3.2."""
-        async with _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE)):
+        async with _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             if call := getattr(self._store, f"a{verb}", None):
                 return await call(f"{self._key}:{number}", *value)
             return await asyncio.to_thread(getattr(self._store, verb), f"{self._key}:{number}", *value)

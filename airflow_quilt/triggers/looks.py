@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.patterns import is_pattern, matches
-from airflow_quilt.hooks.quilt import QuiltHook
+from airflow_quilt.triggers.garbage import what_stays
+from airflow_quilt.triggers.opened import Opened, opened
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from airflow_quilt.core.registry import Registry
     from airflow_quilt.core.watch import Watch
     from airflow_quilt.hooks.queue import PackageQueue
+    from airflow_quilt.hooks.quilt import QuiltHook
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Look:
     registry: "Registry"
     packages: frozenset[str]
     found: Mapping[str, str]
-    hook: QuiltHook
+    hook: "QuiltHook"
 
     async def of(self, package: str) -> dict[str, str]:
         """Return what was found of a package, or of those that match a pattern, which are looked through on a thread."""
@@ -108,18 +110,20 @@ class Looker:
     async def looks(self, interest: Interest) -> AsyncGenerator[Look]:
         """Yield looks for ever; what fails is tried again after ever longer pauses, up to a quarter of an hour."""
         place: _Place | None = None
+        worn: Opened | None = None
         failures = 0
         while True:
             await interest.gather()
             try:
-                place = place or await self._open()
+                place = place or await self._open(worn)
                 look = await place.look(frozenset(interest.packages))
             except Exception as error:  # noqa: BLE001  (whatever it is: who watches goes on watching)
                 failures += 1
                 pause = self._pause(failures)
                 said = "Packages could not be looked at, try %s, the next in %.0f s: %s"
                 _log.warning(said, failures, pause, error, exc_info=not isinstance(error, QuiltError))
-                place = place if failures % _ANEW else None
+                if place and failures % _ANEW == 0:
+                    worn, place = place.opened, None
                 await asyncio.sleep(pause)
                 continue
             failures = 0
@@ -130,30 +134,31 @@ class Looker:
         longest = max(self.poll_interval, min(_LONGEST_PAUSE, self.poll_interval * 2 ** min(failures, 10)))
         return random.uniform(longest / 2, longest)  # noqa: S311
 
-    async def _open(self) -> "_Place":
-        hook = QuiltHook(self.quilt_conn_id)
-        registry = await hook.aregistry(self.registry)
-        return await asyncio.to_thread(self._place, hook, registry)
+    async def _open(self, worn: Opened | None) -> "_Place":
+        place = await opened(self.quilt_conn_id, self.registry, instead_of=worn)
+        return await asyncio.to_thread(self._place, place)
 
-    def _place(self, hook: QuiltHook, registry: "Registry") -> "_Place":
+    def _place(self, place: Opened) -> "_Place":
         """Open the rest, on a thread: to import the engine takes longer than an event loop may be kept waiting."""
-        from airflow_quilt.core.watch import Watch
-        from airflow_quilt.hooks.queue import PackageQueue
+        with what_stays():
+            from airflow_quilt.core.watch import Watch
+            from airflow_quilt.hooks.queue import PackageQueue
 
-        return _Place(hook, Watch(registry), PackageQueue(self.queue_url, hook.settings) if self.queue_url else None)
+            queue = PackageQueue(self.queue_url, place.hook.settings) if self.queue_url else None
+            return _Place(place, Watch(place.registry), queue)
 
 
 @dataclass(slots=True)
 class _Place:
     """A registry that was opened, and maybe the queue of its events."""
 
-    hook: QuiltHook
+    opened: Opened
     watch: "Watch"
     queue: "PackageQueue | None"
 
     async def look(self, packages: frozenset[str]) -> Look:
         found = await asyncio.to_thread(self.watch.look, packages)
-        return Look(self.watch.registry, packages, found, self.hook)
+        return Look(self.watch.registry, packages, found, self.opened.hook)
 
     async def wait(self, seconds: float, interest: Interest) -> None:
         """Wait until it is time to look again, somebody joins, or the queue has an event of a package that is watched."""

@@ -10,6 +10,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.hooks.quilt import QuiltHook
+from airflow_quilt.triggers.opened import opened
 
 if TYPE_CHECKING:
     from airflow_quilt.core.awaited import Awaited, Found
@@ -62,20 +63,19 @@ class QuiltRevisionTrigger(BaseTrigger):
     async def run(self) -> AsyncGenerator[TriggerEvent]:
         """Wait, and say what was found, or what is wrong."""
         awaited = await asyncio.to_thread(self._awaited)
-        hook = QuiltHook(self.quilt_conn_id)
-        registry = None
+        place = None
         while True:
             try:
-                registry = registry or await hook.aregistry(self.registry)
-                found = await asyncio.to_thread(awaited.find, registry)
+                place = place or await opened(self.quilt_conn_id, self.registry)
+                found = await asyncio.to_thread(awaited.find, place.registry)
             except QuiltError as error:
                 if not error.transient:
                     yield TriggerEvent({"error": f"{type(error).__name__}: {error}"})
                     return
                 _log.warning("Package %s could not be looked at, and will be again: %s", self.package, error)
                 found = None
-            if registry and found:
-                yield TriggerEvent({"found": describe(hook, registry, found)})
+            if place and found:
+                yield TriggerEvent({"found": describe(place.hook, place.registry, found)})
                 return
             await asyncio.sleep(self.poll_interval * random.uniform(0.9, 1.1))  # noqa: S311
 

@@ -1,6 +1,7 @@
 """What waits in the triggerer: changes reported once, over restarts, from looks that are shared; and the queue of events."""
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+from botocore.client import BaseClient
 
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.registry import Registry
@@ -19,7 +21,9 @@ from airflow_quilt.hooks.queue import PackageEvent
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entry
 from airflow_quilt.triggers.cursor import Cursor
+from airflow_quilt.triggers.garbage import what_stays
 from airflow_quilt.triggers.looks import Look
+from airflow_quilt.triggers.opened import opened
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 from testbed.airflow_home import connections
@@ -316,16 +320,94 @@ def test_what_matches_a_pattern_is_looked_for_on_a_thread_so_that_the_event_loop
     watch(story)
 
 
-def test_of_many_triggers_few_call_the_state_at_a_time() -> None:
+def clients() -> int:
+    """Count the boto3 clients of this process."""
+    gc.collect()
+    return sum(issubclass(type(each), BaseClient) for each in gc.get_objects())
+
+
+def test_triggers_of_one_connection_share_a_registry_for_as_long_as_one_of_them_waits(connected: str) -> None:
+    top_hash = publish("team/data", "first")
+    before = clients()
+
+    async def story() -> None:
+        triggers = [
+            QuiltRevisionTrigger(f"team/none-{number}", registry) for number in range(20) for registry in (None, connected)
+        ]
+        waiting = [Watching(trigger.run()) for trigger in triggers]
+        for registry in (None, connected):
+            events = [event async for event in QuiltRevisionTrigger("team/data", registry).run()]
+            assert events[0].payload["found"]["top_hash"] == top_hash
+        assert await asyncio.to_thread(clients) == before + 2  # One of the connection's registry, one of the one that is named.
+        for each in waiting:
+            await each.stop()
+
+    watch(story)
+    assert clients() == before
+
+
+def test_a_registry_that_serves_no_more_is_opened_anew_once_for_all(connected: str) -> None:
+    async def story() -> None:
+        first, second = await asyncio.gather(opened("quilt_default", None), opened("quilt_default", None))
+        assert first is second
+        assert str(first.registry.location) == connected
+        third, fourth = await asyncio.gather(*(opened("quilt_default", None, instead_of=first) for _ in range(2)))
+        assert third is fourth
+        assert third is not first
+        assert await opened("quilt_default", None) is third
+
+    watch(story)
+
+
+MAKING = """\
+import contextlib, gc, sys
+from airflow_quilt.triggers.garbage import what_stays
+held = [[[]] for _ in range(100_000)]
+gc.collect()
+full = []
+gc.callbacks.append(lambda phase, info: full.append(info) if (phase, info["generation"]) == ("stop", 2) else None)
+with what_stays() if sys.argv[1] == "kept" else contextlib.nullcontext():
+    made = [[[]] for _ in range(60_000)]
+    assert gc.isenabled() == (sys.argv[1] != "kept")
+more = [[[]] for _ in range(10_000)]
+assert gc.isenabled()
+assert gc.get_freeze_count() == 0
+print(len(full))
+"""
+
+
+@pytest.mark.parametrize(("how", "is_collected"), [("kept", False), ("made", True)])
+def test_what_stays_brings_no_full_collection_about(how: str, *, is_collected: bool) -> None:
+    ended = subprocess.run([sys.executable, "-c", MAKING, how], capture_output=True, text=True, check=True)
+
+    assert (int(ended.stdout) > 0) == is_collected
+
+
+def test_collections_that_somebody_else_has_turned_off_stay_so_and_what_is_frozen_too() -> None:
+    gc.disable()
+    try:
+        with what_stays(), what_stays():
+            pass
+        assert not gc.isenabled()
+        gc.freeze()
+        with what_stays():
+            pass
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.enable()
+
+
+def test_of_many_triggers_one_calls_the_state_at_a_time() -> None:
     kept = KeptSlowly()
     cursors = [Cursor(kept, {"package": f"team/{number}"}, is_wide=number % 10 == 0) for number in range(40)]
 
     async def story() -> None:
         assert await asyncio.gather(*(cursor.load() for cursor in cursors)) == [False] * 40
-        assert (kept.calls, kept.most) == (36 + 4 * 32, 4)
+        assert (kept.calls, kept.most) == (36 + 4 * 32, 1)
         kept.calls = kept.most = 0
         await asyncio.gather(*(cursor.save() for cursor in cursors))
-        assert (kept.calls, kept.most, len(kept.values)) == (40, 4, 40)
+        assert (kept.calls, kept.most, len(kept.values)) == (40, 1, 40)
 
     watch(story)
 
