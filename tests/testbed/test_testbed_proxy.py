@@ -281,7 +281,7 @@ def test_a_delay_holds_up_a_request_or_its_answer(proxy: S3Proxy, s3: S3Server, 
 
     assert meanwhile == (b"new" if fault.late else b"content")
     assert answer.startswith(b"HTTP/1.1 200")
-    assert seconds >= 3
+    assert seconds > 2.5  # Its clock began a little later than the proxy's.
     assert s3.client().get_object(Bucket=with_object, Key="a.txt")["Body"].read() == b"new"
 
 
