@@ -115,7 +115,9 @@ class Looker:
         while True:
             await interest.gather()
             try:
-                place = place or await self._open(worn)
+                if place is None:
+                    place = await self._open(worn)
+                    worn = None
                 look = await place.look(frozenset(interest.packages))
             except Exception as error:  # noqa: BLE001  (whatever it is: who watches goes on watching)
                 failures += 1

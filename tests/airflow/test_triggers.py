@@ -480,6 +480,24 @@ def test_a_missing_connection_is_waited_for(
     watch(story)
 
 
+def test_a_connection_that_was_wrong_is_read_again(connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = os.environ["AIRFLOW_CONN_AWS_DEFAULT"]
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps({**json.loads(right), "password": "wrong"}))
+    trigger = QuiltPackageTrigger("team/data", connected, poll_interval=FAST)
+    kept = Kept()
+    trigger.asset_state_store = kept  # type: ignore[assignment]
+
+    async def story() -> None:
+        wrong = await opened("quilt_default", connected)
+        watching = Watching(trigger.run())
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", right)
+        await watching.until(lambda: kept.values)
+        assert await opened("quilt_default", connected) is not wrong  # Others have the new one too.
+        await watching.stop()
+
+    watch(story)
+
+
 def test_an_event_of_the_queue_causes_a_look_at_once(queue: Queue, connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
     connection["extra"]["service_config"] = {"sqs": {"endpoint_url": queue.endpoint}}
