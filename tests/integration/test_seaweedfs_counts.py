@@ -1,20 +1,26 @@
 """How many requests a piece of work makes of a real S3 store, and that no byte of an object passes through it without need."""
 
+import gc
 import hashlib
 import os
+from collections import Counter
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from airflow_quilt.core import layout
 from airflow_quilt.core.build import build
 from airflow_quilt.core.checksums import CRC64NVME, hash_of, part_ranges
 from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
+from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.threads import map_threads
+from airflow_quilt.core.watch import Watch
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy
 from testbed.server import S3Server
@@ -117,3 +123,28 @@ def test_content_is_sent_and_is_counted(counted: Registry, proxy: S3Proxy) -> No
     push(counted, Draft(package="team/data", entries={"a": b"content"}))
 
     assert proxy.count(sends) == 1
+
+
+def test_looks_at_many_packages_make_hardly_any_objects_that_outlive_a_collection_of_garbage(counted: Registry) -> None:
+    storage, root = counted.stores.remote, counted.location.root
+    names = [f"team/p{number:03}" for number in range(1000)]
+    pointers = [root.join(layout.pointer(PackageName.parse(name), layout.LATEST)) for name in names]
+    list(map_threads(lambda pointer: storage.put(pointer, b"a" * 64), pointers, 16))
+    watch = Watch(counted)
+    first = watch.look(names)
+    collections: Counter[int] = Counter()
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        collections[info["generation"]] += phase == "stop"
+
+    gc.collect()
+    gc.callbacks.append(note)
+    try:
+        looks = [watch.look(names) for _ in range(10)]
+    finally:
+        gc.callbacks.remove(note)
+
+    assert looks == [first] * 10
+    assert len(first) == 1000
+    assert collections[1] <= 2  # With a tree of each answer there are eighteen, and each eleventh may be a full one.
+    assert collections[2] == 0
