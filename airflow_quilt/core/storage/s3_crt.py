@@ -107,7 +107,7 @@ class CommonRuntime:
         if engine is None:
             return None
         where, query = PhysicalKey(request["Bucket"], ""), listing.asking(request)
-        answer = engine.make(Request(listing.operation, "GET", where, query, [], _NO_BYTES, _PAGE, most=_PAGE))
+        answer = engine.make(Request(listing.operation, "GET", where, query, [], _NO_BYTES, 0, most=_PAGE))
         if answer is None or answer.status != _GOOD or answer.is_too_long:
             return None
         page = page_of(b"".join(answer.chunks), listing)

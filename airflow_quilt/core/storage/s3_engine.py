@@ -103,6 +103,15 @@ class Answer:
         self.is_too_long = self.most is not None and int(self.headers.get("content-length", 0)) > self.most
         self.begun.set()
 
+    def wait(self, seconds: float | None) -> None:
+        """Wait until it begins.
+
+        Raises:
+            TimeoutError: it does not in that time.
+        """
+        if not self.begun.wait(seconds):
+            raise TimeoutError(f"no answer within {seconds} seconds")
+
     def go_on(self, chunk: bytes, **_: object) -> None:
         """Take some bytes."""
         if not self.is_too_long:
@@ -176,7 +185,7 @@ class Engine:
         try:
             if request.most is not None:
                 sent.finished_future.add_done_callback(lambda _: answer.begun.set())
-                answer.begun.wait(seconds)
+                answer.wait(self._timeout)
             if answer.is_too_long:
                 sent.cancel()
             else:

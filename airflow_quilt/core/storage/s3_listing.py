@@ -55,22 +55,22 @@ class Listing:
 
 
 OBJECTS: Final = Listing(
-    "ListObjectsV2",
-    {"list-type": "2"},
-    "ListBucketResult",
-    "Contents",
-    "Contents",
-    frozenset({"Key", "Size", "ETag"}),
-    {"ContinuationToken": "NextContinuationToken"},
+    operation="ListObjectsV2",
+    query={"list-type": "2"},
+    root="ListBucketResult",
+    item="Contents",
+    field="Contents",
+    needs=frozenset({"Key", "Size", "ETag"}),
+    markers={"ContinuationToken": "NextContinuationToken"},
 )
 VERSIONS: Final = Listing(
-    "ListObjectVersions",
-    {"versions": ""},
-    "ListVersionsResult",
-    "Version",
-    "Versions",
-    frozenset({"Key", "Size", "ETag", "IsLatest"}),
-    {"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
+    operation="ListObjectVersions",
+    query={"versions": ""},
+    root="ListVersionsResult",
+    item="Version",
+    field="Versions",
+    needs=frozenset({"Key", "Size", "ETag", "IsLatest"}),
+    markers={"KeyMarker": "NextKeyMarker", "VersionIdMarker": "NextVersionIdMarker"},
 )
 
 
