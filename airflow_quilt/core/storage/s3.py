@@ -261,7 +261,7 @@ class S3Storage:
             yield page
             if not page.get("IsTruncated"):
                 return
-            onward = {marker: page[following] for marker, following in listing.markers.items() if page.get(following)}
+            onward = listing.onward(page)
             if not onward:
                 raise StorageError("a listing breaks off and does not say where it goes on", str(prefix))
             request |= onward

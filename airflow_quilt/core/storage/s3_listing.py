@@ -53,6 +53,10 @@ class Listing:
         own = {_PARAMETERS[name]: value for name, value in request.items() if name in _PARAMETERS}
         return {**self.query, "encoding-type": "url", **own}
 
+    def onward(self, page: Mapping[str, Any]) -> dict[str, str]:
+        """Return boto3's parameters for the page that follows; none where the page does not tell."""
+        return {marker: page[field] for marker, field in self.markers.items() if page.get(field)}
+
 
 OBJECTS: Final = Listing(
     operation="ListObjectsV2",
@@ -93,24 +97,20 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _as_it_is(text: str) -> str:
-    return text
-
-
 _OF_ITEMS: Final[Mapping[str, Callable[[str], Any]]] = {
-    "Key": _as_it_is,
-    "VersionId": _as_it_is,
+    "Key": str,
+    "VersionId": str,
     "IsLatest": _is_true,
     "LastModified": _time,
-    "ETag": _as_it_is,
+    "ETag": str,
     "Size": int,
 }
 _OF_PAGES: Final[Mapping[str, Callable[[str], Any]]] = {
     "IsTruncated": _is_true,
-    "NextContinuationToken": _as_it_is,
-    "NextKeyMarker": _as_it_is,
-    "NextVersionIdMarker": _as_it_is,
-    "EncodingType": _as_it_is,
+    "NextContinuationToken": str,
+    "NextKeyMarker": str,
+    "NextVersionIdMarker": str,
+    "EncodingType": str,
 }
 _ENCODED: Final = frozenset({"Key", "NextKeyMarker"})
 
@@ -142,7 +142,7 @@ class _Reader:
         """
         if self._root != self._listing.root or not all(map(self._is_whole, self._items)):
             raise ValueError(f"no {self._listing.root}, or one that lacks something")
-        if self._page.get("IsTruncated") and not any(self._page.get(marker) for marker in self._listing.markers.values()):
+        if self._page.get("IsTruncated") and not self._listing.onward(self._page):
             raise ValueError("it does not say where it goes on")
         if self._page.pop("EncodingType", None) == "url":
             for fields in (self._page, *self._items):
@@ -166,9 +166,8 @@ class _Reader:
         self._text += text
 
     def _end(self, name: str) -> None:
-        if self._depth > _ITEM:
-            if self._depth == _ITEM + 1 and name in _OF_ITEMS:
-                self._item[name] = _OF_ITEMS[name](self._text)
+        if self._depth == _ITEM + 1 and name in _OF_ITEMS:
+            self._item[name] = _OF_ITEMS[name](self._text)
         elif self._depth == _ITEM:
             if name == self._listing.item:
                 self._items.append(self._item)
