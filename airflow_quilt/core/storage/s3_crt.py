@@ -62,11 +62,10 @@ class CommonRuntime:
 
     def get(self, key: PhysicalKey, start: int, stop: int) -> tuple[str, bytes] | None:
         """Read a range of one chunk at most; return the ETag and the bytes, or None if it is for boto3 to do."""
-        engine = self._engine() if 0 < stop - start <= CHUNK else None  # An answer is held whole.
-        if engine is None:
+        if not 0 < stop - start <= CHUNK:  # An answer is held whole.
             return None
         headers = [("Range", f"bytes={start}-{stop - 1}")]
-        answer = engine.make(Request("GetObject", "GET", key, _version(key), headers, _NO_BYTES, stop - start))
+        answer = self._make(Request("GetObject", "GET", key, _version(key), headers, _NO_BYTES, stop - start))
         if answer is None or answer.status != _PARTIAL or "etag" not in answer.headers:
             return None
         return answer.headers["etag"], b"".join(answer.chunks)
@@ -78,10 +77,7 @@ class CommonRuntime:
             The fields of boto3's answer, none where there is no object, and the bytes; None if it is for boto3 to do, which it is
             if there are more than ``most`` bytes.
         """
-        engine = self._engine()
-        if engine is None:
-            return None
-        answer = engine.make(Request("GetObject", "GET", key, _version(key), _WITH_CHECKSUM, _NO_BYTES, most, most=most))
+        answer = self._make(Request("GetObject", "GET", key, _version(key), _WITH_CHECKSUM, _NO_BYTES, most, most=most))
         data = b"".join(answer.chunks) if answer else b""
         if answer and answer.status == ABSENT:
             return ({}, b"") if _NO_KEY in data else None
@@ -91,10 +87,7 @@ class CommonRuntime:
 
     def head(self, key: PhysicalKey) -> dict[str, Any] | None:
         """Look at an object; return the fields of boto3's answer, no field where there is no object, None if it is for boto3."""
-        engine = self._engine()
-        if engine is None:
-            return None
-        answer = engine.make(Request("HeadObject", "HEAD", key, _version(key), _WITH_CHECKSUM, _NO_BYTES, 0))
+        answer = self._make(Request("HeadObject", "HEAD", key, _version(key), _WITH_CHECKSUM, _NO_BYTES, 0))
         if answer and answer.status == ABSENT:
             return {}
         if answer is None or answer.status != _GOOD or not {"etag", "content-length"} <= answer.headers.keys():
@@ -103,15 +96,17 @@ class CommonRuntime:
 
     def page(self, listing: Listing, request: Mapping[str, str]) -> dict[str, Any] | None:
         """List one page, for boto3's parameters; return the fields of boto3's answer, or None if it is for boto3 to do."""
-        engine = self._engine()
-        if engine is None:
-            return None
         where, query = PhysicalKey(request["Bucket"], ""), listing.asking(request)
-        answer = engine.make(Request(listing.operation, "GET", where, query, [], _NO_BYTES, 0, most=_PAGE))
+        answer = self._make(Request(listing.operation, "GET", where, query, [], _NO_BYTES, 0, most=_PAGE))
         if answer is None or answer.status != _GOOD or answer.is_too_long:
             return None
         page = page_of(b"".join(answer.chunks), listing)
         return page and {**page, "ResponseMetadata": {"HTTPHeaders": answer.headers}}
+
+    def _make(self, request: Request) -> Answer | None:
+        """Make a request; return the answer, or None if it is for boto3 to do."""
+        engine = self._engine()
+        return engine.make(request) if engine else None
 
     def _engine(self) -> "Engine | None":
         """Return what makes the requests in this process, if anything does."""
