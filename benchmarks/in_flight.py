@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from airflow_quilt.core.checksums import part_size
+from airflow_quilt.core.format.hashes import part_size
 from benchmarks.measure import Command
 from benchmarks.stage import Stage
 from benchmarks.variants import DEFAULTS, Variants, main

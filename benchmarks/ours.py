@@ -6,21 +6,21 @@ from typing import Any
 import boto3
 
 from airflow_quilt.core.build import build, build_planner
-from airflow_quilt.core.checksums import CHUNKED
 from airflow_quilt.core.delete import delete
-from airflow_quilt.core.draft import Draft
+from airflow_quilt.core.format.hashes import CHUNKED
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.install import install
-from airflow_quilt.core.limits import Limits
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.publish.commit import Published
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.sharded.run import Cut, commit_shards, plan_shards, transfer_shard
 from airflow_quilt.core.push import push, push_planner
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.selection import Reference
-from airflow_quilt.core.shards import Cut, commit_shards, plan_shards, transfer_shard
-from airflow_quilt.core.steps import Published
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference
+from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage, client_config
+from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
 from benchmarks.client import main
 
 

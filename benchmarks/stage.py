@@ -12,11 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from airflow_quilt.core import layout
-from airflow_quilt.core.checksums import hash_of
-from airflow_quilt.core.locations import RegistryLocation
-from airflow_quilt.core.manifest import Entry, write_manifest
-from airflow_quilt.core.names import LogicalKey, PackageName, TopHash
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.hashes import hash_of
+from airflow_quilt.core.format.manifest import Entry, write_manifest
+from airflow_quilt.core.format.names import LogicalKey, PackageName, TopHash
+from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.storage.local import LocalStorage
 from benchmarks.measure import Command, run
 from testbed.quilt3 import quilt3_environment

@@ -15,18 +15,18 @@ from typing import Any, Final
 
 import msgspec
 
-from airflow_quilt.core.checksums import hash_of
-from airflow_quilt.core.draft import Draft, find_sources
-from airflow_quilt.core.locations import RegistryLocation
-from airflow_quilt.core.manifest import Entry, canonical_text, write_manifest
-from airflow_quilt.core.names import LogicalKey, PackageName, is_walk
-from airflow_quilt.core.plan import plan_build
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.spool import Spool
+from airflow_quilt.core.format.hashes import hash_of
+from airflow_quilt.core.format.manifest import Entry, canonical_text, write_manifest
+from airflow_quilt.core.format.names import LogicalKey, PackageName, is_walk
+from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.plan.actions import plan_build
+from airflow_quilt.core.plan.tree import Tree
+from airflow_quilt.core.publish.draft import Draft, find_sources
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from airflow_quilt.core.tree import Tree
 
 _ROUNDS: Final = 3
 _NAME: Final = PackageName("seed", "package")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from airflow_quilt.core.limits import Limits
+from airflow_quilt.core.runtime.limits import Limits
 from benchmarks.measure import Round, Took, alternate
 from benchmarks.report import MIB, about, figure
 from benchmarks.stage import Stage, running_stage

@@ -17,9 +17,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from airflow_quilt.core import layout
-from airflow_quilt.core.manifest import write_manifest
-from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.manifest import write_manifest
+from airflow_quilt.core.format.names import PackageName
 from benchmarks.report import MIB, about, figure, machine
 from benchmarks.stage import ROOT, Stage, running_stage
 from benchmarks.triggerer import Spent, Triggerer, until

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from airflow_quilt.core.checksums import CRC64NVME
+from airflow_quilt.core.format.hashes import CRC64NVME
 from benchmarks.measure import Command, Round
 from benchmarks.stage import Stage
 

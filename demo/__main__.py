@@ -14,13 +14,13 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Final
 
-from airflow_quilt.core.locations import QuiltUri, RegistryLocation
-from airflow_quilt.core.names import PackageName, TopHash
-from airflow_quilt.core.progress import human_size
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName, TopHash
+from airflow_quilt.core.format.uris import QuiltUri, RegistryLocation
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.progress import human_size
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.airflow_home import airflow_environment, connections
 from testbed.seaweedfs import seaweedfs
 from testbed.server import S3Server

@@ -31,7 +31,7 @@ def index_measurements() -> None:
     @task
     def largest(published: dict[str, str]) -> str:
         """Return the key of the largest entry: the hook gives any task the registry."""
-        from airflow_quilt.core.names import PackageName
+        from airflow_quilt.core.format.names import PackageName
 
         package = PackageName.parse(published["package"])
         manifest = QuiltHook().registry().read(package, published["top_hash"])

@@ -1,8 +1,8 @@
 """What tests of several folders share."""
 
-from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.publish import Published
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.registry.registry import Registry
 from tests.core.faulty import Tap, tapped
 
 

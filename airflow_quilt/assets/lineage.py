@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from airflow_quilt.core import layout
-from airflow_quilt.core.entries import remote_locations
-from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
-from airflow_quilt.core.names import TopHash
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.names import TopHash
+from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
+from airflow_quilt.core.sources.parse import remote_locations
 
 if TYPE_CHECKING:
     from openlineage.client.event_v2 import Dataset, OutputDataset

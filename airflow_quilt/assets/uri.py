@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from airflow_quilt.core.errors import InputError, LocationError
-from airflow_quilt.core.patterns import check_pattern, is_pattern
+from airflow_quilt.core.format.patterns import check_pattern, is_pattern
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Asset
@@ -72,7 +72,7 @@ def from_quilt_uri(uri: str) -> str:
     Raises:
         LocationError: it is no Quilt+ URI of a bucket.
     """
-    from airflow_quilt.core.locations import QuiltUri
+    from airflow_quilt.core.format.uris import QuiltUri
 
     quilt_uri = QuiltUri.parse(uri)
     return asset_uri(str(quilt_uri.package), str(quilt_uri.registry))
@@ -97,8 +97,8 @@ def to_quilt_uri(uri: str, top_hash: str | None = None) -> str:
     Raises:
         LocationError: it is not the URI of one package's asset, or the top hash is none.
     """
-    from airflow_quilt.core.locations import QuiltUri, RegistryLocation
-    from airflow_quilt.core.names import PackageName, parse_top_hash
+    from airflow_quilt.core.format.names import PackageName, parse_top_hash
+    from airflow_quilt.core.format.uris import QuiltUri, RegistryLocation
 
     registry, package = package_of(uri)
     if is_pattern(package):

@@ -4,12 +4,12 @@ import logging
 import threading
 from collections.abc import Iterable, Iterator
 
-from airflow_quilt.core.attempt import Attempt
-from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.plan import Action, Source, plan_build
-from airflow_quilt.core.publish import Published, publish
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.steps import Planner
+from airflow_quilt.core.plan.actions import Action, Source, plan_build
+from airflow_quilt.core.publish.commit import Planner
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published, publish
+from airflow_quilt.core.registry.attempt import Attempt
+from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 

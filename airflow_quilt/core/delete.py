@@ -3,10 +3,10 @@
 import logging
 
 from airflow_quilt.core.errors import PackageNotFoundError
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.pointers import Deleted
-from airflow_quilt.core.progress import count
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.registry.pointers import Deleted
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.progress import count
 
 _log = logging.getLogger(__name__)
 

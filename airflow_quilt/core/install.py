@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from airflow_quilt.core import layout
-from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.errors import LocationError
-from airflow_quilt.core.fetch import Fetch, Wanted
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.names import TopHash
-from airflow_quilt.core.plan import Copy, Source, Upload
-from airflow_quilt.core.progress import Progress, count, human_size
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.selection import Reference, Selection, parse_place, select
-from airflow_quilt.core.transfer import Transfer
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.names import TopHash
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.plan.actions import Copy, Source, Upload
+from airflow_quilt.core.registry.attempt import Attempt
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference, Selection, parse_place, select
+from airflow_quilt.core.runtime.progress import Progress, count, human_size
+from airflow_quilt.core.transfer.download import Fetch, Wanted
+from airflow_quilt.core.transfer.upload import Transfer
 
 _log = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 import logging
 
-from airflow_quilt.core.names import PackageName, TopHash
-from airflow_quilt.core.pointers import Revision
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName, TopHash
+from airflow_quilt.core.registry.pointers import Revision
+from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 

@@ -8,15 +8,15 @@ from functools import partial
 from typing import Literal
 
 from airflow_quilt.core.errors import VerificationError
-from airflow_quilt.core.jobs import Jobs, Steps
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.names import TopHash
-from airflow_quilt.core.progress import Progress, count
-from airflow_quilt.core.reading import Reader
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.selection import Reference, Selection, parse_place, select
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.names import TopHash
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference, Selection, parse_place, select
+from airflow_quilt.core.runtime.executor import Jobs, Steps
+from airflow_quilt.core.runtime.progress import Progress, count
 from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.transfer.reading import Reader
 
 _log = logging.getLogger(__name__)
 

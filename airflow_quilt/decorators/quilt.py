@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context, TaskDecorator, XComArg
 
-    from airflow_quilt.core.draft import Draft, Mode
-    from airflow_quilt.core.placing import CopyFunction, CopyRule, DestFunction
-    from airflow_quilt.core.pointers import Conflict
-    from airflow_quilt.core.registry import Registry
+    from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
+    from airflow_quilt.core.publish.draft import Draft, Mode
+    from airflow_quilt.core.registry.pointers import Conflict
+    from airflow_quilt.core.registry.registry import Registry
 
     Text: TypeAlias = str | XComArg
     Flag: TypeAlias = bool | Text

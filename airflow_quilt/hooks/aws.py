@@ -10,7 +10,7 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from botocore.credentials import ReadOnlyCredentials
 
 if TYPE_CHECKING:
-    from airflow_quilt.core.credentials import CredentialSource
+    from airflow_quilt.core.catalog.credentials import CredentialSource
 
 _SIGNED_BY: Final = re.compile(r"Credential=([^/]+)/")
 _EXPIRED: Final = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired"})

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Final
 
 from botocore.config import Config
 
-from airflow_quilt.core.catalog import API_KEY_PREFIX
-from airflow_quilt.core.checkup import Finding, check_registry, look
-from airflow_quilt.core.credentials import CredentialSource
+from airflow_quilt.core.catalog.client import API_KEY_PREFIX
+from airflow_quilt.core.catalog.credentials import CredentialSource
+from airflow_quilt.core.diagnostics import Finding, check_registry, look
 from airflow_quilt.core.errors import QuiltError
-from airflow_quilt.core.locations import RegistryLocation
-from airflow_quilt.core.placing import parse_dest
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.workflows import load_workflow
+from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.plan.placement import parse_dest
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.workflows.rules import load_workflow
 from airflow_quilt.hooks.stores import identify, make_aws_hook, make_catalog, make_stores
 
 if TYPE_CHECKING:
-    from airflow_quilt.core.catalog import Catalog
+    from airflow_quilt.core.catalog.client import Catalog
     from airflow_quilt.hooks.quilt import QuiltHook
     from airflow_quilt.hooks.settings import QuiltSettings
 

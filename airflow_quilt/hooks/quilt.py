@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import EllipsisType
 
-    from airflow_quilt.core.catalog import Catalog
-    from airflow_quilt.core.credentials import CredentialSource
-    from airflow_quilt.core.locations import QuiltUri
-    from airflow_quilt.core.names import PackageName, TopHash
-    from airflow_quilt.core.registry import Registry
-    from airflow_quilt.core.selection import Reference
+    from airflow_quilt.core.catalog.client import Catalog
+    from airflow_quilt.core.catalog.credentials import CredentialSource
+    from airflow_quilt.core.format.names import PackageName, TopHash
+    from airflow_quilt.core.format.uris import QuiltUri
+    from airflow_quilt.core.registry.registry import Registry
+    from airflow_quilt.core.registry.selection import Reference
     from airflow_quilt.core.storage.base import Stores
 
 
@@ -99,8 +99,8 @@ class QuiltHook(BaseHook):
             SettingsError: neither the call nor the connection names a registry.
             LocationError: the registry is not a whole bucket or a directory.
         """
-        from airflow_quilt.core.locations import RegistryLocation
-        from airflow_quilt.core.registry import Registry
+        from airflow_quilt.core.format.uris import RegistryLocation
+        from airflow_quilt.core.registry.registry import Registry
 
         text = registry or self.settings.registry
         if not text:
@@ -117,15 +117,15 @@ class QuiltHook(BaseHook):
         Args:
             package: ``namespace/name``; or a Quilt+ URI, which may name the rest too.
             registry: as for :meth:`registry`.
-            revision: as for :meth:`airflow_quilt.core.registry.Registry.resolve`.
+            revision: as for :meth:`airflow_quilt.core.registry.registry.Registry.resolve`.
             path: the key of a file or directory of the package.
 
         Raises:
             LocationError: the URI or the registry is malformed.
             InputError: the URI and another argument say different things.
         """
-        from airflow_quilt.core.locations import QuiltUri
-        from airflow_quilt.core.selection import Reference
+        from airflow_quilt.core.format.uris import QuiltUri
+        from airflow_quilt.core.registry.selection import Reference
 
         if not package.startswith("quilt+"):
             return self.registry(registry), Reference(package, revision, path)
@@ -171,7 +171,7 @@ class QuiltHook(BaseHook):
         The connection's ``dest`` is shared by packages, so each gets its name below it; it belongs to the connection's
         registry and says nothing of any other.
         """
-        from airflow_quilt.core.locations import PhysicalKey
+        from airflow_quilt.core.format.uris import PhysicalKey
 
         if not self.settings.dest or not self._is_own(registry):
             return None
@@ -182,7 +182,7 @@ class QuiltHook(BaseHook):
         return self.settings.workflow if self.settings.workflow and self._is_own(registry) else ...
 
     def _is_own(self, registry: "Registry") -> bool:
-        from airflow_quilt.core.locations import RegistryLocation
+        from airflow_quilt.core.format.uris import RegistryLocation
 
         own = self.settings.registry
         return own is not None and RegistryLocation.parse(own) == registry.location
@@ -196,7 +196,7 @@ class QuiltHook(BaseHook):
 
     def describe(self, registry: "Registry", name: "PackageName", top_hash: "TopHash") -> dict[str, Any]:
         """Return where a revision is, for a later task or an event: plain values only."""
-        from airflow_quilt.core.locations import QuiltUri
+        from airflow_quilt.core.format.uris import QuiltUri
 
         return {
             "registry": str(registry.location),
@@ -224,7 +224,7 @@ class QuiltHook(BaseHook):
         Raises:
             SettingsError: the connection has no password to log in with, or no catalog.
         """
-        from airflow_quilt.core.credentials import CredentialSource
+        from airflow_quilt.core.catalog.credentials import CredentialSource
 
         if not self.settings.secret:
             raise SettingsError(f"connection {self.quilt_conn_id!r}: it has no password; put an API key of the catalog there")
@@ -265,7 +265,7 @@ class QuiltHook(BaseHook):
 
 def _asset(given: "QuiltUri | str") -> dict[str, Any]:
     """Return what the collector of lineage makes an asset of; a package of a local registry has none, and it makes none."""
-    from airflow_quilt.core.locations import QuiltUri
+    from airflow_quilt.core.format.uris import QuiltUri
 
     uri = QuiltUri.parse(given) if isinstance(given, str) else given
     return {

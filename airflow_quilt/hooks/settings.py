@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from airflow_quilt.core.errors import SettingsError
-from airflow_quilt.core.limits import Limits
+from airflow_quilt.core.runtime.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,16 +8,16 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from airflow_quilt.core.catalog import Catalog, Http
+from airflow_quilt.core.catalog.client import Catalog, Http
 from airflow_quilt.core.errors import AccessDeniedError, SettingsError
-from airflow_quilt.core.patience import NO_PATIENCE
+from airflow_quilt.core.runtime.retry import NO_PATIENCE
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage, client_config
+from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
 from airflow_quilt.hooks.aws import QuiltAwsHook
 
 if TYPE_CHECKING:
-    from airflow_quilt.core.credentials import CredentialSource
+    from airflow_quilt.core.catalog.credentials import CredentialSource
     from airflow_quilt.hooks.settings import QuiltSettings
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from openlineage.client.event_v2 import Dataset
 
-    from airflow_quilt.core.registry import Registry
+    from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class QuiltOperator(BaseOperator):
 
     def remember(self, registry: "Registry", package: str, top_hash: str | None, **more: Any) -> dict[str, Any]:
         """Return what came of the task, and remember it for the task's link and lineage."""
-        from airflow_quilt.core.names import PackageName
+        from airflow_quilt.core.format.names import PackageName
 
         self.outcome = {"registry": str(registry.location), "package": package, "top_hash": top_hash, **more}
         if top_hash:

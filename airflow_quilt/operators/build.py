@@ -7,10 +7,10 @@ from airflow_quilt.operators.publish import QuiltPublishOperator
 if TYPE_CHECKING:
     import threading
 
-    from airflow_quilt.core.attempt import Attempt
-    from airflow_quilt.core.draft import Draft
-    from airflow_quilt.core.publish import Published
-    from airflow_quilt.core.registry import Registry
+    from airflow_quilt.core.publish.draft import Draft
+    from airflow_quilt.core.publish.pipeline import Published
+    from airflow_quilt.core.registry.attempt import Attempt
+    from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.hooks.quilt import QuiltHook
 
 

@@ -54,7 +54,7 @@ class QuiltInstallOperator(QuiltReadOperator):
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the directory or prefix."""
         from airflow_quilt.assets.lineage import place_of, written
-        from airflow_quilt.core.selection import parse_place
+        from airflow_quilt.core.registry.selection import parse_place
 
         place = place_of(parse_place(str(plain(self.dest))))
         return [written(place, size=outcome["bytes"], fileCount=outcome["files"])]

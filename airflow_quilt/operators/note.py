@@ -13,7 +13,7 @@ from airflow_quilt.core.errors import QuiltError
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_quilt.core.registry import Registry
+    from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Note:
 
 
 def _is_there(registry: "Registry", result: Mapping[str, Any]) -> bool:
-    from airflow_quilt.core.names import PackageName
+    from airflow_quilt.core.format.names import PackageName
 
     stamp = int(datetime.fromisoformat(result["revision"]).timestamp())
     top_hash: str = result["top_hash"]

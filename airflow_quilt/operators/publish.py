@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from openlineage.client.event_v2 import Dataset
 
-    from airflow_quilt.core.attempt import Attempt
-    from airflow_quilt.core.draft import Draft, Mode
-    from airflow_quilt.core.pointers import Conflict
-    from airflow_quilt.core.publish import Published
-    from airflow_quilt.core.registry import Registry
+    from airflow_quilt.core.publish.draft import Draft, Mode
+    from airflow_quilt.core.publish.pipeline import Published
+    from airflow_quilt.core.registry.attempt import Attempt
+    from airflow_quilt.core.registry.pointers import Conflict
+    from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.hooks.quilt import QuiltHook
 
 
@@ -165,7 +165,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         return sources_of(self._given_entries)
 
     def _draft(self, given: Mapping[str, Any], context: "Context", registry: "Registry") -> "Draft":
-        from airflow_quilt.core.draft import Draft
+        from airflow_quilt.core.publish.draft import Draft
 
         hook = self.hook
         provenance = hook.settings.provenance if self.provenance is None else flag("provenance", self.provenance)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from openlineage.client.event_v2 import Dataset
 
-    from airflow_quilt.core.registry import Registry
-    from airflow_quilt.core.selection import Reference
+    from airflow_quilt.core.registry.registry import Registry
+    from airflow_quilt.core.registry.selection import Reference
 
 
 class QuiltReadOperator(QuiltOperator):

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from openlineage.client.event_v2 import Dataset
 
-    from airflow_quilt.core.draft import Draft
-    from airflow_quilt.core.locations import PhysicalKey
-    from airflow_quilt.core.registry import Registry
-    from airflow_quilt.core.shards import Cut
-    from airflow_quilt.core.steps import Planner
+    from airflow_quilt.core.format.uris import PhysicalKey
+    from airflow_quilt.core.publish.commit import Planner
+    from airflow_quilt.core.publish.draft import Draft
+    from airflow_quilt.core.publish.sharded.run import Cut
+    from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ class QuiltPlanOperator(QuiltPublishOperator):
 
     def execute(self, context: "Context") -> list[dict[str, Any]]:  # type: ignore[override]
         """Plan; return the shards, each as the number that it has and the place where all is staged."""
-        from airflow_quilt.core.locations import PhysicalKey
-        from airflow_quilt.core.shards import plan_shards, staging_of, sweep
+        from airflow_quilt.core.format.uris import PhysicalKey
+        from airflow_quilt.core.publish.sharded.run import plan_shards, staging_of, sweep
 
         stop = self.begin()
         with airflow_errors(self):
@@ -94,7 +94,7 @@ class QuiltPlanOperator(QuiltPublishOperator):
         return []
 
     def _cut(self) -> "Cut":
-        from airflow_quilt.core.shards import Cut
+        from airflow_quilt.core.publish.sharded.run import Cut
 
         shards, size = _number("shards", self.shards), _number("shard_bytes", self.shard_bytes)
         entries = _number("shard_entries", self.shard_entries)
@@ -125,7 +125,7 @@ class QuiltPlanPushOperator(QuiltPlanOperator, QuiltPushOperator):
 
     def planner(self, registry: "Registry", draft: "Draft") -> "Planner":
         """Return that of a push."""
-        from airflow_quilt.core.names import PackageName
+        from airflow_quilt.core.format.names import PackageName
         from airflow_quilt.core.push import push_planner
 
         dest = self.dest or self.hook.landing_prefix(registry, PackageName.parse(draft.package))
@@ -161,8 +161,8 @@ class QuiltShardOperator(QuiltOperator):
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Transfer the shard; return how much that was."""
-        from airflow_quilt.core.progress import human_size
-        from airflow_quilt.core.shards import transfer_shard
+        from airflow_quilt.core.publish.sharded.run import transfer_shard
+        from airflow_quilt.core.runtime.progress import human_size
 
         stop = self.begin()
         with airflow_errors(self):
@@ -204,7 +204,7 @@ class QuiltCommitOperator(QuiltRevisionOperator):
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Commit, and return what a push by one task returns."""
-        from airflow_quilt.core.shards import commit_shards
+        from airflow_quilt.core.publish.sharded.run import commit_shards
 
         stop = self.begin()
         with airflow_errors(self):
@@ -229,7 +229,7 @@ class QuiltDiscardOperator(QuiltOperator):
 
     def execute(self, context: "Context") -> int:  # noqa: ARG002
         """Delete; return how many objects that were."""
-        from airflow_quilt.core.shards import discard
+        from airflow_quilt.core.publish.sharded.run import discard
 
         if not self.shards:
             return 0
@@ -239,7 +239,7 @@ class QuiltDiscardOperator(QuiltOperator):
 
 def place_of(shard: Mapping[str, Any]) -> "PhysicalKey":
     """Return where a shard is staged."""
-    from airflow_quilt.core.locations import PhysicalKey
+    from airflow_quilt.core.format.uris import PhysicalKey
 
     return PhysicalKey.parse(shard["staging"])
 

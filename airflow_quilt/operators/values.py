@@ -11,7 +11,7 @@ from airflow_quilt.core.errors import InputError, SourceError
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_quilt.core.attempt import Attempt
+    from airflow_quilt.core.registry.attempt import Attempt
 
 
 def flag(name: str, value: object) -> bool:
@@ -67,7 +67,7 @@ def attempt_of(context: "Context") -> "Attempt":
 
     A retry, a zombie and whoever takes its place share the key. A run that somebody cleared is new work.
     """
-    from airflow_quilt.core.attempt import Attempt
+    from airflow_quilt.core.registry.attempt import Attempt
 
     if not (instance := context.get("ti")):
         return Attempt()

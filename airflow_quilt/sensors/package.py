@@ -82,7 +82,7 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
 
     def poke(self, context: "Context") -> PokeReturnValue:  # noqa: ARG002
         """Look once."""
-        from airflow_quilt.core.awaited import Awaited
+        from airflow_quilt.core.registry.condition import Awaited
 
         with airflow_errors(self):
             registry = self.hook.registry(self.registry)

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from airflow_quilt.core.errors import QuiltError
-from airflow_quilt.core.patterns import is_pattern, matches
+from airflow_quilt.core.format.patterns import is_pattern, matches
 from airflow_quilt.triggers.garbage import what_stays
 from airflow_quilt.triggers.opened import Opened, opened
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from airflow_quilt.core.registry import Registry
-    from airflow_quilt.core.watch import Watch
+    from airflow_quilt.core.registry.registry import Registry
+    from airflow_quilt.core.registry.watch import Watch
     from airflow_quilt.hooks.queue import PackageQueue
     from airflow_quilt.hooks.quilt import QuiltHook
 
@@ -143,7 +143,7 @@ class Looker:
     def _place(self, place: Opened) -> "_Place":
         """Open the rest, on a thread: to import the engine takes longer than an event loop may be kept waiting."""
         with what_stays():
-            from airflow_quilt.core.watch import Watch
+            from airflow_quilt.core.registry.watch import Watch
             from airflow_quilt.hooks.queue import PackageQueue
 
             queue = PackageQueue(self.queue_url, place.hook.settings) if self.queue_url else None

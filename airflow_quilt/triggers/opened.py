@@ -12,7 +12,7 @@ from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.triggers.garbage import what_stays
 
 if TYPE_CHECKING:
-    from airflow_quilt.core.registry import Registry
+    from airflow_quilt.core.registry.registry import Registry
 
 _Key = tuple[str | None, str | None]
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.core.patterns import check_pattern, is_pattern
+from airflow_quilt.core.format.patterns import check_pattern, is_pattern
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.triggers.cursor import Cursor
 from airflow_quilt.triggers.looks import Interest, Look, Looker
@@ -126,7 +126,7 @@ class QuiltPackageTrigger(BaseEventTrigger):
 
 
 def _payload(look: Look, name: str, top_hash: str, previous: str | None) -> dict[str, Any]:
-    from airflow_quilt.core.names import PackageName, parse_top_hash
+    from airflow_quilt.core.format.names import PackageName, parse_top_hash
 
     return {
         **look.hook.describe(look.registry, PackageName.parse_existing(name), parse_top_hash(top_hash)),

@@ -13,8 +13,8 @@ from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.triggers.opened import opened
 
 if TYPE_CHECKING:
-    from airflow_quilt.core.awaited import Awaited, Found
-    from airflow_quilt.core.registry import Registry
+    from airflow_quilt.core.registry.condition import Awaited, Found
+    from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class QuiltRevisionTrigger(BaseTrigger):
 
     def _awaited(self) -> "Awaited":
         """Say what is waited for, on a thread: to import the engine takes longer than an event loop may be kept waiting."""
-        from airflow_quilt.core.awaited import Awaited
+        from airflow_quilt.core.registry.condition import Awaited
 
         return Awaited(package=self.package, newer_than=self.newer_than, path=self.path)
 

@@ -10,8 +10,8 @@ from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.assets.uri import from_quilt_uri, package_of, to_quilt_uri
 from airflow_quilt.core.errors import InputError, LocationError
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator, entry
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from tests.airflow.support import events, needs_airflow, run_here, until_airflow

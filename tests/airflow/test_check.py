@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.hooks.quilt import QuiltHook
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server

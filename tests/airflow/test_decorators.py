@@ -13,8 +13,8 @@ from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, Asset, ObjectStoragePath, task
 
 from airflow_quilt.assets import quilt_asset
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.decorators import quilt_build, quilt_push
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator, entry
 from testbed.server import S3Server

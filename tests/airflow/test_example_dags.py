@@ -13,8 +13,8 @@ import pendulum
 import pytest
 
 from airflow_quilt.assets import quilt_asset
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltPushOperator, entry
 from testbed.server import S3Server
 from testbed.sqs import running_queue

@@ -8,8 +8,8 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_quilt.assets import quilt_asset
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.groups import quilt_build_group, quilt_push_group
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator
 from airflow_quilt.operators.shards import ROOT

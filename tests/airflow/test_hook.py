@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from airflow_quilt.core.errors import InputError, LocationError, SettingsError
-from airflow_quilt.core.limits import Limits
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.runtime.limits import Limits
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from airflow_quilt.hooks.quilt import QuiltHook, QuiltSettings
 
 Connect = Callable[..., QuiltHook]

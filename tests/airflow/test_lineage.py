@@ -242,7 +242,7 @@ from airflow_quilt.operators import QuiltPushOperator
 def told():
     @task
     def derive(pushed):
-        from airflow_quilt.core.draft import Draft
+        from airflow_quilt.core.publish.draft import Draft
         from airflow_quilt.core.push import push
         from airflow_quilt.hooks.quilt import QuiltHook
 

@@ -16,7 +16,7 @@ from airflow.providers.amazon.aws.hooks.s3 import S3Hook
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_quilt.core.errors import CatalogUnavailableError
-from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.hooks.aws import QuiltCredentialsMixin
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators import QuiltPushOperator, QuiltVerifyOperator, entry

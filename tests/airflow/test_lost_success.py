@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.registry.registry import Registry
 from tests.airflow.support import needs_airflow
 
 DAG = """

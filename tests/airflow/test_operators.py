@@ -24,9 +24,9 @@ from airflow_quilt.core.errors import (
     StorageUnavailableError,
     ThrottledError,
 )
-from airflow_quilt.core.limits import Limits
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.operators import (
     QuiltBuildOperator,
     QuiltDeleteOperator,

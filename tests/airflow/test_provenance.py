@@ -10,8 +10,8 @@ from airflow.sdk import DAG
 from airflow.sdk.definitions.asset import AssetUniqueKey
 
 from airflow_quilt.assets import quilt_asset
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltPushOperator, entry
 from airflow_quilt.operators.provenance import provenance_of
 from tests.airflow.support import instance, run_here

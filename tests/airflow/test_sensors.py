@@ -8,8 +8,8 @@ from airflow.sdk import DAG
 from airflow.triggers.base import BaseTrigger
 
 from airflow_quilt.core.errors import StorageUnavailableError
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltPushOperator, QuiltRollbackOperator, entry
 from airflow_quilt.sensors import QuiltPackageSensor
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger

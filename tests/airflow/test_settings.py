@@ -7,7 +7,7 @@ import pytest
 from airflow.sdk import Connection
 
 from airflow_quilt.core.errors import SettingsError
-from airflow_quilt.core.limits import Limits
+from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.hooks.settings import QuiltSettings
 
 

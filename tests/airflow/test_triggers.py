@@ -16,7 +16,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from botocore.client import BaseClient
 
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.hooks.queue import PackageEvent
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entry

@@ -15,23 +15,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import QuiltError
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.install import install
-from airflow_quilt.core.locations import RegistryLocation
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.patience import Patience
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.attempt import Attempt
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.selection import Reference
+from airflow_quilt.core.runtime.retry import Patience
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from airflow_quilt.core.verify import verify
 from testbed.server import S3Server
 from tests.core.faulty import Recorder

@@ -18,23 +18,23 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from airflow_quilt.core import layout
-from airflow_quilt.core.attempt import Attempt
-from airflow_quilt.core.checksums import hash_of
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import QuiltError
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.hashes import hash_of
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.install import install
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.patience import Patience
-from airflow_quilt.core.publish import Published
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.selection import Reference
+from airflow_quilt.core.registry.attempt import Attempt
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference
+from airflow_quilt.core.runtime.retry import Patience
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage, client_config
+from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
 from testbed.faults import Fault, Kind, RandomFaults
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy, running_proxy

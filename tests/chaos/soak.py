@@ -16,17 +16,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import hash_of
 from airflow_quilt.core.delete import delete
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import CancelledError, EntryDamagedError, QuiltError, RevisionConflictError, SourceError
+from airflow_quilt.core.format.hashes import hash_of
+from airflow_quilt.core.format.manifest import Entry, make_header, write_manifest
+from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.install import install
-from airflow_quilt.core.manifest import Entry, make_header, write_manifest
-from airflow_quilt.core.names import LogicalKey, PackageName
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.attempt import Attempt
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.verify import verify
 from testbed.server import S3Server

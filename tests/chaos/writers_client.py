@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import PackageNotFoundError, QuiltError
-from airflow_quilt.core.locations import RegistryLocation
-from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.attempt import Attempt
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import Identity, S3Server
 
 Style = Literal["fail", "rebase", "overwrite"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from airflow_quilt.core import layout
 from airflow_quilt.core.errors import QuiltError
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.registry.registry import Registry
 from tests.chaos.writers_client import Place, own_key
 
 _MOST: Final = 5

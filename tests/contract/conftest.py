@@ -2,7 +2,7 @@
 
 import pytest
 
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
 
 pytest.register_assert_rewrite("tests.contract.storage_contract")

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
 from tests.contract.storage_contract import ObjectStoreContract
 

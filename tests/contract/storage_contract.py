@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 import pytest
 from awscrt.checksums import crc64nvme
 
-from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, checked, hash_of
 from airflow_quilt.core.errors import (
     ChecksumMismatchError,
     EntryDamagedError,
@@ -28,7 +27,8 @@ from airflow_quilt.core.errors import (
     StorageError,
     UploadVanishedError,
 )
-from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, checked, hash_of
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import FileStore, ObjectStore, Replace, Stat, Storage, WriteMode
 
 MIB = 1024 * 1024

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, PreconditionError, StorageError
-from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import Replace, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage
 from tests.contract.storage_contract import FileStoreContract, raised

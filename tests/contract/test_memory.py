@@ -3,7 +3,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from airflow_quilt.core.errors import BucketNotFoundError
-from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.contract.storage_contract import ObjectStoreContract, digest, raised
 

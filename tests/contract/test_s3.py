@@ -15,7 +15,6 @@ from botocore.credentials import CredentialResolver
 from botocore.response import StreamingBody
 from botocore.stub import Stubber
 
-from airflow_quilt.core.checksums import to_s3
 from airflow_quilt.core.errors import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -30,10 +29,11 @@ from airflow_quilt.core.errors import (
     UnsupportedError,
     UploadVanishedError,
 )
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.patience import NO_PATIENCE, Patience
+from airflow_quilt.core.format.hashes import to_s3
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.runtime.retry import NO_PATIENCE, Patience
 from airflow_quilt.core.storage.base import Replace, Stat
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy
 from testbed.server import Identity, S3Server

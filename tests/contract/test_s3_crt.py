@@ -21,8 +21,7 @@ from botocore.stub import Stubber
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airflow_quilt.core.checksums import StoreAlgorithm
-from airflow_quilt.core.credentials import CredentialSource
+from airflow_quilt.core.catalog.credentials import CredentialSource
 from airflow_quilt.core.errors import (
     AccessDeniedError,
     BucketNotFoundError,
@@ -31,11 +30,12 @@ from airflow_quilt.core.errors import (
     QuiltError,
     StorageUnavailableError,
 )
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.patience import NO_PATIENCE
-from airflow_quilt.core.storage.s3 import S3Storage, client_config
-from airflow_quilt.core.storage.s3_route import route, why_not
-from airflow_quilt.core.threads import map_threads
+from airflow_quilt.core.format.hashes import StoreAlgorithm
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.runtime.retry import NO_PATIENCE
+from airflow_quilt.core.runtime.threads import map_threads
+from airflow_quilt.core.storage.s3.crt.route import route, why_not
+from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
 from airflow_quilt.hooks.aws import make_session
 from testbed.faults import Fault
 from testbed.loopback import Request
@@ -392,7 +392,7 @@ def test_failures_among_successes_do_not_count(proxy: S3Proxy, through: S3Storag
 def test_credentials_that_expire_are_renewed_and_the_new_ones_are_signed_with(
     s3: S3Server, proxy: S3Proxy, root: PhysicalKey
 ) -> None:
-    from airflow_quilt.core.catalog import TemporaryCredentials
+    from airflow_quilt.core.catalog.client import TemporaryCredentials
 
     handed_out = []
 

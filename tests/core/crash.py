@@ -9,14 +9,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-from airflow_quilt.core import layout
-from airflow_quilt.core.checksums import Hash, algorithm, digest_of
 from airflow_quilt.core.errors import ObjectNotFoundError, QuiltError, RevisionConflictError
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.manifest import write_manifest
-from airflow_quilt.core.names import PackageName, TopHash
-from airflow_quilt.core.pointers import Revision
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of
+from airflow_quilt.core.format.manifest import write_manifest
+from airflow_quilt.core.format.names import PackageName, TopHash
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.registry.pointers import Revision
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage

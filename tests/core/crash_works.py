@@ -5,20 +5,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import CRC64NVME
 from airflow_quilt.core.delete import delete
-from airflow_quilt.core.draft import Draft
+from airflow_quilt.core.format.hashes import CRC64NVME
+from airflow_quilt.core.format.names import TopHash
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.install import Installed, install
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.names import TopHash
-from airflow_quilt.core.pointers import Deleted, Revision
-from airflow_quilt.core.publish import Published
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.attempt import Attempt
+from airflow_quilt.core.registry.pointers import Deleted, Revision
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.selection import Reference
 from tests.core.crash import LARGE, OLDER, SMALL, Judge, Kind, Work, World, broken_invariants
 from tests.core.faulty import Before, is_put_of, tapped
 

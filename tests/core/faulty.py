@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Final, Literal, Protocol, TypeVar
 
-from airflow_quilt.core.checksums import StoreAlgorithm
 from airflow_quilt.core.errors import StorageUnavailableError
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.patience import NO_PATIENCE
+from airflow_quilt.core.format.hashes import StoreAlgorithm
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.runtime.retry import NO_PATIENCE
 from airflow_quilt.core.storage.base import (
     Blob,
     FileStore,

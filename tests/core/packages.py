@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, algorithm, digest_of, hash_of, to_s3
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.manifest import Entry, make_header, write_manifest
-from airflow_quilt.core.names import DirectoryKey, LogicalKey, PackageName, TopHash
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, algorithm, digest_of, hash_of, to_s3
+from airflow_quilt.core.format.manifest import Entry, make_header, write_manifest
+from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, PackageName, TopHash
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.memory import MemoryStorage
 
 PART: Final = 8 * 1024 * 1024

@@ -15,8 +15,6 @@ from typing import Any, Final
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import hash_of
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import (
     EntryDamagedError,
     LocationError,
@@ -25,12 +23,14 @@ from airflow_quilt.core.errors import (
     ObjectNotFoundError,
     QuiltError,
 )
+from airflow_quilt.core.format.hashes import hash_of
+from airflow_quilt.core.format.names import PackageName, parse_logical_key, walk_order
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.install import Installed, install
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.names import PackageName, parse_logical_key, walk_order
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.selection import Reference
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage

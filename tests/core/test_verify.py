@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, SHA256, Hash, StoreAlgorithm
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import (
     CancelledError,
     EntryNotFoundError,
@@ -21,12 +19,14 @@ from airflow_quilt.core.errors import (
     StorageUnavailableError,
     VerificationError,
 )
+from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, Hash, StoreAlgorithm
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.names import LogicalKey, PackageName, TopHash, walk_order
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.install import install
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.names import LogicalKey, PackageName, TopHash, walk_order
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.selection import Reference
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage

@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.limits import Limits
-from airflow_quilt.core.locations import RegistryLocation
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Published
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from airflow_quilt.operators.shards import ROOT
 from benchmarks.stage import Stage
 from testbed.airflow_home import connections

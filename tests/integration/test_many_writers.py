@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.registry.registry import Registry
 from testbed.server import S3Server
 from tests.chaos.writers import FAIL, MIX, OVERWRITE, REBASE, Fleet, Race, place_in, run, running_fleet
 from tests.chaos.writers_client import Place, Style

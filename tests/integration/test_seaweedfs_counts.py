@@ -8,19 +8,19 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from airflow_quilt.core import layout
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import CRC64NVME, hash_of, part_ranges
-from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.hashes import CRC64NVME, hash_of, part_ranges
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.watch import Watch
+from airflow_quilt.core.runtime.threads import map_threads
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
-from airflow_quilt.core.threads import map_threads
-from airflow_quilt.core.watch import Watch
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy
 from testbed.server import S3Server

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from airflow_quilt.core import layout
 from airflow_quilt.core.delete import delete
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import QuiltError
-from airflow_quilt.core.patience import Patience
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
+from airflow_quilt.core.runtime.retry import Patience
 from testbed.faults import KINDS, Fault, Kind, RandomFaults
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy

@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import hash_of
 from airflow_quilt.core.delete import delete
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import CancelledError, SourceChangedError, StorageUnavailableError
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.pointers import Deleted
-from airflow_quilt.core.publish import Published
+from airflow_quilt.core.format.hashes import hash_of
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.pointers import Deleted
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
 from tests.core.faulty import Before, Call, Fault, Recorder
 from tests.support import read, through

@@ -6,16 +6,16 @@ from threading import Barrier
 from typing import TypeVar
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import RevisionConflictError
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Published
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
 
 R = TypeVar("R")

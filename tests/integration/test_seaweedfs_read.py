@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, hash_of
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import EntryDamagedError, StorageUnavailableError
+from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, hash_of
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.install import install
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.selection import Reference
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.verify import Verification, verify
 from testbed.server import S3Server
 from tests.core.faulty import Fault, Recorder

@@ -7,17 +7,17 @@ from datetime import UTC, datetime
 
 import pytest
 
-from airflow_quilt.core import layout
 from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
-from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.locations import RegistryLocation
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Published
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
 
 NAME = PackageName("team", "package")

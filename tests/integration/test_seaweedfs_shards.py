@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from airflow_quilt.core.attempt import Attempt
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import SourceChangedError
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.sharded.run import Cut, commit_shards, discard, plan_shards, staging_of, transfer_shard
 from airflow_quilt.core.push import push, push_planner
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.shards import Cut, commit_shards, discard, plan_shards, staging_of, transfer_shard
+from airflow_quilt.core.registry.attempt import Attempt
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
 from tests.core.packages import PART
 

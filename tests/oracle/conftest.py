@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import Quilt3, running_quilt3, s3_registry_in
 

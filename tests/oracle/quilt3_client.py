@@ -13,14 +13,14 @@ from pathlib import Path
 from types import EllipsisType
 from typing import Any
 
-from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.manifest import Entry
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
-from airflow_quilt.core.workflows import Choice
+from airflow_quilt.core.storage.s3.storage import S3Storage
+from airflow_quilt.core.workflows.rules import Choice
 from testbed.quilt3 import quilt3_environment
 from testbed.server import S3Server
 

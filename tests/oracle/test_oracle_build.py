@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import RecordSizeError
-from airflow_quilt.core.manifest import MAX_RECORD_SIZE
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.format.manifest import MAX_RECORD_SIZE
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.registry.registry import Registry
 from tests.oracle.quilt3_client import Meta, Quilt3, Quilt3Error, Spec, place, record
 
 MIB = 1024 * 1024

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import EntryDamagedError, HashTypeError
+from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.install import install
-from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.selection import Reference
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.verify import verify
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import Manuscript, Quilt3, Quilt3Error, Spec, long_ago, place, plant, tree, write

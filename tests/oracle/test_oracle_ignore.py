@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from airflow_quilt.core.entries import parse_entries
-from airflow_quilt.core.manifest_reader import Manifest
-from airflow_quilt.core.plan import Source
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.sources import FindOptions, SourceFinder
-from airflow_quilt.core.spool import Spool
+from airflow_quilt.core.format.manifest_reader import Manifest
+from airflow_quilt.core.plan.actions import Source
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.sources.discover import FindOptions, SourceFinder
+from airflow_quilt.core.sources.parse import parse_entries
 from tests.oracle.quilt3_client import Quilt3, place
 
 TREE = [

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import Quilt3, Spec
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.format.uris import PhysicalKey
 from tests.oracle.quilt3_client import Quilt3
 
 NAMES = {

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_quilt.core.checksums import Hash
 from airflow_quilt.core.errors import ManifestError
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.manifest import Entry, make_header, write_manifest
-from airflow_quilt.core.manifest_reader import read_manifest
-from airflow_quilt.core.names import LogicalKey, walk_order
+from airflow_quilt.core.format.hashes import Hash
+from airflow_quilt.core.format.manifest import Entry, make_header, write_manifest
+from airflow_quilt.core.format.manifest_reader import read_manifest
+from airflow_quilt.core.format.names import LogicalKey, walk_order
+from airflow_quilt.core.format.uris import PhysicalKey
 from tests.oracle.quilt3_client import Quilt3, Quilt3Error
 from tests.property.strategies import HEADERS, META, ODD_LETTERS, TEXT, Tree, trees
 

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import InputError, LocationError, SourceError
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.placing import CopyFunction, CopyRule, DestFunction
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
 from testbed.localstack import PYTHON, localstack
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import (

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from airflow_quilt.core.draft import Draft
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.publish import Published
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import Quilt3, Spec, place, record, s3_registry_in
 

@@ -10,10 +10,10 @@ import pytest
 import requests
 
 import tests.airflow.support  # noqa: F401  (An Airflow home of its own, before anything imports Airflow.)
-from airflow_quilt.core.catalog import Catalog, CatalogConfig
-from airflow_quilt.core.draft import Draft
+from airflow_quilt.core.catalog.client import Catalog, CatalogConfig
 from airflow_quilt.core.errors import AccessDeniedError, LoginError
-from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.hooks.quilt import QuiltHook
 from testbed.quilt3_local import PYTHON, quilt3_local, quilt3_local_with

@@ -10,16 +10,16 @@ import pytest
 from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import PackageNotFoundError, QuiltError, TopHashError
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.install import install
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.names import PackageName
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.selection import Reference
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from airflow_quilt.core.verify import Verification, verify
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import Manuscript, Quilt3, Quilt3Error, Spec, long_ago, place, plant, record, tree, write

@@ -8,19 +8,19 @@ from typing import IO, TYPE_CHECKING
 
 import pytest
 
-from airflow_quilt.core.checksums import StoreAlgorithm
 from airflow_quilt.core.delete import delete
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import RevisionConflictError
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.names import PackageName
-from airflow_quilt.core.pointers import Deleted
+from airflow_quilt.core.format.hashes import StoreAlgorithm
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.pointers import Deleted
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.storage.base import Stat, Stores, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3 import S3Storage
+from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import Directory, Quilt3, Quilt3Error, Spec, place, record
 

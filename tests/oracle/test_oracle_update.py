@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from airflow_quilt.core.build import build
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import LogicalKeyError
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.names import PackageName
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
 from tests.oracle.quilt3_client import Manuscript, Quilt3, Quilt3Error, Step, long_ago, place, plant, write
 
 FILES = {"a.txt": b"a", "plots/1.png": b"1", "plots/deep/2.png": b"2", "plots.txt": b"3", "z/only": b"4"}

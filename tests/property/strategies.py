@@ -6,9 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from airflow_quilt.core.checksums import Hash
-from airflow_quilt.core.manifest import Entry, make_header
-from airflow_quilt.core.names import DirectoryKey, LogicalKey
+from airflow_quilt.core.format.hashes import Hash
+from airflow_quilt.core.format.manifest import Entry, make_header
+from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 """Any text that can be encoded."""

@@ -14,21 +14,21 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_quilt.core.checksums import algorithm
-from airflow_quilt.core.diff import compare
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import QuiltError
-from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
-from airflow_quilt.core.manifest import write_manifest
-from airflow_quilt.core.manifest_reader import read_manifest
-from airflow_quilt.core.names import PackageName, parse_directory_key, parse_logical_key, walk_order
-from airflow_quilt.core.plan import Source
+from airflow_quilt.core.format.diff import compare
+from airflow_quilt.core.format.hashes import algorithm
+from airflow_quilt.core.format.manifest import write_manifest
+from airflow_quilt.core.format.manifest_reader import read_manifest
+from airflow_quilt.core.format.names import PackageName, parse_directory_key, parse_logical_key, walk_order
+from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
+from airflow_quilt.core.plan.actions import Source
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Blob, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from airflow_quilt.core.workflows import Choice, Workflow, check_config, load_workflow
+from airflow_quilt.core.workflows.rules import Choice, Workflow, check_config, load_workflow
 from tests.property.hostile import (
     ANY_BYTES,
     ANY_TEXT,

@@ -8,8 +8,8 @@ from awscrt.checksums import crc64nvme
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_quilt.core.checksums import CHUNKED, CRC64NVME, SHA256, Hash, algorithm, checked, hash_of, part_ranges, part_size
 from airflow_quilt.core.errors import EntryDamagedError
+from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, Hash, algorithm, checked, hash_of, part_ranges, part_size
 
 MIB = 1024 * 1024
 PART = 8 * MIB

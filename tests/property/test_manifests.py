@@ -9,11 +9,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from airflow_quilt.core.checksums import Hash
 from airflow_quilt.core.errors import LogicalKeyError, ManifestError
-from airflow_quilt.core.manifest import Entry, canonical_entry, entry_line, header_line, write_manifest
-from airflow_quilt.core.manifest_reader import read_manifest
-from airflow_quilt.core.names import LogicalKey, TopHash, check_tree, is_walk, parse_logical_key, walk_order
+from airflow_quilt.core.format.hashes import Hash
+from airflow_quilt.core.format.manifest import Entry, canonical_entry, entry_line, header_line, write_manifest
+from airflow_quilt.core.format.manifest_reader import read_manifest
+from airflow_quilt.core.format.names import LogicalKey, TopHash, check_tree, is_walk, parse_logical_key, walk_order
 from tests.property.strategies import HEADERS, JSON, LOGICAL_KEYS, META, TEXT, Tree, entries, trees
 
 

@@ -3,8 +3,8 @@ import string
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_quilt.core.locations import PhysicalKey, QuiltUri, RegistryLocation
-from airflow_quilt.core.names import PackageName, TopHash, parse_logical_key, parse_top_hash
+from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key, parse_top_hash
+from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
 from tests.property.strategies import LOGICAL_KEYS, ODD_LETTERS, TEXT
 
 ALPHABET = string.ascii_letters + string.digits

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_quilt.core import layout
-from airflow_quilt.core.attempt import Attempt
 from airflow_quilt.core.build import build, build_planner
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import QuiltError
-from airflow_quilt.core.limits import Limits
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.publish import Published
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.sharded.run import Cut, commit_shards, discard, plan_shards, staging_of, transfer_shard
 from airflow_quilt.core.push import push, push_planner
-from airflow_quilt.core.registry import Registry
-from airflow_quilt.core.shards import Cut, commit_shards, discard, plan_shards, staging_of, transfer_shard
+from airflow_quilt.core.registry.attempt import Attempt
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage

@@ -7,18 +7,18 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_quilt.core import layout
-from airflow_quilt.core.draft import Draft
 from airflow_quilt.core.errors import QuiltError
-from airflow_quilt.core.limits import Limits
-from airflow_quilt.core.locations import PhysicalKey, RegistryLocation
-from airflow_quilt.core.names import LogicalKey, walk_order
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.names import LogicalKey, walk_order
+from airflow_quilt.core.format.ordering import side_by_side
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry import Registry
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from airflow_quilt.core.walk import side_by_side
 
 KEYS = st.sampled_from(["a", "a-b", "a.txt", "a/b", "a/b/c", "a0", "b", "b/a", "é", "z"])
 FILES = st.dictionaries(KEYS, st.binary(max_size=3), max_size=6)

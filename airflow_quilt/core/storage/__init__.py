@@ -1,1 +1,1 @@
-"""Where object bytes are read and written: memory, the local disk, S3."""
+"""Storages: the disk, memory, and S3, behind one protocol (:mod:`~airflow_quilt.core.storage.base`)."""

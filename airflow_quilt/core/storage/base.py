@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Final, Literal, Protocol
 
-from airflow_quilt.core.checksums import Hash, StoreAlgorithm, algorithm, composite_hash
 from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError, QuiltError, StorageError
-from airflow_quilt.core.limits import Limits
-from airflow_quilt.core.locations import PhysicalKey
-from airflow_quilt.core.patience import Patience
+from airflow_quilt.core.format.hashes import Hash, StoreAlgorithm, algorithm, composite_hash
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.runtime.limits import Limits
+from airflow_quilt.core.runtime.retry import Patience
 
 CHUNK: Final = 1024 * 1024
 """Bytes that are read at a time."""

@@ -22,7 +22,7 @@ from airflow_quilt.core.errors import (
     QuiltError,
     StorageError,
 )
-from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole, raise_first
 
 _TRIES: Final = 100

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Final
 
-from airflow_quilt.core.checksums import StoreAlgorithm, digest_of, to_s3
-from airflow_quilt.core.checksums import algorithm as algorithm_of
 from airflow_quilt.core.errors import (
     BucketNotFoundError,
     ChecksumMismatchError,
@@ -17,7 +15,9 @@ from airflow_quilt.core.errors import (
     PreconditionError,
     UploadVanishedError,
 )
-from airflow_quilt.core.locations import PhysicalKey
+from airflow_quilt.core.format.hashes import StoreAlgorithm, digest_of, to_s3
+from airflow_quilt.core.format.hashes import algorithm as algorithm_of
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole
 
 _NONE: Final[Mapping[StoreAlgorithm, str]] = {}

@@ -1,0 +1,1 @@
+"""The Quilt service: its configuration, logins and temporary S3 credentials."""

@@ -1,0 +1,228 @@
+"""Where bytes, packages and registries are: physical keys, registries, Quilt+ URIs.
+
+Printing is quilt3's to the letter, because the text goes into manifests.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Literal, Self
+from urllib.parse import SplitResult, parse_qs, quote, quote_plus, unquote, urlsplit
+
+import msgspec
+
+from airflow_quilt.core.errors import LocationError
+from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key, parse_top_hash
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
+"""An URL of S3 in which nothing is escaped, as nearly all are."""
+
+
+class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
+    """Where the bytes of an entry are: an S3 object, at a version or not, or a local file.
+
+    A local file has no bucket and an absolute path; a key that ends in ``/`` (or is empty) is a prefix or directory.
+    ``PhysicalKey.parse(str(key)) == key`` for every key that can stand in a manifest.
+    """
+
+    bucket: str | None
+    key: str
+    version_id: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read an ``s3://`` or ``file://`` URL, or a local path.
+
+        A relative path starts at the working directory, ``~`` is the home directory, and links are resolved.
+
+        Raises:
+            LocationError: ``text`` is something else; the message says which part is wrong.
+        """
+        if plain := _PLAIN_S3.fullmatch(text):
+            return cls(*plain.groups())
+        if not text:
+            raise LocationError("an empty text is not a location")
+        if text.startswith("s3:"):
+            return cls._parse_s3(text)
+        if text.startswith("file:"):
+            return cls._parse_file(text)
+        if _SCHEME.match(text):
+            raise LocationError(f"{text!r}: expected s3://bucket/key, file:///path or a local path")
+        return cls.of_path(text)
+
+    @classmethod
+    def _parse_s3(cls, text: str) -> Self:
+        _check_unicode(text)
+        parts = _split(text)
+        if not parts.netloc:
+            raise LocationError(f"{text!r}: no bucket")
+        query = parse_qs(parts.query, keep_blank_values=True)
+        versions = query.pop("versionId", [None])
+        if query or len(versions) > 1:
+            raise LocationError(f"{text!r}: expected no query but one versionId, got {parts.query!r}")
+        if parts.fragment:
+            raise LocationError(f"{text!r}: write '#' in a key as %23")
+        return cls(parts.netloc, unquote(parts.path)[1:], versions[0] or None)
+
+    @classmethod
+    def _parse_file(cls, text: str) -> Self:
+        parts = _split(text)
+        if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
+            raise LocationError(f"{text!r}: expected file:///absolute/path")
+        if parts.query or parts.fragment:
+            raise LocationError(f"{text!r}: write '?' and '#' in a path as %3F and %23")
+        return cls.of_path(unquote(parts.path, errors="surrogateescape"))
+
+    @classmethod
+    def of_path(cls, path: str | os.PathLike[str]) -> Self:
+        """Return the key of a local path; a trailing ``/`` stays.
+
+        Raises:
+            LocationError: no file can have this path.
+        """
+        try:
+            text = os.fsdecode(os.fsencode(path))  # Bytes that are no Unicode have one spelling: the operating system's.
+        except UnicodeEncodeError as error:
+            raise LocationError(f"{path!r}: not valid Unicode, which no path can hold") from error
+        if "\0" in text:
+            raise LocationError(f"{text!r}: a location holds no NUL")
+        real = os.path.realpath(os.path.expanduser(text))  # noqa: PTH111  (which takes ~$report.docx for a name)
+        parts = real.strip("/")  # POSIX lets two slashes stand at the beginning.
+        return cls(None, f"/{parts}/" if parts and text.endswith("/") else f"/{parts}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a file of this machine."""
+        return self.bucket is None
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether this is written as a directory or prefix: it ends in ``/``, or is a whole bucket."""
+        return not self.key or self.key.endswith("/")
+
+    @property
+    def name(self) -> str:
+        """The last part of the key, without a trailing ``/``."""
+        return self.key.rstrip("/").rpartition("/")[2]
+
+    def join(self, relative: str) -> Self:
+        """Return the key of ``relative`` below this directory or prefix."""
+        return type(self)(self.bucket, f"{self.key.rstrip('/')}/{relative}" if self.key else relative)
+
+    def at_version(self, version_id: str | None) -> Self:
+        """Return the same key at a version; stores without versioning have none."""
+        return type(self)(self.bucket, self.key, version_id)
+
+    def __str__(self) -> str:
+        if self.bucket is None:
+            return PurePath(self.key).as_uri() + ("/" if self.key.endswith("/") and len(self.key) > 1 else "")
+        version = f"?versionId={quote_plus(self.version_id)}" if self.version_id is not None else ""
+        return f"s3://{self.bucket}/{quote(self.key)}{version}"
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLocation:
+    """A registry: an S3 bucket, or a local directory."""
+
+    root: PhysicalKey
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``s3://bucket``, ``file:///directory`` or a local path.
+
+        Raises:
+            LocationError: ``text`` names an object, a prefix or a version, or is no location at all.
+        """
+        root = PhysicalKey.parse(text)
+        if root.is_local:
+            return cls(PhysicalKey(None, root.key.rstrip("/") or "/"))
+        if root.key or root.version_id is not None:
+            raise LocationError(
+                f"registry {text!r}: a registry is a whole bucket, write 's3://{root.bucket}'; "
+                "to choose where data lands use 'dest'"
+            )
+        return cls(root)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a directory of this machine."""
+        return self.root.is_local
+
+    def __str__(self) -> str:
+        return f"s3://{self.root.bucket}" if self.root.bucket else str(self.root)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuiltUri:
+    """A Quilt+ URI: a package in a registry, pinned by hash or tag or not, and a path inside it.
+
+    ``QuiltUri.parse(str(uri)) == uri``. Form: ``quilt+s3://bucket#package=ns/name[@hash|:tag][&path=…][&catalog=…]``. For a
+    registry on the local disk ``quilt+file:///directory#…`` is ours; Quilt itself has no URI for those.
+    """
+
+    registry: RegistryLocation
+    package: PackageName
+    top_hash: TopHash | None = None
+    tag: Literal["latest"] | None = None
+    path: str | None = None
+    catalog: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a Quilt+ URI.
+
+        Raises:
+            LocationError: the URI has another form.
+            PackageNameError: the package's name is not valid.
+            TopHashError: what follows ``@`` is not a full top hash.
+            LogicalKeyError: the path is not a key of the package.
+        """
+        parts = _split(text)
+        is_s3 = parts.scheme == "quilt+s3" and parts.netloc and parts.path in {"", "/"}
+        if not (is_s3 or parts.scheme == "quilt+file") or parts.query:
+            raise LocationError(f"{text!r}: expected quilt+s3://bucket#package=namespace/name")
+        _check_unicode(parts.fragment)
+        fields = parse_qs(parts.fragment, keep_blank_values=True)
+        if unknown := fields.keys() - {"package", "path", "catalog"}:
+            raise LocationError(f"{text!r}: unknown part {min(unknown)!r}")
+        if "package" not in fields or any(len(values) > 1 for values in fields.values()):
+            raise LocationError(f"{text!r}: expected one package=namespace/name, and every other part once at most")
+        name, at, top_hash = fields["package"][0].partition("@")
+        name, colon, tag = name.partition(":")
+        if (at and colon) or (colon and tag != "latest"):
+            raise LocationError(f"{text!r}: a package is pinned by @<top hash> or by :latest")
+        path = fields.get("path", [None])[0]
+        if path:
+            parse_logical_key(path.removesuffix("/"))
+        return cls(
+            registry=RegistryLocation.parse(f"s3://{parts.netloc}" if is_s3 else f"file://{parts.netloc}{parts.path}"),
+            package=PackageName.parse_existing(name),
+            top_hash=parse_top_hash(top_hash) if at else None,
+            tag="latest" if colon else None,
+            path=path or None,
+            catalog=fields.get("catalog", [None])[0] or None,
+        )
+
+    def __str__(self) -> str:
+        pin = f"@{self.top_hash}" if self.top_hash else f":{self.tag}" if self.tag else ""
+        path = f"&path={quote(self.path, safe='/')}" if self.path else ""
+        catalog = f"&catalog={quote(self.catalog, safe='/:')}" if self.catalog else ""
+        return f"quilt+{self.registry}#package={self.package}{pin}{path}{catalog}"
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise LocationError(f"{text!r}: not valid Unicode, which no URL can hold") from error
+
+
+def _split(text: str) -> SplitResult:
+    if any(character in text for character in "\t\r\n"):
+        raise LocationError(f"{text!r}: write tabs and newlines in a URL as %09, %0D and %0A")
+    try:
+        return urlsplit(text)
+    except ValueError as error:
+        raise LocationError(f"{text!r}: {error}") from error

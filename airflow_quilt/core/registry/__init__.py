@@ -1,0 +1,1 @@
+"""Registries: revisions, pointers, and the rules by which they change."""

@@ -1,0 +1,91 @@
+"""Which files of which revision somebody means."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from airflow_quilt.core.errors import EntryNotFoundError, LocationError
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.registry.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A revision of a package, or a part of it.
+
+    Attributes:
+        package: ``namespace/name``.
+        revision: as for :meth:`Registry.resolve`; by default the latest one.
+        path: the key of a file; or of a directory, with or without a ``/`` at its end; None for everything.
+    """
+
+    package: str
+    revision: str | datetime | None = None
+    path: str | None = None
+
+
+def parse_place(text: str) -> PhysicalKey:
+    """Read the directory or ``s3://`` prefix that files of a package are laid out in; it need not exist.
+
+    Raises:
+        LocationError: it names a version, or a file is there.
+    """
+    place = PhysicalKey.parse(text)
+    if place.version_id is not None:
+        raise LocationError(f"{text!r}: a prefix has no version")
+    if place.is_local and Path(place.key).exists() and not Path(place.key).is_dir():
+        raise LocationError(f"{place}: a file is where the directory is to be")
+    return place
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Files of a revision; each has its path, relative to what was asked for, and its entry."""
+
+    package: PackageName
+    top_hash: TopHash
+    files: list[tuple[str, Entry]]
+
+    @property
+    def bytes(self) -> int:
+        """What the files add up to."""
+        return sum(entry.size for _, entry in self.files)
+
+    def __str__(self) -> str:
+        return f"{self.package}@{self.top_hash}"
+
+
+def select(registry: Registry, reference: Reference) -> Selection:
+    """Read what a reference names; the manifest is read to its end, where its top hash is checked.
+
+    Raises:
+        PackageNotFoundError: there is no such package or revision.
+        EntryNotFoundError: the revision has nothing at the path.
+        QuiltError: as for :meth:`Registry.read`.
+    """
+    name = PackageName.parse_existing(reference.package)
+    top_hash = registry.resolve(name, reference.revision)
+    entries = registry.read(name, top_hash).entries
+    if reference.path is None:
+        return Selection(name, top_hash, [(entry.logical_key, entry) for entry in entries])
+    files = list(at(entries, reference.path))
+    if not files:
+        raise EntryNotFoundError(f"{registry.location}: package {name}@{top_hash} has nothing at {reference.path!r}")
+    return Selection(name, top_hash, files)
+
+
+def at(entries: Iterable[Entry], path: str) -> Iterator[tuple[str, Entry]]:
+    """Yield the file at a path, or the files below it, each with its path from there.
+
+    Raises:
+        LogicalKeyError: the path is no key.
+    """
+    file = parse_logical_key(path.removesuffix("/"))
+    for entry in entries:
+        if entry.logical_key == file and not path.endswith("/"):
+            yield file.rpartition("/")[2], entry
+        elif entry.logical_key.startswith(f"{file}/"):
+            yield entry.logical_key.removeprefix(f"{file}/"), entry

@@ -1,0 +1,111 @@
+"""What ``latest`` names in many packages, looked at again and again, at little cost."""
+
+import logging
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Final
+
+from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, PackageNameError
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.names import PackageName, TopHash
+from airflow_quilt.core.format.patterns import is_pattern, literal_prefix, matches
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.threads import map_threads
+
+_log = logging.getLogger(__name__)
+
+_FEW: Final = 16
+"""So many packages are looked at one by one, without trying whether a listing needs fewer requests."""
+_PAGE: Final = 1000
+
+
+class Watch:
+    """Looks at the ``latest`` pointers of packages of one registry.
+
+    A look makes one HEAD for each package; or it lists their pointers, 1000 with each request: where a pattern asks for that, or
+    as soon as packages are many, unless listing turned out to need more requests. A pointer is read where its ETag is another one
+    than at the last look.
+
+    Args:
+        registry: where the packages are.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self._root = registry.location.root
+        self._storage = registry.stores.of(self._root)
+        self._threads = registry.stores.limits.threads
+        self._etags: dict[str, str] = {}
+        self._found: dict[str, TopHash] = {}
+        self._pages = 0
+
+    def look(self, packages: Collection[str]) -> Mapping[str, TopHash]:
+        """Return the top hash that ``latest`` names, by package; packages that are not there are left out.
+
+        Args:
+            packages: names and patterns.
+
+        Raises:
+            StorageError: a store refused or failed.
+        """
+        prefixes = [literal_prefix(package) for package in packages if is_pattern(package)]
+        names = [package for package in packages if not is_pattern(package) and not package.startswith(tuple(prefixes))]
+        if len(names) > max(_FEW, self._pages):
+            prefixes.append(os.path.commonprefix(names))  # noqa: RUF071  (of characters, as listings have it)
+            names = []
+        etags = dict(self._listed(_outermost(prefixes), packages) if prefixes else ())
+        etags.update(self._asked(names))
+        changed = [name for name, etag in etags.items() if self._etags.get(name) != etag]
+        fresh = dict(zip(changed, map_threads(self._read, changed, self._threads), strict=True))
+        found = {name: top_hash for name in etags if (top_hash := fresh[name] if name in fresh else self._found[name])}
+        self._etags, self._found = {name: etags[name] for name in found}, found
+        return found
+
+    def _asked(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        for name, etag in map_threads(self._etag, names, self._threads):
+            if etag is not None:
+                yield name, etag
+
+    def _etag(self, name: str) -> tuple[str, str | None]:
+        try:
+            return name, self._storage.stat(self._root.join(layout.pointer(PackageName.parse_existing(name), layout.LATEST))).etag
+        except ObjectNotFoundError:
+            return name, None
+
+    def _listed(self, prefixes: Collection[str], packages: Collection[str]) -> Iterator[tuple[str, str]]:
+        """List the pointers below prefixes; yield the packages that are looked for, each with the ETag of its ``latest``."""
+        names = {package for package in packages if not is_pattern(package)}
+        patterns = [package for package in packages if is_pattern(package)]
+        directory = self._root.join(layout.NAMES)
+        pages = 0
+        for prefix in prefixes:
+            pages += 1
+            for count, stat in enumerate(self._storage.scan(PhysicalKey(directory.bucket, directory.key + prefix)), 1):
+                pages += count % _PAGE == 0
+                name, _, pointer = stat.key.key.removeprefix(directory.key).rpartition("/")
+                if pointer == layout.LATEST and name.count("/") == 1 and _is_wanted(name, names, patterns):
+                    yield name, stat.etag
+        self._pages = pages
+
+    def _read(self, name: str) -> TopHash | None:
+        """Return what ``latest`` of a package names; None where it is gone meanwhile, or holds something else."""
+        try:
+            latest = self.registry.latest(PackageName.parse_existing(name))
+        except (ManifestError, PackageNameError) as error:
+            _log.warning("%s: 'latest' of %s is no top hash and is passed over: %s", self.registry.location, name, error)
+            return None
+        return latest.top_hash if latest else None
+
+
+def _is_wanted(name: str, names: Collection[str], patterns: Iterable[str]) -> bool:
+    return name in names or any(matches(name, pattern) for pattern in patterns)
+
+
+def _outermost(prefixes: Iterable[str]) -> list[str]:
+    """Return those prefixes that lie below no other one."""
+    kept: list[str] = []
+    for prefix in sorted(set(prefixes)):
+        if not kept or not prefix.startswith(kept[-1]):
+            kept.append(prefix)
+    return kept

@@ -1,0 +1,1 @@
+"""Threads, retries, progress and temporary space: the use of the machine, without knowledge of packages."""

@@ -1,0 +1,134 @@
+"""Records of a package, in memory while they are few, and in a temporary file beyond that."""
+
+import contextlib
+import heapq
+import itertools
+import os
+import pickle
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Generic, Self, TypeVar, cast
+
+import msgspec
+
+from airflow_quilt.core.errors import DiskError
+from airflow_quilt.core.format.batches import batched
+from airflow_quilt.core.format.ordering import Record, place
+
+T = TypeVar("T", bound=Record)
+
+
+@contextlib.contextmanager
+def temporary_room(directory: Path | None = None) -> Iterator[None]:
+    """Tell a directory for temporary files that has no room from other trouble; by default that of the system.
+
+    Raises:
+        DiskError: it has none.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror or error}; free space there, or let TMPDIR name a directory that has more"
+        raise DiskError(reason, str(directory or tempfile.tempdir or "temporary files")) from error
+
+
+@dataclass(slots=True)
+class _Run:
+    """Records in order, as blocks of a file: where each begins, and its bytes; and the place of the last one."""
+
+    file: IO[bytes]
+    last: str
+    blocks: list[tuple[int, int]] = field(default_factory=list)
+
+
+class Spool(Generic[T]):
+    """Takes records in any order, from any thread, and yields them in walk order, as often as need be.
+
+    The file has no name, so it goes with the process, however that ends.
+
+    Args:
+        kind: the type of the records, for msgspec.
+        most: how many are held in memory.
+        directory: where the file is; by default where the system has its temporary files.
+    """
+
+    def __init__(self, kind: Any, most: int, directory: Path | None = None) -> None:
+        self._most = most
+        self._directory = directory
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(list[kind]).decode
+        self._lock = threading.Lock()
+        self._fresh: list[T] = []
+        self._runs: list[_Run] = []
+        self._file: IO[bytes] | None = None
+        self._count = 0
+
+    def extend(self, records: Iterable[T]) -> int:
+        """Take records; return how many there were.
+
+        Raises:
+            DiskError: the directory for temporary files has no room.
+        """
+        count = 0
+        for batch in batched(records):
+            count += len(batch)
+            with self._lock:
+                self._count += len(batch)
+                self._fresh += batch
+                if len(self._fresh) > self._most:
+                    self._spill()
+        return count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[T]:
+        fresh = sorted(self._fresh, key=place)
+        if len(self._runs) <= 1 and (not self._runs or not fresh or self._runs[0].last <= place(fresh[0])):
+            return itertools.chain(*map(self._read, self._runs), fresh)
+        return heapq.merge(*map(self._read, self._runs), fresh, key=place)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the records."""
+        self._fresh, self._runs = [], []
+        if self._file:
+            self._file.close()
+
+    def _spill(self) -> None:
+        """Write what is in memory to the file, in order: as a run of its own, unless it goes on where the last one ended."""
+        self._fresh.sort(key=place)
+        first, last = place(self._fresh[0]), place(self._fresh[-1])
+        with temporary_room(self._directory):
+            self._file = self._file or tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  (closed with the spool)
+            if not self._runs or self._runs[-1].last > first:
+                self._runs.append(_Run(self._file, first))
+            for batch in batched(self._fresh):
+                block = self._encoded(batch)
+                self._runs[-1].blocks.append((self._file.tell(), self._file.write(block)))
+            self._file.flush()
+        self._runs[-1].last = last
+        self._fresh = []
+
+    def _read(self, run: _Run) -> Iterator[T]:
+        for start, size in run.blocks:
+            yield from self._decoded(os.pread(run.file.fileno(), size, start))
+
+    def _encoded(self, records: list[T]) -> bytes:
+        try:
+            return self._encode(records)
+        except (UnicodeEncodeError, OverflowError):  # Names of files that are no Unicode; integers of more than 64 bits.
+            return pickle.dumps(records)
+
+    def _decoded(self, block: bytes) -> list[T]:
+        if block.startswith(pickle.PROTO):  # As no array of msgpack does.
+            return cast("list[T]", pickle.loads(block))  # noqa: S301  (our own)
+        return cast("list[T]", self._decode(block))

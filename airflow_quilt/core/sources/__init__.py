@@ -1,0 +1,1 @@
+"""From the ``entries`` of a user to files: parsing, listing, serializing."""

@@ -1,0 +1,141 @@
+"""Values that become files: JSON values and data frames, in the format that the logical key's suffix names.
+
+Each data frame is written by the library that owns it; none is imported here.
+"""
+
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from airflow_quilt.core.errors import SourceError
+from airflow_quilt.core.format.names import LogicalKey
+
+
+def is_frame(value: object) -> bool:
+    """Whether a value is a data frame of pandas or polars, or an Arrow table."""
+    return _kind(value) in _WRITERS
+
+
+def is_json_key(key: str) -> bool:
+    """Whether a logical key asks for JSON."""
+    return key.lower().endswith(".json")
+
+
+def write_json(key: LogicalKey, value: object) -> bytes:
+    """Return a JSON value as the bytes of a file; sequences of any kind become lists.
+
+    Raises:
+        SourceError: the value is not JSON.
+    """
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_json).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SourceError(f"entry {key!r}: its content is not JSON: {error}") from error
+
+
+def write_frame(key: LogicalKey, frame: object) -> bytes:
+    """Return a data frame as the bytes of a file.
+
+    Raises:
+        SourceError: the suffix of the key names no format that this kind of frame is written in, or the library that
+            writes it is missing or refuses.
+    """
+    formats = _WRITERS[_kind(frame)]
+    write = formats.get(_suffix(key))
+    if write is None:
+        raise SourceError(f"entry {key!r}: a {type(frame).__name__} needs a key that ends in one of {', '.join(sorted(formats))}")
+    try:
+        return write(frame)
+    except Exception as error:  # Whatever the library raises, the key is what the user needs to hear.
+        raise SourceError(f"entry {key!r}: its {type(frame).__name__} cannot be written: {error}") from error
+
+
+def _suffix(key: str) -> str:
+    return PurePosixPath(key).suffix.lower()
+
+
+def _kind(value: object) -> tuple[str, str]:
+    return type(value).__module__.partition(".")[0], type(value).__name__
+
+
+def _as_json(value: object) -> Any:
+    """Turn sequences and mappings that json does not know, such as the output of mapped tasks, into ones it does."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _compact_json(records: list[Any]) -> bytes:
+    return json.dumps(records, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_as_text).encode()
+
+
+def _as_text(value: Any) -> str:
+    """Write times as ISO 8601 does, and other values of a cell as they print."""
+    return str(value.isoformat() if hasattr(value, "isoformat") else value)
+
+
+def _has_names(frame: Any) -> bool:
+    """Whether the index of a pandas frame says more than the numbers of its rows."""
+    index = frame.index
+    return type(index).__name__ != "RangeIndex" or index.name is not None or (index.start, index.step) != (0, 1)
+
+
+def _pandas_json(frame: Any) -> bytes:
+    plain = frame.reset_index() if _has_names(frame) else frame
+    # Not to_json, which rounds floats to 15 digits at best.
+    records = plain.astype(object).where(plain.notna(), None).to_dict(orient="records")
+    return _compact_json(records)
+
+
+def _pandas_csv(frame: Any) -> bytes:
+    text: str = frame.to_csv(index=_has_names(frame))
+    return text.encode()
+
+
+def _pandas_parquet(frame: Any) -> bytes:
+    return _to_buffer(frame.to_parquet)
+
+
+def _polars_csv(frame: Any) -> bytes:
+    return _to_buffer(frame.write_csv)
+
+
+def _polars_json(frame: Any) -> bytes:
+    return _to_buffer(frame.write_json)
+
+
+def _polars_parquet(frame: Any) -> bytes:
+    return _to_buffer(frame.write_parquet)
+
+
+def _arrow_csv(table: Any) -> bytes:
+    from pyarrow.csv import write_csv  # noqa: PLC0415  (whoever has a table has pyarrow)
+
+    return _to_buffer(lambda out: write_csv(table, out))
+
+
+def _arrow_json(table: Any) -> bytes:
+    return _compact_json(table.to_pylist())
+
+
+def _arrow_parquet(table: Any) -> bytes:
+    from pyarrow.parquet import write_table  # noqa: PLC0415  (whoever has a table has pyarrow)
+
+    return _to_buffer(lambda out: write_table(table, out))
+
+
+def _to_buffer(write: Callable[[io.BytesIO], object]) -> bytes:
+    out = io.BytesIO()
+    write(out)
+    return out.getvalue()
+
+
+_WRITERS: Final[Mapping[tuple[str, str], Mapping[str, Callable[[Any], bytes]]]] = {
+    ("pandas", "DataFrame"): {".csv": _pandas_csv, ".json": _pandas_json, ".parquet": _pandas_parquet},
+    ("polars", "DataFrame"): {".csv": _polars_csv, ".json": _polars_json, ".parquet": _polars_parquet},
+    ("pyarrow", "Table"): {".csv": _arrow_csv, ".json": _arrow_json, ".parquet": _arrow_parquet},
+}

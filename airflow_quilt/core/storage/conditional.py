@@ -1,0 +1,65 @@
+"""Writes on conditions, on stores that keep them and on stores that do not."""
+
+import logging
+from typing import Final
+
+from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, UnsupportedError
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.storage.base import Replace, Stat, Storage, WriteMode
+
+_log = logging.getLogger(__name__)
+
+_WEAK: Final = (
+    "%s keeps no conditional writes (If-Match, If-None-Match): one writer at a time is safe there, but of several that publish "
+    "or delete revisions of one package at the same moment one may undo what another did"
+)
+
+
+class ConditionalWriter:
+    """Writes small objects, each on a condition; where the store keeps none, it looks first and then writes.
+
+    Args:
+        storage: where.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._is_weak = False
+
+    def put(self, key: PhysicalKey, data: bytes, mode: WriteMode, mark: str | None = None) -> Stat:
+        """Write, if the condition holds.
+
+        Raises:
+            PreconditionError: it does not.
+        """
+        if not self._is_weak and mode != "overwrite":
+            try:
+                return self._storage.put(key, data, mode, mark)
+            except UnsupportedError:
+                self._weaken(key)
+        self._look(key, mode)
+        return self._storage.put(key, data, "overwrite", mark)
+
+    def probe(self, key: PhysicalKey, data: bytes) -> None:
+        """Find out whether the store keeps conditions.
+
+        Args:
+            key: an object of this writer, which may be written again as it is.
+            data: its bytes.
+        """
+        if not self._is_weak and not self._storage.keeps_conditions(key, data):
+            self._weaken(key)
+
+    def _weaken(self, key: PhysicalKey) -> None:
+        self._is_weak = True
+        _log.warning(_WEAK, f"s3://{key.bucket}" if key.bucket else key)
+
+    def _look(self, key: PhysicalKey, mode: WriteMode) -> None:
+        if mode == "overwrite":
+            return
+        try:
+            etag = self._storage.get(key).etag
+        except ObjectNotFoundError:
+            etag = None
+        if etag != (mode.etag if isinstance(mode, Replace) else None):
+            raise PreconditionError("the object is not in the state that was expected", str(key))

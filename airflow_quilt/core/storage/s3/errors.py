@@ -1,0 +1,109 @@
+"""What the errors of boto and of S3 stores mean to the engine."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
+)
+
+from airflow_quilt.core.errors import (
+    AccessDeniedError,
+    BucketNotFoundError,
+    ChecksumMismatchError,
+    CredentialsExpiredError,
+    ObjectNotFoundError,
+    PreconditionError,
+    QuiltError,
+    StorageError,
+    StorageUnavailableError,
+    ThrottledError,
+    UnsupportedError,
+    UploadVanishedError,
+)
+from airflow_quilt.core.format.uris import PhysicalKey
+
+_CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
+    "404": (ObjectNotFoundError, "there is no such object"),
+    "NoSuchKey": (ObjectNotFoundError, "there is no such object"),
+    "NoSuchVersion": (ObjectNotFoundError, "there is no such version of the object"),
+    "NoSuchUpload": (UploadVanishedError, "the upload was completed or aborted"),
+    "MethodNotAllowed": (ObjectNotFoundError, "the object was deleted"),
+    "405": (ObjectNotFoundError, "the object was deleted"),
+    "NoSuchBucket": (BucketNotFoundError, "there is no such bucket"),
+    "InvalidBucketName": (BucketNotFoundError, "this is no name of a bucket"),
+    "403": (AccessDeniedError, "access denied"),
+    "AccessDenied": (AccessDeniedError, "access denied"),
+    "InvalidAccessKeyId": (AccessDeniedError, "the store does not know the access key"),
+    "SignatureDoesNotMatch": (AccessDeniedError, "the secret key does not match the access key"),
+    "InvalidToken": (AccessDeniedError, "the session token is not valid"),
+    "ExpiredToken": (CredentialsExpiredError, "the credentials have expired"),
+    "ExpiredTokenException": (CredentialsExpiredError, "the credentials have expired"),
+    "RequestExpired": (CredentialsExpiredError, "the credentials have expired"),
+    "TokenRefreshRequired": (CredentialsExpiredError, "the credentials have expired"),
+    "412": (PreconditionError, "the object is not in the state that was expected"),
+    "PreconditionFailed": (PreconditionError, "the object is not in the state that was expected"),
+    "ConditionalRequestConflict": (PreconditionError, "another writer was faster"),
+    "NotImplemented": (UnsupportedError, "the store does not know this request"),
+    "501": (UnsupportedError, "the store does not know this request"),
+    "SlowDown": (ThrottledError, "the store asks to slow down"),
+    "Throttling": (ThrottledError, "the store asks to slow down"),
+    "ThrottlingException": (ThrottledError, "the store asks to slow down"),
+    "TooManyRequests": (ThrottledError, "the store asks to slow down"),
+    "RequestLimitExceeded": (ThrottledError, "the store asks to slow down"),
+    "RequestTimeout": (StorageUnavailableError, "the request took too long"),
+    "RequestTimeTooSkewed": (StorageUnavailableError, "the clocks of this machine and the store differ too much"),
+}
+_OTHER_BYTES: Final = {"BadDigest", "InvalidPart", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+_TOO_MANY_REQUESTS: Final = 429
+_SERVER_ERROR: Final = 500
+_SERVER_ERRORS: Final = {"InternalError", "ServiceUnavailable"}
+"""What a store says of one object of a batch, where no status comes with it."""
+
+
+@contextlib.contextmanager
+def translated(key: PhysicalKey) -> Iterator[None]:
+    """Turn boto's errors into the engine's."""
+    try:
+        yield
+    except ClientError as error:
+        details = error.response.get("Error", {})
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        raise error_of(details.get("Code", ""), details.get("Message", ""), status, str(key)) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise AccessDeniedError(f"no credentials: {error}", str(key)) from error
+    except FlexibleChecksumError as error:
+        raise ChecksumMismatchError(f"{key}: other bytes came than the store has: {error}") from error
+    except (BotoConnectionError, CredentialRetrievalError, HTTPClientError, IncompleteReadError) as error:
+        raise StorageUnavailableError(str(error), str(key)) from error
+    except BotoCoreError as error:
+        raise StorageError(str(error), str(key)) from error
+    except QuiltError:
+        raise
+    except Exception as error:  # What botocore makes of an answer that was damaged on its way is no one kind of error.
+        raise StorageUnavailableError(f"the answer cannot be read: {error!r}", str(key)) from error
+
+
+def error_of(code: str, message: str, status: int, location: str) -> QuiltError:
+    """Return the error for a code of S3; ``status`` is that of HTTP, 0 where none comes with it."""
+    if code in _OTHER_BYTES:
+        return ChecksumMismatchError(f"{location}: the store received other bytes than were sent")
+    if code in _CODES:
+        kind, meaning = _CODES[code]
+        return kind(f"{meaning} ({message})" if message and not code.isdigit() else meaning, location)
+    if status == _TOO_MANY_REQUESTS:
+        return ThrottledError(f"the store asks to slow down ({code} {message})".strip(), location)
+    if status >= _SERVER_ERROR or code in _SERVER_ERRORS:
+        return StorageUnavailableError(f"the store failed ({status} {code} {message})".strip(), location)
+    return StorageError(f"the store refused ({status} {code} {message})".strip(), location)

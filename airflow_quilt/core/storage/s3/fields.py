@@ -1,0 +1,70 @@
+"""What the requests and answers of S3 have in common.
+
+Request and response fields are those of the Amazon S3 API Reference.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from airflow_quilt.core.errors import StorageError
+from airflow_quilt.core.format.hashes import StoreAlgorithm, to_s3
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.storage.base import Stat
+
+_SECOND: Final = timedelta(seconds=3)
+"""What was written so long before a listing is written again only in a later second, by any of the store's clocks."""
+
+
+def bucket_of(key: PhysicalKey) -> str:
+    """Return the bucket of an object.
+
+    Raises:
+        StorageError: it is a local file.
+    """
+    if key.bucket is None:
+        raise StorageError("this is no object of an S3 store", str(key))
+    return key.bucket
+
+
+def address(key: PhysicalKey) -> Any:
+    """Return the fields that name an object, at its version if it has one; also those of ``CopySource``."""
+    fields = {"Bucket": bucket_of(key), "Key": key.key}
+    return fields | {"VersionId": key.version_id} if key.version_id is not None else fields
+
+
+def checksum_fields(algorithm: StoreAlgorithm, digest: bytes) -> dict[str, str]:
+    """Return the field that tells the digest of the bytes of an object or part."""
+    return {f"Checksum{algorithm}": to_s3(digest)}
+
+
+def stat_of(key: PhysicalKey, size: int, etag: str, checksums: Mapping[str, Any]) -> Stat:
+    """Return what is known of an object; ``checksums`` are the fields of an answer, or of the request."""
+    return Stat(key, size, etag, checksums.get("ChecksumSHA256"), checksums.get("ChecksumCRC64NVME"))
+
+
+def stats_of(bucket: str | None, page: Mapping[str, Any]) -> Iterator[Stat]:
+    """Yield what a page of a listing tells.
+
+    An ETag depends on the bytes alone, and times are of whole seconds: only of what is older they tell one writing from the next.
+    """
+    certain = _certain(page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", ""))
+    for item in page.get("Contents", ()):
+        modified = item.get("LastModified")
+        written = f"{modified.timestamp()} {item['ETag']}" if modified and modified <= certain else ""
+        yield Stat(PhysicalKey(bucket, item["Key"]), item["Size"], item["ETag"], written=written)
+
+
+def _certain(date: str) -> datetime:
+    """Return until when the last writing of an object is told from all others by a listing of some date."""
+    try:
+        return parsedate_to_datetime(date).astimezone(UTC) - _SECOND
+    except (ValueError, OverflowError):
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def version_of(answer: Mapping[str, Any]) -> str | None:
+    """Return the version that the store told; buckets without versioning call theirs ``null``."""
+    version: str | None = answer.get("VersionId")
+    return None if version == "null" else version

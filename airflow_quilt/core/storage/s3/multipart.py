@@ -1,0 +1,103 @@
+"""Uploads in parts to S3 stores."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_quilt.core.errors import StorageUnavailableError
+from airflow_quilt.core.format.hashes import StoreAlgorithm, from_s3, to_s3
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.storage.base import Stat
+from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
+from airflow_quilt.core.storage.s3.errors import translated
+from airflow_quilt.core.storage.s3.fields import address, checksum_fields, stat_of, version_of
+
+
+class S3Upload:
+    """An upload in parts to an S3 store; parts may be sent from several threads."""
+
+    def __init__(
+        self,
+        runtime: CommonRuntime,
+        key: PhysicalKey,
+        upload_id: str,
+        algorithm: StoreAlgorithm,
+        arrived: Mapping[int, Any] | None = None,
+    ) -> None:
+        self._runtime = runtime
+        self._client = runtime.client
+        self._key = key
+        self._algorithm: StoreAlgorithm = algorithm
+        self._target: Any = {**address(key.at_version(None)), "UploadId": upload_id}
+        self._parts: dict[int, tuple[int, dict[str, Any]]] = {}
+        self._arrived = arrived or {}
+
+    def has(self, number: int, data: bytes, digest: bytes) -> bool:
+        """Tell whether a part arrived: by its checksum, or by the MD5 in its ETag where the store lists no other."""
+        part = self._arrived.get(number)
+        if part is None or part["Size"] != len(data):
+            return False
+        checksum = checksum_fields(self._algorithm, digest)
+        told = part.get(f"Checksum{self._algorithm}")
+        if not (told == to_s3(digest) if told else part["ETag"].strip('"') == _md5(data)):
+            return False
+        self._keep(number, len(data), part["ETag"], checksum)
+        return True
+
+    def arrived(self, number: int, size: int) -> bytes | None:
+        """Return the digest of a part that arrived, if it has this size and the store lists it."""
+        part = self._arrived.get(number, {})
+        digest = from_s3(part.get(f"Checksum{self._algorithm}"))
+        if part.get("Size") != size or digest is None:
+            return None
+        self._keep(number, size, part["ETag"], checksum_fields(self._algorithm, digest))
+        return digest
+
+    def send(self, number: int, data: bytes, digest: bytes) -> None:
+        """Send a part; the store refuses it when its bytes do not have the digest."""
+        checksum: Any = checksum_fields(self._algorithm, digest)
+        part = {"partNumber": number, "uploadId": self._target["UploadId"]}
+        with translated(self._key):
+            answer: Any = self._runtime.put(self._key, data, digest, self._algorithm, part)
+            if answer is None:
+                answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, **checksum)
+        self._keep(number, len(data), answer["ETag"], checksum)
+
+    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+        """Let the store copy a range of another object as a part."""
+        with translated(source.key):
+            answer = self._client.upload_part_copy(
+                **self._target,
+                PartNumber=number,
+                CopySource=address(source.key),
+                CopySourceIfMatch=source.etag,
+                CopySourceRange=f"bytes={start}-{stop - 1}",
+            )
+        result: Any = answer["CopyPartResult"]
+        told = result.get(f"Checksum{self._algorithm}")
+        digest = from_s3(told)
+        if told and digest is None:
+            raise StorageUnavailableError("the checksum in the answer was damaged on its way", str(self._key))
+        self._keep(number, stop - start, result["ETag"], checksum_fields(self._algorithm, digest) if digest else {})
+        return digest
+
+    def complete(self) -> Stat:
+        """Put the parts together."""
+        parts: Any = [part for _, (_, part) in sorted(self._parts.items())]
+        with translated(self._key):
+            answer = self._client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
+        size = sum(size for size, _ in self._parts.values())
+        return stat_of(self._key.at_version(version_of(answer)), size, answer["ETag"], answer)
+
+    def abort(self) -> None:
+        """Drop the parts."""
+        with translated(self._key):
+            self._client.abort_multipart_upload(**self._target)
+
+    def _keep(self, number: int, size: int, etag: str, checksum: Mapping[str, str]) -> None:
+        """Remember a part for when it is put together with the others; one that is sent again takes its own place."""
+        self._parts[number] = size, {"PartNumber": number, "ETag": etag, **checksum}
+
+
+def _md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()

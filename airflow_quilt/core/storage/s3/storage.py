@@ -1,0 +1,356 @@
+"""S3 and the stores that speak its protocol, through boto3; the bytes of objects, and listings, through the common runtime."""
+
+import contextlib
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import IO, TYPE_CHECKING, Any, Final
+
+from botocore.config import Config
+from botocore.exceptions import (
+    ClientError,
+)
+
+from airflow_quilt.core.errors import (
+    AccessDeniedError,
+    ObjectNotFoundError,
+    PreconditionError,
+    StorageError,
+    StorageUnavailableError,
+    UnsupportedError,
+    UploadVanishedError,
+)
+from airflow_quilt.core.format.hashes import StoreAlgorithm
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.runtime.limits import Limits
+from airflow_quilt.core.runtime.retry import Patience
+from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole, raise_first
+from airflow_quilt.core.storage.s3.crt.listing import OBJECTS, VERSIONS, Listing
+from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
+from airflow_quilt.core.storage.s3.errors import error_of, translated
+from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, stats_of, version_of
+from airflow_quilt.core.storage.s3.multipart import S3Upload
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_log = logging.getLogger(__name__)
+
+_DELETE_BATCH: Final = 1000
+_PAGE: Final = 1000
+"""As many keys or versions as an answer lists."""
+_MARK: Final = "airflow-quilt"
+_NO_REASON: Final = "400"
+_BEYOND_THE_END: Final = {"416", "InvalidRange"}
+_NO_STATE: Final = '"00000000000000000000000000000000"'
+"""An ETag that no object has."""
+_READING: Final = Patience(seconds=30.0, longest=2.0)
+"""For what botocore does not try again: an answer that breaks off in its body."""
+
+_DEFAULTS: Final = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=10)
+_LIMITS: Final = Limits()
+
+
+def client_config(own: Config | None, limits: Limits = _LIMITS) -> Config:
+    """Return the settings that this storage needs of its client; what the user chose goes before."""
+    defaults = _DEFAULTS.merge(Config(max_pool_connections=2 * limits.threads))  # No call waits for a connection.
+    return defaults.merge(own) if own else defaults
+
+
+class S3Storage:
+    """An S3 store.
+
+    Args:
+        client: a boto3 S3 client; it may be shared by threads, and its own retries come first.
+        patience: with answers that break off, which botocore does not ask for again.
+        most: bytes that are read whole.
+        crt: whether the bytes of objects may go through the common runtime.
+    """
+
+    def __init__(self, client: "S3Client", patience: Patience = _READING, most: int = MOST_WHOLE, *, crt: bool = True) -> None:
+        self._client = client
+        self._runtime = CommonRuntime(client, use=crt)
+        self._patience = patience
+        self._most = most
+        self._conditions: dict[str | None, bool] = {}
+
+    @property
+    def guards_answers(self) -> bool:
+        """Whether the connection shows when bytes change on their way: TLS does."""
+        return self._client.meta.endpoint_url.startswith("https:")
+
+    def get(self, key: PhysicalKey) -> Blob:
+        """Read a small object whole."""
+        return self._patience.call(lambda: self._get(key))
+
+    def _get(self, key: PhysicalKey) -> Blob:
+        with translated(key):
+            answer: Any
+            if read := self._runtime.read(key, min(CHUNK, self._most)):
+                answer, data = read
+                if not answer:
+                    raise ObjectNotFoundError("there is no such object", str(key))
+            else:
+                answer = self._client.get_object(**address(key))
+                with contextlib.closing(answer["Body"]) as body:
+                    check_whole(key, answer["ContentLength"], self._most)
+                    data = body.read()
+            version = version_of(answer) if key.version_id is None else key.version_id
+        return Blob(data, answer["ETag"], key.at_version(version), answer.get("Metadata", {}).get(_MARK))
+
+    def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
+        """Read a range of an object in chunks; where an answer breaks off, the rest of the same state is asked for."""
+        state: dict[str, Any] = {}
+        failures, began = 0, 0.0
+        while start < stop:
+            try:
+                for chunk in self._range(key, start, stop, state):
+                    start += len(chunk)
+                    failures = 0
+                    yield chunk
+            except StorageUnavailableError as error:
+                if not state:
+                    raise  # Nothing came yet: to ask again is for whoever asked.
+                failures += 1
+                began = self._patience.clock() if failures == 1 else began
+                pause = self._patience.pause(error, failures, began)
+                if pause is None:
+                    raise
+                self._patience.sleep(pause)
+            else:
+                return
+
+    def _range(self, key: PhysicalKey, start: int, stop: int, state: dict[str, Any]) -> Iterator[bytes]:
+        """Read a range once; ``state`` holds the condition that it still is the object which was read from before."""
+        with translated(key):
+            if not state and (read := self._runtime.get(key, start, stop)):
+                state["IfMatch"], data = read
+                yield data
+                return
+            try:
+                answer = self._client.get_object(**address(key), Range=f"bytes={start}-{stop - 1}", **state)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in _BEYOND_THE_END:
+                    return
+                raise
+            state["IfMatch"] = answer["ETag"]
+            with contextlib.closing(answer["Body"]) as body:
+                yield from body.iter_chunks(CHUNK)
+
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
+        """Write an object with one request, if the condition of ``mode`` holds; the mark is metadata of the object."""
+        options: dict[str, Any] = {"Metadata": {_MARK: mark}} if mark is not None else {}
+        if mode == "create":
+            options["IfNoneMatch"] = "*"
+        elif isinstance(mode, Replace):
+            options["IfMatch"] = mode.etag
+        size = len(body) if isinstance(body, bytes) else body.seek(0, os.SEEK_END)
+
+        def put() -> Any:
+            if not isinstance(body, bytes):
+                body.seek(0)
+            with translated(key):
+                return self._client.put_object(**address(key.at_version(None)), Body=body, **options)
+
+        try:
+            answer = self._patience.call(put)
+        except ObjectNotFoundError as error:
+            if not isinstance(mode, Replace):
+                raise
+            # S3's answer to If-Match where there is nothing.
+            raise PreconditionError("there is no object to replace", str(key)) from error
+        return Stat(key.at_version(version_of(answer)), size, answer["ETag"])
+
+    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:
+        """Tell whether the store keeps conditions, by writes that must be refused; each bucket is asked once."""
+        if key.bucket not in self._conditions:
+            self._conditions[key.bucket] = self._refuses(key, data, Replace(_NO_STATE)) and (
+                # Somebody may have deleted it in between, and then it is written anew, but only once.
+                self._refuses(key, data, "create") or self._refuses(key, data, "create")
+            )
+        return self._conditions[key.bucket]
+
+    def _refuses(self, key: PhysicalKey, data: bytes, mode: WriteMode) -> bool:
+        try:
+            self.put(key, data, mode)
+        except PreconditionError:
+            return True
+        except UnsupportedError:
+            pass
+        return False
+
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+        """Write an object with one request; the store refuses it when its bytes do not have the digest."""
+        checksum: Any = checksum_fields(algorithm, digest)
+        with translated(key):
+            answer: Any = self._runtime.put(key, data, digest, algorithm)
+            if answer is None:
+                answer = self._client.put_object(**address(key.at_version(None)), Body=data, **checksum)
+        return stat_of(key.at_version(version_of(answer)), len(data), answer["ETag"], checksum)
+
+    def stat(self, key: PhysicalKey) -> Stat:
+        """Tell size, version and checksum of an object."""
+        return self._patience.call(lambda: self._stat(key))
+
+    def _stat(self, key: PhysicalKey) -> Stat:
+        with translated(key):
+            try:
+                answer: Any = self._runtime.head(key)
+                if answer == {}:
+                    raise ObjectNotFoundError("there is no such object", str(key))
+                answer = answer or self._client.head_object(**address(key), ChecksumMode="ENABLED")
+            except ClientError as error:
+                if error.response["Error"]["Code"] != _NO_REASON:
+                    raise
+                self._ask_why(key)
+                answer = self._client.head_object(**address(key), ChecksumMode="ENABLED")
+        version = version_of(answer) if key.version_id is None else key.version_id
+        return stat_of(key.at_version(version), answer["ContentLength"], answer["ETag"], answer)
+
+    def part_sizes(self, stat: Stat) -> list[int]:
+        """Tell the bytes of each part of an object; none where the store, or this user's rights, do not let it."""
+        try:
+            return self._patience.call(lambda: list(self._part_sizes(stat)))
+        except StorageError as error:
+            if error.transient:
+                raise
+            _log.info("The parts of an object are not known, so it is read: %s", error)
+            return []
+
+    def _part_sizes(self, stat: Stat) -> Iterator[int]:
+        marker: dict[str, Any] = {}
+        while True:
+            with translated(stat.key):
+                answer = self._client.get_object_attributes(
+                    **address(stat.key), ObjectAttributes=["ETag", "ObjectParts"], MaxParts=_PAGE, **marker
+                )
+            parts = answer.get("ObjectParts", {})
+            if answer.get("ETag", stat.etag).strip('"') != stat.etag.strip('"'):
+                return  # Another object by now: what the caller does next will tell.
+            yield from (part["Size"] for part in parts.get("Parts", ()))
+            if not parts.get("IsTruncated"):
+                return
+            marker = {"PartNumberMarker": parts["NextPartNumberMarker"]}
+
+    def _ask_why(self, key: PhysicalKey) -> None:
+        """Read one byte: the answer says why HEAD, whose answers have no body, was refused; fresh credentials may mend it."""
+        try:
+            self._client.get_object(**address(key), Range="bytes=0-0")["Body"].close()
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in _BEYOND_THE_END:
+                raise
+
+    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
+        """List the objects below a prefix, without versions."""
+        begin = {"StartAfter": prefix.key + after} if after else {}
+        for page in self._pages(OBJECTS, self._client.list_objects_v2, prefix, **begin):
+            yield from stats_of(prefix.bucket, page)
+
+    def _pages(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, **begin: str) -> Iterator[Any]:
+        """List page by page; each is asked for again where it failed for now, which boto's paginators cannot."""
+        request = {"Bucket": bucket_of(prefix), "Prefix": prefix.key, **begin}
+
+        def ask() -> Any:
+            with translated(prefix):
+                return self._runtime.page(listing, request) or call(**request)
+
+        while True:
+            page = self._patience.call(ask)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            onward = listing.onward(page)
+            if not onward:
+                raise StorageError("a listing breaks off and does not say where it goes on", str(prefix))
+            request |= onward
+
+    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
+        """List the objects below a prefix at their current versions; a store that has none lists them without."""
+        try:
+            yield from self._scan_versions(prefix, most)
+        except UnsupportedError:  # The first page says so, if any.
+            yield from itertools.islice(self.scan(prefix), most)
+
+    def _scan_versions(self, prefix: PhysicalKey, most: int | None) -> Iterator[Stat]:
+        pages = None if most is None else -(-most // _PAGE)
+        for page in itertools.islice(self._pages(VERSIONS, self._client.list_object_versions, prefix), pages):
+            for item in page.get("Versions", ()):
+                if item["IsLatest"]:
+                    key = PhysicalKey(prefix.bucket, item["Key"], version_of(item))
+                    # SeaweedFS lists other ETags than it tells for objects that have no version.
+                    yield Stat(key, item["Size"], item["ETag"] if key.version_id else "")
+
+    def keeps_versions(self, key: PhysicalKey) -> bool:
+        """Tell whether the bucket of a key keeps versions; a store that does not know the question has none."""
+        try:
+            with translated(key):
+                return self._client.get_bucket_versioning(Bucket=bucket_of(key)).get("Status") == "Enabled"
+        except UnsupportedError:
+            return False
+
+    def delete(self, keys: Sequence[PhysicalKey]) -> None:
+        """Delete objects, up to 1000 with one request; with versions, a delete marker covers them."""
+        failed = []
+        for batch in _batches(keys):
+            answer = self._patience.call(partial(self._delete, batch))
+            for refused in answer.get("Errors", ()):
+                key = PhysicalKey(batch[0].bucket, refused.get("Key", ""))
+                failed.append(error_of(refused.get("Code", ""), refused.get("Message", ""), 0, str(key)))
+        raise_first(failed, len(keys))
+
+    def _delete(self, keys: Sequence[PhysicalKey]) -> Any:
+        with translated(keys[0]):
+            if len(keys) == 1:  # Without a body, which not every store checks.
+                return self._client.delete_object(**address(keys[0].at_version(None)))
+            objects: Any = [{"Key": key.key} for key in keys]
+            return self._client.delete_objects(Bucket=bucket_of(keys[0]), Delete={"Objects": objects, "Quiet": True})
+
+    def copy(self, source: Stat, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+        """Let the store copy an object of at most 5 GiB; the copy's checksum is asked for where the store is silent."""
+        with translated(source.key):
+            answer = self._client.copy_object(
+                **address(key.at_version(None)),
+                CopySource=address(source.key),
+                CopySourceIfMatch=source.etag,
+                ChecksumAlgorithm=algorithm,
+            )
+        copied, result = key.at_version(version_of(answer)), answer["CopyObjectResult"]
+        return stat_of(copied, source.size, result["ETag"], result) if f"Checksum{algorithm}" in result else self.stat(copied)
+
+    def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> S3Upload:
+        """Begin an upload in parts, each with its digest."""
+        options: Any = {"ChecksumAlgorithm": algorithm}
+        if algorithm == "CRC64NVME":
+            options["ChecksumType"] = "FULL_OBJECT"
+        with translated(key):
+            answer = self._client.create_multipart_upload(**address(key.at_version(None)), **options)
+        return S3Upload(self._runtime, key, answer["UploadId"], algorithm)
+
+    def unfinished(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm = "SHA256") -> list[S3Upload]:
+        """Find the uploads to a key that are still open; a store or user that may not list them has none."""
+        try:
+            with translated(key):
+                answer = self._client.list_multipart_uploads(Bucket=bucket_of(key), Prefix=key.key)
+                found = [
+                    upload
+                    for upload in answer.get("Uploads", ())
+                    if upload["Key"] == key.key
+                    and upload["Initiated"].timestamp() >= since
+                    and upload.get("ChecksumAlgorithm", algorithm) == algorithm
+                ]
+                found.sort(key=lambda upload: upload["Initiated"], reverse=True)
+                return [S3Upload(self._runtime, key, upload["UploadId"], algorithm, self._parts(key, upload)) for upload in found]
+        except (AccessDeniedError, UnsupportedError, UploadVanishedError) as error:
+            _log.info("Parts that an earlier try may have sent are not looked for: %s", error)
+            return []
+
+    def _parts(self, key: PhysicalKey, upload: Any) -> dict[int, Any]:
+        pages = self._client.get_paginator("list_parts").paginate(**address(key.at_version(None)), UploadId=upload["UploadId"])
+        return {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
+
+
+def _batches(keys: Sequence[PhysicalKey]) -> Iterator[Sequence[PhysicalKey]]:
+    for start in range(0, len(keys), _DELETE_BATCH):
+        yield keys[start : start + _DELETE_BATCH]

@@ -1,0 +1,1 @@
+"""Object bytes on their way: upload, download, multipart, hashing."""

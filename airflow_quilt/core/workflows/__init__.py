@@ -1,0 +1,1 @@
+"""Workflows: the rules of a registry for its packages."""

@@ -1,0 +1,468 @@
+"""One push by many workers: each step is run again, dies half-way, meets what changed, and leaves nothing behind."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_quilt.core.build import build_planner
+from airflow_quilt.core.errors import (
+    EmptyPackageError,
+    InputError,
+    LocationError,
+    ObjectNotFoundError,
+    QuiltError,
+    RevisionConflictError,
+    SourceChangedError,
+    StorageError,
+    StorageUnavailableError,
+)
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.names import LogicalKey, PackageName
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.plan.actions import Source, Task, Upload
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.planned import Planned
+from airflow_quilt.core.publish.sharded.run import (
+    Cut,
+    ShardDone,
+    ShardPlan,
+    commit_shards,
+    discard,
+    plan_shards,
+    staging_of,
+    sweep,
+    transfer_shard,
+)
+from airflow_quilt.core.push import push, push_planner
+from airflow_quilt.core.registry.attempt import Attempt
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.limits import Limits
+from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.memory import MemoryStorage
+from tests.core.faulty import Before, Fault, Recorder, is_put_of
+from tests.core.packages import entry_of, files_below, put
+from tests.support import read, through
+
+BEGAN = 1_700_000_000.0
+ROOT = PhysicalKey("registry", "staging/")
+STAGING = staging_of(ROOT, Attempt("work"), BEGAN)
+NAME = PackageName("team", "package")
+MIB = 1024 * 1024
+CONTENT: dict[str, object] = {f"d/{i}.txt": f"content {i}".encode() for i in range(6)}
+
+
+def attempt(*, retry: bool = False) -> Attempt:
+    return Attempt("work", time.time() if retry else None)
+
+
+def draft(entries: object = CONTENT, **more: Any) -> Draft:
+    return Draft(package="team/package", entries=entries, **more)
+
+
+def plan(registry: Registry, what: Draft | None = None, cut: Cut | None = None, staging: PhysicalKey = STAGING) -> ShardPlan:
+    what = what or draft()
+    planner = push_planner(registry, what)
+    return plan_shards(registry, what, planner, "Pushing", staging, cut or Cut(shards=3), attempt=attempt())
+
+
+def transfer(registry: Registry, shards: int, staging: PhysicalKey = STAGING) -> list[ShardDone]:
+    return [transfer_shard(registry, staging, number, attempt=attempt()) for number in range(shards)]
+
+
+def commit(registry: Registry, *, retry: bool = False, staging: PhysicalKey = STAGING) -> Published:
+    return commit_shards(registry, staging, "Committing", attempt=attempt(retry=retry))
+
+
+def staged(memory: MemoryStorage) -> list[str]:
+    return [stat.key.key.removeprefix(STAGING.key) for stat in memory.scan(STAGING)]
+
+
+def test_each_step_tells_what_it_did(registry: Registry) -> None:
+    planned = plan(registry)
+    done = transfer(registry, planned.shards)
+    published = commit(registry)
+
+    assert planned == ShardPlan(shards=3, entries=6, bytes=54, bytes_to_copy=54)
+    assert done == [ShardDone(number=number, entries=2, bytes=18, bytes_copied=18, bytes_reused=0) for number in range(3)]
+    assert (published.entries, published.bytes, published.bytes_copied, published.created) == (6, 54, 54, True)
+    assert list(read(registry, published)) == sorted(CONTENT)
+
+
+def test_a_step_that_is_run_again_writes_nothing(registry: Registry) -> None:
+    planned = plan(registry)
+    done = transfer(registry, planned.shards)
+    published = commit(registry)
+    recorder = Recorder()
+    tapped = through(registry, recorder)
+
+    assert plan(tapped) == planned
+    assert [(each.was_there, each.bytes_copied) for each in transfer(tapped, planned.shards)] == [
+        (True, each.bytes_copied) for each in done
+    ]
+    assert recorder.writes == []
+    assert commit(tapped, retry=True).revision == published.revision
+    assert len(list(registry.revisions(NAME))) == 1
+
+
+@pytest.mark.parametrize("mode", ["killed before", "killed after"])
+@pytest.mark.parametrize("at", range(1, 5))
+def test_a_plan_that_was_killed_is_made_again(registry: Registry, memory: MemoryStorage, mode: Any, at: int) -> None:
+    fault = Fault(at, mode, among=lambda call: call.operation == "put")
+    with pytest.raises(StorageUnavailableError):
+        plan(through(registry, fault))
+    planned = plan(registry)
+    transfer(registry, planned.shards)
+
+    assert commit(registry).entries == 6
+    discard(registry, STAGING)
+    assert staged(memory) == []
+
+
+def test_a_transfer_that_was_killed_sends_only_what_did_not_arrive(registry: Registry) -> None:
+    planned = plan(registry, cut=Cut(shards=1))
+    fault = Fault(1, "killed before", among=is_put_of("-0"))
+    with pytest.raises(StorageUnavailableError):
+        transfer(through(registry, fault), planned.shards)
+    recorder = Recorder()
+    done = transfer_shard(through(registry, recorder), STAGING, 0, attempt=attempt(retry=True))
+
+    assert recorder.of("upload") == []
+    assert (done.bytes_copied, done.bytes_reused, done.was_there) == (0, 54, False)
+    published = commit(registry)
+    assert (published.bytes_copied, published.bytes_reused) == (0, 54)
+
+
+@pytest.mark.parametrize("what", ["/latest", ".quilt/packages/"])
+@pytest.mark.parametrize("mode", ["killed before", "killed after"])
+def test_a_commit_that_was_killed_makes_one_revision(registry: Registry, what: str, mode: Any) -> None:
+    transfer(registry, plan(registry).shards)
+    fault = Fault(1, mode, among=lambda call: call.operation == "put" and what in call.key.key)
+    with pytest.raises(StorageUnavailableError):
+        commit(through(registry, fault))
+    published = commit(registry, retry=True)
+
+    assert published.created
+    assert [revision.top_hash for revision in registry.revisions(NAME)] == [published.top_hash]
+
+
+def test_two_tries_of_a_transfer_at_once_leave_what_the_first_one_wrote(registry: Registry) -> None:
+    planned = plan(registry, cut=Cut(shards=1))
+    other: list[ShardDone] = []
+    meanwhile = Before(is_put_of("-0"), lambda: other.extend(transfer(registry, planned.shards)))
+    [done] = transfer(through(registry, meanwhile), planned.shards)
+
+    assert (done.was_there, other[0].was_there) == (True, False)
+    assert commit(registry).entries == 6
+
+
+def test_two_tries_of_a_plan_at_once_leave_one_plan(registry: Registry) -> None:
+    other: list[ShardPlan] = []
+    meanwhile = Before(is_put_of("/plan"), lambda: other.append(plan(registry, cut=Cut(shards=2))))
+    planned = plan(through(registry, meanwhile), cut=Cut(shards=5))
+
+    assert [planned] == other
+    transfer(registry, planned.shards)
+    assert commit(registry).entries == 6
+
+
+def test_a_commit_names_the_shards_that_are_missing(registry: Registry) -> None:
+    plan(registry, cut=Cut(shards=4))
+    transfer_shard(registry, STAGING, 2)
+
+    with pytest.raises(ObjectNotFoundError, match=r"of 4 shards these have not been transferred: 0, 1, 3"):
+        commit(registry)
+    assert registry.latest(NAME) is None
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_shard_that_is_not_in_the_plan_is_refused(registry: Registry, number: int) -> None:
+    plan(registry)
+    with pytest.raises(InputError, match=f"shard {number}: the plan has 3"):
+        transfer_shard(registry, STAGING, number)
+
+
+def test_without_a_plan_there_is_nothing_to_do(registry: Registry) -> None:
+    for step in (lambda: transfer_shard(registry, STAGING, 0), lambda: commit(registry)):
+        with pytest.raises(ObjectNotFoundError, match="there is no plan"):
+            step()
+
+
+@pytest.mark.parametrize("data", [b"other", b"longer than before", None])
+def test_a_file_that_changed_since_the_plan_is_named(registry: Registry, write: Callable[..., Path], data: bytes | None) -> None:
+    path = write("d/file.txt", b"bytes")
+    os.utime(path, (1, 1))
+    plan(registry, draft({"file.txt": str(path)}))
+    path.unlink() if data is None else path.write_bytes(data)
+
+    with pytest.raises(SourceChangedError, match=r"d/file\.txt"):
+        transfer_shard(registry, STAGING, 0)
+
+
+class Unlisted(MemoryStorage):
+    """A store without versions, whose listings tell no ETags."""
+
+    def __init__(self) -> None:
+        super().__init__(["registry", "source"], versioned=False)
+
+    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Any:
+        return iter([replace(stat, etag="") for stat in super().scan_current(prefix, most)])
+
+
+@pytest.mark.parametrize("entries", [{"a": "s3://source/d/a.txt"}, "s3://source/d/"])
+@pytest.mark.parametrize("planner", [push_planner, build_planner])
+@pytest.mark.parametrize("data", [b"other", None])
+@pytest.mark.parametrize("store", [Unlisted, lambda: MemoryStorage(["registry", "source"], versioned=False)])
+def test_an_object_without_versions_that_changed_since_the_plan_is_named(
+    store: Callable[[], MemoryStorage], planner: Callable[..., Any], entries: object, data: bytes | None
+) -> None:
+    memory = store()
+    registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
+    key = put(memory, "s3://source/d/a.txt", b"bytes", "SHA256")
+    plan_shards(registry, draft(entries), planner(registry, draft(entries)), "Publishing", STAGING, Cut())
+    memory.delete([key]) if data is None else put(memory, "s3://source/d/a.txt", data, "SHA256")
+
+    with pytest.raises(SourceChangedError, match=r"s3://source/d/a\.txt"):
+        transfer_shard(registry, STAGING, 0)
+
+
+def test_an_object_with_versions_is_taken_as_it_was_planned(registry: Registry, memory: MemoryStorage) -> None:
+    put(memory, "s3://source/d/a.txt", b"bytes")
+    plan(registry, draft("s3://source/d/"))
+    put(memory, "s3://source/d/a.txt", b"other")
+    transfer_shard(registry, STAGING, 0)
+
+    assert registry.read_bytes(read(registry, commit(registry))["a.txt"]) == b"bytes"
+
+
+def test_a_latest_that_moved_since_the_plan_is_a_conflict(registry: Registry) -> None:
+    transfer(registry, plan(registry).shards)
+    other = push(registry, draft({"other": b"other"}))
+
+    with pytest.raises(RevisionConflictError):
+        commit(registry)
+    assert registry.resolve(NAME) == other.top_hash
+
+
+def test_overwrite_wins_when_latest_moved_since_the_plan(registry: Registry) -> None:
+    transfer(registry, plan(registry, draft(conflict="overwrite")).shards)
+    other = push(registry, draft({"other": b"other"}))
+    published = commit(registry)
+
+    assert registry.resolve(NAME) == published.top_hash
+    assert published.previous == other.top_hash
+
+
+def test_what_is_the_latest_already_makes_no_revision(registry: Registry) -> None:
+    first = push(registry, draft())
+    transfer(registry, plan(registry).shards)
+    again = commit(registry)
+
+    assert (again.revision, again.created, again.bytes_copied, again.bytes_reused) == (first.revision, False, 0, 54)
+
+
+@pytest.mark.parametrize("conflict", ["fail", "overwrite"])
+def test_what_was_the_latest_at_the_plan_and_is_not_now_is_no_reason_to_do_nothing(registry: Registry, conflict: Any) -> None:
+    first = push(registry, draft())
+    transfer(registry, plan(registry, draft(conflict=conflict)).shards)
+    push(registry, draft({"other": b"other"}))
+
+    if conflict == "fail":
+        with pytest.raises(RevisionConflictError):
+            commit(registry)
+    else:
+        assert commit(registry).created
+        assert registry.resolve(NAME) == first.top_hash
+
+
+@pytest.mark.parametrize("conflict", ["fail", "overwrite"])
+@pytest.mark.parametrize("mode", ["replace", "update"])
+def test_what_was_published_is_found_though_others_published_since(registry: Registry, mode: Any, conflict: Any) -> None:
+    push(registry, draft())
+    update = draft({"new": b"new"}, mode=mode, conflict=conflict)
+    transfer(registry, plan(registry, update).shards)
+    published = commit(registry)
+    push(registry, draft({"newer": b"newer"}, mode="update"))
+
+    assert commit(registry, retry=True).revision == published.revision
+    assert len(list(registry.revisions(NAME))) == 3
+
+
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        (draft({"a": b""}, mode="update", conflict="rebase"), InputError),
+        (draft({}), EmptyPackageError),
+        (draft({"a": "s3://source/nothing"}), InputError),
+        (draft({"a": b"", "a/b": b""}), InputError),
+    ],
+)
+def test_what_cannot_be_published_is_refused_by_the_plan(
+    registry: Registry, memory: MemoryStorage, what: Draft, error: type[QuiltError]
+) -> None:
+    with pytest.raises(error):
+        plan(registry, what)
+    assert staged(memory) == []
+
+
+def test_a_package_without_files_has_a_shard(registry: Registry) -> None:
+    assert plan(registry, draft({}, allow_empty=True)).shards == 1
+    assert transfer_shard(registry, STAGING, 0).entries == 0
+    assert commit(registry).entries == 0
+
+
+def test_a_plan_of_another_package_is_told(registry: Registry, local_registry: Registry) -> None:
+    plan(registry)
+    with pytest.raises(InputError, match="a plan of other work, to publish team/package"):
+        plan(registry, Draft(package="team/other", entries=CONTENT))
+    with pytest.raises(InputError, match="the plan is for s3://registry"):
+        commit(local_registry)
+
+
+@pytest.mark.parametrize("what", ["plan", "shards/", "done/"])
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda _data: b""])
+def test_what_is_staged_and_damaged_is_told(
+    registry: Registry, memory: MemoryStorage, what: str, damage: Callable[[bytes], bytes]
+) -> None:
+    plan(registry, cut=Cut(shards=1))
+    if what == "done/":
+        transfer_shard(registry, STAGING, 0)
+    [key] = [stat.key for stat in memory.scan(STAGING) if stat.key.key.startswith(STAGING.key + what)]
+    memory.put(key, damage(memory.get(key).data))
+
+    with pytest.raises(StorageError, match="damaged"):
+        commit(registry) if what == "done/" else transfer_shard(registry, STAGING, 0)
+
+
+@pytest.mark.parametrize(
+    "staging",
+    [
+        "s3://registry/",
+        "s3://registry/data/",
+        f"s3://registry/.quilt/{STAGING.name}/",
+        f"s3://registry/a/.quilt/{STAGING.name}/",
+        f"s3://registry/{STAGING.name}",
+    ],
+)
+def test_a_place_that_may_hold_something_else_is_refused(registry: Registry, staging: str) -> None:
+    place = PhysicalKey.parse(staging)
+    for step in (lambda: plan(registry, staging=place), lambda: discard(registry, place)):
+        with pytest.raises(LocationError):
+            step()
+
+
+def test_a_directory_may_be_where_the_workers_meet(registry: Registry, tmp_path: Path) -> None:
+    odd = tmp_path / "files" / os.fsdecode(b"not-unicode-\xff")
+    odd.parent.mkdir()
+    odd.write_bytes(b"odd")
+    place = staging_of(PhysicalKey.of_path(tmp_path / "staging"), Attempt("work"), BEGAN)
+    entries = {"odd": {"path": os.fspath(odd), "meta": {"big": 2**80, "text": "é"}}, **CONTENT}
+    transfer(registry, plan(registry, draft(entries), staging=place).shards, place)
+    published = commit(registry, staging=place)
+
+    assert read(registry, published)["odd"].meta == {"user_meta": {"big": 2**80, "text": "é"}}
+    assert registry.read_bytes(read(registry, published)["odd"]) == b"odd"
+    assert discard(registry, place) == 7
+    assert files_below(tmp_path / "staging") == {}
+
+
+def test_discard_leaves_nothing_and_nothing_else_goes(registry: Registry, memory: MemoryStorage) -> None:
+    other = staging_of(ROOT, Attempt("other"), BEGAN)
+    plan(registry)
+    plan(registry, staging=other)
+    count = len(staged(memory))
+
+    assert discard(registry, STAGING) == count == 4
+    assert discard(registry, STAGING) == 0
+    assert staged(memory) == []
+    assert len(list(memory.scan(other))) == 4
+
+
+@pytest.mark.parametrize("root", ["s3://registry/staging/", "s3://registry/staging", "s3://registry/"])
+def test_sweep_takes_what_is_old_and_leaves_the_rest(registry: Registry, memory: MemoryStorage, root: str) -> None:
+    place = PhysicalKey.parse(root)
+    old, young = (staging_of(place, Attempt("work"), began) for began in (BEGAN, BEGAN + 100))
+    for staging in (old, young):
+        plan(registry, staging=staging)
+    beside = [put(memory, str(place.join(name)), b"") for name in ("1600000000", "1600000000-data/x", "data.csv")]
+
+    assert sweep(registry, place, BEGAN + 200, 100) == 4
+    assert (len(list(memory.scan(old))), len(list(memory.scan(young)))) == (0, 4)
+    assert sweep(registry, place, BEGAN + 200, 100) == 0
+    assert all(memory.stat(key) for key in beside)
+
+
+def planned_of(sizes: list[int | None]) -> Planned:
+    """Return a plan of files that are sent, by their sizes; None stands for an entry that is kept."""
+    planned = Planned(Spool(Entry, 10_000), Spool(Task, 10_000))
+    for number, size in enumerate(sizes):
+        key = LogicalKey(f"{number:05}")
+        if size is None:
+            planned.add([entry_of(key, b"kept", "s3://registry/kept")])
+        else:
+            source = Source(logical_key=key, origin=PhysicalKey("source", key), size=size)
+            planned.add([Upload(source, PhysicalKey("registry", key))])
+    return planned
+
+
+SIZES: dict[str, list[int | None]] = {
+    "alike": [MIB] * 100,
+    "small ones, then large ones": [10] * 500 + [100 * MIB] * 20,
+    "many kept, few sent": [None] * 1000 + [MIB] * 32 + [None] * 1000,
+    "one is most of it": [MIB] * 50 + [1000 * MIB] + [MIB] * 50,
+    "few": [1, 2, 3],
+}
+
+
+@pytest.mark.parametrize("shards", [1, 2, 7, 64])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_shards_weigh_about_the_same(sizes: list[int | None], shards: int) -> None:
+    lengths = Cut(shards=shards).lengths(planned_of(sizes))
+    weights = [64 if size is None else MIB + size for size in sizes]
+    ends = [sum(lengths[: number + 1]) for number in range(len(lengths))]
+    heaviest = max(sum(weights[end - length : end]) for end, length in zip(ends, lengths, strict=True))
+
+    assert sum(lengths) == len(sizes)
+    assert len(lengths) <= shards
+    assert min(lengths) >= 1
+    assert heaviest <= sum(weights) / shards + max(weights)
+
+
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
+def test_bytes_and_entries_cut_further(sizes: list[int | None]) -> None:
+    by_entries = Cut(shards=1, entries=3).lengths(planned_of(sizes))
+    by_bytes = Cut(shards=1, bytes=5 * MIB).lengths(planned_of(sizes))
+
+    assert max(by_entries) <= 3
+    assert sum(by_entries) == sum(by_bytes) == len(sizes)
+    start = 0
+    for length in by_bytes:
+        moved = [size or 0 for size in sizes[start : start + length]]
+        assert sum(moved) <= 5 * MIB or length == 1
+        start += length
+
+
+@pytest.mark.parametrize("bounds", [{"shards": 0}, {"bytes": 0}, {"entries": -1}])
+def test_a_cut_by_nothing_is_refused(bounds: dict[str, int]) -> None:
+    with pytest.raises(InputError, match=next(iter(bounds))):
+        Cut(**bounds)
+
+
+def test_a_plan_larger_than_memory_holds_is_the_same(memory: MemoryStorage, registry: Registry) -> None:
+    small = Registry(registry.location, Stores(LocalStorage(), memory, limits=Limits(spill=2)))
+    published = []
+    for each, name in ((registry, "team/large"), (small, "team/small")):
+        what = Draft(package=name, entries={f"{i:04}": f"{i}".encode() for i in range(2500)})
+        place = staging_of(ROOT, Attempt(name), BEGAN)
+        transfer(each, plan(each, what, staging=place).shards, place)
+        published.append(commit(each, staging=place))
+
+    assert published[0].top_hash == published[1].top_hash
+    assert [one.entries for one in published] == [2500, 2500]

@@ -1,0 +1,85 @@
+"""Revisions that somebody waits for."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from airflow_quilt.core.build import build
+from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.registry.condition import Awaited
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.rollback import rollback
+from airflow_quilt.core.storage.memory import MemoryStorage
+
+
+@pytest.fixture(autouse=True)
+def files(memory: MemoryStorage) -> None:
+    for name in ("a.csv", "plots/b.png"):
+        memory.put(PhysicalKey("registry", f"raw/{name}"), name.encode())
+
+
+def publish(registry: Registry, message: str = "first") -> Published:
+    entries = {"a.csv": "s3://registry/raw/a.csv", "plots/b.png": "s3://registry/raw/plots/b.png"}
+    return build(registry, Draft(package="team/data", entries=entries, message=message))
+
+
+def found(registry: Registry, **awaited: object) -> str | None:
+    result = Awaited(package="team/data", **awaited).find(registry)  # type: ignore[arg-type]
+    return result.top_hash if result else None
+
+
+def test_a_package_that_is_not_there_yet(registry: Registry) -> None:
+    assert found(registry) is None
+
+    published = publish(registry)
+
+    result = Awaited(package="team/data").find(registry)
+    assert result
+    assert (result.top_hash, result.time) == (published.top_hash, published.revision.time)
+
+
+def test_another_revision_than_a_known_one(registry: Registry) -> None:
+    first = publish(registry).top_hash
+    assert found(registry, newer_than=first) is None
+    assert found(registry, newer_than=first[:8]) is None
+
+    second = publish(registry, "second").top_hash
+    assert found(registry, newer_than=first) == second
+
+
+def test_a_revision_that_was_published_after_a_time(registry: Registry) -> None:
+    began = datetime.now(UTC) - timedelta(seconds=5)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    top_hash = publish(registry).top_hash
+
+    assert found(registry, newer_than=began) == top_hash
+    assert found(registry, newer_than=began.isoformat()) == top_hash
+    assert found(registry, newer_than=str(began.replace(tzinfo=None))) == top_hash
+    assert found(registry, newer_than=later) is None
+
+
+def test_what_was_rolled_back_to_was_not_published_later(registry: Registry) -> None:
+    first, second = publish(registry), publish(registry, "second")
+    rollback(registry, "team/data", first.top_hash)
+
+    assert found(registry, newer_than=first.revision.time) is None
+    assert found(registry, newer_than=second.top_hash) == first.top_hash
+
+
+@pytest.mark.parametrize(
+    ("path", "is_there"),
+    [("a.csv", True), ("plots", True), ("plots/", True), ("a.csv/", False), ("plot", False), ("b.png", False)],
+)
+def test_a_revision_that_holds_a_path(registry: Registry, path: str, is_there: bool) -> None:  # noqa: FBT001
+    top_hash = publish(registry).top_hash
+
+    assert found(registry, path=path) == (top_hash if is_there else None)
+
+
+@pytest.mark.parametrize("awaited", [{"newer_than": "xyz"}, {"newer_than": "2026-13-45"}, {"path": "../a"}])
+def test_what_cannot_be_waited_for_is_an_error(registry: Registry, awaited: dict[str, str]) -> None:
+    with pytest.raises(InputError):
+        found(registry, **awaited)

@@ -1,0 +1,369 @@
+"""The history of a package under zombies, rivals and people who delete, one interleaving at a time."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from airflow_quilt.core.build import build
+from airflow_quilt.core.delete import delete
+from airflow_quilt.core.errors import PackageNotFoundError, RevisionConflictError, StorageUnavailableError
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.push import push
+from airflow_quilt.core.registry.attempt import Attempt, Mark
+from airflow_quilt.core.registry.pointers import Revision
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.rollback import rollback
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.memory import MemoryStorage
+from tests.core.faulty import Before, Call, Fault, is_put_of
+from tests.support import Clock, through
+
+NAME = PackageName("team", "package")
+NOW = 1_700_000_000
+FIRST = Attempt("the work")
+RETRY = replace(FIRST, since=float(NOW))
+
+
+@pytest.fixture(params=["memory", "local"])
+def any_registry(request: pytest.FixtureRequest, registry: Registry, local_registry: Registry) -> Registry:
+    """A registry in memory, and one on the disk."""
+    return registry if request.param == "memory" else local_registry
+
+
+def publish(registry: Registry, message: str, attempt: Attempt | None = None, **more: Any) -> Published:
+    draft = Draft(**{"package": str(NAME), "entries": {}, "message": message, "allow_empty": True, **more})
+    return build(registry, draft, attempt=attempt)
+
+
+def messages(registry: Registry) -> list[str]:
+    """Return the messages of the history, newest first."""
+    return [registry.read(NAME, revision.top_hash).header["message"] for revision in registry.revisions(NAME)]
+
+
+def latest(registry: Registry) -> str:
+    return str(registry.read(NAME).header["message"])
+
+
+def is_pointer(call: Call) -> bool:
+    return call.operation == "put" and layout.NAMES in call.key.key and not call.key.key.endswith("/latest")
+
+
+def is_workflows_config(call: Call) -> bool:
+    """Whether a call comes after ``latest`` was read, and before it is looked at again."""
+    return call.operation == "get" and call.key.key.endswith("config.yml")
+
+
+def published_before(registry: Registry, matches: Callable[[Call], bool], message: str, **more: Any) -> Published:
+    """Publish; just before the call that matches, the same work is published by another process."""
+    twin = Before(matches, lambda: publish(registry, message, FIRST, **more))
+    return publish(through(registry, twin), message, FIRST, **more)
+
+
+@pytest.mark.parametrize("moment", ["early", "pointer", "latest"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({}, id="replace"),
+        pytest.param({"conflict": "overwrite"}, id="overwrite"),
+        pytest.param({"mode": "update", "conflict": "rebase", "allow_empty": True}, id="rebase"),
+        pytest.param({"dedupe": False}, id="not deduplicated"),
+    ],
+)
+def test_the_same_work_run_by_two_at_once_makes_one_revision(any_registry: Registry, moment: str, more: dict[str, Any]) -> None:
+    publish(any_registry, "before")
+    matches = {"early": is_workflows_config, "pointer": is_pointer, "latest": is_put_of("/latest")}[moment]
+    published = published_before(any_registry, matches, "same", **more)
+
+    assert messages(any_registry) == ["same", "before"]
+    assert latest(any_registry) == "same"
+    assert published.created
+    assert published.revision in list(any_registry.revisions(NAME))
+
+
+@pytest.mark.parametrize("third", ["publishes", "overwrites", "rolls back"])
+@pytest.mark.parametrize("attempt", [FIRST, RETRY], ids=["first try", "retry"])
+@pytest.mark.parametrize("more", [{}, {"conflict": "overwrite"}, {"mode": "update", "conflict": "rebase"}], ids=str)
+def test_a_try_that_is_held_up_before_it_marks_its_pointer_is_found_by_its_twin_after_a_third(
+    any_registry: Registry, third: str, attempt: Attempt, more: dict[str, Any]
+) -> None:
+    before = publish(any_registry, "before")
+    twins: list[Published] = []
+
+    def meanwhile() -> None:
+        if third == "rolls back":
+            rollback(any_registry, str(NAME), before.top_hash)
+        else:
+            publish(any_registry, "theirs", conflict="overwrite" if third == "overwrites" else "fail")
+        twins.append(publish(any_registry, "same", attempt, **more))
+
+    published = publish(through(any_registry, Before(_second_pointer(), meanwhile)), "same", FIRST, **more)
+
+    assert messages(any_registry) == (["same", "before"] if third == "rolls back" else ["theirs", "same", "before"])
+    assert latest(any_registry) == ("before" if third == "rolls back" else "theirs")
+    assert [(twin.revision, twin.created) for twin in twins] == [(published.revision, True)]
+
+
+@pytest.mark.parametrize("attempt", [FIRST, RETRY], ids=["first try", "retry"])
+def test_a_twin_that_overwrites_and_meets_a_third_again_and_again_makes_one_revision(
+    any_registry: Registry, attempt: Attempt
+) -> None:
+    publish(any_registry, "before")
+
+    def third(message: str) -> Before:
+        return Before(is_put_of("/latest"), lambda: publish(any_registry, message, conflict="overwrite"))
+
+    def twin() -> None:
+        publish(any_registry, "third")
+        publish(through(any_registry, third("fourth")), "same", attempt, conflict="overwrite")
+
+    published = publish(through(any_registry, Before(is_put_of("/latest"), twin)), "same", FIRST, conflict="overwrite")
+
+    assert sorted(messages(any_registry)) == ["before", "fourth", "same", "third"]
+    assert published.revision in list(any_registry.revisions(NAME))
+
+
+@pytest.mark.parametrize("more", [{}, {"dedupe": False}, {"conflict": "overwrite"}], ids=str)
+def test_the_same_work_run_again_makes_no_second_revision(any_registry: Registry, more: dict[str, Any]) -> None:
+    publish(any_registry, "before")
+    first = publish(any_registry, "same", FIRST, **more)
+    again = publish(any_registry, "same", RETRY, **more)
+
+    assert (again.revision, again.created) == (first.revision, True)
+    assert messages(any_registry) == ["same", "before"]
+
+
+def test_a_retry_of_work_that_was_published_leaves_what_others_published_since_alone(any_registry: Registry) -> None:
+    first = publish(any_registry, "mine", replace(FIRST))
+    publish(any_registry, "theirs")
+    again = publish(any_registry, "mine", RETRY)
+
+    assert (again.revision, again.created) == (first.revision, True)
+    assert messages(any_registry) == ["theirs", "mine"]
+    assert latest(any_registry) == "theirs"
+
+
+def test_an_update_that_was_published_is_not_merged_again_by_a_retry(registry: Registry) -> None:
+    def update(key: str, attempt: Attempt) -> Published:
+        draft = Draft(package=str(NAME), entries={key: key.encode()}, mode="update", conflict="rebase", message=key)
+        return push(registry, draft, attempt=attempt)
+
+    first = update("a.txt", FIRST)
+    update("b.txt", Attempt("other work"))
+    again = update("a.txt", RETRY)
+
+    assert (again.revision, again.top_hash) == (first.revision, first.top_hash)
+    assert messages(registry) == ["b.txt", "a.txt"]
+
+
+def test_work_of_the_same_key_with_other_content_is_published(any_registry: Registry) -> None:
+    publish(any_registry, "one", FIRST)
+    publish(any_registry, "two", RETRY)
+
+    assert messages(any_registry) == ["two", "one"]
+
+
+def test_other_work_with_the_same_content_is_published_again_after_a_third(any_registry: Registry) -> None:
+    for message, key in (("same", "a"), ("theirs", "b"), ("same", "c")):
+        publish(any_registry, message, Attempt(key))
+
+    assert messages(any_registry) == ["same", "theirs", "same"]
+
+
+def test_a_revision_that_a_rollback_passed_over_stays_when_its_content_is_published_again(any_registry: Registry) -> None:
+    first, second = publish(any_registry, "one"), publish(any_registry, "two")
+    rollback(any_registry, str(NAME), first.top_hash)
+    again = publish(any_registry, "two")
+
+    assert list(any_registry.revisions(NAME)) == [again.revision, second.revision, first.revision]
+
+
+def test_what_a_killed_try_left_is_replaced_by_the_retry(any_registry: Registry) -> None:
+    publish(any_registry, "before")
+    with pytest.raises(StorageUnavailableError):
+        publish(through(any_registry, Fault(1, "killed before", among=is_put_of("/latest"))), "mine", FIRST)
+    assert messages(any_registry) == ["mine", "before"]
+    publish(any_registry, "theirs")
+    published = publish(any_registry, "mine", RETRY)
+
+    assert messages(any_registry) == ["mine", "theirs", "before"]
+    assert latest(any_registry) == "mine"
+    assert published.created
+
+
+def test_a_revision_whose_pointer_could_not_be_marked_is_published_all_the_same(
+    any_registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    publish(through(any_registry, Fault(2, "killed before", among=is_pointer)), "mine", FIRST)
+    assert latest(any_registry) == "mine"
+    assert "says that it is still being published" in caplog.text
+    published = publish(any_registry, "mine", RETRY)
+
+    assert messages(any_registry) == ["mine"]
+    assert published.created
+    rollback(any_registry, str(NAME), publish(any_registry, "later").top_hash)
+    rollback(any_registry, str(NAME), published.top_hash)  # It counts as published now.
+
+
+def test_who_loses_takes_its_pointer_away(any_registry: Registry) -> None:
+    publish(any_registry, "before")
+    rival = Before(is_put_of("/latest"), lambda: publish(any_registry, "theirs"))
+
+    with pytest.raises(RevisionConflictError) as caught:
+        publish(through(any_registry, rival), "mine")
+    assert messages(any_registry) == ["theirs", "before"]
+    assert caught.value.found == any_registry.resolve(NAME)
+
+
+def test_to_overwrite_wins_over_a_rival_and_keeps_its_revision(any_registry: Registry) -> None:
+    publish(any_registry, "before")
+    rival = Before(is_put_of("/latest"), lambda: publish(any_registry, "theirs"))
+    publish(through(any_registry, rival), "mine", conflict="overwrite")
+
+    assert sorted(messages(any_registry)) == ["before", "mine", "theirs"]
+    assert latest(any_registry) == "mine"
+
+
+def test_a_revision_that_overwrites_a_package_that_is_being_deleted_stays_in_the_history(any_registry: Registry) -> None:
+    publish(any_registry, "before")
+    deleting = Before(is_put_of("/latest"), lambda: delete(any_registry, str(NAME)))
+    published = publish(through(any_registry, deleting), "mine", conflict="overwrite")
+
+    assert list(any_registry.revisions(NAME)) == [published.revision]
+    assert latest(any_registry) == "mine"
+
+
+def test_a_pointer_that_is_deleted_before_its_revision_is_marked_is_put_back(any_registry: Registry) -> None:
+    def take_away() -> None:
+        pointers = any_registry.location.root.join(layout.pointers(NAME))
+        storage = any_registry.stores.of(pointers)
+        storage.delete([stat.key for stat in storage.scan(pointers) if not stat.key.key.endswith("latest")])
+
+    published = publish(through(any_registry, Before(_second_pointer(), take_away)), "mine", FIRST)
+
+    assert list(any_registry.revisions(NAME)) == [published.revision]
+    assert latest(any_registry) == "mine"
+
+
+def _second_pointer() -> Callable[[Call], bool]:
+    seen: list[Call] = []
+
+    def matches(call: Call) -> bool:
+        if is_pointer(call):
+            seen.append(call)
+        return len(seen) == 2
+
+    return matches
+
+
+def test_a_revision_that_is_still_being_published_is_not_what_a_deletion_makes_the_latest(any_registry: Registry) -> None:
+    publish(any_registry, "one")
+    second = publish(any_registry, "two")
+    seen: list[str] = []
+
+    def take_back() -> None:
+        delete(any_registry, str(NAME), second.top_hash)
+        seen.append(latest(any_registry))
+
+    with pytest.raises(RevisionConflictError):
+        publish(through(any_registry, Before(is_put_of("/latest"), take_back)), "three")
+    assert seen == ["one"]
+    assert messages(any_registry) == ["one"]
+
+
+def test_a_revision_that_is_still_being_published_cannot_be_rolled_back_to(any_registry: Registry) -> None:
+    publish(any_registry, "one")
+
+    def roll_back() -> None:
+        (pending, _) = any_registry.revisions(NAME)
+        with pytest.raises(PackageNotFoundError, match="still being published"):
+            rollback(any_registry, str(NAME), pending.top_hash)
+
+    publish(through(any_registry, Before(is_put_of("/latest"), roll_back)), "two")
+    assert messages(any_registry) == ["two", "one"]
+
+
+def test_what_nobody_finished_can_be_rolled_back_to_an_hour_later(memory: MemoryStorage) -> None:
+    clock = Clock(float(NOW))
+    registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory), clock=clock)
+    publish(registry, "one")
+    faulty = through(registry, Fault(1, "killed before", among=is_put_of("/latest")))
+    with pytest.raises(StorageUnavailableError):
+        publish(Registry(faulty.location, faulty.stores, clock=clock), "two")
+    (pending, _) = registry.revisions(NAME)
+    clock.now += 2 * 60 * 60
+
+    rollback(registry, str(NAME), pending.top_hash)
+    assert latest(registry) == "two"
+
+
+def test_a_revision_that_is_deleted_while_the_same_content_is_published_comes_back(any_registry: Registry) -> None:
+    first = publish(any_registry, "one")
+    publish(any_registry, "two")
+    racing = Before(_second_pointer(), lambda: delete(any_registry, str(NAME), first.top_hash))
+    published = publish(through(any_registry, racing), "one")
+
+    assert latest(any_registry) in {"one", "two"}
+    assert any_registry.resolve(NAME) in {revision.top_hash for revision in any_registry.revisions(NAME)}
+    assert published.top_hash == first.top_hash
+
+
+def test_a_rollback_waits_for_a_deletion_and_finds_what_it_left(any_registry: Registry) -> None:
+    one, two = publish(any_registry, "one"), publish(any_registry, "two")
+    told: list[Exception] = []
+
+    def roll_back() -> None:
+        try:
+            rollback(any_registry, str(NAME), one.top_hash)
+        except PackageNotFoundError as error:
+            told.append(error)
+
+    other = threading.Thread(target=roll_back)
+    deleting = Before(lambda call: call.operation == "delete" and layout.NAMES in call.key.key, other.start)
+    delete(through(any_registry, deleting), str(NAME), one.top_hash)
+    other.join(60)
+
+    assert len(told) == 1
+    assert list(any_registry.revisions(NAME)) == [two.revision]
+    assert latest(any_registry) == "two"
+
+
+def test_a_mark_is_read_as_it_was_written() -> None:
+    mark = Mark.of(Attempt("any text: ü / 1"))
+
+    assert Mark.parse(str(mark)) == mark
+    assert Mark.parse(str(mark.published())) == mark.published()
+    assert str(mark).isascii()
+    assert Mark.of(Attempt("a")).work == Mark.of(Attempt("a")).work != Mark.of(Attempt("b")).work
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "published", "done a b 1", "pending a b", "pending a b c", "pending a b 1 d", "x" * 1000]
+)
+def test_the_mark_of_anybody_else_means_nothing(text: str | None) -> None:
+    assert Mark.parse(text) is None
+
+
+def test_a_pointer_of_another_client_is_a_revision_like_any_other(memory: MemoryStorage, registry: Registry) -> None:
+    published = publish(registry, "one")
+    root = PhysicalKey("registry", layout.pointers(NAME))
+    for pointer in ("1500000000", "latest"):
+        memory.put(root.join(pointer), published.top_hash.encode())
+    second = publish(registry, "two")
+    rollback(registry, str(NAME), published.top_hash)
+
+    assert [revision.top_hash for revision in registry.revisions(NAME)] == [
+        second.top_hash,
+        published.top_hash,
+        published.top_hash,
+    ]
+    assert isinstance(next(registry.revisions(NAME)), Revision)

@@ -1,0 +1,165 @@
+"""A lock that a dead owner cannot keep."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from airflow_quilt.core.errors import ObjectNotFoundError, StorageUnavailableError
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.registry.lock import Lease
+from airflow_quilt.core.storage.base import Storage
+from airflow_quilt.core.storage.conditional import ConditionalWriter
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.memory import MemoryStorage
+from tests.core.faulty import Fault, TappedStorage
+from tests.support import Clock
+
+
+@pytest.fixture(params=["memory", "local"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Storage, PhysicalKey]:
+    """A storage, and the key of a lock there."""
+    if request.param == "memory":
+        return MemoryStorage(["registry"]), PhysicalKey("registry", ".quilt/locks/team/package")
+    return LocalStorage(), PhysicalKey.of_path(tmp_path / ".quilt/locks/team/package")
+
+
+def lease(place: tuple[Storage, PhysicalKey], seconds: float = 30.0, clock: Clock | None = None) -> Lease:
+    storage, key = place
+    writer = ConditionalWriter(storage)
+    return Lease(storage, writer, key, seconds, clock) if clock else Lease(storage, writer, key, seconds)
+
+
+def is_held(place: tuple[Storage, PhysicalKey]) -> bool:
+    storage, key = place
+    try:
+        storage.stat(key)
+    except ObjectNotFoundError:
+        return False
+    return True
+
+
+class Ticking(Clock):
+    """A clock that grows whenever somebody looks."""
+
+    def __call__(self) -> float:
+        self.now += 10.0
+        return self.now
+
+
+def test_a_lock_is_there_while_it_is_held_and_gone_afterwards(place: tuple[Storage, PhysicalKey]) -> None:
+    with lease(place).hold():
+        assert is_held(place)
+    assert not is_held(place)
+
+
+def test_a_lock_is_let_go_when_the_work_fails(place: tuple[Storage, PhysicalKey]) -> None:
+    with pytest.raises(ValueError, match="mistake"), lease(place).hold():
+        raise ValueError("a mistake")
+    assert not is_held(place)
+
+
+def test_one_at_a_time_holds_a_lock(place: tuple[Storage, PhysicalKey]) -> None:
+    counted, inside, start = 0, threading.Semaphore(1), threading.Barrier(8)
+
+    def work(_: int) -> None:
+        nonlocal counted
+        start.wait(60)
+        for _ in range(3):
+            with lease(place).hold():
+                assert inside.acquire(blocking=False), "two hold the lock"
+                counted += 1
+                inside.release()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+    assert counted == 24
+    assert not is_held(place)
+
+
+@pytest.fixture
+def dead(place: tuple[Storage, PhysicalKey]) -> Iterator[None]:
+    """An owner that does not go on."""
+    with ExitStack() as stack:
+        stack.enter_context(lease(place).hold())
+        yield
+        stack.pop_all()  # Never let go.
+
+
+@pytest.mark.usefixtures("dead")
+def test_a_dead_owner_is_replaced_after_the_time_of_the_lease(place: tuple[Storage, PhysicalKey]) -> None:
+    clock = Ticking(0.0)
+
+    with lease(place, 30.0, clock).hold():
+        assert 30.0 < clock.now < 400.0
+    assert not is_held(place)
+
+
+@pytest.mark.usefixtures("dead")
+def test_an_owner_is_not_taken_for_dead_before_its_time(place: tuple[Storage, PhysicalKey]) -> None:
+    storage, key = place
+    owner = storage.get(key).data
+    waiting = lease(place, 30.0)
+
+    def wait() -> None:
+        with waiting.hold():
+            pass
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    thread.join(0.5)
+    assert thread.is_alive()
+    assert storage.get(key).data == owner
+    storage.delete([key])
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_who_waits_for_many_others_gives_up_in_the_end(place: tuple[Storage, PhysicalKey]) -> None:
+    storage, key = place
+
+    class Busy(Ticking):
+        """Whenever somebody looks, another owner has the lock."""
+
+        def __call__(self) -> float:
+            storage.put(key, f"owner {self.now}".encode())
+            return super().__call__()
+
+    busy = Busy(0.0)
+    with pytest.raises(StorageUnavailableError, match="others hold this lock"), lease(place, 30.0, busy).hold():
+        pass
+    assert busy.now < 400.0
+
+
+def test_the_answer_to_the_write_of_a_lock_may_be_lost(place: tuple[Storage, PhysicalKey]) -> None:
+    storage, key = place
+    repeated = TappedStorage(storage, Fault(1, "repeated", among=lambda call: call.operation == "put"))
+
+    with Lease(repeated, ConditionalWriter(repeated), key, 30.0).hold():
+        assert is_held(place)
+    assert not is_held(place)
+
+
+def test_work_that_took_too_long_under_a_lock_is_told_so(place: tuple[Storage, PhysicalKey]) -> None:
+    clock = Clock(0.0)
+    held = lease(place, 30.0, clock)
+
+    with held.hold():
+        clock.now = 14.0
+        held.check()
+        clock.now = 16.0
+        with pytest.raises(StorageUnavailableError, match="more than 15 s"):
+            held.check()
+
+
+def test_an_owner_that_was_taken_for_dead_leaves_the_lock_of_the_next_one_alone(place: tuple[Storage, PhysicalKey]) -> None:
+    clock = Clock(0.0)
+
+    with lease(place, 30.0, clock).hold():
+        clock.now = 100.0
+        storage, key = place
+        storage.put(key, b"the next one")
+    assert storage.get(key).data == b"the next one"

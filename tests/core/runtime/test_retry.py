@@ -1,0 +1,109 @@
+"""How long to try again what fails for now."""
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from airflow_quilt.core.errors import (
+    AccessDeniedError,
+    CancelledError,
+    CredentialsExpiredError,
+    DiskError,
+    QuiltError,
+    StorageUnavailableError,
+    ThrottledError,
+    UploadVanishedError,
+)
+from airflow_quilt.core.runtime.retry import NO_PATIENCE, Patience
+from tests.support import Clock
+
+WHERE = "s3://bucket/key"
+DOWN = StorageUnavailableError("down", WHERE)
+
+
+def patience(clock: Clock, chance: float = 1.0, seconds: float = 100.0) -> Patience:
+    def sleep(pause: float) -> None:
+        clock.now += pause
+
+    return Patience(seconds, shortest=1.0, longest=8.0, clock=clock, chance=lambda: chance, sleep=sleep)
+
+
+def failing(times: int, error: QuiltError = DOWN) -> Callable[[], str]:
+    left: Iterator[int] = iter(range(times))
+
+    def call() -> str:
+        if next(left, None) is not None:
+            raise error
+        return "done"
+
+    return call
+
+
+def test_pauses_double_until_they_are_longest() -> None:
+    told = patience(Clock(0.0))
+
+    assert [told.pause(DOWN, failures, 0.0) for failures in range(1, 7)] == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.25, 1.0])
+def test_a_pause_is_a_random_part_of_its_longest(chance: float) -> None:
+    assert patience(Clock(0.0), chance).pause(DOWN, 3, 0.0) == 4.0 * chance
+
+
+def test_the_millionth_pause_is_still_a_number() -> None:
+    assert patience(Clock(0.0)).pause(DOWN, 1_000_000, 0.0) == 8.0
+
+
+def test_what_fails_for_now_is_called_until_it_succeeds() -> None:
+    clock = Clock(0.0)
+
+    assert patience(clock).call(failing(4)) == "done"
+    assert clock.now == 1.0 + 2.0 + 4.0 + 8.0
+
+
+def test_patience_ends_in_time() -> None:
+    clock = Clock(50.0)
+    calls = itertools.count()
+
+    def call() -> None:
+        next(calls)
+        raise DOWN
+
+    with pytest.raises(StorageUnavailableError, match="down"):
+        patience(clock, seconds=20.0).call(call)
+    assert clock.now <= 70.0
+    assert next(calls) == 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AccessDeniedError("no", WHERE),
+        CancelledError("told to stop"),
+        DiskError("full", "file:///x"),
+        UploadVanishedError("gone", WHERE),
+        QuiltError("for good"),
+        ValueError("a mistake"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_same_call_will_not_mend_is_not_tried_again(error: Exception) -> None:
+    assert patience(Clock(0.0)).pause(error, 1, 0.0) is None
+
+
+@pytest.mark.parametrize("error", [DOWN, ThrottledError("slow down", WHERE), CredentialsExpiredError("old", WHERE)])
+def test_what_may_succeed_later_is_tried_again(error: QuiltError) -> None:
+    assert patience(Clock(0.0)).pause(error, 1, 0.0) == 1.0
+
+
+def test_credentials_that_stay_expired_are_given_up_soon() -> None:
+    told = patience(Clock(0.0))
+    pauses = [told.pause(CredentialsExpiredError("old", WHERE), failures, 0.0) for failures in range(1, 6)]
+
+    assert pauses == [1.0, 2.0, 4.0, None, None]
+
+
+def test_without_patience_the_first_failure_is_the_last() -> None:
+    with pytest.raises(StorageUnavailableError):
+        NO_PATIENCE.call(failing(1))

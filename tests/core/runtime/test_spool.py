@@ -1,0 +1,109 @@
+"""Records leave memory when there are many, and come back as they were, in walk order."""
+
+import os
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from airflow_quilt.core.errors import DiskError
+from airflow_quilt.core.format.hashes import Hash
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.names import LogicalKey
+from airflow_quilt.core.format.ordering import place
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Task, Upload
+from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.runtime.threads import map_threads
+
+ORIGIN = PhysicalKey("bucket", "key", "version")
+
+
+def sources(count: int) -> list[Source]:
+    return [Source(logical_key=LogicalKey(f"{n // 50:04}/{n:07}"), origin=ORIGIN, size=n) for n in range(count)]
+
+
+def open_files() -> set[str]:
+    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]  # noqa: PTH208  (its own is gone then)
+    return {os.readlink(link) for link in links if os.path.lexists(link)}  # noqa: PTH115
+
+
+@pytest.mark.parametrize("most", [0, 1, 999, 1000, 2500, 10_000])
+@pytest.mark.parametrize("kind", ["in order", "shuffled", "backwards", "two halves"])
+def test_records_come_in_walk_order_however_many_are_in_memory_as_often_as_they_are_read(most: int, kind: str) -> None:
+    records = sources(4321)
+    put = {
+        "in order": records,
+        "shuffled": Random(1).sample(records, len(records)),  # noqa: S311
+        "backwards": records[::-1],
+        "two halves": records[2000:] + records[:2000],
+    }[kind]
+    with Spool[Source](Source, most) as spool:
+        assert spool.extend(put[:1500]) == 1500
+        assert spool.extend(iter(put[1500:])) == len(records) - 1500
+
+        assert len(spool) == len(records)
+        assert list(spool) == records
+        assert list(zip(spool, spool, strict=True)) == list(zip(records, records, strict=True))
+
+
+def test_no_more_records_stay_in_memory_than_were_allowed_and_one_batch() -> None:
+    seen = 0
+    with Spool[Source](Source, 2000) as spool:
+        for start in range(0, 50_000, 5000):
+            spool.extend(sources(50_000)[start : start + 5000])
+            seen = max(seen, len(spool._fresh))  # noqa: SLF001
+        assert seen <= 2000
+
+
+def test_threads_may_put_records_in_at_the_same_time() -> None:
+    records = sources(20_000)
+    parts = [records[start::8] for start in range(8)]
+    with Spool[Source](Source, 1500) as spool:
+        assert list(map_threads(spool.extend, parts, 8)) == [2500] * 8
+        assert list(spool) == records
+
+
+ODD: list[Any] = [
+    Source(logical_key=LogicalKey("a"), origin=b"content \xff", size=9, meta={"user_meta": {"x": [1, None, 2.5, "é"]}}),
+    Source(logical_key=LogicalKey("b"), origin=PhysicalKey(None, "/dir/\udcff.bin"), size=1, etag="e", movable=False),
+    Source(logical_key=LogicalKey("c"), origin=ORIGIN, size=2**62, hash=Hash("SHA256", "ab"), physical_keys=("s3://a/b", "x")),
+    Source(logical_key=LogicalKey("d"), origin=ORIGIN, size=0, meta={"n": 2**70, "m": -(2**64)}),
+]
+
+
+@pytest.mark.parametrize("most", [0, 100])
+def test_records_come_back_as_they_were(most: int) -> None:
+    entries = [Entry(source.logical_key, ("s3://b/k",), 5, Hash("SHA256", "é"), source.meta) for source in ODD]
+    tasks = [
+        HashInPlace(ODD[0], ORIGIN),
+        Upload(ODD[1], ORIGIN, exact=True),
+        Upload(ODD[2], ORIGIN),
+        Copy(ODD[3], ORIGIN, ORIGIN),
+    ]
+    for kind, records in ((Source, ODD), (Entry, entries), (Task, tasks)):
+        with Spool[Any](kind, most) as spool:
+            for record in records:
+                spool.extend([record])
+            assert list(spool) == records
+
+
+def test_the_file_has_no_name_and_goes_with_the_spool(tmp_path: Path) -> None:
+    before = open_files()
+    with Spool[Source](Source, 10, tmp_path) as spool:
+        spool.extend(sources(100))
+        assert [name for name in open_files() - before if name.startswith(str(tmp_path))]
+        assert list(tmp_path.iterdir()) == []
+    assert open_files() == before
+
+
+def test_a_directory_for_temporary_files_that_is_gone_is_told_of(tmp_path: Path) -> None:
+    with Spool[Source](Source, 10, tmp_path / "gone") as spool, pytest.raises(DiskError, match="gone.*TMPDIR"):
+        spool.extend(sources(100))
+
+
+def test_walk_order_is_what_records_are_sorted_by() -> None:
+    records = [Source(logical_key=LogicalKey(key), origin=ORIGIN, size=0) for key in ("a/b", "a/b.txt", "a-b", "a.txt")]
+
+    assert sorted([*records[2:], *records[:2]], key=place) == records

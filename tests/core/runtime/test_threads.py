@@ -1,0 +1,184 @@
+import contextlib
+import itertools
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from airflow_quilt.core.runtime.threads import ByteBudget, map_threads
+
+PATIENCE = 10.0
+"""Seconds after which something that must happen counts as not happening."""
+
+
+def test_results_come_in_the_order_of_the_items_whichever_is_ready_first() -> None:
+    later = threading.Event()
+
+    def work(item: int) -> int:
+        if item == 0:
+            assert later.wait(PATIENCE)
+        if item == 3:
+            later.set()
+        return item * 10
+
+    assert list(map_threads(work, range(100), threads=4)) == [item * 10 for item in range(100)]
+
+
+def test_no_items_give_no_results() -> None:
+    assert list(map_threads(str, [], threads=4)) == []
+
+
+def test_so_many_calls_run_at_a_time_as_there_are_threads() -> None:
+    together = threading.Barrier(5)
+
+    def work(item: int) -> int:
+        together.wait(PATIENCE)
+        return item
+
+    assert list(map_threads(work, range(20), threads=5)) == list(range(20))
+
+
+def test_no_more_calls_run_at_a_time_than_there_are_threads() -> None:
+    lock, running, most = threading.Lock(), [0], [0]
+
+    def work(_item: int) -> None:
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        threading.Event().wait(0.001)
+        with lock:
+            running[0] -= 1
+
+    list(map_threads(work, range(50), threads=3))
+
+    assert 1 <= most[0] <= 3
+
+
+def test_items_are_taken_only_a_little_ahead_of_the_results() -> None:
+    taken = itertools.count()
+
+    def items() -> Iterator[int]:
+        while True:
+            yield next(taken)
+
+    results = map_threads(lambda item: item, items(), threads=4)
+    first = list(itertools.islice(results, 10))
+    results.close()  # type: ignore[attr-defined]
+
+    assert first == list(range(10))
+    assert next(taken) <= 10 + 2 * 4 + 1
+
+
+def test_the_error_of_a_call_comes_in_its_place_and_ends_the_work() -> None:
+    done = []
+
+    def work(item: int) -> int:
+        if item == 3:
+            raise LookupError("the third")
+        done.append(item)
+        return item
+
+    results = map_threads(work, range(10_000), threads=2)
+
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(LookupError, match="the third"):
+        next(results)
+    assert list(results) == []
+    assert len(done) < 20
+
+
+def test_an_error_of_the_items_ends_the_work() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise LookupError("no more items")
+
+    with pytest.raises(LookupError, match="no more items"):
+        list(map_threads(lambda item: item, items(), threads=4))
+
+
+def test_a_reader_that_stops_early_leaves_no_thread_behind() -> None:
+    before = set(threading.enumerate())
+    results = map_threads(lambda item: item, itertools.count(), threads=4)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+
+    assert set(threading.enumerate()) <= before
+
+
+def test_the_budget_is_never_exceeded() -> None:
+    budget, lock, held, most = ByteBudget(100), threading.Lock(), [0], [0]
+
+    def work(size: int) -> None:
+        with budget.hold(size):
+            with lock:
+                held[0] += size
+                most[0] = max(most[0], held[0])
+            threading.Event().wait(0.0005)
+            with lock:
+                held[0] -= size
+
+    list(map_threads(work, [(7 * item) % 60 + 1 for item in range(200)], threads=8))
+
+    assert held[0] == 0
+    assert 0 < most[0] <= 100
+
+
+def test_what_fits_together_is_held_together() -> None:
+    budget, together = ByteBudget(100), threading.Barrier(4)
+
+    def work(size: int) -> int:
+        with budget.hold(size):
+            together.wait(PATIENCE)
+        return size
+
+    assert list(map_threads(work, [25, 25, 25, 25], threads=4)) == [25, 25, 25, 25]
+
+
+def holding(budget: ByteBudget, size: int) -> tuple[threading.Thread, threading.Event]:
+    """Hold so many bytes in a thread; the event tells when it got them."""
+    got = threading.Event()
+
+    def work() -> None:
+        with budget.hold(size):
+            got.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread, got
+
+
+@pytest.mark.parametrize(("held", "wanted"), [(60, 41), (1, 100), (1, 1000)], ids=["too-much", "all", "more-than-all"])
+def test_a_demand_waits_until_there_is_room_for_it(held: int, wanted: int) -> None:
+    budget = ByteBudget(100)
+    with budget.hold(held):
+        thread, got = holding(budget, wanted)
+        assert not got.wait(0.05)
+    assert got.wait(PATIENCE)
+    thread.join()
+
+
+def test_a_demand_for_more_than_all_there_is_is_met_when_it_is_alone() -> None:
+    budget = ByteBudget(100)
+    with budget.hold(10**9):
+        thread, got = holding(budget, 1)
+        assert not got.wait(0.05)
+    assert got.wait(PATIENCE)
+    thread.join()
+
+
+def test_what_was_held_comes_back_after_an_error() -> None:
+    budget = ByteBudget(100)
+    with contextlib.suppress(LookupError), budget.hold(100):
+        raise LookupError
+    thread, got = holding(budget, 100)
+
+    assert got.wait(PATIENCE)
+    thread.join()
+
+
+def test_a_demand_for_nothing_never_waits() -> None:
+    budget = ByteBudget(100)
+    with budget.hold(100):
+        thread, got = holding(budget, 0)
+        assert got.wait(PATIENCE)
+    thread.join()

@@ -1,0 +1,317 @@
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, overload
+
+import pandas as pd
+import pytest
+
+from airflow_quilt.core.errors import LogicalKeyError, MetadataError, QuiltError, SourceError
+from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
+from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
+from airflow_quilt.core.sources.parse import Content, DirectoryMeta, Located, Request, parse_entries, remote_locations
+
+
+class MappedOutput(Sequence[Any]):
+    """What mapped tasks returned: a sequence that is no list and is read item by item."""
+
+    def __init__(self, *items: Any) -> None:
+        self._items = items
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Any]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return self._items[index]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class AnyPath:
+    """A path of somebody else's library."""
+
+    def __init__(self, text: Any) -> None:
+        self._text = text
+
+    def __fspath__(self) -> Any:
+        return self._text
+
+
+def parsed(entries: object) -> list[Request]:
+    return list(parse_entries(entries))
+
+
+def located(key: str, text: str, meta: dict[str, Any] | None = None) -> Located:
+    location = PhysicalKey.parse(text)
+    return Located(key, location, meta or {}, location.name)
+
+
+def content(key: str, data: bytes, meta: dict[str, Any]) -> Content:
+    return Content(LogicalKey(key), data, meta)
+
+
+def directory(key: str, meta: dict[str, Any]) -> DirectoryMeta:
+    return DirectoryMeta(DirectoryKey(key), meta)
+
+
+URI = "quilt+s3://b#package=team/data&path=a"
+LOCAL_URI = "quilt+file:///registry#package=team/data"
+
+
+@pytest.mark.parametrize(
+    ("entries", "requests"),
+    [
+        pytest.param({}, [], id="nothing"),
+        pytest.param({"a": "/data/a"}, [located("a", "/data/a")], id="local-path"),
+        pytest.param({"a": "file:///data/a"}, [located("a", "/data/a")], id="file-url"),
+        pytest.param({"a": "s3://b/k?versionId=v"}, [Located("a", PhysicalKey("b", "k", "v"), {}, "k")], id="object"),
+        pytest.param({"a/": "s3://b/p/"}, [Located("a/", PhysicalKey("b", "p/"), {}, "p")], id="prefix"),
+        pytest.param({"a/": URI}, [Located("a/", QuiltUri.parse(URI), {}, "")], id="package"),
+        pytest.param({"a/": LOCAL_URI}, [Located("a/", QuiltUri.parse(LOCAL_URI), {}, "")], id="package-of-a-local-registry"),
+        pytest.param({"a": PurePosixPath("/data/a")}, [located("a", "/data/a")], id="path"),
+        pytest.param({"a": AnyPath("s3://b/k")}, [Located("a", PhysicalKey("b", "k"), {}, "k")], id="path-like-on-s3"),
+        pytest.param({"a": {"path": "/data/a"}}, [located("a", "/data/a")], id="described-path"),
+        pytest.param({"a": {"path": AnyPath("/data/a")}}, [located("a", "/data/a")], id="described-path-like"),
+        pytest.param({"a": b"hello"}, [content("a", b"hello", {})], id="bytes"),
+        pytest.param({"a": bytearray(b"hi")}, [content("a", b"hi", {})], id="bytearray"),
+        pytest.param({"a": memoryview(b"hello")[::2]}, [content("a", b"hlo", {})], id="memoryview"),
+        pytest.param({"a": {"content": b"hi"}}, [content("a", b"hi", {})], id="described-bytes"),
+        pytest.param({"a": {"content": "/é"}}, [content("a", "/é".encode(), {})], id="described-text"),
+        pytest.param({"": "/data/a"}, [located("", "/data/a")], id="root"),
+        pytest.param({"/": "/data/a"}, [located("", "/data/a")], id="root-as-a-slash"),
+        pytest.param({"a/": ["/x", "/y"]}, [located("a/", "/x"), located("a/", "/y")], id="list"),
+        pytest.param({"a/": [["/x"], ["/y"]]}, [located("a/", "/x"), located("a/", "/y")], id="list-of-lists"),
+        pytest.param({"a/": []}, [], id="empty-list"),
+        pytest.param({"a/": ("/x",)}, [located("a/", "/x")], id="tuple"),
+        pytest.param("/data/", [located("", "/data/")], id="one-source-for-the-package"),
+        pytest.param(Path("/data"), [located("", "/data")], id="one-path-for-the-package"),
+        pytest.param(["/x", Path("/y")], [located("", "/x"), located("", "/y")], id="a-list-for-the-package"),
+        pytest.param(URI, [Located("", QuiltUri.parse(URI), {}, "")], id="a-package-for-the-package"),
+        pytest.param({"path": "/x"}, [located("", "/x")], id="a-described-source-for-the-package"),
+        pytest.param({"path/": "/x"}, [located("path/", "/x")], id="a-directory-named-path"),
+        pytest.param({"path": "/x", "b": "/y"}, [located("path", "/x"), located("b", "/y")], id="a-file-named-path"),
+        pytest.param({"meta": "/x"}, [located("meta", "/x")], id="a-file-named-meta"),
+        pytest.param({"a/": {"meta": {"x": 1}}}, [directory("a/", {"x": 1})], id="metadata-of-a-directory"),
+        pytest.param({"a/": {"meta": {}}}, [directory("a/", {})], id="empty-metadata-of-a-directory"),
+        pytest.param(
+            {"a/": [{"meta": {"x": 1}}, "/x"]}, [directory("a/", {"x": 1}), located("a/", "/x")], id="metadata-among-sources"
+        ),
+        pytest.param(
+            {"a/": {"path": "/x/", "meta": {"x": 1}}},
+            [located("a/", "/x/", {"user_meta": {"x": 1}})],
+            id="metadata-with-a-directory",
+        ),
+    ],
+)
+def test_every_kind_of_source_is_read(entries: object, requests: list[Request]) -> None:
+    assert parsed(entries) == requests
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        pytest.param({"b": 1, "a": [None, True]}, b'{"b": 1, "a": [null, true]}', id="mapping"),
+        pytest.param({}, b"{}", id="empty-mapping"),
+        pytest.param({"meta": {"x": 1}}, b'{"meta": {"x": 1}}', id="mapping-with-only-meta"),
+        pytest.param({"path": "/x", "b": 1}, b'{"path": "/x", "b": 1}', id="mapping-with-path-and-more"),
+        pytest.param(["/x", "s3://b/k"], b'["/x", "s3://b/k"]', id="list"),
+        pytest.param((1, 2), b"[1, 2]", id="tuple"),
+        pytest.param(MappedOutput(1, {"x": MappedOutput("y")}), b'[1, {"x": ["y"]}]', id="mapped-output"),
+        pytest.param(1, b"1", id="integer"),
+        pytest.param(1.5, b"1.5", id="float"),
+        pytest.param(True, b"true", id="bool"),
+        pytest.param({"content": None}, b"null", id="described-null"),
+        pytest.param({"content": 5}, b"5", id="described-number"),
+        pytest.param({"content": "as it is"}, b"as it is", id="described-text-stays-text"),
+        pytest.param({"content": {"é": 1}}, '{"é": 1}'.encode(), id="described-mapping"),
+        pytest.param({"content": ["/x"]}, b'["/x"]', id="described-list"),
+        pytest.param({"content": {"path": "/x"}}, b'{"path": "/x"}', id="described-mapping-with-path"),
+        pytest.param({"content": {"content": 1}}, b'{"content": 1}', id="described-mapping-with-content"),
+    ],
+)
+def test_a_json_value_under_a_json_key_is_content(value: object, data: bytes) -> None:
+    assert parsed({"sub/a.JSON": value}) == [content("sub/a.JSON", data, {})]
+
+
+@pytest.mark.parametrize("key", ["a/", "run.json/"])
+def test_a_list_under_a_directory_key_is_a_list_of_sources(key: str) -> None:
+    assert parsed({key: ["/x", "/y"]}) == [located(key, "/x"), located(key, "/y")]
+
+
+@pytest.mark.parametrize("key", ["", "parts/"])
+def test_the_output_of_mapped_tasks_is_a_list_of_sources(key: str) -> None:
+    output = MappedOutput("/x", Path("/y"), {"path": "/z", "meta": {"n": 3}}, MappedOutput("s3://b/k"))
+
+    assert parsed({key: output} if key else output) == [
+        located(key, "/x"),
+        located(key, "/y"),
+        located(key, "/z", {"user_meta": {"n": 3}}),
+        Located(key, PhysicalKey("b", "k"), {}, "k"),
+    ]
+
+
+def test_a_path_like_source_below_a_directory_of_mapped_output_keeps_its_trailing_slash() -> None:
+    assert parsed({"parts/": MappedOutput("/x/", AnyPath("s3://b/p/"))}) == [
+        located("parts/", "/x/"),
+        Located("parts/", PhysicalKey("b", "p/"), {}, "p"),
+    ]
+
+
+def test_a_data_frame_is_written_in_the_format_of_its_key() -> None:
+    frame = pd.DataFrame({"a": [1, 2]})
+
+    assert parsed({"t.csv": frame, "u.json": {"content": frame, "meta": {"n": 1}}}) == [
+        content("t.csv", b"a\n1\n2\n", {}),
+        content("u.json", b'[{"a":1},{"a":2}]', {"user_meta": {"n": 1}}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("meta", "stored"),
+    [({"x": [1, None]}, {"user_meta": {"x": [1, None]}}), ({}, {"user_meta": {}}), (None, {})],
+    ids=["some", "empty", "none"],
+)
+def test_metadata_goes_with_a_path_and_with_content(meta: object, stored: dict[str, Any]) -> None:
+    entries = {"a": {"path": "/x", "meta": meta}, "b": {"content": "x", "meta": meta}, "c.json": {"content": [1], "meta": meta}}
+
+    assert [request.meta for request in parsed(entries)] == [stored, stored, stored]
+
+
+def test_metadata_goes_with_content_that_looks_like_a_source() -> None:
+    (request,) = parsed({"a.json": {"content": {"path": "/x"}, "meta": {"n": 1}}})
+
+    assert request.meta == {"user_meta": {"n": 1}}
+
+
+@pytest.mark.parametrize("kind", [str, bytes, bytearray], ids=["text", "bytes", "bytearray"])
+def test_text_is_a_location_and_only_bytes_are_content(kind: type) -> None:
+    (request,) = parsed({"a.json": "/x" if kind is str else kind(b"/x")})
+
+    assert isinstance(request, Located if kind is str else Content)
+
+
+REFUSED = [
+    pytest.param({"a": None}, "'a': its source is None", id="none"),
+    pytest.param(None, "'': its source is None", id="nothing-at-all"),
+    pytest.param({"a/": ["/x", None]}, "'a/': its source is None", id="none-in-a-list"),
+    pytest.param({"a.json": None}, "'a.json': its source is None", id="none-under-a-json-key"),
+    pytest.param({"a": {"content": None}}, "'a'", id="content-none"),
+    pytest.param({"a": ""}, "'a': an empty text", id="empty-text"),
+    pytest.param({"a": "https://x/y"}, "'a': 'https://x/y'", id="https"),
+    pytest.param({"a": "s3://b/k?x=y"}, "'a': 's3://b/k?x=y'", id="query"),
+    pytest.param({"a": "quilt+s3://b"}, "'a': 'quilt+s3://b'", id="bad-package-uri"),
+    pytest.param({"a": "quilt+s3://b#package=x"}, "'a': package name 'x'", id="bad-package-name"),
+    pytest.param({"a": AnyPath(b"/x")}, "'a': the path b'/x' is bytes", id="path-of-bytes"),
+    pytest.param({"a": {"path": AnyPath(b"/x")}}, "'a': the path b'/x' is bytes", id="described-path-of-bytes"),
+    pytest.param({"a": {"path": "/x", "content": "y"}}, "'a': give path or content, not both", id="path-and-content"),
+    pytest.param({"a": {"path": 5}}, "'a': expected path to be a path or URL", id="path-number"),
+    pytest.param({"a": {"path": None}}, "'a': expected path to be a path or URL", id="path-none"),
+    pytest.param({"a": {"path": ["/x"]}}, "'a': expected path to be a path or URL, got a list of 1", id="path-list"),
+    pytest.param({"a": 5}, "'a': a value of type int", id="number"),
+    pytest.param({"a": 1.5}, "'a': a value of type float", id="float"),
+    pytest.param({"a": True}, "'a': a value of type bool", id="bool"),
+    pytest.param({"a": {"x": 1}}, "'a': a value of type dict", id="mapping"),
+    pytest.param({"a": {}}, "'a': a value of type dict", id="empty-mapping"),
+    pytest.param({"a": {"meta": {}}}, "'a': a value of type dict", id="only-meta"),
+    pytest.param({"": {"meta": {"x": 1}}}, "'': a value of type dict", id="metadata-of-the-whole-package"),
+    pytest.param([{"meta": {"x": 1}}], "'': a value of type dict", id="metadata-of-the-whole-package-in-a-list"),
+    pytest.param({"a/": {"meta": {}, "x": 1}}, "'a/': a value of type dict", id="metadata-of-a-directory-and-more"),
+    pytest.param({"a": {"path": "/x", "mata": {}}}, "'a': a value of type dict", id="misspelt-meta"),
+    pytest.param({"a": ["/x", "/y"]}, "'a': a list of 2", id="list-under-a-file-key"),
+    pytest.param({"a": MappedOutput("/x")}, "'a': a value of type MappedOutput", id="mapped-output-under-a-file-key"),
+    pytest.param({"a": {"/x"}}, "'a': a value of type set", id="set"),
+    pytest.param({"a": object()}, "'a': a value of type object", id="object"),
+    pytest.param({"a/": (x for x in ["/x"])}, "'a/': a value of type generator", id="generator"),
+    pytest.param({"a": {"content": 5}}, "'a': a value of type int", id="described-number"),
+    pytest.param({"a": {"content": ["x"]}}, "'a': a list of 1", id="described-list"),
+    pytest.param({"a/": {"content": ["/x"]}}, "'a/'", id="described-list-under-a-directory"),
+    pytest.param({"a": {"content": Path("/x")}}, "'a'", id="described-content-that-is-a-path"),
+    pytest.param({"a": {"content": "\ud800"}}, "'a'", id="text-that-is-no-unicode"),
+    pytest.param({"a/": b"x"}, "'a/': content needs the key of a file", id="bytes-for-a-directory"),
+    pytest.param({"": b"x"}, "'': content needs the key of a file", id="bytes-for-the-root"),
+    pytest.param(b"x", "'': content needs the key of a file", id="bytes-for-the-package"),
+    pytest.param({"a/": [b"x"]}, "'a/': content needs the key of a file", id="bytes-in-a-list"),
+    pytest.param({"a/": {"content": "x"}}, "'a/': content needs the key of a file", id="text-for-a-directory"),
+    pytest.param({"a/": pd.DataFrame()}, "'a/': content needs the key of a file", id="frame-for-a-directory"),
+    pytest.param({"a": pd.DataFrame()}, "'a': a DataFrame needs a key that ends in", id="frame-without-a-suffix"),
+    pytest.param({"a.csv": pd.Series([1])}, "'a.csv': a value of type Series", id="series"),
+    pytest.param({"a.json": {"x": object()}}, "'a.json': its content is not JSON", id="not-json"),
+    pytest.param({"a.json": float("nan")}, "'a.json': its content is not JSON", id="nan"),
+    pytest.param({"a.json": ["\ud800"]}, "'a.json': its content is not JSON", id="json-that-is-no-unicode"),
+    pytest.param({"a.json": {(1, 2): 3}}, "'a.json': its content is not JSON", id="json-with-a-tuple-as-key"),
+    pytest.param({5: "/x"}, "5: a logical key is text, not int", id="key-number"),
+    pytest.param({None: "/x"}, "None: a logical key is text", id="key-none"),
+    pytest.param({b"a": "/x"}, "b'a': a logical key is text", id="key-bytes"),
+]
+
+
+@pytest.mark.parametrize(("entries", "words"), REFUSED)
+def test_anything_else_is_refused_and_the_key_is_named(entries: object, words: str) -> None:
+    with pytest.raises(SourceError) as caught:
+        parsed(entries)
+
+    assert f"entry {words}" in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["../a", "a//b", "a//", "/a", "a/../b", ".", "./", "a\ud800"])
+def test_a_key_that_is_no_logical_key_is_refused(key: str) -> None:
+    with pytest.raises(LogicalKeyError):
+        parsed({key: "/x"})
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [
+        pytest.param([1], "'a': meta: expected a mapping, got list", id="list"),
+        pytest.param("x", "'a': meta: expected a mapping, got str", id="text"),
+        pytest.param({"x": {"y": float("nan")}}, "'a': meta.x.y: nan", id="nan"),
+        pytest.param({1: 2}, "'a': meta: the key 1 is int", id="number-as-key"),
+    ],
+)
+@pytest.mark.parametrize("source", [{"path": "/x"}, {"content": "x"}], ids=["path", "content"])
+def test_metadata_that_is_no_json_object_is_refused_by_key_and_place(source: dict[str, Any], meta: Any, words: str) -> None:
+    with pytest.raises(MetadataError) as caught:
+        parsed({"a": source | {"meta": meta}})
+
+    assert f"entry {words}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("meta", "words"),
+    [
+        pytest.param(None, "'a/': meta: expected a mapping, got NoneType", id="none"),
+        pytest.param([1], "'a/': meta: expected a mapping, got list", id="list"),
+        pytest.param({"x": {"y": float("nan")}}, "'a/': meta.x.y: nan", id="nan"),
+    ],
+)
+def test_metadata_of_a_directory_that_is_no_json_object_is_refused_by_key_and_place(meta: Any, words: str) -> None:
+    with pytest.raises(MetadataError) as caught:
+        parsed({"a/": {"meta": meta}})
+
+    assert f"entry {words}" in str(caught.value)
+
+
+def test_a_source_is_read_when_it_is_asked_for() -> None:
+    requests = parse_entries({"a": "/x", "b": None})
+
+    assert next(requests) == located("a", "/x")
+    with pytest.raises(QuiltError, match="'b'"):
+        next(requests)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": "s3://b/a", "b": "/local", "c/": ["s3://b/c/", URI, "/local"], "d": {"path": "s3://b/d", "meta": {}}},
+        {"a.json": ["s3://b/a"], "b.json": {"path": "s3://b/b", "more": 1}, "c": {"content": "s3://b/c"}, "d/": {"meta": {}}},
+        {"a/": MappedOutput("s3://b/a", {"path": URI}), "b": b"s3://b/b", "c": Path("/local"), "d": {"path": Path("/local")}},
+        "s3://b",
+        {"path": URI},
+        [URI, "s3://b/a?versionId=1"],
+    ],
+)
+def test_remote_locations_are_those_of_the_requests(entries: object) -> None:
+    locations = [request.location for request in parse_entries(entries) if isinstance(request, Located)]
+
+    assert list(remote_locations(entries)) == [each for each in locations if isinstance(each, QuiltUri) or not each.is_local]

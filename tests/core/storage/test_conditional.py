@@ -1,0 +1,134 @@
+"""Writes on conditions, on stores that keep them, ignore them, or do not know them."""
+
+import logging
+from typing import IO
+
+import pytest
+
+from airflow_quilt.core.build import build
+from airflow_quilt.core.delete import delete
+from airflow_quilt.core.errors import PreconditionError, RevisionConflictError, UnsupportedError
+from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.rollback import rollback
+from airflow_quilt.core.storage.base import Replace, Stat, Stores, WriteMode
+from airflow_quilt.core.storage.conditional import ConditionalWriter
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.memory import MemoryStorage
+from tests.core.faulty import Before
+from tests.support import through
+
+KEY = PhysicalKey("registry", "key")
+NAME = PackageName("team", "package")
+
+
+class IgnoringStorage(MemoryStorage):
+    """A store that writes whatever the condition says."""
+
+    def put(
+        self,
+        key: PhysicalKey,
+        body: bytes | IO[bytes],
+        mode: WriteMode = "overwrite",  # noqa: ARG002
+        mark: str | None = None,
+    ) -> Stat:
+        return super().put(key, body, "overwrite", mark)
+
+    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
+        return False
+
+
+class RefusingStorage(MemoryStorage):
+    """A store that does not know conditional writes, and says so."""
+
+    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
+        if mode != "overwrite":
+            raise UnsupportedError("the store does not know this request", str(key))
+        return super().put(key, body, mode, mark)
+
+
+WEAK = [IgnoringStorage, RefusingStorage]
+
+
+@pytest.fixture(params=WEAK)
+def weak(request: pytest.FixtureRequest) -> MemoryStorage:
+    """A store without conditional writes."""
+    storage: MemoryStorage = request.param(["registry"])
+    return storage
+
+
+@pytest.fixture
+def weak_registry(weak: MemoryStorage) -> Registry:
+    """A registry on it."""
+    return Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), weak))
+
+
+def publish(registry: Registry, message: str) -> Published:
+    return build(registry, Draft(package=str(NAME), entries={}, message=message, allow_empty=True))
+
+
+@pytest.mark.parametrize("mode", ["create", Replace("other")])
+def test_where_the_store_keeps_no_conditions_the_writer_looks_itself(weak: MemoryStorage, mode: WriteMode) -> None:
+    writer = ConditionalWriter(weak)
+    writer.put(KEY, b"one", "create")
+    writer.probe(KEY, b"one")
+
+    with pytest.raises(PreconditionError):
+        writer.put(KEY, b"two", mode)
+    assert weak.get(KEY).data == b"one"
+    writer.put(KEY, b"two", Replace(weak.get(KEY).etag))
+    assert weak.get(KEY).data == b"two"
+
+
+def test_to_replace_what_is_gone_is_refused_there_too(weak: MemoryStorage) -> None:
+    writer = ConditionalWriter(weak)
+    writer.probe(KEY, b"one")
+
+    with pytest.raises(PreconditionError):
+        writer.put(KEY, b"two", Replace("e1"))
+    assert list(weak.scan(PhysicalKey("registry", ""))) == []
+
+
+def test_the_weaker_promise_is_told_once(weak_registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    for message in ("one", "two", "three"):
+        publish(weak_registry, message)
+    delete(weak_registry, str(NAME), publish(weak_registry, "four").top_hash)
+
+    told = [record.getMessage() for record in caplog.records if "conditional writes" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("s3://registry keeps no conditional writes")
+
+
+def test_nothing_is_told_where_conditions_hold(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    publish(registry, "one")
+    publish(registry, "two")
+
+    assert caplog.records == []
+
+
+def test_one_writer_at_a_time_loses_nothing_there(weak_registry: Registry) -> None:
+    first, second, third = (publish(weak_registry, message) for message in ("one", "two", "three"))
+    assert list(weak_registry.revisions(NAME)) == [third.revision, second.revision, first.revision]
+
+    rollback(weak_registry, str(NAME), first.top_hash)
+    assert weak_registry.resolve(NAME) == first.top_hash
+    delete(weak_registry, str(NAME), first.top_hash)
+    assert weak_registry.resolve(NAME) == third.top_hash
+    assert list(weak_registry.revisions(NAME)) == [third.revision, second.revision]
+
+
+def test_a_conflict_that_can_be_seen_is_still_one_there(weak_registry: Registry) -> None:
+    publish(weak_registry, "one")
+    racing = Before(lambda call: call.operation == "put", lambda: publish(weak_registry, "theirs"))  # Its manifest.
+
+    with pytest.raises(RevisionConflictError):
+        publish(through(weak_registry, racing), "mine")
+    assert [weak_registry.read(NAME, found.top_hash).header["message"] for found in weak_registry.revisions(NAME)] == [
+        "theirs",
+        "one",
+    ]
