@@ -9,7 +9,7 @@ from airflow_quilt.core.build import build, build_planner
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.format.hashes import CHUNKED
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.install import install
 from airflow_quilt.core.publish.commit import Published
 from airflow_quilt.core.publish.draft import Draft
@@ -20,6 +20,7 @@ from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
 from benchmarks.client import main
 
@@ -27,7 +28,7 @@ from benchmarks.client import main
 def _registry(location: str, **limits: int) -> Registry:
     bounds = Limits(**limits)
     client = boto3.session.Session().client("s3", config=client_config(None, bounds))
-    return Registry(RegistryLocation.parse(location), Stores(LocalStorage(), S3Storage(client), limits=bounds))
+    return Registry(resolve_registry(location), Stores(LocalStorage(), S3Storage(client), limits=bounds))
 
 
 def _told(published: Published) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def build_prefix(registry: str, package: str, source: str, hash_type: str = CHUN
 
 def build_package(registry: str, package: str, source: str, **limits: int) -> dict[str, Any]:
     """Build a package of the entries of another one of a local registry, whose hashes are known."""
-    entries = f"quilt+{RegistryLocation.parse(registry)}#package={source}"
+    entries = f"quilt+{resolve_registry(registry)}#package={source}"
     return _told(build(_registry(registry, **limits), Draft(package=package, entries=entries)))
 
 
@@ -59,7 +60,7 @@ def plan_push(registry: str, package: str, source: str, staging: str, shards: in
 
 def plan_build(registry: str, package: str, source: str, staging: str, shards: int) -> dict[str, Any]:
     """Plan a build of the entries of another package of a local registry."""
-    entries = f"quilt+{RegistryLocation.parse(registry)}#package={source}"
+    entries = f"quilt+{resolve_registry(registry)}#package={source}"
     draft, opened = Draft(package=package, entries=entries), _registry(registry)
     planned = plan_shards(opened, draft, build_planner(opened, draft), "Building", PhysicalKey.parse(staging), Cut(shards=shards))
     return {"shards": planned.shards}

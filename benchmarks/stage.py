@@ -16,8 +16,8 @@ from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import hash_of
 from airflow_quilt.core.format.manifest import Entry, write_manifest
 from airflow_quilt.core.format.names import LogicalKey, PackageName, TopHash
-from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from benchmarks.measure import Command, run
 from testbed.quilt3 import quilt3_environment
 from testbed.seaweedfs import seaweedfs
@@ -66,7 +66,7 @@ class Stage:
     def package(self, count: int) -> tuple[str, str]:
         """Write a package of so many entries with hashes into a local registry; return the registry and the package."""
         registry, name = self.place(), PackageName("seed", "package")
-        root, digest = RegistryLocation.parse(str(registry)).root, hash_of(b"")
+        root, digest = resolve_registry(str(registry)).root, hash_of(b"")
         keys = (f"{number // 1000:05}/{number:08}.bin" for number in range(count))  # In walk order.
         entries = (
             Entry(LogicalKey(key), (f"s3://bucket/{key}?versionId={number:032}",), 0, digest) for number, key in enumerate(keys)

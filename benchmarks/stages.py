@@ -18,7 +18,6 @@ import msgspec
 from airflow_quilt.core.format.hashes import hash_of
 from airflow_quilt.core.format.manifest import Entry, canonical_text, write_manifest
 from airflow_quilt.core.format.names import LogicalKey, PackageName, is_walk
-from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.plan.actions import plan_build
 from airflow_quilt.core.plan.tree import Tree
 from airflow_quilt.core.publish.draft import Draft, find_sources
@@ -27,6 +26,7 @@ from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 
 _ROUNDS: Final = 3
 _NAME: Final = PackageName("seed", "package")
@@ -55,7 +55,7 @@ def _microseconds(step: Callable[[], object], entries: int) -> float:
 
 
 def _steps(directory: Path, count: int) -> dict[str, Callable[[], object]]:
-    registry = Registry(RegistryLocation.parse(str(directory)), Stores(LocalStorage(), MemoryStorage([])))
+    registry = Registry(resolve_registry(str(directory)), Stores(LocalStorage(), MemoryStorage([])))
     digest, keys = hash_of(b""), [LogicalKey(f"{number // 1000:05}/{number:08}.bin") for number in range(count)]
     entries = [Entry(key, (f"s3://bucket/{key}?versionId={number:032}",), 0, digest) for number, key in enumerate(keys)]
     out = io.BytesIO()

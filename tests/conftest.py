@@ -11,6 +11,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.catalog import CatalogServer, running_catalog
 from testbed.proxy import S3Proxy, running_proxy
@@ -74,7 +75,7 @@ def registry(memory: MemoryStorage) -> Registry:
 @pytest.fixture
 def local_registry(memory: MemoryStorage, tmp_path: Path) -> Registry:
     """A registry on the disk."""
-    return Registry(RegistryLocation.parse(str(tmp_path / "local-registry")), Stores(LocalStorage(), memory))
+    return Registry(resolve_registry(str(tmp_path / "local-registry")), Stores(LocalStorage(), memory))
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from airflow_quilt.core.workflows.rules import check_config
 
 Verdict = Literal["ok", "warning", "failed"]
 
-_PROBE = f"{layout.OWN}packages/write-check"
-
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -50,16 +48,6 @@ def check_registry(registry: Registry) -> Iterator[Finding]:
     yield look("workflows", lambda: _workflows(registry))
 
 
-def check_writable(registry: Registry) -> None:
-    """Check that manifests can be written, by an upload that is begun and dropped.
-
-    Raises:
-        StorageError: they cannot.
-    """
-    if not registry.location.is_local:
-        registry.stores.remote.begin(registry.location.root.join(_PROBE)).abort()
-
-
 def _packages(registry: Registry) -> str:
     found = next(registry.packages(), None)
     return f"packages, {found} among them" if found else "no package yet"
@@ -71,7 +59,7 @@ def _may_read(registry: Registry) -> str:
 
 
 def _may_write(registry: Registry) -> str:
-    check_writable(registry)
+    registry.check_writable()
     return f"may write {layout.OWN}"
 
 

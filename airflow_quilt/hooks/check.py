@@ -10,9 +10,9 @@ from airflow_quilt.core.catalog.client import API_KEY_PREFIX
 from airflow_quilt.core.catalog.credentials import CredentialSource
 from airflow_quilt.core.diagnostics import Finding, check_registry, look
 from airflow_quilt.core.errors import QuiltError
-from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.plan.placement import parse_dest
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.workflows.rules import load_workflow
 from airflow_quilt.hooks.stores import identify, make_aws_hook, make_catalog, make_stores
 
@@ -54,7 +54,7 @@ def check(hook: "QuiltHook") -> Iterator[Finding]:
 def _check_s3(settings: "QuiltSettings", source: CredentialSource | None, catalog: "Catalog | None") -> Iterator[Finding]:
     aws = make_aws_hook(settings, source)
     try:
-        location = RegistryLocation.parse(settings.registry) if settings.registry else None
+        location = resolve_registry(settings.registry) if settings.registry else None
     except QuiltError as error:
         yield Finding("registry", "failed", str(error))
         return

@@ -99,15 +99,15 @@ class QuiltHook(BaseHook):
             SettingsError: neither the call nor the connection names a registry.
             LocationError: the registry is not a whole bucket or a directory.
         """
-        from airflow_quilt.core.format.uris import RegistryLocation
         from airflow_quilt.core.registry.registry import Registry
+        from airflow_quilt.core.storage.paths import resolve_registry
 
         text = registry or self.settings.registry
         if not text:
             raise SettingsError(
                 f"no registry: give registry=, or set the extra 'registry' of the connection {self.quilt_conn_id!r} to s3://bucket"
             )
-        return Registry(RegistryLocation.parse(text), self._stores)
+        return Registry(resolve_registry(text), self._stores)
 
     def locate(
         self, package: str, registry: str | None = None, revision: "str | datetime | None" = None, path: str | None = None
@@ -182,10 +182,10 @@ class QuiltHook(BaseHook):
         return self.settings.workflow if self.settings.workflow and self._is_own(registry) else ...
 
     def _is_own(self, registry: "Registry") -> bool:
-        from airflow_quilt.core.format.uris import RegistryLocation
+        from airflow_quilt.core.storage.paths import resolve_registry
 
         own = self.settings.registry
-        return own is not None and RegistryLocation.parse(own) == registry.location
+        return own is not None and resolve_registry(own) == registry.location
 
     def catalog_url(self, registry: "Registry", name: "PackageName", top_hash: str) -> str | None:
         """Return the catalog's page of a revision, where the connection names a catalog."""

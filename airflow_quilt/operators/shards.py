@@ -67,15 +67,15 @@ class QuiltPlanOperator(QuiltPublishOperator):
 
     def execute(self, context: "Context") -> list[dict[str, Any]]:  # type: ignore[override]
         """Plan; return the shards, each as the number that it has and the place where all is staged."""
-        from airflow_quilt.core.format.uris import PhysicalKey
         from airflow_quilt.core.publish.sharded.run import plan_shards, staging_of, sweep
+        from airflow_quilt.core.storage.paths import resolve_location
 
         stop = self.begin()
         with airflow_errors(self):
             registry, attempt, given = self.hook.registry(self.registry), attempt_of(context), self.inputs()
             self._given_entries = given["entries"]
             place = plain(self.staging)
-            root = PhysicalKey.parse(str(place)) if place is not None else registry.location.root.join(ROOT)
+            root = resolve_location(str(place)) if place is not None else registry.location.root.join(ROOT)
             if swept := sweep(registry, root, time.time(), _AGE):
                 _log.info("Deleted %s objects below %s that other runs left there", swept, root)
             staging = staging_of(root, attempt, began_of(context) or time.time())

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import Identity, S3Server
 from tests.core.crash import World
@@ -108,7 +108,7 @@ class RealWorld(World):
         return cls(
             client=client,
             stores=Stores(LocalStorage(), S3Storage(client)),
-            location=RegistryLocation.parse(fields["location"]),
+            location=resolve_registry(fields["location"]),
             files=Path(fields["files"]),
             name=PackageName.parse(fields["name"]),
             clock=time.time,

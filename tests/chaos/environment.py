@@ -31,6 +31,7 @@ from airflow_quilt.core.runtime.retry import Patience
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from airflow_quilt.core.verify import verify
 from testbed.server import S3Server
@@ -103,7 +104,7 @@ def outcome(work: Callable[[], object]) -> Outcome:
 
 
 def local_registry(path: Path) -> Registry:
-    return Registry(RegistryLocation.parse(str(path)), Stores(LocalStorage(), MemoryStorage(["none"])))
+    return Registry(resolve_registry(str(path)), Stores(LocalStorage(), MemoryStorage(["none"])))
 
 
 def s3_registry(server: S3Server, bucket: str) -> Registry:

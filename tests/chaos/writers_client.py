@@ -12,7 +12,6 @@ from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import PackageNotFoundError, QuiltError
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.attempt import Attempt
@@ -20,6 +19,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import Identity, S3Server
 
@@ -55,7 +55,7 @@ class Place:
         return Stores(LocalStorage(), S3Storage(self.server().client()))
 
     def registry(self, stores: Stores | None = None, clock: Callable[[], float] = time.time) -> Registry:
-        return Registry(RegistryLocation.parse(self.location), stores or self.stores(), clock=clock)
+        return Registry(resolve_registry(self.location), stores or self.stores(), clock=clock)
 
     @property
     def name(self) -> PackageName:

@@ -15,6 +15,7 @@ from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, Pr
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import Replace, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.paths import resolve_path
 from tests.contract.storage_contract import FileStoreContract, raised
 
 MIB = 1024 * 1024
@@ -32,7 +33,7 @@ class TestLocalStorage(FileStoreContract):
 
     @pytest.fixture
     def root(self, tmp_path: Path) -> PhysicalKey:
-        return PhysicalKey.of_path(f"{tmp_path}/root/")
+        return resolve_path(f"{tmp_path}/root/")
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def storage() -> LocalStorage:
 
 @pytest.fixture
 def key(tmp_path: Path) -> PhysicalKey:
-    return PhysicalKey.of_path(tmp_path / "directory/file")
+    return resolve_path(tmp_path / "directory/file")
 
 
 def beside(key: PhysicalKey) -> list[str]:
@@ -124,7 +125,7 @@ def test_who_has_the_old_file_open_reads_it_to_its_end(storage: LocalStorage, ke
 
 
 def test_a_file_that_is_being_written_is_not_listed(storage: LocalStorage, key: PhysicalKey) -> None:
-    directory = PhysicalKey.of_path(f"{Path(key.key).parent}/")
+    directory = resolve_path(f"{Path(key.key).parent}/")
     listed: list[list[PhysicalKey]] = []
     storage.put(key, Body(b"new", lambda: listed.append([stat.key for stat in storage.scan(directory)])))
 
@@ -133,7 +134,7 @@ def test_a_file_that_is_being_written_is_not_listed(storage: LocalStorage, key: 
 
 
 def test_a_directory_can_be_listed_while_files_in_it_are_written(storage: LocalStorage, key: PhysicalKey) -> None:
-    directory = PhysicalKey.of_path(f"{Path(key.key).parent}/")
+    directory = resolve_path(f"{Path(key.key).parent}/")
     storage.put(key, b"0")
     with busily(lambda: storage.put(key, b"1")):
         for _ in range(2000):
@@ -144,7 +145,7 @@ def test_writers_that_come_and_go_in_one_directory_do_not_disturb_each_other(sto
     start = threading.Barrier(8)
 
     def come_and_go(name: str) -> PhysicalKey:
-        own = PhysicalKey.of_path(Path(key.key).with_name(name))
+        own = resolve_path(Path(key.key).with_name(name))
         start.wait(30)
         for _ in range(200):
             storage.put(own, b"x")
@@ -154,7 +155,7 @@ def test_writers_that_come_and_go_in_one_directory_do_not_disturb_each_other(sto
     with ThreadPoolExecutor(8) as pool:
         written = list(pool.map(come_and_go, "abcdefgh"))
 
-    assert {stat.key for stat in storage.scan(PhysicalKey.of_path(Path(key.key).parent))} == set(written)
+    assert {stat.key for stat in storage.scan(resolve_path(Path(key.key).parent))} == set(written)
 
 
 # Failed writes.
@@ -293,7 +294,7 @@ def test_a_file_that_no_disk_can_hold_is_begun_or_leaves_nothing(storage: LocalS
 
 
 def test_a_name_that_is_too_long_is_an_error_that_names_it(storage: LocalStorage, key: PhysicalKey) -> None:
-    long = PhysicalKey.of_path(Path(key.key).with_name("é" * 200))
+    long = resolve_path(Path(key.key).with_name("é" * 200))
     file = storage.create(long, 1)
     with pytest.raises(StorageError, match="File name too long") as caught:
         file.complete()
@@ -304,7 +305,7 @@ def test_a_name_that_is_too_long_is_an_error_that_names_it(storage: LocalStorage
 
 
 def test_directories_are_made_as_they_are_needed_and_go_when_they_are_empty(storage: LocalStorage, tmp_path: Path) -> None:
-    pointers = [PhysicalKey.of_path(tmp_path / f"named/team/{name}/latest") for name in ("one", "two")]
+    pointers = [resolve_path(tmp_path / f"named/team/{name}/latest") for name in ("one", "two")]
     for pointer in pointers:
         storage.put(pointer, b"x")
 
@@ -345,7 +346,7 @@ def test_what_is_no_file_is_not_found_and_not_listed(
         with pytest.raises(ObjectNotFoundError, match="not a file"):
             read(storage, PhysicalKey(None, str(tmp_path / name)))
 
-    assert list(storage.scan(PhysicalKey.of_path(f"{tmp_path}/"))) == []
+    assert list(storage.scan(resolve_path(f"{tmp_path}/"))) == []
 
 
 # Permissions.
@@ -402,17 +403,17 @@ def test_what_the_user_may_not_do_is_denied(
     storage: LocalStorage, foreign: Path, call: Callable[[LocalStorage, PhysicalKey], object]
 ) -> None:
     with pytest.raises(AccessDeniedError, match=foreign.as_uri()):
-        raised(lambda: call(storage, PhysicalKey.of_path(f"{foreign}/")))
+        raised(lambda: call(storage, resolve_path(f"{foreign}/")))
 
     assert [path.name for path in sorted(foreign.iterdir())] == ["closed", "file"]
 
 
 def test_a_directory_below_that_may_not_be_listed_is_named_itself(storage: LocalStorage, foreign: Path) -> None:
     with pytest.raises(AccessDeniedError) as caught:
-        list(storage.scan(PhysicalKey.of_path(f"{foreign}/")))
+        list(storage.scan(resolve_path(f"{foreign}/")))
 
     assert caught.value.location == (foreign / "closed").as_uri()
 
 
 def test_a_file_that_may_not_be_read_is_still_told_of(storage: LocalStorage, foreign: Path) -> None:
-    assert storage.stat(PhysicalKey.of_path(foreign / "file")).size == 1
+    assert storage.stat(resolve_path(foreign / "file")).size == 1

@@ -20,6 +20,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_path
 from tests.core.faulty import Call, Fault, FaultMode, tapped
 
 NAME: Final = PackageName("team", "package")
@@ -86,7 +87,7 @@ class World:
     def roots(self) -> list[PhysicalKey]:
         """Where sources lie, and where data lands."""
         prefixes = [(self.bucket, "data/"), (self.bucket, f"{self.name}/"), (self.source, "data/")]
-        return [PhysicalKey.of_path(self.files), *(PhysicalKey(*prefix) for prefix in prefixes)]
+        return [resolve_path(self.files), *(PhysicalKey(*prefix) for prefix in prefixes)]
 
     def data(self) -> set[PhysicalKey]:
         """Return the files and current objects that are data."""

@@ -32,6 +32,7 @@ from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from tests.core.faulty import Before, Fault, FaultMode, Recorder, SilentStorage
 from tests.core.packages import HASH_TYPES, PART, checksum, commit, entry_of, files_below, put
 from tests.core.test_crash_points import FAULTS, MOST_CALLS, problems_at_every_call
@@ -601,7 +602,7 @@ def damaged_source(tmp_path: Path, kind: str, entry: Callable[[PhysicalKey | str
     """Return a registry with a package of one entry whose place holds other bytes than it says, or is gone."""
     memory = (SilentStorage if "silent" in kind else MemoryStorage)(["registry", "source"])
     url = str(tmp_path / "registry") if kind == "file" else "s3://registry"
-    registry = Registry(RegistryLocation.parse(url), Stores(LocalStorage(), memory))
+    registry = Registry(resolve_registry(url), Stores(LocalStorage(), memory))
     place: PhysicalKey | str = (tmp_path / "a.bin").as_uri() if kind == "file" else "s3://source/data/a.bin"
     if stored is not None and kind == "file":
         (tmp_path / "a.bin").write_bytes(stored)

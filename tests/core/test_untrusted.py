@@ -34,6 +34,7 @@ from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.verify import Verification, verify
 from tests.core.faulty import Recorder
 from tests.core.packages import files_below
@@ -130,9 +131,7 @@ def world_in(home: Path, kind: str = "s3") -> World:
     memory.put(PhysicalKey("source", "good"), GOOD)
     stores = Stores(LocalStorage(), memory)
     theirs = "s3://registry" if kind == "s3" else str(home / "theirs")
-    return World(
-        Registry(RegistryLocation.parse(theirs), stores), Registry(RegistryLocation.parse("s3://ours"), stores), memory, home
-    )
+    return World(Registry(resolve_registry(theirs), stores), Registry(RegistryLocation.parse("s3://ours"), stores), memory, home)
 
 
 @pytest.fixture
@@ -665,7 +664,7 @@ def test_an_entry_does_not_land_in_the_registry_that_it_comes_from(home: Path, d
 
 
 def test_an_entry_of_a_package_on_s3_does_not_land_in_a_local_registry(world: World) -> None:
-    mine = Registry(RegistryLocation.parse(str(world.out)), world.theirs.stores)
+    mine = Registry(resolve_registry(str(world.out)), world.theirs.stores)
     built = build(mine, Draft(package=str(NAME), entries={"a": "s3://source/good"}))
     plant(world.theirs, [entry(f".quilt/named_packages/{NAME}/latest")])
     result, _ = used(USES["install to a directory"], world)

@@ -10,12 +10,13 @@ import pytest
 
 from airflow_quilt.core.build import build
 from airflow_quilt.core.errors import QuiltError
-from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
 from tests.chaos import environment
@@ -143,7 +144,7 @@ def timed(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Registry, Clo
     if location is None:
         location = f"s3://{request.getfixturevalue('bucket')}"
         stores = Stores(LocalStorage(), S3Storage(request.getfixturevalue("s3").client()))
-    return Registry(RegistryLocation.parse(location), stores, clock=clock), clock
+    return Registry(resolve_registry(location), stores, clock=clock), clock
 
 
 def publish(registry: Registry, tmp_path: Path, message: str) -> str:

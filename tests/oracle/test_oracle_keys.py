@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.storage.paths import resolve_path
 from tests.oracle.quilt3_client import Quilt3
 
 NAMES = {
@@ -48,7 +49,7 @@ def test_an_object_is_spelled_as_in_quilt3_and_read_back_by_both(name: str, vers
 
 @pytest.mark.parametrize("name", [name.rstrip("/") for name in NAMES.values()], ids=NAMES)
 def test_a_local_file_is_spelled_as_in_quilt3_and_read_back_by_both(name: str, quilt3: Quilt3, tmp_path: Path) -> None:
-    key = PhysicalKey.of_path(tmp_path / name)
+    key = resolve_path(tmp_path / name)
     text = str(key)
     assert quilt3.physical_key(text) == {"bucket": None, "key": key.key, "version_id": None, "text": text}
     assert PhysicalKey.parse(text) == key

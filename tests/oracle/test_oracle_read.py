@@ -11,7 +11,7 @@ from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import PackageNotFoundError, QuiltError, TopHashError
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.install import install
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
@@ -19,6 +19,7 @@ from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from airflow_quilt.core.verify import Verification, verify
 from testbed.server import S3Server
@@ -87,7 +88,7 @@ def shared_registry(
 ) -> Registry:
     """A registry of each kind."""
     root = f"s3://{bucket}" if request.param == "s3" else str(tmp_path_factory.mktemp("registry"))
-    return Registry(RegistryLocation.parse(root), Stores(LocalStorage(), S3Storage(s3.client())))
+    return Registry(resolve_registry(root), Stores(LocalStorage(), S3Storage(s3.client())))
 
 
 @pytest.fixture(scope="module", params=["quilt3", "we"])
@@ -352,7 +353,7 @@ def manuscripts(*messages: str) -> list[Manuscript]:
 
 def replace_root(registry: Registry, directory: Path) -> Registry:
     """Return a registry on the disk beside another one."""
-    return Registry(RegistryLocation.parse(str(directory)), registry.stores)
+    return Registry(resolve_registry(str(directory)), registry.stores)
 
 
 DELETED: dict[str, tuple[list[str], Callable[[list[str]], str | None]]] = {

@@ -11,10 +11,10 @@ import pytest
 from airflow_quilt.core.build import build
 from airflow_quilt.core.errors import LogicalKeyError
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.storage.paths import resolve_path
 from tests.oracle.quilt3_client import Manuscript, Quilt3, Quilt3Error, Step, long_ago, place, plant, write
 
 FILES = {"a.txt": b"a", "plots/1.png": b"1", "plots/deep/2.png": b"2", "plots.txt": b"3", "z/only": b"4"}
@@ -177,7 +177,7 @@ def manuscript(header: Mapping[str, Any], places: Mapping[str, str]) -> Manuscri
 
 def local_base(registry: Registry, name: str, header: Mapping[str, Any], directory: Path) -> str:
     """Plant a revision of local files; return its top hash."""
-    places = {key: str(PhysicalKey.of_path(path)) for key, path in place(directory, FILES).items()}
+    places = {key: str(resolve_path(path)) for key, path in place(directory, FILES).items()}
     return plant(registry, name, manuscript(header, places))[0]
 
 
@@ -283,7 +283,7 @@ def unversioned(found: Mapping[str, Any], below: str) -> list[Mapping[str, Any]]
 def test_an_older_revision_is_updated_by_its_short_hash_as_in_quilt3(
     quilt3: Quilt3, local_registry: Registry, tmp_path: Path, name: str
 ) -> None:
-    places = {key: str(PhysicalKey.of_path(path)) for key, path in place(tmp_path / "base", FILES).items()}
+    places = {key: str(resolve_path(path)) for key, path in place(tmp_path / "base", FILES).items()}
     plain = manuscript(HEADERS["a plain header"], places)
     older, newer = plant(local_registry, name, plain, replace(plain, header=HEADERS["a bare header"]))
     case = CASES["the last file of a directory less"]
@@ -356,7 +356,7 @@ def test_metadata_of_a_directory_stays_when_files_are_put_into_it_where_quilt3_f
 def test_other_physical_keys_of_an_entry_stay_where_quilt3_drops_them(
     quilt3: Quilt3, local_registry: Registry, tmp_path: Path, name: str
 ) -> None:
-    keys = [str(PhysicalKey.of_path(path)) for path in place(tmp_path, {"a": b"a", "mirror": b"a"}).values()]
+    keys = [str(resolve_path(path)) for path in place(tmp_path, {"a": b"a", "mirror": b"a"}).values()]
     entry = {"logical_key": "a", "physical_keys": keys, "size": 1, "hash": HASHES[0], "meta": {}}
     [base] = plant(local_registry, name, Manuscript({"version": "v0", "message": None}, [entry]))
     published = build(local_registry, Draft(package=name, mode="update", message="update"))

@@ -14,6 +14,7 @@ from airflow_quilt.core.format.names import walk_order
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import Blob, Stores
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.paths import resolve_path
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from airflow_quilt.core.workflows.rules import Choice, load_workflow
 from testbed.server import S3Server
@@ -387,7 +388,7 @@ class Judges:
 @pytest.fixture(params=["disk", "s3"])
 def judges(request: pytest.FixtureRequest, quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path) -> Judges:
     """Both clients with a registry on the disk, and with one on S3."""
-    root = PhysicalKey.of_path(tmp_path / "registry") if request.param == "disk" else PhysicalKey(registry_bucket, "")
+    root = resolve_path(tmp_path / "registry") if request.param == "disk" else PhysicalKey(registry_bucket, "")
     return Judges(quilt3, stores, root)
 
 
@@ -426,7 +427,7 @@ def test_a_registry_on_the_disk_may_have_its_schemas_on_s3(
     quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path
 ) -> None:
     schema = Judges(quilt3, stores, PhysicalKey(registry_bucket, "")).write("schemas/shared.json", b"{}")
-    judges = Judges(quilt3, stores, PhysicalKey.of_path(tmp_path / "registry"))
+    judges = Judges(quilt3, stores, resolve_path(tmp_path / "registry"))
     judges.write_config(at(f"s3://{registry_bucket}/schemas/shared.json").encode())
     spec = passes(None).spec(tmp_path / "files")
     recorded = judges.quilt3s(spec, ...)
@@ -442,7 +443,7 @@ def test_local_schemas_are_for_local_registries(
     (tmp_path / "s.json").write_text("{}")
     spec = passes(None).spec(tmp_path / "files")
     verdicts = []
-    for root in (PhysicalKey(registry_bucket, ""), PhysicalKey.of_path(tmp_path / "registry")):
+    for root in (PhysicalKey(registry_bucket, ""), resolve_path(tmp_path / "registry")):
         judges = Judges(quilt3, stores, root)
         judges.write_config(at(f"{prefix}{tmp_path}/s.json").encode())
         verdicts.append(judges.quilt3s(spec, ...))

@@ -28,6 +28,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Blob, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.workflows.rules import Choice, Workflow, check_config, load_workflow
 from tests.property.hostile import (
     ANY_BYTES,
@@ -71,9 +72,9 @@ def test_any_text_is_a_physical_key_that_prints_back_or_is_refused(text: str) ->
 @example("s3://bucket?versionId=")
 @example("file:///\ud800")
 def test_any_text_is_a_registry_that_prints_back_or_is_refused(text: str) -> None:
-    location = value_or_refusal(lambda: RegistryLocation.parse(text))
+    location = value_or_refusal(lambda: resolve_registry(text))
 
-    assert isinstance(location, QuiltError) or value_or_refusal(lambda: RegistryLocation.parse(str(location))) == location
+    assert isinstance(location, QuiltError) or value_or_refusal(lambda: resolve_registry(str(location))) == location
 
 
 def quilt_uri(registry: str, fragment: str) -> str:

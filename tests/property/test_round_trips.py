@@ -4,7 +4,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key, parse_top_hash
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
+from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
+from airflow_quilt.core.storage.paths import resolve_path, resolve_registry
 from tests.property.strategies import LOGICAL_KEYS, ODD_LETTERS, TEXT
 
 ALPHABET = string.ascii_letters + string.digits
@@ -40,7 +41,7 @@ def test_a_local_physical_key_is_read_back_as_it_was_printed(path: str, ending: 
 def test_a_local_path_and_its_url_are_one_location(path: str) -> None:
     key = PhysicalKey.parse(f"/no-such-place/{path}")
 
-    assert key == PhysicalKey.of_path(f"/no-such-place/{path}") == PhysicalKey.parse(str(key))
+    assert key == resolve_path(f"/no-such-place/{path}") == PhysicalKey.parse(str(key))
 
 
 @given(st.builds(PackageName, WORDS, WORDS))
@@ -59,9 +60,9 @@ REGISTRIES = BUCKETS.map(lambda bucket: f"s3://{bucket}") | PATHS.map(lambda pat
 @given(REGISTRIES)
 @example("/")
 def test_a_registry_is_read_back_as_it_was_printed(text: str) -> None:
-    location = RegistryLocation.parse(text)
+    location = resolve_registry(text)
 
-    assert RegistryLocation.parse(str(location)) == location
+    assert resolve_registry(str(location)) == location
 
 
 @st.composite
@@ -69,7 +70,7 @@ def quilt_uris(draw: st.DrawFn) -> QuiltUri:
     pin = draw(st.sampled_from(["none", "hash", "tag"]))
     path = draw(st.none() | st.tuples(PATHS, st.sampled_from(["", "/"])).map("".join))
     return QuiltUri(
-        registry=RegistryLocation.parse(draw(REGISTRIES)),
+        registry=resolve_registry(draw(REGISTRIES)),
         package=PackageName(draw(EXISTING_WORDS), draw(EXISTING_WORDS)),
         top_hash=TopHash(draw(TOP_HASHES)) if pin == "hash" else None,
         tag="latest" if pin == "tag" else None,

@@ -9,6 +9,9 @@ OWN: Final = ".quilt/"
 
 NAMES: Final = ".quilt/named_packages/"
 LATEST: Final = "latest"
+WRITE_CHECK: Final = ".quilt/packages/write-check"
+"""A multipart upload is begun here, and never completed, to learn whether manifests can be written."""
+
 WORKFLOWS: Final = ".quilt/workflows/config.yml"
 
 

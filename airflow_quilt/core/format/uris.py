@@ -3,7 +3,6 @@
 Printing is quilt3's to the letter, because the text goes into manifests.
 """
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -15,7 +14,6 @@ import msgspec
 from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key, parse_top_hash
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
 """An URL of S3 in which nothing is escaped, as nearly all are."""
 
@@ -33,9 +31,9 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an ``s3://`` or ``file://`` URL, or a local path.
+        """Read an ``s3://`` or ``file://`` URL, or an absolute path, as it is written.
 
-        A relative path starts at the working directory, ``~`` is the home directory, and links are resolved.
+        Pure: links, ``~`` and relative paths are for :func:`~airflow_quilt.core.storage.paths.resolve_location`.
 
         Raises:
             LocationError: ``text`` is something else; the message says which part is wrong.
@@ -48,9 +46,9 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
             return cls._parse_s3(text)
         if text.startswith("file:"):
             return cls._parse_file(text)
-        if _SCHEME.match(text):
-            raise LocationError(f"{text!r}: expected s3://bucket/key, file:///path or a local path")
-        return cls.of_path(text)
+        if text.startswith("/"):
+            return cls.of_path(text)
+        raise LocationError(f"{text!r}: expected s3://bucket/key, file:///path or an absolute path")
 
     @classmethod
     def _parse_s3(cls, text: str) -> Self:
@@ -76,21 +74,30 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
         return cls.of_path(unquote(parts.path, errors="surrogateescape"))
 
     @classmethod
-    def of_path(cls, path: str | os.PathLike[str]) -> Self:
-        """Return the key of a local path; a trailing ``/`` stays.
+    def of_path(cls, path: str) -> Self:
+        """Return the key of an absolute path; a trailing ``/`` stays.
+
+        Raises:
+            LocationError: no file can have this path.
+        """
+        text = cls.spell(path)
+        parts = "/".join(part for part in text.split("/") if part not in {"", "."})  # As pathlib prints them.
+        return cls(None, f"/{parts}/" if parts and text.endswith("/") else f"/{parts}")
+
+    @staticmethod
+    def spell(path: str) -> str:
+        """Return the one spelling of a path whose bytes need not be Unicode: Python's for paths (PEP 383).
 
         Raises:
             LocationError: no file can have this path.
         """
         try:
-            text = os.fsdecode(os.fsencode(path))  # Bytes that are no Unicode have one spelling: the operating system's.
+            text = path.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             raise LocationError(f"{path!r}: not valid Unicode, which no path can hold") from error
         if "\0" in text:
             raise LocationError(f"{text!r}: a location holds no NUL")
-        real = os.path.realpath(os.path.expanduser(text))  # noqa: PTH111  (which takes ~$report.docx for a name)
-        parts = real.strip("/")  # POSIX lets two slashes stand at the beginning.
-        return cls(None, f"/{parts}/" if parts and text.endswith("/") else f"/{parts}")
+        return text
 
     @property
     def is_local(self) -> bool:
@@ -130,7 +137,7 @@ class RegistryLocation:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``s3://bucket``, ``file:///directory`` or a local path.
+        """Read ``s3://bucket``, ``file:///directory`` or an absolute path, as it is written.
 
         Raises:
             LocationError: ``text`` names an object, a prefix or a version, or is no location at all.

@@ -11,7 +11,6 @@ from typing import Any, Final, Literal, Self
 
 import msgspec
 
-from airflow_quilt.core.diagnostics import check_writable
 from airflow_quilt.core.errors import EmptyPackageError
 from airflow_quilt.core.format.batches import batched
 from airflow_quilt.core.format.manifest import Entry, Summary, canonical_entry, canonical_json, write_manifest
@@ -145,7 +144,7 @@ def check_target(registry: Registry, to_move: int) -> None:
         StorageError: it could not.
     """
     if to_move >= _WORTH_A_CHECK:
-        check_writable(registry)
+        registry.check_writable()
 
 
 def announce(registry: Registry, what: str, planned: Planned, to_move: int) -> None:

@@ -205,7 +205,10 @@ class Registry:
         Raises:
             LocationError: its physical key is not one, or is a file although the registry is not on this machine.
         """
-        key = PhysicalKey.parse(entry.physical_keys[0])
+        try:
+            key = PhysicalKey.parse(entry.physical_keys[0])
+        except LocationError as error:
+            raise LocationError(f"entry {entry.logical_key!r}: {error}") from error
         if key.is_local and not self.location.is_local:
             raise LocationError(f"entry {entry.logical_key!r}: {key} is a file of some other machine, out of reach here")
         return key
@@ -230,6 +233,15 @@ class Registry:
     def diff(self, name: PackageName, old: str | datetime | None, new: str | datetime | None = None) -> Iterator[Change]:
         """Yield what changed from one revision of a package to another, in walk order; revisions as for :meth:`resolve`."""
         return compare(self.read(name, old).entries, self.read(name, new).entries)
+
+    def check_writable(self) -> None:
+        """Check that manifests can be written, by a multipart upload that is begun and aborted.
+
+        Raises:
+            StorageError: they cannot.
+        """
+        if not self.location.is_local:
+            self.stores.remote.begin(self._key(layout.WRITE_CHECK)).abort()
 
     def workflows_config(self) -> Blob | None:
         """Read the file that says what packages must satisfy here, or None where there is none."""

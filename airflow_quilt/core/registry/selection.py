@@ -10,6 +10,7 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.storage.paths import resolve_location
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def parse_place(text: str) -> PhysicalKey:
     Raises:
         LocationError: it names a version, or a file is there.
     """
-    place = PhysicalKey.parse(text)
+    place = resolve_location(text)
     if place.version_id is not None:
         raise LocationError(f"{text!r}: a prefix has no version")
     if place.is_local and Path(place.key).exists() and not Path(place.key).is_dir():

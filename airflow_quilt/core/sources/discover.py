@@ -24,6 +24,7 @@ from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.runtime.threads import map_threads
 from airflow_quilt.core.sources.parse import Content, DirectoryMeta, Located, Request
 from airflow_quilt.core.storage.base import Stat, Stores
+from airflow_quilt.core.storage.paths import resolve_path
 
 _IGNORE_FILE: Final = ".quiltignore"
 
@@ -215,7 +216,7 @@ class SourceFinder:
         """Follow a link to a file, which must not lead out of the directory."""
         if not (stat.key.is_local and Path(stat.key.key).is_symlink()):
             return stat
-        target = PhysicalKey.of_path(stat.key.key)
+        target = resolve_path(stat.key.key)
         if not target.key.startswith(directory.key) and not self._options.follow_symlinks:
             raise SourceError(
                 f"{stat.key}: this link leads out of {directory}, to {target.key}; "

@@ -16,6 +16,7 @@ from airflow_quilt.core.format.metadata import check_meta
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, parse_logical_key
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
 from airflow_quilt.core.sources.serializers import is_frame, is_json_key, write_frame, write_json
+from airflow_quilt.core.storage.paths import resolve_location
 
 _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
 
@@ -174,7 +175,7 @@ def _located(key: str, text: str, meta: Mapping[str, Any]) -> Located:
     try:
         if text.startswith("quilt+"):
             return Located(key, QuiltUri.parse(text), meta, "")
-        location = PhysicalKey.parse(text)
+        location = resolve_location(text)
     except QuiltError as error:
         raise SourceError(f"entry {key!r}: {error}") from error
     # A link to a file lends it its name, although the physical key is that of the file.

@@ -21,6 +21,7 @@ from referencing import Registry
 from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError, WorkflowError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import Blob
+from airflow_quilt.core.storage.paths import resolve_location
 
 Choice = str | EllipsisType | None
 """A workflow: by its id, none at all, or ``...`` for the one that the registry takes by default."""
@@ -311,7 +312,7 @@ def _parse_url(url: str, what: str) -> PhysicalKey:
     try:
         parts = urlsplit(url)
         if parts.scheme == "file":
-            return PhysicalKey.parse(f"file://{parts.netloc}{parts.path}" + (f"?{parts.query}" if parts.query else ""))
+            return resolve_location(f"file://{parts.netloc}{parts.path}" + (f"?{parts.query}" if parts.query else ""))
         query = parse_qs(parts.query)
         versions = query.pop("versionId", [None])
         if parts.scheme == "s3" and parts.netloc and not query:

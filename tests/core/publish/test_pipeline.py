@@ -48,6 +48,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from tests.core.faulty import Before, Fault, Recorder, SilentStorage, objects
 from tests.core.packages import PART, commit, entry_of, put
 from tests.support import read, through
@@ -340,7 +341,7 @@ def test_a_key_that_would_land_in_the_registrys_own_area_is_refused_before_anyth
 @pytest.mark.parametrize("url", ["s3://registry/prefix", "s3://registry/prefix/", "s3://registry?versionId=1"])
 def test_a_registry_is_a_whole_bucket(url: str) -> None:
     with pytest.raises(LocationError, match="whole bucket"):
-        RegistryLocation.parse(url)
+        resolve_registry(url)
 
 
 def test_push_to_a_local_registry_is_refused_and_names_build(local_registry: Registry, recorder: Recorder) -> None:
@@ -631,7 +632,7 @@ def test_a_registry_whose_bucket_is_absent_is_told(
     put(memory, "s3://source/data/a.txt", b"a")
 
     with pytest.raises(BucketNotFoundError, match=location):
-        work(Registry(RegistryLocation.parse(location), registry.stores))
+        work(Registry(resolve_registry(location), registry.stores))
 
 
 def test_a_file_that_was_uploaded_by_a_push_that_failed_is_no_package(registry: Registry, memory: MemoryStorage) -> None:

@@ -15,6 +15,7 @@ from airflow_quilt.core.storage.base import Storage
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_path
 from tests.core.faulty import Fault, TappedStorage
 from tests.support import Clock
 
@@ -24,7 +25,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Storage, Phys
     """A storage, and the key of a lock there."""
     if request.param == "memory":
         return MemoryStorage(["registry"]), PhysicalKey("registry", ".quilt/locks/team/package")
-    return LocalStorage(), PhysicalKey.of_path(tmp_path / ".quilt/locks/team/package")
+    return LocalStorage(), resolve_path(tmp_path / ".quilt/locks/team/package")
 
 
 def lease(place: tuple[Storage, PhysicalKey], seconds: float = 30.0, clock: Clock | None = None) -> Lease:

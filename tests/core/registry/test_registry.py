@@ -32,12 +32,13 @@ from airflow_quilt.core.format.diff import Change
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.manifest import make_header, write_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash, walk_order
-from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.pointers import Conflict, Deleted, Latest, Revision
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from tests.core.faulty import Before, Call, Fault, Recorder, T, Tap, is_put_of, tapped
 from tests.core.packages import HASH_TYPES, PART, entry_of, put
 from tests.core.packages import commit as commit_entries
@@ -57,7 +58,7 @@ def clock() -> Clock:
 def timed(request: pytest.FixtureRequest, tmp_path: Path, stores: Stores, clock: Clock) -> Registry:
     """A registry whose clock the test sets, in memory and on the disk."""
     url = "s3://registry" if request.param == "s3" else str(tmp_path / "registry")
-    return Registry(RegistryLocation.parse(url), stores, clock=clock)
+    return Registry(resolve_registry(url), stores, clock=clock)
 
 
 def through(registry: Registry, *taps: Tap) -> Registry:

@@ -21,6 +21,7 @@ from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference, parse_place, select
+from airflow_quilt.core.storage.paths import resolve_path
 from tests.core.packages import commit, entry_of
 
 NAME = PackageName("team", "package")
@@ -146,7 +147,7 @@ def test_a_manifest_is_read_to_its_end_and_a_damaged_one_is_not_believed(
 def test_files_are_laid_out_in_a_directory_that_need_not_be_there(tmp_path: Path, place: str, ending: str) -> None:
     (tmp_path / "there").mkdir()
 
-    assert parse_place(f"{tmp_path}/{place}{ending}") == PhysicalKey.of_path(f"{tmp_path}/{place}{ending}")
+    assert parse_place(f"{tmp_path}/{place}{ending}") == resolve_path(f"{tmp_path}/{place}{ending}")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,7 @@ from airflow_quilt.core.sources.parse import parse_entries
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_path
 
 Write = Callable[..., Path]
 HASH = Hash("sha2-256-chunked", "x" * 44)
@@ -88,7 +89,7 @@ def test_a_file_is_found_with_its_size_and_place(find: Finder, write: Write) -> 
 
     assert (source.logical_key, source.size, source.hash, source.meta) == ("sub/b.txt", 5, None, {})
     assert source.origin == PhysicalKey(None, str(path.resolve()))
-    assert source.etag == find.stores.local.stat(PhysicalKey.of_path(path)).etag
+    assert source.etag == find.stores.local.stat(resolve_path(path)).etag
 
 
 def test_a_file_keeps_the_metadata_that_was_given(find: Finder, write: Write) -> None:
@@ -306,7 +307,7 @@ def test_a_link_that_leads_out_is_packed_under_its_own_name_where_that_is_wanted
     plain, one, two = find({"d/": directory}, follow_symlinks=True)
 
     assert [plain.logical_key, one.logical_key, two.logical_key] == ["d/a.txt", "d/one", "d/two"]
-    assert {(source.origin, source.size) for source in (one, two)} == {(PhysicalKey.of_path(secret), 6)}
+    assert {(source.origin, source.size) for source in (one, two)} == {(resolve_path(secret), 6)}
 
 
 @pytest.mark.parametrize("follow_symlinks", [True, False])
@@ -723,4 +724,4 @@ def test_a_package_of_a_local_registry_may_name_files(find: Finder, write: Write
     find.packages["team/data"] = [packed("a", path.as_uri())]
     (source,) = find({"in/": "quilt+file:///registry#package=team/data"})
 
-    assert (source.origin, source.movable) == (PhysicalKey.of_path(path), True)
+    assert (source.origin, source.movable) == (resolve_path(path), True)

@@ -24,6 +24,7 @@ from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_path
 from airflow_quilt.core.transfer.download import Fetch, Wanted
 from tests.core.faulty import Before, Call, Fault, Recorder, T, Tap, tapped
 from tests.core.packages import HASH_TYPES, PART, entry_of, files_below, put
@@ -49,7 +50,7 @@ def want(memory: MemoryStorage, out: Path) -> Callable[..., Wanted]:
 
     def want(name: str, data: bytes, hash_type: str = CHUNKED, *, stored: bytes | None = None) -> Wanted:
         origin = put(memory, f"s3://source/data/{name}", data if stored is None else stored)
-        return Wanted(entry_of(name, data, origin, hash_type=hash_type), origin, PhysicalKey.of_path(out).join(name))
+        return Wanted(entry_of(name, data, origin, hash_type=hash_type), origin, resolve_path(out).join(name))
 
     return want
 
@@ -80,7 +81,7 @@ def test_a_file_gets_the_bytes_of_its_entry_which_are_read_once(
 ) -> None:
     wanted = want("deep/below/file", data, hash_type)
     if origin == "file":
-        wanted = replace(wanted, origin=PhysicalKey.of_path(write("source", data)))
+        wanted = replace(wanted, origin=resolve_path(write("source", data)))
 
     assert fetch(stores, [wanted], recorder) == {"deep/below/file": True}
     assert files_below(out) == {"deep/below/file": data}

@@ -22,6 +22,7 @@ from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.storage.base import Stat, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_path
 from airflow_quilt.core.transfer.upload import Transfer
 from tests.core.faulty import Before, Call, Fault, Recorder, SilentStorage, T, Tap, tapped
 from tests.core.packages import HASH_TYPES, PART, checksum
@@ -48,7 +49,7 @@ def content(name: str, data: bytes) -> Upload:
 
 
 def file_source(path: Path) -> Source:
-    stat = LocalStorage().stat(PhysicalKey.of_path(path))
+    stat = LocalStorage().stat(resolve_path(path))
     return Source(logical_key=LogicalKey(path.name), origin=stat.key, size=stat.size, etag=stat.etag)
 
 

@@ -47,6 +47,7 @@ from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.paths import resolve_path
 from tests.core.faulty import Before, Fault, Recorder, is_put_of
 from tests.core.packages import entry_of, files_below, put
 from tests.support import read, through
@@ -362,7 +363,7 @@ def test_a_directory_may_be_where_the_workers_meet(registry: Registry, tmp_path:
     odd = tmp_path / "files" / os.fsdecode(b"not-unicode-\xff")
     odd.parent.mkdir()
     odd.write_bytes(b"odd")
-    place = staging_of(PhysicalKey.of_path(tmp_path / "staging"), Attempt("work"), BEGAN)
+    place = staging_of(resolve_path(tmp_path / "staging"), Attempt("work"), BEGAN)
     entries = {"odd": {"path": os.fspath(odd), "meta": {"big": 2**80, "text": "é"}}, **CONTENT}
     transfer(registry, plan(registry, draft(entries), staging=place).shards, place)
     published = commit(registry, staging=place)
