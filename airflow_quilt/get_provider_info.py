@@ -28,8 +28,8 @@ def get_provider_info() -> dict[str, Any]:
             },
         ],
         "task-decorators": [
-            {"name": "quilt_push", "class-name": "airflow_quilt.decorators.quilt.quilt_push_task"},
-            {"name": "quilt_build", "class-name": "airflow_quilt.decorators.quilt.quilt_build_task"},
+            {"name": "quilt_push", "class-name": "airflow_quilt.decorators._quilt.quilt_push_task"},
+            {"name": "quilt_build", "class-name": "airflow_quilt.decorators._quilt.quilt_build_task"},
         ],
         "sensors": [{"integration-name": "Quilt", "python-modules": ["airflow_quilt.sensors.package"]}],
         "triggers": [

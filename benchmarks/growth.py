@@ -62,8 +62,8 @@ def plot(path: Path, results: Mapping[tuple[str, int], Result]) -> None:
     for axes, (measured, label) in zip(panels, _MEASURES.items(), strict=True):
         for work, client in product(_WORKS, _STYLES):
             points = _curve(results, work, client, measured)
-            (name, color), (mark, line) = _STYLES[client], _MARKS[work]
-            axes.loglog(points.keys(), points.values(), color=color, marker=mark, linestyle=line, label=f"{name}: {work}")
+            (name, color), (writer_tag, line) = _STYLES[client], _MARKS[work]
+            axes.loglog(points.keys(), points.values(), color=color, marker=writer_tag, linestyle=line, label=f"{name}: {work}")
         axes.set_xlabel("entries")
         axes.set_ylabel(label)
         axes.grid(visible=True, alpha=0.3)

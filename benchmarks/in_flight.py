@@ -22,7 +22,9 @@ def pieces(stage: Stage) -> Iterator[Variants]:
         threads, package = max(_MEMORY) // part_size(_SIZE), f"push/{memory}-{number}"
         return stage.ours("push_directory", registry=registry, package=package, source=source, memory=memory, threads=threads)
 
-    yield Variants("push one file of 1 GiB", "bytes in flight", DEFAULTS.memory, {each: partial(push, each) for each in _MEMORY})
+    yield Variants(
+        "push one file of 1 GiB", "bytes in flight", DEFAULTS.max_bytes_in_flight, {each: partial(push, each) for each in _MEMORY}
+    )
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from airflow_quilt.core.format.hashes import CHUNKED
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.install import install
-from airflow_quilt.core.publish.commit import Published
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.sharded.run import Cut, commit_shards, plan_shards, transfer_shard
+from airflow_quilt.core.publish.sharded.run import ShardingOptions, commit_shards, plan_shards, transfer_shard
 from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
@@ -31,7 +31,7 @@ def _registry(location: str, **limits: int) -> Registry:
     return Registry(resolve_registry(location), Stores(LocalStorage(), S3Storage(client), limits=bounds))
 
 
-def _told(published: Published) -> dict[str, Any]:
+def _told(published: PublishResult) -> dict[str, Any]:
     return {"entries": published.entries, "bytes": published.bytes, "top_hash": published.top_hash}
 
 
@@ -54,7 +54,9 @@ def build_package(registry: str, package: str, source: str, **limits: int) -> di
 def plan_push(registry: str, package: str, source: str, staging: str, shards: int) -> dict[str, Any]:
     """Plan a push of a directory or a prefix in shards."""
     draft, opened = Draft(package=package, entries=source), _registry(registry)
-    planned = plan_shards(opened, draft, push_planner(opened, draft), "Pushing", PhysicalKey.parse(staging), Cut(shards=shards))
+    planned = plan_shards(
+        opened, draft, push_planner(opened, draft), "Pushing", PhysicalKey.parse(staging), ShardingOptions(shards=shards)
+    )
     return {"shards": planned.shards}
 
 
@@ -62,7 +64,9 @@ def plan_build(registry: str, package: str, source: str, staging: str, shards: i
     """Plan a build of the entries of another package of a local registry."""
     entries = f"quilt+{resolve_registry(registry)}#package={source}"
     draft, opened = Draft(package=package, entries=entries), _registry(registry)
-    planned = plan_shards(opened, draft, build_planner(opened, draft), "Building", PhysicalKey.parse(staging), Cut(shards=shards))
+    planned = plan_shards(
+        opened, draft, build_planner(opened, draft), "Building", PhysicalKey.parse(staging), ShardingOptions(shards=shards)
+    )
     return {"shards": planned.shards}
 
 

@@ -19,7 +19,7 @@ def pieces(stage: Stage) -> Iterator[Variants]:
         return stage.ours("build_package", registry=registry, package=f"build/{spill}-{number}", source=source, spill=spill)
 
     yield Variants(
-        "build 1,000,000 entries", "entries in memory", DEFAULTS.spill, {each: partial(build, each) for each in _ENTRIES}
+        "build 1,000,000 entries", "entries in memory", DEFAULTS.spill_entries, {each: partial(build, each) for each in _ENTRIES}
     )
 
 

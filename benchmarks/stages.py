@@ -19,7 +19,7 @@ from airflow_quilt.core.format.hashes import hash_of
 from airflow_quilt.core.format.manifest import Entry, canonical_text, write_manifest
 from airflow_quilt.core.format.names import LogicalKey, PackageName, is_walk
 from airflow_quilt.core.plan.actions import plan_build
-from airflow_quilt.core.plan.tree import Tree
+from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.publish.draft import Draft, find_sources
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.spool import Spool
@@ -87,7 +87,7 @@ def _steps(directory: Path, count: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def _tree(registry: Registry) -> Tree:
+def _tree(registry: Registry) -> SourceTree:
     draft = Draft(package="seed/next", entries=f"quilt+{registry.location}#package={_NAME}")
     return find_sources(registry, draft, Spool(Any, 1))
 

@@ -22,10 +22,12 @@ def pieces(stage: Stage) -> Iterator[Variants]:
     def install(threads: int, _: int) -> Command:
         return stage.ours("install_package", registry=registry, package="team/files", dest=str(stage.place()), threads=threads)
 
-    yield Variants("push 1,000 files of 4 KiB", _SETTING, DEFAULTS.threads, {each: partial(push, each) for each in _THREADS})
+    yield Variants(
+        "push 1,000 files of 4 KiB", _SETTING, DEFAULTS.max_concurrency, {each: partial(push, each) for each in _THREADS}
+    )
     stage.once(stage.ours("push_directory", registry=registry, package="team/files", source=source))
     yield Variants(
-        "install 1,000 files of 4 KiB", _SETTING, DEFAULTS.threads, {each: partial(install, each) for each in _THREADS}
+        "install 1,000 files of 4 KiB", _SETTING, DEFAULTS.max_concurrency, {each: partial(install, each) for each in _THREADS}
     )
 
 

@@ -84,8 +84,8 @@ def show_revisions(registry: Registry) -> None:
     latest = registry.resolve(PACKAGE)
     for revision in registry.revisions(PACKAGE):
         message = registry.read(PACKAGE, revision.top_hash).header["message"]
-        mark = "  <- latest" if revision.top_hash == latest else ""
-        print(f"    {revision.time:YYYY-MM-DD HH:mm:ss} UTC  {revision.top_hash[:12]}  {message}{mark}")
+        sign = "  <- latest" if revision.top_hash == latest else ""
+        print(f"    {revision.time:YYYY-MM-DD HH:mm:ss} UTC  {revision.top_hash[:12]}  {message}{sign}")
 
 
 def show_latest(registry: Registry) -> None:

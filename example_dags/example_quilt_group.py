@@ -6,7 +6,7 @@ Needs a connection `quilt_default` that names a registry, and objects below the 
 import pendulum
 from airflow.sdk import dag, task
 
-from airflow_quilt.groups import quilt_push_group
+from airflow_quilt.task_groups import quilt_push_group
 
 
 @dag(

@@ -114,7 +114,7 @@ class S3Proxy:
         finally:
             self._choose = nothing
 
-    def settle(self) -> None:
+    def wait_until_idle(self) -> None:
         """Wait until no request is under way any more, also of those that their clients have given up."""
         with self._changed:
             if not self._changed.wait_for(lambda: not self._under_way, _TIMEOUT):

@@ -1,7 +1,7 @@
 """What tests of several folders share."""
 
 from airflow_quilt.core.format.manifest import Entry
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.registry.registry import Registry
 from tests.core.faulty import Tap, tapped
 
@@ -21,6 +21,6 @@ def through(registry: Registry, *taps: Tap) -> Registry:
     return Registry(registry.location, tapped(registry.stores, *taps))
 
 
-def read(registry: Registry, published: Published) -> dict[str, Entry]:
+def read(registry: Registry, published: PublishResult) -> dict[str, Entry]:
     """Return the entries of a revision by their logical keys."""
     return {entry.logical_key: entry for entry in registry.read(published.package, published.top_hash).entries}

@@ -110,7 +110,7 @@ def to_quilt_uri(uri: str, top_hash: str | None = None) -> str:
 
 def convert_asset_to_openlineage(asset: "Asset", lineage_context: Any) -> "Dataset | None":  # noqa: ARG001  (Airflow's signature)
     """Return the dataset of a package's asset, at the revision that the asset's ``extra`` names; None where it is a pattern."""
-    from airflow_quilt.assets.lineage import dataset_of
+    from airflow_quilt.assets._lineage import dataset_of
 
     registry, package = package_of(asset.uri)
     top_hash = (asset.extra or {}).get("top_hash")

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Iterator
 from airflow_quilt.core.plan.actions import Action, Source, plan_build
 from airflow_quilt.core.publish.commit import Planner
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published, publish
+from airflow_quilt.core.publish.pipeline import PublishResult, publish
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 
 
-def build(registry: Registry, draft: Draft, stop: threading.Event | None = None, *, attempt: Attempt | None = None) -> Published:
+def build(
+    registry: Registry, draft: Draft, stop: threading.Event | None = None, *, attempt: Attempt | None = None
+) -> PublishResult:
     """Build a package.
 
     Args:

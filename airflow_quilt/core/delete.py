@@ -4,14 +4,14 @@ import logging
 
 from airflow_quilt.core.errors import PackageNotFoundError
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.registry.pointers import Deleted
+from airflow_quilt.core.registry.pointers import DeleteResult
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.progress import count
 
 _log = logging.getLogger(__name__)
 
 
-def delete(registry: Registry, package: str, top_hash: str | None = None, *, missing_ok: bool = False) -> Deleted:
+def delete(registry: Registry, package: str, top_hash: str | None = None, *, missing_ok: bool = False) -> DeleteResult:
     """Delete the pointers of a package, or of the revisions of it that have a top hash.
 
     Args:
@@ -35,7 +35,7 @@ def delete(registry: Registry, package: str, top_hash: str | None = None, *, mis
         if not missing_ok:
             raise
         _log.info("Nothing to delete: %s", error)
-        return Deleted()
+        return DeleteResult()
     revisions = count(len(deleted.times), "revision", "revisions")
     _log.info("Deleted %s of %s from %s; the data stays", revisions, name, registry.location)
     return deleted

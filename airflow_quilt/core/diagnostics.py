@@ -13,7 +13,7 @@ Verdict = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """What came of looking at one part."""
 
     part: str
@@ -21,19 +21,19 @@ class Finding:
     detail: str
 
     def __str__(self) -> str:
-        mark = {"ok": "OK", "warning": "WARNING", "failed": "FAILED"}[self.verdict]
-        return f"{mark} {self.part}: {self.detail}"
+        label = {"ok": "OK", "warning": "WARNING", "failed": "FAILED"}[self.verdict]
+        return f"{label} {self.part}: {self.detail}"
 
 
-def look(part: str, check: Callable[[], str], *, bad: Verdict = "failed") -> Finding:
+def look(part: str, check: Callable[[], str], *, bad: Verdict = "failed") -> CheckResult:
     """Make a check that returns what it found or raises; ``bad`` is the verdict when it raises one of the engine's errors."""
     try:
-        return Finding(part, "ok", check())
+        return CheckResult(part, "ok", check())
     except QuiltError as error:
-        return Finding(part, bad, f"{error}")
+        return CheckResult(part, bad, f"{error}")
 
 
-def check_registry(registry: Registry) -> Iterator[Finding]:
+def check_registry(registry: Registry) -> Iterator[CheckResult]:
     """Look at the parts of a registry that publishing and reading need; later parts are left out where the first fails."""
     if registry.location.is_local:
         yield look("registry", lambda: f"{registry.location} is a directory of this machine with {_packages(registry)}")

@@ -18,8 +18,8 @@ from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference, Selection, parse_place, select
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
-from airflow_quilt.core.transfer.download import Fetch, Wanted
-from airflow_quilt.core.transfer.upload import Transfer
+from airflow_quilt.core.transfer.download import Download, Downloader
+from airflow_quilt.core.transfer.upload import Uploader
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _LONGEST_PATH: Final = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Installed:
+class InstallResult:
     """What came of an installation.
 
     Attributes:
@@ -46,7 +46,7 @@ class Installed:
 
 def install(
     registry: Registry, what: Reference, dest: str, stop: threading.Event | None = None, *, attempt: Attempt | None = None
-) -> Installed:
+) -> InstallResult:
     """Bring files of a package to where they are needed.
 
     Every byte is checked against the manifest's hash before a file takes its name; an object on S3 takes its name first where
@@ -74,17 +74,17 @@ def install(
     progress = Progress(f"Installing {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
     if root.is_local:
-        paths, reused = _to_directory(registry, root, selection, Fetch(registry.stores, progress=progress, stop=stop))
+        paths, reused = _to_directory(registry, root, selection, Downloader(registry.stores, progress=progress, stop=stop))
     else:
-        transfer = Transfer(registry.stores, progress=progress, stop=stop, since=attempt.earliest if attempt else None)
+        transfer = Uploader(registry.stores, progress=progress, stop=stop, since=attempt.earliest if attempt else None)
         paths, reused = _to_prefix(registry, root, selection, transfer)
     _log.info("Installed %s: %s, of which %s were there already", selection, files, f"{reused:,}")
-    return Installed(top_hash=selection.top_hash, paths=paths, bytes=selection.bytes, reused=reused)
+    return InstallResult(top_hash=selection.top_hash, paths=paths, bytes=selection.bytes, reused=reused)
 
 
-def _to_directory(registry: Registry, root: PhysicalKey, selection: Selection, fetch: Fetch) -> tuple[list[str], int]:
+def _to_directory(registry: Registry, root: PhysicalKey, selection: Selection, fetch: Downloader) -> tuple[list[str], int]:
     _check_places(root, selection)
-    wanted = (Wanted(entry, registry.origin(entry), root.join(relative)) for relative, entry in selection.files)
+    wanted = (Download(entry, registry.origin(entry), root.join(relative)) for relative, entry in selection.files)
     reused = sum(not is_new for _, is_new in fetch.run(wanted))
     return [root.join(relative).key for relative, _ in selection.files], reused
 
@@ -134,7 +134,7 @@ def _in_own_area(entry: Entry, place: object) -> LocationError:
     )
 
 
-def _to_prefix(registry: Registry, root: PhysicalKey, selection: Selection, transfer: Transfer) -> tuple[list[str], int]:
+def _to_prefix(registry: Registry, root: PhysicalKey, selection: Selection, transfer: Uploader) -> tuple[list[str], int]:
     def action(relative: str, entry: Entry) -> Upload | Copy:
         origin, target = registry.origin(entry), root.join(relative)
         if target.key.startswith(layout.OWN):

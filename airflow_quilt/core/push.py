@@ -9,7 +9,7 @@ from airflow_quilt.core.plan.actions import Action, Source, plan_push
 from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction, copy_policy, landing
 from airflow_quilt.core.publish.commit import Planner
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published, publish
+from airflow_quilt.core.publish.pipeline import PublishResult, publish
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 
@@ -22,14 +22,14 @@ def push(
     *,
     copy: CopyRule | CopyFunction = "if-outside",
     attempt: Attempt | None = None,
-) -> Published:
+) -> PublishResult:
     """Push a package.
 
     Args:
         registry: an S3 registry.
         draft: what to publish.
         dest: an ``s3://`` prefix in the registry's bucket, by default ``s3://<registry>/<namespace>/<name>``; or a function
-            of the logical key and a :class:`~airflow_quilt.core.plan.placement.Candidate` that returns an ``s3://`` URL.
+            of the logical key and a :class:`~airflow_quilt.core.plan.placement.EntryInfo` that returns an ``s3://`` URL.
         copy: what is copied to ``dest``: ``"if-outside"`` the registry's bucket, ``"all"``, ``"local-only"``, ``"none"``, or a
             function of the same two that returns a truth value.
         attempt: tells the tries of one piece of work from other work, so that it makes one revision however often it is run.

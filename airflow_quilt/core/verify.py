@@ -13,7 +13,7 @@ from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference, Selection, parse_place, select
-from airflow_quilt.core.runtime.executor import Jobs, Steps
+from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress, count
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.transfer.reading import Reader
@@ -82,7 +82,7 @@ def verify(
     progress = Progress(f"Verifying {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
     stores = registry.stores
-    jobs = Jobs(threads=stores.limits.threads, progress=progress, stop=stop, patience=stores.patience)
+    jobs = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, stop=stop, retry=stores.retry)
     checker = _Checker(stores, jobs, read_all=read_all)
     findings = dict(checker.run(places))
     found = Verification(
@@ -108,7 +108,7 @@ def _places(registry: Registry, selection: Selection, src: str | None) -> tuple[
 
 def _relative_files(stores: Stores, root: PhysicalKey) -> Iterator[str]:
     directory = root.join("")
-    for stat in stores.of(root).scan(directory):
+    for stat in stores.of(root).list_objects(directory):
         if not stat.key.is_prefix:
             yield stat.key.key.removeprefix(directory.key)
 
@@ -116,7 +116,7 @@ def _relative_files(stores: Stores, root: PhysicalKey) -> Iterator[str]:
 class _Checker:
     """Compares entries with what lies at places."""
 
-    def __init__(self, stores: Stores, jobs: Jobs, *, read_all: bool) -> None:
+    def __init__(self, stores: Stores, jobs: Executor, *, read_all: bool) -> None:
         self._stores = stores
         self._jobs = jobs
         self._reader = Reader(stores, jobs)

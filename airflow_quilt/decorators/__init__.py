@@ -7,13 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_quilt.decorators.quilt import quilt_build_task as quilt_build
-    from airflow_quilt.decorators.quilt import quilt_push_task as quilt_push
+    from airflow_quilt.decorators._quilt import quilt_build_task as quilt_build
+    from airflow_quilt.decorators._quilt import quilt_push_task as quilt_push
 
 __all__ = ["quilt_build", "quilt_push"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("airflow_quilt.decorators.quilt"), f"{name}_task")
+        return getattr(import_module("airflow_quilt.decorators._quilt"), f"{name}_task")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

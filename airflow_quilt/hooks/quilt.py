@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_quilt.core.errors import InputError, SettingsError
-from airflow_quilt.hooks.settings import WHOLE, QuiltSettings, whole
+from airflow_quilt.hooks._settings import WHOLE, QuiltSettings, whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -213,7 +213,7 @@ class QuiltHook(BaseHook):
         Raises:
             SettingsError: the connection names no catalog.
         """
-        from airflow_quilt.hooks.stores import make_catalog
+        from airflow_quilt.hooks._stores import make_catalog
 
         return make_catalog(self.settings, self.quilt_conn_id)
 
@@ -232,7 +232,7 @@ class QuiltHook(BaseHook):
 
     @cached_property
     def _stores(self) -> "Stores":
-        from airflow_quilt.hooks.stores import make_aws_hook, make_stores
+        from airflow_quilt.hooks._stores import make_aws_hook, make_stores
 
         if not self.settings.secret:
             return make_stores(self.settings, make_aws_hook(self.settings, None))
@@ -243,7 +243,7 @@ class QuiltHook(BaseHook):
 
         Called by Airflow for the button in the list of connections, by its API, and by ``airflow connections test``.
         """
-        from airflow_quilt.hooks.check import check
+        from airflow_quilt.hooks._check import check
 
         findings = list(check(self))
         return all(finding.verdict != "failed" for finding in findings), ";\n".join(map(str, findings))
@@ -251,14 +251,14 @@ class QuiltHook(BaseHook):
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:
         """Return the fields of the form, for Airflow 3.0 and 3.1; later ones read the provider's description."""
-        from airflow_quilt.hooks.form import widgets
+        from airflow_quilt.hooks._form import widgets
 
         return widgets()
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return what the form hides and how it names the rest, for Airflow 3.0 and 3.1."""
-        from airflow_quilt.hooks.form import behaviour
+        from airflow_quilt.hooks._form import behaviour
 
         return behaviour()
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import threading
 
     from airflow_quilt.core.publish.draft import Draft
-    from airflow_quilt.core.publish.pipeline import Published
+    from airflow_quilt.core.publish.pipeline import PublishResult
     from airflow_quilt.core.registry.attempt import Attempt
     from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.hooks.quilt import QuiltHook
@@ -28,7 +28,7 @@ class QuiltBuildOperator(QuiltPublishOperator):
         draft: "Draft",
         attempt: "Attempt",
         stop: "threading.Event",
-    ) -> "Published":
+    ) -> "PublishResult":
         """Build the package."""
         from airflow_quilt.core.build import build
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_quilt.operators.base import QuiltOperator, airflow_errors
-from airflow_quilt.operators.values import flag
+from airflow_quilt.operators._base import QuiltOperator, airflow_errors
+from airflow_quilt.operators._values import flag
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -47,7 +47,7 @@ class QuiltDeleteOperator(QuiltOperator):
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the package, if anything was deleted; without a version, as none was made."""
-        from airflow_quilt.assets.lineage import dataset_of, written
+        from airflow_quilt.assets._lineage import dataset_of, written
 
         if not outcome["revisions_deleted"]:
             return []

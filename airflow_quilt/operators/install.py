@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_quilt.operators.base import airflow_errors
+from airflow_quilt.operators._base import airflow_errors
+from airflow_quilt.operators._values import attempt_of, flag, plain
 from airflow_quilt.operators.read import QuiltReadOperator
-from airflow_quilt.operators.values import attempt_of, flag, plain
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -53,7 +53,7 @@ class QuiltInstallOperator(QuiltReadOperator):
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the directory or prefix."""
-        from airflow_quilt.assets.lineage import place_of, written
+        from airflow_quilt.assets._lineage import place_of, written
         from airflow_quilt.core.registry.selection import parse_place
 
         place = place_of(parse_place(str(plain(self.dest))))

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_quilt.operators.base import QuiltOperator, airflow_errors
-from airflow_quilt.operators.events import check_partition, declare, tell
-from airflow_quilt.operators.note import Note
-from airflow_quilt.operators.provenance import KEY, provenance_of
-from airflow_quilt.operators.values import attempt_of, flag, plain
+from airflow_quilt.operators._base import QuiltOperator, airflow_errors
+from airflow_quilt.operators._events import check_partition, declare, tell
+from airflow_quilt.operators._provenance import KEY, provenance_of
+from airflow_quilt.operators._state import PublishedState
+from airflow_quilt.operators._values import attempt_of, flag, plain
 
 if TYPE_CHECKING:
     import threading
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from openlineage.client.event_v2 import Dataset
 
     from airflow_quilt.core.publish.draft import Draft, Mode
-    from airflow_quilt.core.publish.pipeline import Published
+    from airflow_quilt.core.publish.pipeline import PublishResult
     from airflow_quilt.core.registry.attempt import Attempt
     from airflow_quilt.core.registry.pointers import Conflict
     from airflow_quilt.core.registry.registry import Registry
@@ -38,7 +38,7 @@ class QuiltRevisionOperator(QuiltOperator):
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the package, at the revision that was made or found."""
-        from airflow_quilt.assets.lineage import published_dataset
+        from airflow_quilt.assets._lineage import published_dataset
 
         return [published_dataset(outcome)]
 
@@ -146,7 +146,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
             attempt = attempt_of(context)
             given = self.inputs()
             self._given_entries = given.get("entries")
-            note = Note(context, attempt.key, given)
+            note = PublishedState(context, attempt.key, given)
             if attempt.since is not None and (earlier := note.read(registry)):
                 return self.tell(context, earlier)
             published = self.publish(hook, registry, self._draft(given, context, registry), attempt, stop)
@@ -160,7 +160,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
 
     def reads(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002
         """Return the objects, prefixes and packages that the entries name."""
-        from airflow_quilt.assets.lineage import sources_of
+        from airflow_quilt.assets._lineage import sources_of
 
         return sources_of(self._given_entries)
 
@@ -189,12 +189,12 @@ class QuiltPublishOperator(QuiltRevisionOperator):
 
     def publish(
         self, hook: "QuiltHook", registry: "Registry", draft: "Draft", attempt: "Attempt", stop: "threading.Event"
-    ) -> "Published":
+    ) -> "PublishResult":
         """Make the revision: the one step in which operators differ."""
         raise NotImplementedError
 
 
-def told_of(published: "Published", catalog_url: str | None) -> dict[str, Any]:
+def told_of(published: "PublishResult", catalog_url: str | None) -> dict[str, Any]:
     """Return what a later task may want to know of a revision: plain values only."""
     return {
         "registry": str(published.registry),

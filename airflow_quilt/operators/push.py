@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
     from airflow_quilt.core.publish.draft import Draft
-    from airflow_quilt.core.publish.pipeline import Published
+    from airflow_quilt.core.publish.pipeline import PublishResult
     from airflow_quilt.core.registry.attempt import Attempt
     from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.hooks.quilt import QuiltHook
@@ -22,7 +22,7 @@ class QuiltPushOperator(QuiltPublishOperator):
     Takes the parameters of :class:`~airflow_quilt.operators.publish.QuiltPublishOperator`; the registry must be on S3.
 
     :param dest: where the files land: an ``s3://`` prefix in the registry's bucket; or a function of the logical key and a
-        :class:`~airflow_quilt.core.plan.placement.Candidate` that returns an ``s3://`` URL. By default the
+        :class:`~airflow_quilt.core.plan.placement.EntryInfo` that returns an ``s3://`` URL. By default the
         connection's ``dest`` with the package's name added, or else ``s3://<registry>/<namespace>/<name>``.
     :param copy: what is copied there: ``"if-outside"`` the registry's bucket; ``"all"``; ``"local-only"``, no objects;
         ``"none"``, which takes objects only; or a function of the same two that returns True or False. What is not copied
@@ -44,7 +44,7 @@ class QuiltPushOperator(QuiltPublishOperator):
 
     def publish(
         self, hook: "QuiltHook", registry: "Registry", draft: "Draft", attempt: "Attempt", stop: "threading.Event"
-    ) -> "Published":
+    ) -> "PublishResult":
         """Push the package."""
         from airflow_quilt.core.format.names import PackageName
         from airflow_quilt.core.push import push

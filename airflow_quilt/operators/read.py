@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_quilt.operators.base import QuiltOperator
+from airflow_quilt.operators._base import QuiltOperator
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -39,6 +39,6 @@ class QuiltReadOperator(QuiltOperator):
 
     def reads(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the package."""
-        from airflow_quilt.assets.lineage import dataset_of
+        from airflow_quilt.assets._lineage import dataset_of
 
         return [dataset_of(outcome["registry"], outcome["package"], outcome["top_hash"])]

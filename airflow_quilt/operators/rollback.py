@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_quilt.operators.base import QuiltOperator, airflow_errors
+from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -38,6 +38,6 @@ class QuiltRollbackOperator(QuiltOperator):
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the package, at the revision that is the latest now."""
-        from airflow_quilt.assets.lineage import dataset_of
+        from airflow_quilt.assets._lineage import dataset_of
 
         return [dataset_of(outcome["registry"], outcome["package"], outcome["top_hash"])]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.hooks.settings import WHOLE, whole
-from airflow_quilt.operators.base import QuiltOperator, airflow_errors
+from airflow_quilt.hooks._settings import WHOLE, whole
+from airflow_quilt.operators._base import QuiltOperator, airflow_errors
+from airflow_quilt.operators._events import check_partition, declare
+from airflow_quilt.operators._values import attempt_of, began_of, plain
 from airflow_quilt.operators.build import QuiltBuildOperator
-from airflow_quilt.operators.events import check_partition, declare
 from airflow_quilt.operators.publish import QuiltPublishOperator, QuiltRevisionOperator, told_of
 from airflow_quilt.operators.push import QuiltPushOperator
-from airflow_quilt.operators.values import attempt_of, began_of, plain
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_quilt.core.format.uris import PhysicalKey
     from airflow_quilt.core.publish.commit import Planner
     from airflow_quilt.core.publish.draft import Draft
-    from airflow_quilt.core.publish.sharded.run import Cut
+    from airflow_quilt.core.publish.sharded.run import ShardingOptions
     from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
@@ -76,8 +76,8 @@ class QuiltPlanOperator(QuiltPublishOperator):
             self._given_entries = given["entries"]
             place = plain(self.staging)
             root = resolve_location(str(place)) if place is not None else registry.location.root.join(ROOT)
-            if swept := sweep(registry, root, time.time(), _AGE):
-                _log.info("Deleted %s objects below %s that other runs left there", swept, root)
+            if find_expired := sweep(registry, root, time.time(), _AGE):
+                _log.info("Deleted %s objects below %s that other runs left there", find_expired, root)
             staging = staging_of(root, attempt, began_of(context) or time.time())
             draft = self._draft(given, context, registry)
             plan = plan_shards(registry, draft, self.planner(registry, draft), self.verb, staging, self._cut(), stop, attempt)
@@ -93,12 +93,12 @@ class QuiltPlanOperator(QuiltPublishOperator):
         """Nothing is published yet."""
         return []
 
-    def _cut(self) -> "Cut":
-        from airflow_quilt.core.publish.sharded.run import Cut
+    def _cut(self) -> "ShardingOptions":
+        from airflow_quilt.core.publish.sharded.run import ShardingOptions
 
         shards, size = _number("shards", self.shards), _number("shard_bytes", self.shard_bytes)
         entries = _number("shard_entries", self.shard_entries)
-        return Cut(shards=shards or (1 if size or entries else _SHARDS), bytes=size, entries=entries)
+        return ShardingOptions(shards=shards or (1 if size or entries else _SHARDS), bytes=size, entries=entries)
 
     @staticmethod
     def _check(shards: int) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_quilt.operators.base import airflow_errors
+from airflow_quilt.operators._base import airflow_errors
+from airflow_quilt.operators._values import flag, plain
 from airflow_quilt.operators.read import QuiltReadOperator
-from airflow_quilt.operators.values import flag, plain
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

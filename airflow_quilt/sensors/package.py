@@ -13,8 +13,8 @@ from airflow.providers.common.compat.sdk import (
 )
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs
 
-from airflow_quilt.operators.base import QuiltOperator, airflow_errors
-from airflow_quilt.operators.values import flag
+from airflow_quilt.operators._base import QuiltOperator, airflow_errors
+from airflow_quilt.operators._values import flag
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger, describe
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
 
     def poke(self, context: "Context") -> PokeReturnValue:  # noqa: ARG002
         """Look once."""
-        from airflow_quilt.core.registry.condition import Awaited
+        from airflow_quilt.core.registry.condition import RevisionCondition
 
         with airflow_errors(self):
             registry = self.hook.registry(self.registry)
-            found = Awaited(package=self.package, newer_than=self.newer_than, path=self.path).find(registry)
+            found = RevisionCondition(package=self.package, newer_than=self.newer_than, path=self.path).find(registry)
             if found is None:
                 self.log.info("Not yet in %s: %s", registry.location, self._wanted)
                 return PokeReturnValue(is_done=False)

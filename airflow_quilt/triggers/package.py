@@ -11,14 +11,14 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format.patterns import check_pattern, is_pattern
 from airflow_quilt.hooks.quilt import QuiltHook
-from airflow_quilt.triggers.cursor import Cursor
-from airflow_quilt.triggers.looks import Interest, Look, Looker
+from airflow_quilt.triggers._cursor import Cursor
+from airflow_quilt.triggers._poller import Poller, Snapshot, Subscriptions
 
 _KEPT: Final = 3.0
 """Seconds in which Airflow stores an event that was yielded. What was reported is noted after that: a triggerer that is killed
 in between reports it once more, and loses nothing."""
 
-_SHARED: Final[defaultdict[Hashable, Interest]] = defaultdict(Interest)
+_SHARED: Final[defaultdict[Hashable, Subscriptions]] = defaultdict(Subscriptions)
 """Who shares looks in this process: Airflow tells the one who looks of one trigger of the group only."""
 
 
@@ -77,13 +77,13 @@ class QuiltPackageTrigger(BaseEventTrigger):
         }
 
     @property
-    def looker(self) -> Looker:
+    def looker(self) -> Poller:
         """What it shares with others that look at the same registry in the same way."""
-        return Looker(**self._place)
+        return Poller(**self._place)
 
     async def run(self) -> AsyncGenerator[TriggerEvent]:
         """Look and report for ever, alone: where Airflow shares nothing, before 3.3."""
-        interest = Interest()
+        interest = Subscriptions()
         with interest.of(self.package):
             async with aclosing(self.looker.looks(interest)) as looks:
                 async for event in self._changes(looks):
@@ -94,20 +94,20 @@ class QuiltPackageTrigger(BaseEventTrigger):
         return self.looker.key
 
     @classmethod
-    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[Look]:
+    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[Snapshot]:
         """Look for ever at what the triggers that share this want to know."""
         looker = cls(**kwargs).looker
         async with aclosing(looker.looks(_SHARED[looker.key])) as looks:
             async for look in looks:
                 yield look
 
-    async def filter_shared_stream(self, shared_stream: AsyncIterator[Look]) -> AsyncGenerator[TriggerEvent]:
+    async def filter_shared_stream(self, shared_stream: AsyncIterator[Snapshot]) -> AsyncGenerator[TriggerEvent]:
         """Report what this trigger is about, from looks that are shared."""
         with _SHARED[self.looker.key].of(self.package):
             async for event in self._changes(shared_stream):
                 yield event
 
-    async def _changes(self, looks: AsyncIterator[Look]) -> AsyncGenerator[TriggerEvent]:
+    async def _changes(self, looks: AsyncIterator[Snapshot]) -> AsyncGenerator[TriggerEvent]:
         identity = {"package": self.package, "registry": self.registry, "quilt_conn_id": self.quilt_conn_id}
         cursor = Cursor(getattr(self, "asset_state_store", None), identity, is_wide=is_pattern(self.package))
         is_begun = await cursor.load()
@@ -125,7 +125,7 @@ class QuiltPackageTrigger(BaseEventTrigger):
             await cursor.save()
 
 
-def _payload(look: Look, name: str, top_hash: str, previous: str | None) -> dict[str, Any]:
+def _payload(look: Snapshot, name: str, top_hash: str, previous: str | None) -> dict[str, Any]:
     from airflow_quilt.core.format.names import PackageName, parse_top_hash
 
     return {

@@ -10,10 +10,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.hooks.quilt import QuiltHook
-from airflow_quilt.triggers.opened import opened
+from airflow_quilt.triggers._registries import opened
 
 if TYPE_CHECKING:
-    from airflow_quilt.core.registry.condition import Awaited, Found
+    from airflow_quilt.core.registry.condition import FoundRevision, RevisionCondition
     from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
@@ -79,14 +79,14 @@ class QuiltRevisionTrigger(BaseTrigger):
                 return
             await asyncio.sleep(self.poll_interval * random.uniform(0.9, 1.1))  # noqa: S311
 
-    def _awaited(self) -> "Awaited":
+    def _awaited(self) -> "RevisionCondition":
         """Say what is waited for, on a thread: to import the engine takes longer than an event loop may be kept waiting."""
-        from airflow_quilt.core.registry.condition import Awaited
+        from airflow_quilt.core.registry.condition import RevisionCondition
 
-        return Awaited(package=self.package, newer_than=self.newer_than, path=self.path)
+        return RevisionCondition(package=self.package, newer_than=self.newer_than, path=self.path)
 
 
-def describe(hook: QuiltHook, registry: "Registry", found: "Found") -> dict[str, Any]:
+def describe(hook: QuiltHook, registry: "Registry", found: "FoundRevision") -> dict[str, Any]:
     """Return what a later task may want to know of a revision that was found: plain values only."""
     time = found.time.to_iso8601_string() if found.time else None
     return {**hook.describe(registry, found.package, found.top_hash), "revision": time}

@@ -169,7 +169,7 @@ def test_the_limits_reach_the_stores_and_the_pool_of_the_client(connect: Connect
     assert overridden.limits == Limits(60, 1000, 10)
     for stores in (default, given, overridden):
         assert isinstance(stores.remote, S3Storage)
-        assert stores.remote._client.meta.config.max_pool_connections >= stores.limits.threads  # noqa: SLF001
+        assert stores.remote._client.meta.config.max_pool_connections >= stores.limits.max_concurrency  # noqa: SLF001
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "many"])

@@ -13,7 +13,7 @@ from airflow.sdk import Asset, ObjectStoragePath
 from openlineage.client.serde import Serde
 
 from airflow_quilt.assets import quilt_asset
-from airflow_quilt.assets.lineage import MOST_SOURCES, dataset_of, sources_of
+from airflow_quilt.assets._lineage import MOST_SOURCES, dataset_of, sources_of
 from airflow_quilt.assets.uri import convert_asset_to_openlineage
 from airflow_quilt.get_provider_info import get_provider_info
 from airflow_quilt.operators import (
@@ -25,7 +25,7 @@ from airflow_quilt.operators import (
     QuiltVerifyOperator,
     entry,
 )
-from airflow_quilt.operators.base import QuiltOperator
+from airflow_quilt.operators._base import QuiltOperator
 from testbed.server import S3Server
 from tests.airflow.support import MappedOutput
 

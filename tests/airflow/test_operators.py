@@ -36,8 +36,8 @@ from airflow_quilt.operators import (
     QuiltVerifyOperator,
     entry,
 )
-from airflow_quilt.operators.base import airflow_errors
-from airflow_quilt.operators.values import attempt_of, flag, plain
+from airflow_quilt.operators._base import airflow_errors
+from airflow_quilt.operators._values import attempt_of, flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
 from tests.airflow.support import MappedOutput, StateStore, instance, needs_airflow
@@ -146,7 +146,7 @@ def test_the_most_calls_at_a_time_are_the_operators_or_else_the_connections(conn
     templated = operator(**arguments, max_concurrency="{{ most }}")
     templated.render_template_fields({"most": 3})
 
-    assert templated.hook.registry().stores.limits.threads == 3
+    assert templated.hook.registry().stores.limits.max_concurrency == 3
     assert operator(**arguments).hook.registry().stores.limits == Limits()
 
 

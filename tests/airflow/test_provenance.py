@@ -13,7 +13,7 @@ from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltPushOperator, entry
-from airflow_quilt.operators.provenance import provenance_of
+from airflow_quilt.operators._provenance import provenance_of
 from tests.airflow.support import instance, run_here
 
 NAME = PackageName("team", "data")

@@ -13,8 +13,8 @@ from packaging.utils import canonicalize_name
 
 import airflow_quilt
 from airflow_quilt.get_provider_info import get_provider_info
+from airflow_quilt.hooks._settings import QuiltSettings
 from airflow_quilt.hooks.quilt import QuiltHook
-from airflow_quilt.hooks.settings import QuiltSettings
 
 
 def test_it_is_valid_against_airflows_schema() -> None:

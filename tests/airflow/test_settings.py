@@ -8,7 +8,7 @@ from airflow.sdk import Connection
 
 from airflow_quilt.core.errors import SettingsError
 from airflow_quilt.core.runtime.limits import Limits
-from airflow_quilt.hooks.settings import QuiltSettings
+from airflow_quilt.hooks._settings import QuiltSettings
 
 
 def settings(**fields: Any) -> QuiltSettings:

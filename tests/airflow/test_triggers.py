@@ -17,13 +17,13 @@ from botocore.client import BaseClient
 
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.hooks.queue import PackageEvent
+from airflow_quilt.hooks._queue import PackageEvent
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entry
-from airflow_quilt.triggers.cursor import Cursor
+from airflow_quilt.triggers._cursor import Cursor
+from airflow_quilt.triggers._poller import Snapshot
+from airflow_quilt.triggers._registries import opened
 from airflow_quilt.triggers.garbage import what_stays
-from airflow_quilt.triggers.looks import Look
-from airflow_quilt.triggers.opened import opened
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 from testbed.airflow_home import connections
@@ -308,7 +308,7 @@ class FoundOnThreads(dict[str, str]):
 
 def test_what_matches_a_pattern_is_looked_for_on_a_thread_so_that_the_event_loop_goes_on(s3_registry: Registry) -> None:
     found = FoundOnThreads({"team/a": "1", "team/b": "2", "other/a": "3"})
-    look = Look(s3_registry, frozenset({"team/*"}), found, QuiltHook())
+    look = Snapshot(s3_registry, frozenset({"team/*"}), found, QuiltHook())
 
     async def story() -> None:
         assert await look.of("team/*") == {"team/a": "1", "team/b": "2"}
@@ -416,7 +416,7 @@ def test_of_many_triggers_one_calls_the_state_at_a_time() -> None:
     "story",
     [
         """
-from airflow_quilt.triggers.looks import Interest
+from airflow_quilt.triggers._poller import Interest
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 async def story():
     interest = Interest()

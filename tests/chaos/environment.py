@@ -27,7 +27,7 @@ from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.runtime.retry import Patience
+from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -108,7 +108,7 @@ def local_registry(path: Path) -> Registry:
 
 
 def s3_registry(server: S3Server, bucket: str) -> Registry:
-    stores = Stores(LocalStorage(), S3Storage(server.client()), Patience(seconds=30))
+    stores = Stores(LocalStorage(), S3Storage(server.client()), RetryPolicy(seconds=30))
     return Registry(RegistryLocation.parse(f"s3://{bucket}"), stores)
 
 
@@ -358,7 +358,7 @@ def push_with_a_full_temporary_directory(place: Path, entries: int) -> tuple[Out
     os.environ["TMPDIR"] = str(disk.path)
     disk.leave(pages=8)
     result = outcome(lambda: push(registry, Draft(package=str(NAME), entries=contents)))
-    visible = [stat.key.key for stat in memory.scan(registry.location.root) if stat.key.key.startswith(".quilt/")]
+    visible = [stat.key.key for stat in memory.list_objects(registry.location.root) if stat.key.key.startswith(".quilt/")]
     return result, visible + list(files_below(disk.path))
 
 
@@ -439,7 +439,7 @@ def publish_what_may_not_all_be_read(place: Path, server: S3Server | None, bucke
     publish = push if server else build
 
     def visible() -> set[str]:
-        own = registry.stores.of(registry.location.root).scan(registry.location.root.join(".quilt/"))
+        own = registry.stores.of(registry.location.root).list_objects(registry.location.root.join(".quilt/"))
         client = server.client() if server else None
         uploads = client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()) if client else ()
         return {stat.key.key for stat in own} | {upload["Key"] for upload in uploads}

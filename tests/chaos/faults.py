@@ -26,12 +26,12 @@ from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.install import install
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
-from airflow_quilt.core.runtime.retry import Patience
+from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
@@ -48,7 +48,7 @@ PARTS: Final = 8 * 1024 * 1024 + 1
 """Bytes of what is sent in two parts."""
 READ_TIMEOUT: Final = 2.5
 """Seconds after which the product takes an answer for lost."""
-PATIENCE: Final = Patience(seconds=60.0, shortest=0.1, longest=3.0)
+PATIENCE: Final = RetryPolicy(seconds=60.0, shortest=0.1, longest=3.0)
 DELAYS: Final = (0.1, 1.4)
 """Read timeouts that a delay lasts: one that a client bears, and one that it does not."""
 
@@ -57,7 +57,7 @@ R = TypeVar("R")
 Files = Mapping[str, bytes]
 
 
-def registry_at(store: S3Server, bucket: str, read_timeout: float = READ_TIMEOUT, patience: Patience = PATIENCE) -> Registry:
+def registry_at(store: S3Server, bucket: str, read_timeout: float = READ_TIMEOUT, patience: RetryPolicy = PATIENCE) -> Registry:
     """Return a registry whose client has the settings of the product, but gives up sooner."""
     client: S3Client = boto3.session.Session().client(
         "s3",
@@ -263,7 +263,7 @@ class Publisher:
         work = make(self._world, self.package, directory, self._chance, self.files)
         before, since, faults = look(self._world, self.package), time.time(), len(self._proxy.faults)
         published = self._try(lambda: push(self._registry, work.draft, attempt=Attempt(str(directory))))
-        self._proxy.settle()
+        self._proxy.wait_until_idle()
         self._check_uploads(self._proxy.faults[faults:])
         if published is None:
             self._check_nothing_shows(before)
@@ -325,7 +325,7 @@ class Publisher:
         left = still_open - unknown - unaborted
         self._check(not left, f"uploads that could have been aborted are open: {dict(left)}")
 
-    def _check_published(self, before: Seen, published: Published, files: Files) -> None:
+    def _check_published(self, before: Seen, published: PublishResult, files: Files) -> None:
         after, stamp = look(self._world, self.package), published.revision.time.int_timestamp
         self._check(after.latest == published.top_hash, f"latest is {after.latest}, but {published.top_hash} was published")
         self._check(

@@ -183,10 +183,10 @@ class Careless:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._storage, name)
 
-    def put(self, key: Any, body: Any, _mode: Any = None, mark: str | None = None) -> Any:
-        return self._storage.put(key, body, "overwrite", mark)
+    def put(self, key: Any, body: Any, _mode: Any = None, writer_tag: str | None = None) -> Any:
+        return self._storage.put(key, body, "overwrite", writer_tag)
 
-    def keeps_conditions(self, _key: Any, _data: bytes) -> bool:
+    def supports_conditional_writes(self, _key: Any, _data: bytes) -> bool:
         return True
 
 

@@ -137,7 +137,7 @@ class State:
 
 def _leftovers(place: Place, registry: Registry) -> list[str]:
     locks = registry.location.root.join(_LOCKS)
-    left = [str(stat.key) for stat in registry.stores.of(locks).scan(locks)]
+    left = [str(stat.key) for stat in registry.stores.of(locks).list_objects(locks)]
     if place.is_local:
         left += [str(path) for path in Path(place.location).rglob("*.tmp")]
         left += [str(path) for path in Path(place.location, layout.NAMES).rglob(".*")]

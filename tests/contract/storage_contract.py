@@ -29,7 +29,7 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, checked, hash_of
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import FileStore, ObjectStore, Replace, Stat, Storage, WriteMode
+from airflow_quilt.core.storage.base import FileStore, IfMatch, ObjectInfo, ObjectStore, Storage, WriteMode
 
 MIB = 1024 * 1024
 WRITERS = 16
@@ -63,7 +63,7 @@ DIGESTS: dict[StoreAlgorithm, Callable[[bytes], bytes]] = {"SHA256": digest, "CR
 ALGORITHMS: list[StoreAlgorithm] = [*DIGESTS]
 
 
-def told(stat: Stat, algorithm: StoreAlgorithm) -> str | None:
+def told(stat: ObjectInfo, algorithm: StoreAlgorithm) -> str | None:
     return {"SHA256": stat.sha256, "CRC64NVME": stat.crc64nvme}[algorithm]
 
 
@@ -77,11 +77,11 @@ def pattern(size: int, seed: int = 0) -> bytes:
     return (block * (size // len(block) + 1))[:size]
 
 
-def race(calls: Sequence[Callable[[], Stat]]) -> list[Stat | None]:
+def race(calls: Sequence[Callable[[], ObjectInfo]]) -> list[ObjectInfo | None]:
     """Make all calls at the same moment; None stands for the ones whose condition did not hold."""
     start = threading.Barrier(len(calls))
 
-    def run(call: Callable[[], Stat]) -> Stat | None:
+    def run(call: Callable[[], ObjectInfo]) -> ObjectInfo | None:
         start.wait(30)
         try:
             return call()
@@ -212,7 +212,7 @@ class StorageContract:
 
     def test_replace_writes_over_the_state_that_was_seen(self, storage: Storage, key: PhysicalKey) -> None:
         storage.put(key, b"one")
-        storage.put(key, b"two", Replace(storage.get(key).etag))
+        storage.put(key, b"two", IfMatch(storage.get(key).etag))
 
         assert storage.get(key).data == b"two"
 
@@ -220,14 +220,14 @@ class StorageContract:
         seen = storage.put(key, b"one").etag
         storage.put(key, b"two")
         with pytest.raises(PreconditionError):
-            storage.put(key, b"six", Replace(seen))
+            storage.put(key, b"six", IfMatch(seen))
 
         assert storage.get(key).data == b"two"
 
     def test_replace_is_refused_where_nothing_was_ever(self, storage: Storage, root: PhysicalKey) -> None:
         seen = storage.put(root.join("other"), b"one").etag
         with pytest.raises(PreconditionError):
-            storage.put(root.join("never"), b"two", Replace(seen))
+            storage.put(root.join("never"), b"two", IfMatch(seen))
         with pytest.raises(ObjectNotFoundError):
             storage.get(root.join("never"))
 
@@ -235,7 +235,7 @@ class StorageContract:
         seen = storage.put(key, b"one").etag
         storage.delete([key])
         with pytest.raises(PreconditionError):
-            storage.put(key, b"two", Replace(seen))
+            storage.put(key, b"two", IfMatch(seen))
         with pytest.raises(ObjectNotFoundError):
             storage.get(key)
 
@@ -248,7 +248,7 @@ class StorageContract:
         assert storage.get(key).data == winners[0]
 
     def test_exactly_one_of_many_writers_replaces(self, storage: Storage, key: PhysicalKey) -> None:
-        mode = Replace(storage.put(key, b"writer --").etag)
+        mode = IfMatch(storage.put(key, b"writer --").etag)
         bodies = [f"writer {number:02}".encode() for number in range(WRITERS)]
         outcomes = race([lambda body=body: storage.put(key, body, mode) for body in bodies])  # type: ignore[misc]
         winners = [body for body, outcome in zip(bodies, outcomes, strict=True) if outcome]
@@ -290,9 +290,9 @@ class StorageContract:
         with pytest.raises(PreconditionError):
             storage.put(root.join("a"), b"two", "create")
         with pytest.raises(PreconditionError):
-            storage.put(root.join("a"), b"two", Replace("no such etag"))
+            storage.put(root.join("a"), b"two", IfMatch("no such etag"))
 
-        assert [stat.key for stat in storage.scan(root)] == [root.join("a")]
+        assert [stat.key for stat in storage.list_objects(root)] == [root.join("a")]
 
     # Listing.
 
@@ -301,26 +301,26 @@ class StorageContract:
         self, storage: Storage, key: PhysicalKey, mode: WriteMode
     ) -> None:
         storage.put(key, b"x", mode, "pending work writer")
-        assert (storage.get(key).data, storage.get(key).mark) == (b"x", "pending work writer")
+        assert (storage.get(key).data, storage.get(key).writer_tag) == (b"x", "pending work writer")
 
-        storage.put(key, b"x", Replace(storage.get(key).etag), "published work writer")
-        assert storage.get(key).mark == "published work writer"
+        storage.put(key, b"x", IfMatch(storage.get(key).etag), "published work writer")
+        assert storage.get(key).writer_tag == "published work writer"
         storage.put(key, b"x")
-        assert storage.get(key).mark is None
+        assert storage.get(key).writer_tag is None
 
     def test_conditions_hold_and_to_ask_changes_nothing(self, storage: Storage, key: PhysicalKey) -> None:
-        before = storage.put(key, b"x", mark="a mark")
+        before = storage.put(key, b"x", writer_tag="a mark")
 
-        assert storage.keeps_conditions(key, b"x")
+        assert storage.supports_conditional_writes(key, b"x")
         assert storage.stat(key).etag == before.etag
-        assert storage.get(key).mark == "a mark"
+        assert storage.get(key).writer_tag == "a mark"
 
     def test_a_scan_lists_all_objects_below_a_prefix_without_versions(self, storage: Storage, root: PhysicalKey) -> None:
         sizes = {"d/a.txt": 1, "d/b/c/d.txt": 2, "d/.hidden": 3, "d/empty": 0}
         stats = {name: storage.put(root.join(name), b"x" * size) for name, size in sizes.items()}
         for name in ("e", "da.txt", "d.txt"):
             storage.put(root.join(name), b"no")
-        found = {stat.key: stat for stat in storage.scan(root.join("d/"))}
+        found = {stat.key: stat for stat in storage.list_objects(root.join("d/"))}
 
         assert found.keys() == {root.join(name) for name in sizes}
         for name, size in sizes.items():
@@ -328,14 +328,14 @@ class StorageContract:
             assert found[root.join(name)].etag == stats[name].etag
 
     def test_a_scan_of_nothing_is_empty(self, storage: Storage, root: PhysicalKey) -> None:
-        assert list(storage.scan(root.join("no/such/place/"))) == []
+        assert list(storage.list_objects(root.join("no/such/place/"))) == []
 
     def test_a_scan_does_not_list_what_was_deleted(self, storage: Storage, root: PhysicalKey) -> None:
         for name in ("d/a", "d/b"):
             storage.put(root.join(name), b"x")
         storage.delete([root.join("d/a")])
 
-        assert [stat.key for stat in storage.scan(root.join("d/"))] == [root.join("d/b")]
+        assert [stat.key for stat in storage.list_objects(root.join("d/"))] == [root.join("d/b")]
 
     @pytest.mark.parametrize(
         ("after", "left"), [("", 4), ("0", 4), ("10", 3), ("105", 3), ("11", 2), ("k", 1), ("latest", 0), ("z", 0)]
@@ -344,7 +344,7 @@ class StorageContract:
         names = ["10", "11", "12", "latest"]
         for name in (*(f"d/{name}" for name in names), "c/99", "e/99"):
             storage.put(root.join(name), b"x")
-        found = {stat.key for stat in storage.scan(root.join("d/"), after)}
+        found = {stat.key for stat in storage.list_objects(root.join("d/"), after)}
 
         assert found == {root.join(f"d/{name}") for name in names[len(names) - left :]}
 
@@ -354,7 +354,7 @@ class StorageContract:
         told = set()
         for _ in range(3):
             storage.put(key, b"x")
-            (stat,) = storage.scan(root)
+            (stat,) = storage.list_objects(root)
             assert not stat.written or stat.written not in told
             told.add(stat.written)
 
@@ -366,7 +366,7 @@ class StorageContract:
             storage.put(key, b"x")
         storage.delete(keys[:3])
 
-        assert {stat.key for stat in storage.scan(root.join("d/"))} == set(keys[3:])
+        assert {stat.key for stat in storage.list_objects(root.join("d/"))} == set(keys[3:])
 
     def test_to_delete_what_is_not_there_is_no_error(self, storage: Storage, root: PhysicalKey, key: PhysicalKey) -> None:
         storage.put(key, b"x")
@@ -374,7 +374,7 @@ class StorageContract:
         storage.delete([key])
         storage.delete([])
 
-        assert list(storage.scan(root)) == []
+        assert list(storage.list_objects(root)) == []
 
     @pytest.mark.parametrize("name", ODD_NAMES)
     def test_an_odd_name_is_kept(self, storage: Storage, root: PhysicalKey, name: str) -> None:
@@ -384,10 +384,10 @@ class StorageContract:
         assert storage.get(key).data == b"hello"
         assert b"".join(storage.stream(key, 1, 3)) == b"el"
         assert storage.stat(key).key.at_version(None) == key
-        assert [(stat.key, stat.etag) for stat in storage.scan(root.join("d/"))] == [(key, etag)]
+        assert [(stat.key, stat.etag) for stat in storage.list_objects(root.join("d/"))] == [(key, etag)]
         assert PhysicalKey.parse(str(key)) == key
         storage.delete([key])
-        assert list(storage.scan(root.join("d/"))) == []
+        assert list(storage.list_objects(root.join("d/"))) == []
 
 
 class FileStoreContract(StorageContract):
@@ -436,11 +436,11 @@ class FileStoreContract(StorageContract):
         file = storage.create(key, 5)
         file.write(0, [b"hello"])
 
-        assert list(storage.scan(root)) == []
+        assert list(storage.list_objects(root)) == []
         with pytest.raises(ObjectNotFoundError):
             storage.stat(key)
         file.complete()
-        assert [(stat.key, stat.size) for stat in storage.scan(root)] == [(key, 5)]
+        assert [(stat.key, stat.size) for stat in storage.list_objects(root)] == [(key, 5)]
 
     def test_what_had_the_name_stays_until_the_file_is_complete(self, storage: FileStore, key: PhysicalKey) -> None:
         before = storage.put(key, b"before")
@@ -459,13 +459,13 @@ class FileStoreContract(StorageContract):
     ) -> None:
         if existing is not None:
             storage.put(key, existing)
-        before = [(stat.key, stat.etag) for stat in storage.scan(root)]
+        before = [(stat.key, stat.etag) for stat in storage.list_objects(root)]
         file = storage.create(key, 10)
         for part in range(parts):
             file.write(5 * part, [b"hello"])
         file.abort()
 
-        assert [(stat.key, stat.etag) for stat in storage.scan(root)] == before
+        assert [(stat.key, stat.etag) for stat in storage.list_objects(root)] == before
 
     def test_to_abort_again_or_too_late_does_no_harm(self, storage: FileStore, root: PhysicalKey, key: PhysicalKey) -> None:
         dropped, kept = storage.create(root.join("dropped"), 5), storage.create(key, 5)
@@ -474,14 +474,14 @@ class FileStoreContract(StorageContract):
         for file in (dropped, dropped, kept):
             file.abort()
 
-        assert [stat.key for stat in storage.scan(root)] == [key]
+        assert [stat.key for stat in storage.list_objects(root)] == [key]
         assert storage.get(key).data == b"hello"
 
     def test_directories_are_made_for_a_file(self, storage: FileStore, root: PhysicalKey) -> None:
         key = root.join("new/deep/place/file")
         storage.create(key, 0).complete()
 
-        assert [stat.key for stat in storage.scan(root)] == [key]
+        assert [stat.key for stat in storage.list_objects(root)] == [key]
 
     def test_an_error_of_what_is_written_is_passed_on(self, storage: FileStore, root: PhysicalKey, key: PhysicalKey) -> None:
         file = storage.create(key, 10)
@@ -490,7 +490,7 @@ class FileStoreContract(StorageContract):
             file.write(0, chunks)
         file.abort()
 
-        assert list(storage.scan(root)) == []
+        assert list(storage.list_objects(root)) == []
 
     def test_two_who_make_one_file_do_not_disturb_each_other(
         self, storage: FileStore, root: PhysicalKey, key: PhysicalKey
@@ -502,7 +502,7 @@ class FileStoreContract(StorageContract):
         assert storage.get(key).data == b"one"
         other.complete()
 
-        assert [(stat.key, stat.size) for stat in storage.scan(root)] == [(key, 5)]
+        assert [(stat.key, stat.size) for stat in storage.list_objects(root)] == [(key, 5)]
         assert storage.get(key).data == b"other"
 
     @pytest.mark.parametrize("name", ODD_NAMES)
@@ -512,7 +512,7 @@ class FileStoreContract(StorageContract):
         file.write(0, [b"hello"])
         file.complete()
 
-        assert [stat.key for stat in storage.scan(root)] == [key]
+        assert [stat.key for stat in storage.list_objects(root)] == [key]
         assert storage.get(key).data == b"hello"
 
 
@@ -581,8 +581,8 @@ class ObjectStoreContract(StorageContract):
             storage.upload(key, b"two", digest(b"two")),
             storage.stat(key),
             storage.copy(storage.stat(key), plain_root.join("copy")),
-            *storage.scan(plain_root),
-            *storage.scan_current(plain_root),
+            *storage.list_objects(plain_root),
+            *storage.list_versions(plain_root),
         ]
 
         assert len(stats) == 9
@@ -595,7 +595,7 @@ class ObjectStoreContract(StorageContract):
 
         with pytest.raises(ObjectNotFoundError):
             storage.stat(plain_root.join("object"))
-        assert list(storage.scan_current(plain_root)) == []
+        assert list(storage.list_versions(plain_root)) == []
 
     # Current versions.
 
@@ -606,13 +606,13 @@ class ObjectStoreContract(StorageContract):
         storage.delete([root.join("d/deleted"), root.join("d/back")])
         current = [storage.put(root.join(f"d/{name}"), name.encode()) for name in ("a", "back", "sub/c")]
         storage.put(root.join("da"), b"no")
-        found = list(storage.scan_current(root.join("d/")))
+        found = list(storage.list_versions(root.join("d/")))
 
         assert {stat.key for stat in found} == {stat.key for stat in current}
         assert {(stat.key, stat.size, stat.etag) for stat in found} == {(stat.key, stat.size, stat.etag) for stat in current}
 
     def test_a_scan_of_current_versions_of_nothing_is_empty(self, storage: ObjectStore, root: PhysicalKey) -> None:
-        assert list(storage.scan_current(root.join("no/such/"))) == []
+        assert list(storage.list_versions(root.join("no/such/"))) == []
 
     # Checksums.
 
@@ -735,7 +735,7 @@ class ObjectStoreContract(StorageContract):
 
     def test_a_source_that_changed_is_not_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
         storage.put(root.join("source"), b"seen")
-        (seen,) = storage.scan(root.join("source"))
+        (seen,) = storage.list_objects(root.join("source"))
         storage.put(root.join("source"), b"changed")
         with pytest.raises(PreconditionError):
             storage.copy(seen, root.join("copy"))
@@ -744,7 +744,7 @@ class ObjectStoreContract(StorageContract):
 
     def test_a_source_that_is_gone_is_not_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
         storage.put(root.join("source"), b"seen")
-        (seen,) = storage.scan(root.join("source"))
+        (seen,) = storage.list_objects(root.join("source"))
         storage.delete([root.join("source")])
         with pytest.raises(ObjectNotFoundError):
             storage.copy(seen, root.join("copy"))
@@ -760,7 +760,7 @@ class ObjectStoreContract(StorageContract):
         assert source.key.at_version(None) == root.join(f"s/{name}")
         for stat in (source, copied, completed):
             assert storage.get(stat.key).data == b"hello"
-        assert {stat.key for stat in storage.scan_current(root)} == {source.key, copied.key, completed.key}
+        assert {stat.key for stat in storage.list_versions(root)} == {source.key, copied.key, completed.key}
 
     # Uploads in parts.
 
@@ -841,11 +841,11 @@ class ObjectStoreContract(StorageContract):
 
         assert len(open_uploads()) == 1
         assert storage.stat(key).key == before
-        assert [stat.key for stat in storage.scan_current(root)] == [before]
+        assert [stat.key for stat in storage.list_versions(root)] == [before]
         completed = upload.complete()
         assert len(open_uploads()) == 0
         assert storage.get(key).data == b"after"
-        assert [stat.key for stat in storage.scan_current(root)] == [completed.key]
+        assert [stat.key for stat in storage.list_versions(root)] == [completed.key]
 
     @pytest.mark.parametrize("kind", ALGORITHMS)
     def test_an_unfinished_upload_is_found_with_its_parts_and_completed(
@@ -913,7 +913,7 @@ class ObjectStoreContract(StorageContract):
         upload.abort()
 
         assert len(open_uploads()) == 0
-        assert list(storage.scan(root)) == []
+        assert list(storage.list_objects(root)) == []
         with pytest.raises(ObjectNotFoundError):
             storage.stat(root.join("object"))
 
@@ -948,7 +948,7 @@ class ObjectStoreContract(StorageContract):
         self, storage: ObjectStore, root: PhysicalKey, key: PhysicalKey
     ) -> None:
         storage.put(root.join("source"), b"seen")
-        (seen,) = storage.scan(root.join("source"))
+        (seen,) = storage.list_objects(root.join("source"))
         storage.put(root.join("source"), b"else")
         upload = storage.begin(key)
         with pytest.raises(PreconditionError):
@@ -963,11 +963,11 @@ class ObjectStoreContract(StorageContract):
         with ThreadPoolExecutor(8) as pool:
             stats = list(pool.map(lambda key: storage.put(key, b""), keys))
 
-        assert sorted(stat.key.key for stat in storage.scan(root)) == [key.key for key in keys]
-        assert {stat.key for stat in storage.scan_current(root)} == {stat.key for stat in stats}
+        assert sorted(stat.key.key for stat in storage.list_objects(root)) == [key.key for key in keys]
+        assert {stat.key for stat in storage.list_versions(root)} == {stat.key for stat in stats}
         storage.delete(keys)
-        assert list(storage.scan(root)) == []
-        assert list(storage.scan_current(root)) == []
+        assert list(storage.list_objects(root)) == []
+        assert list(storage.list_versions(root)) == []
 
 
 def raised(call: Callable[[], Any]) -> Any:

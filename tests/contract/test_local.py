@@ -13,7 +13,7 @@ import pytest
 
 from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, PreconditionError, StorageError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import Replace, WriteMode
+from airflow_quilt.core.storage.base import IfMatch, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_path
 from tests.contract.storage_contract import FileStoreContract, raised
@@ -127,7 +127,7 @@ def test_who_has_the_old_file_open_reads_it_to_its_end(storage: LocalStorage, ke
 def test_a_file_that_is_being_written_is_not_listed(storage: LocalStorage, key: PhysicalKey) -> None:
     directory = resolve_path(f"{Path(key.key).parent}/")
     listed: list[list[PhysicalKey]] = []
-    storage.put(key, Body(b"new", lambda: listed.append([stat.key for stat in storage.scan(directory)])))
+    storage.put(key, Body(b"new", lambda: listed.append([stat.key for stat in storage.list_objects(directory)])))
 
     assert listed
     assert not any(listed)
@@ -138,7 +138,7 @@ def test_a_directory_can_be_listed_while_files_in_it_are_written(storage: LocalS
     storage.put(key, b"0")
     with busily(lambda: storage.put(key, b"1")):
         for _ in range(2000):
-            assert key in {stat.key for stat in storage.scan(directory)}
+            assert key in {stat.key for stat in storage.list_objects(directory)}
 
 
 def test_writers_that_come_and_go_in_one_directory_do_not_disturb_each_other(storage: LocalStorage, key: PhysicalKey) -> None:
@@ -155,7 +155,7 @@ def test_writers_that_come_and_go_in_one_directory_do_not_disturb_each_other(sto
     with ThreadPoolExecutor(8) as pool:
         written = list(pool.map(come_and_go, "abcdefgh"))
 
-    assert {stat.key for stat in storage.scan(resolve_path(Path(key.key).parent))} == set(written)
+    assert {stat.key for stat in storage.list_objects(resolve_path(Path(key.key).parent))} == set(written)
 
 
 # Failed writes.
@@ -175,7 +175,7 @@ def test_no_temporary_file_stays_after_a_body_that_fails(storage: LocalStorage, 
     assert existing is None or storage.get(key).data == existing
 
 
-@pytest.mark.parametrize("mode", ["create", Replace("other")], ids=["create", "replace"])
+@pytest.mark.parametrize("mode", ["create", IfMatch("other")], ids=["create", "replace"])
 def test_no_temporary_file_stays_after_a_refused_write(storage: LocalStorage, key: PhysicalKey, mode: WriteMode) -> None:
     storage.put(key, b"old")
     with pytest.raises(PreconditionError):
@@ -323,7 +323,7 @@ def test_a_file_that_somebody_changes_in_place_has_another_etag(storage: LocalSt
 
     assert storage.stat(key).etag != before.etag
     with pytest.raises(PreconditionError):
-        storage.put(key, b"six", Replace(before.etag))
+        storage.put(key, b"six", IfMatch(before.etag))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_what_is_no_file_is_not_found_and_not_listed(
         with pytest.raises(ObjectNotFoundError, match="not a file"):
             read(storage, PhysicalKey(None, str(tmp_path / name)))
 
-    assert list(storage.scan(resolve_path(f"{tmp_path}/"))) == []
+    assert list(storage.list_objects(resolve_path(f"{tmp_path}/"))) == []
 
 
 # Permissions.
@@ -395,7 +395,7 @@ def foreign() -> Iterator[Path]:
         pytest.param(lambda storage, directory: storage.create(directory.join("new"), 1), id="create"),
         pytest.param(lambda storage, directory: storage.create(directory.join("sub/new"), 1), id="create-below"),
         pytest.param(lambda storage, directory: storage.delete([directory.join("file")]), id="delete"),
-        pytest.param(lambda storage, directory: storage.scan(directory.join("closed/")), id="scan"),
+        pytest.param(lambda storage, directory: storage.list_objects(directory.join("closed/")), id="scan"),
         pytest.param(lambda storage, directory: storage.stat(directory.join("closed/file")), id="stat-below"),
     ],
 )
@@ -410,7 +410,7 @@ def test_what_the_user_may_not_do_is_denied(
 
 def test_a_directory_below_that_may_not_be_listed_is_named_itself(storage: LocalStorage, foreign: Path) -> None:
     with pytest.raises(AccessDeniedError) as caught:
-        list(storage.scan(resolve_path(f"{foreign}/")))
+        list(storage.list_objects(resolve_path(f"{foreign}/")))
 
     assert caught.value.location == (foreign / "closed").as_uri()
 

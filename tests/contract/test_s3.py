@@ -31,8 +31,8 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format.hashes import to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.runtime.retry import NO_PATIENCE, Patience
-from airflow_quilt.core.storage.base import Replace, Stat
+from airflow_quilt.core.runtime.retry import NO_RETRY, RetryPolicy
+from airflow_quilt.core.storage.base import IfMatch, ObjectInfo
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy
@@ -46,8 +46,8 @@ READS = [
     pytest.param(lambda storage, key: storage.get(key), id="get"),
     pytest.param(lambda storage, key: storage.stream(key, 0, 1), id="stream"),
     pytest.param(lambda storage, key: storage.stat(key), id="stat"),
-    pytest.param(lambda storage, key: storage.scan(key), id="scan"),
-    pytest.param(lambda storage, key: storage.scan_current(key), id="scan-current"),
+    pytest.param(lambda storage, key: storage.list_objects(key), id="scan"),
+    pytest.param(lambda storage, key: storage.list_versions(key), id="scan-current"),
 ]
 
 WRITES = [
@@ -55,7 +55,7 @@ WRITES = [
     pytest.param(lambda storage, key: storage.put(key, b"x", "create"), id="create"),
     pytest.param(lambda storage, key: storage.upload(key, b"x", digest(b"x")), id="upload"),
     pytest.param(lambda storage, key: storage.begin(key), id="begin"),
-    pytest.param(lambda storage, key: storage.copy(Stat(key, 1, "etag"), key), id="copy"),
+    pytest.param(lambda storage, key: storage.copy(ObjectInfo(key, 1, "etag"), key), id="copy"),
     pytest.param(lambda storage, key: storage.delete([key]), id="delete"),
 ]
 
@@ -158,7 +158,7 @@ def unreachable(crt: bool) -> Iterator[S3Storage]:  # noqa: FBT001
             aws_secret_access_key="SK",  # noqa: S106  (nobody's)
             config=Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5),
         )
-        yield S3Storage(client, NO_PATIENCE, crt=crt)
+        yield S3Storage(client, NO_RETRY, crt=crt)
 
 
 @pytest.mark.parametrize("call", READS + WRITES)
@@ -218,9 +218,9 @@ def test_a_store_that_writes_whatever_the_condition_keeps_none(answers: list[str
                 stubber.add_client_error("put_object", answer, "", status[answer])
             else:
                 stubber.add_response("put_object", {"ETag": '"e"'})
-        storage = S3Storage(client, NO_PATIENCE)
-        assert storage.keeps_conditions(PhysicalKey("bucket", "key"), b"x") is holds
-        assert storage.keeps_conditions(PhysicalKey("bucket", "other"), b"x") is holds  # Asked once.
+        storage = S3Storage(client, NO_RETRY)
+        assert storage.supports_conditional_writes(PhysicalKey("bucket", "key"), b"x") is holds
+        assert storage.supports_conditional_writes(PhysicalKey("bucket", "other"), b"x") is holds  # Asked once.
         stubber.assert_no_pending_responses()
 
 
@@ -263,7 +263,7 @@ def test_the_reason_that_a_head_does_not_tell_is_asked_for(reason: str, status: 
         stubber.add_client_error("head_object", "400", "Bad Request", 400)
         stubber.add_client_error("get_object", reason, "so says the store", status)
         with pytest.raises(StorageError) as caught:
-            S3Storage(client, NO_PATIENCE).stat(PhysicalKey("bucket", "object"))
+            S3Storage(client, NO_RETRY).stat(PhysicalKey("bucket", "object"))
 
     assert type(caught.value) is kind
 
@@ -298,7 +298,7 @@ def test_a_range_that_breaks_off_is_read_on_from_where_it_broke(admin: S3Storage
     data = os.urandom(3_000_000)
     key = admin.put(root.join("object"), data).key
     proxy.truncate(is_get, times=3)
-    through = S3Storage(proxy.store.client(), Patience(longest=0.01), crt=False)
+    through = S3Storage(proxy.store.client(), RetryPolicy(longest=0.01), crt=False)
 
     assert b"".join(through.stream(key, 0, len(data))) == data
     ranges = [request.headers["Range"] for request in proxy.requests if is_get(request)]
@@ -311,7 +311,7 @@ def test_a_range_that_breaks_off_is_not_read_on_from_another_state(admin: S3Stor
     key = PhysicalKey(plain_bucket, "object")
     admin.put(key, b"a" * 3_000_000)
     proxy.truncate(is_get)
-    chunks = S3Storage(proxy.store.client(), Patience(longest=0.01), crt=False).stream(key, 0, 3_000_000)
+    chunks = S3Storage(proxy.store.client(), RetryPolicy(longest=0.01), crt=False).stream(key, 0, 3_000_000)
     assert set(next(chunks)) == set(b"a")
     admin.put(key, b"b" * 3_000_000)
 
@@ -323,14 +323,14 @@ def test_an_object_that_breaks_off_is_read_again(admin: S3Storage, root: Physica
     admin.put(root.join("object"), b"x" * 1000)
     proxy.truncate(is_get, times=2)
 
-    assert S3Storage(proxy.store.client(), Patience(longest=0.01)).get(root.join("object")).data == b"x" * 1000
+    assert S3Storage(proxy.store.client(), RetryPolicy(longest=0.01)).get(root.join("object")).data == b"x" * 1000
 
 
 def test_a_file_is_put_from_its_beginning_each_time(admin: S3Storage, root: PhysicalKey, proxy: S3Proxy) -> None:
     proxy.fail("InternalError", lambda request: request.method == "PUT", times=4)  # One more than the client tries itself.
     body = BytesIO(b"this")
     body.read()
-    S3Storage(proxy.store.client(), Patience(longest=0.01)).put(root.join("object"), body)
+    S3Storage(proxy.store.client(), RetryPolicy(longest=0.01)).put(root.join("object"), body)
 
     assert admin.get(root.join("object")).data == b"this"
 
@@ -349,7 +349,7 @@ def answering(code: str, status: int, message: str = "so says the store") -> S3S
     stubber = Stubber(client)
     stubber.add_client_error("put_object", code, message, status)
     stubber.activate()
-    return S3Storage(client, NO_PATIENCE)
+    return S3Storage(client, NO_RETRY)
 
 
 @pytest.mark.parametrize(
@@ -394,9 +394,9 @@ def test_a_store_that_does_not_know_versions_lists_its_objects_without() -> None
     stubber.add_client_error("list_object_versions", "NotImplemented", "", 501)
     stubber.add_response("list_objects_v2", {"Contents": [{"Key": "raw/a", "Size": 5, "ETag": '"e"'}]})
     with stubber:
-        found = list(S3Storage(client).scan_current(PhysicalKey("bucket", "raw/")))
+        found = list(S3Storage(client).list_versions(PhysicalKey("bucket", "raw/")))
 
-    assert found == [Stat(PhysicalKey("bucket", "raw/a"), 5, '"e"')]
+    assert found == [ObjectInfo(PhysicalKey("bucket", "raw/a"), 5, '"e"')]
 
 
 @pytest.mark.parametrize(
@@ -424,7 +424,7 @@ def test_a_listing_tells_one_writing_from_the_next_where_the_second_of_the_first
         }
         stubber.add_response("list_objects_v2", answer)
     with stubber:
-        (first,), (second,) = (list(S3Storage(client).scan(PhysicalKey("bucket", ""))) for _ in range(2))
+        (first,), (second,) = (list(S3Storage(client).list_objects(PhysicalKey("bucket", ""))) for _ in range(2))
 
     assert bool(first.written) == is_told
     assert first.written != second.written or not is_told
@@ -432,7 +432,7 @@ def test_a_listing_tells_one_writing_from_the_next_where_the_second_of_the_first
 
 def test_to_replace_what_is_gone_is_a_condition_that_does_not_hold_though_s3_answers_404() -> None:
     with pytest.raises(PreconditionError):
-        answering("NoSuchKey", 404).put(PhysicalKey("bucket", "object"), b"x", Replace("etag"))
+        answering("NoSuchKey", 404).put(PhysicalKey("bucket", "object"), b"x", IfMatch("etag"))
 
 
 def test_no_credentials_at_all_are_denied() -> None:

@@ -32,8 +32,8 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.runtime.retry import NO_PATIENCE
-from airflow_quilt.core.runtime.threads import map_threads
+from airflow_quilt.core.runtime.retry import NO_RETRY
+from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.s3.crt.route import route, why_not
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
 from airflow_quilt.hooks.aws import make_session
@@ -99,7 +99,7 @@ def root(bucket: str) -> PhysicalKey:
 @pytest.fixture
 def through(proxy: S3Proxy) -> S3Storage:
     """A storage that goes through the proxy, and makes no request twice by itself."""
-    return S3Storage(client_of(proxy.store), NO_PATIENCE)
+    return S3Storage(client_of(proxy.store), NO_RETRY)
 
 
 # The same objects.
@@ -190,15 +190,15 @@ def test_an_object_is_looked_at_with_one_request_whether_it_is_there_or_not(
 
 @pytest.mark.parametrize("mark", [None, "a mark"])
 def test_a_small_object_is_read_with_one_request_whether_it_is_there_or_not(
-    proxy: S3Proxy, through: S3Storage, root: PhysicalKey, mark: str | None
+    proxy: S3Proxy, through: S3Storage, root: PhysicalKey, writer_tag: str | None
 ) -> None:
     by_boto = S3Storage(client_of(proxy.store), crt=False)
-    keys = [by_boto.put(root.join(name), data, mark=mark).key for name, data in (("empty", b""), ("small", b"hello"))]
+    keys = [by_boto.put(root.join(name), data, writer_tag=writer_tag).key for name, data in (("empty", b""), ("small", b"hello"))]
     sent = len(proxy.requests)
     for key in keys:
         for place in (key, key.at_version(None)):
             assert through.get(place) == by_boto.get(place)
-    assert through.get(keys[1]).mark == mark
+    assert through.get(keys[1]).writer_tag == writer_tag
     for _ in range(20):  # More than it takes to leave all to boto3, if they were failures.
         with pytest.raises(ObjectNotFoundError, match="there is no such object"):
             through.get(root.join("absent"))
@@ -237,7 +237,7 @@ def test_bytes_that_changed_on_their_way_are_read_again(
 
 
 def listed(storage: S3Storage, key: PhysicalKey) -> list[Any]:
-    return list(storage.scan(key))
+    return list(storage.list_objects(key))
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -256,21 +256,21 @@ def test_both_list_the_same(s3: S3Server, root: PhysicalKey, names: set[str]) ->
     after = f"x{min(names, default='')}x"
 
     assert listed(through, below) == listed(beside, below)
-    assert list(through.scan(below, after)) == list(beside.scan(below, after))
-    assert list(through.scan_current(below)) == list(beside.scan_current(below))
+    assert list(through.list_objects(below, after)) == list(beside.list_objects(below, after))
+    assert list(through.list_versions(below)) == list(beside.list_versions(below))
     assert bool(listed(through, below)) == bool(names)
 
 
 def test_both_list_page_by_page(s3: S3Server, proxy: S3Proxy, through: S3Storage, root: PhysicalKey) -> None:
     writing = S3Storage(s3.client())
     keys = [root.join(f"{number:04} é") for number in range(1001)]
-    list(map_threads(lambda key: writing.put(key, b"x"), keys, 16))
-    for scan in (S3Storage.scan, S3Storage.scan_current):
+    list(map_concurrently(lambda key: writing.put(key, b"x"), keys, 16))
+    for list_objects in (S3Storage.list_objects, S3Storage.list_versions):
         sent = len(proxy.requests)
-        found = list(scan(through, root))
+        found = list(list_objects(through, root))
         queries = [parse_qs(urlsplit(request.path).query, keep_blank_values=True) for request in proxy.requests[sent:]]
 
-        assert found == list(scan(S3Storage(proxy.store.client(), crt=False), root))
+        assert found == list(list_objects(S3Storage(proxy.store.client(), crt=False), root))
         assert [stat.key.at_version(None) for stat in found] == keys
         assert [by_crt(request) for request in proxy.requests[sent:]] == [True, True, False, False]
         assert queries == [
@@ -323,7 +323,7 @@ def test_what_fails_is_asked_once_more_by_boto3_which_says_what_is_wrong(
     with pytest.raises(QuiltError) as caught:
         do(through, key)
     with pytest.raises(QuiltError) as expected:
-        do(S3Storage(client_of(proxy.store), NO_PATIENCE, crt=False), key)
+        do(S3Storage(client_of(proxy.store), NO_RETRY, crt=False), key)
 
     assert (type(caught.value), str(caught.value)) == (type(expected.value), str(expected.value))
     assert [by_crt(request) for request in proxy.requests[2:]] == [True, False, False]
@@ -402,7 +402,7 @@ def test_credentials_that_expire_are_renewed_and_the_new_ones_are_signed_with(
         return TemporaryCredentials(fresh.access_key, fresh.secret_key, fresh.session_token, 900.0)
 
     session = make_session(CredentialSource(fetch), "us-east-1")
-    storage = S3Storage(session.client("s3", endpoint_url=proxy.store.endpoint, config=client_config(None)), NO_PATIENCE)
+    storage = S3Storage(session.client("s3", endpoint_url=proxy.store.endpoint, config=client_config(None)), NO_RETRY)
     upload(storage, root.join("a"))
     proxy.expire(handed_out[0])
     upload(storage, root.join("b"))
@@ -419,7 +419,7 @@ def test_credentials_that_expire_are_renewed_and_the_new_ones_are_signed_with(
 
 
 def test_without_credentials_nothing_is_signed_where_that_is_asked_for(proxy: S3Proxy, root: PhysicalKey) -> None:
-    storage = S3Storage(client_of(proxy.store, signature_version=UNSIGNED), NO_PATIENCE)
+    storage = S3Storage(client_of(proxy.store, signature_version=UNSIGNED), NO_RETRY)
 
     with pytest.raises(AccessDeniedError):
         read(storage, root.join("object"))
@@ -442,7 +442,7 @@ def test_a_store_is_trusted_by_the_authority_that_the_client_names(
     secure: tuple[S3Proxy, str], root: PhysicalKey, algorithm: StoreAlgorithm
 ) -> None:
     proxy, authority = secure
-    storage = S3Storage(client_of(proxy.store, authority), NO_PATIENCE)
+    storage = S3Storage(client_of(proxy.store, authority), NO_RETRY)
     key = upload(storage, root.join("object"), b"hello", algorithm).key
 
     assert read(storage, key) == b"hello"
@@ -453,7 +453,7 @@ def test_a_store_that_shows_another_certificate_is_not_spoken_to(secure: tuple[S
     proxy, _ = secure
 
     with pytest.raises(StorageUnavailableError, match="certificate verify failed"):
-        upload(S3Storage(client_of(proxy.store), NO_PATIENCE), root.join("object"))
+        upload(S3Storage(client_of(proxy.store), NO_RETRY), root.join("object"))
     assert proxy.requests == []
 
 
@@ -462,7 +462,7 @@ def test_a_file_of_authorities_that_is_not_there_leaves_all_to_boto3(
 ) -> None:
     missing = str(tmp_path / "nothing.pem")
     with caplog.at_level("INFO"), pytest.raises(StorageUnavailableError, match="SSL validation failed"):
-        upload(S3Storage(client_of(secure[0].store, missing), NO_PATIENCE), root.join("object"))
+        upload(S3Storage(client_of(secure[0].store, missing), NO_RETRY), root.join("object"))
     assert "The bytes of objects go through boto3, which is slower: the common runtime does not start" in caplog.text
 
 
@@ -539,7 +539,7 @@ def test_a_proxy_of_the_environment_counts_unless_the_store_is_excepted(
 ) -> None:
     for name, value in variable.items():
         monkeypatch.setenv(name, value)
-    storage = S3Storage(client_of(proxy.store), NO_PATIENCE)
+    storage = S3Storage(client_of(proxy.store), NO_RETRY)
     if "NO_PROXY" in variable:
         upload(storage, root.join("object"))
         assert [by_crt(request) for request in proxy.requests] == [True]

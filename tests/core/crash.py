@@ -91,7 +91,7 @@ class World:
 
     def data(self) -> set[PhysicalKey]:
         """Return the files and current objects that are data."""
-        return {stat.key for root in self.roots for stat in self.stores.of(root).scan(root)}
+        return {stat.key for root in self.roots for stat in self.stores.of(root).list_objects(root)}
 
     def manifests(self) -> set[PhysicalKey]:
         """Return the manifests of the history."""
@@ -113,7 +113,7 @@ class World:
             found = [path for path in Path(root.key).rglob("*") if path.is_file()]
             return {path.relative_to(root.key).as_posix(): path.read_bytes() for path in found}
         remote = self.stores.remote
-        return {stat.key.key.removeprefix(root.key): remote.get(stat.key).data for stat in remote.scan(root)}
+        return {stat.key.key.removeprefix(root.key): remote.get(stat.key).data for stat in remote.list_objects(root)}
 
 
 def memory_world(work: "Work", files: Path, directory: Path) -> World:

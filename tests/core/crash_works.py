@@ -10,12 +10,12 @@ from airflow_quilt.core.delete import delete
 from airflow_quilt.core.format.hashes import CRC64NVME
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.install import Installed, install
+from airflow_quilt.core.install import InstallResult, install
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.attempt import Attempt
-from airflow_quilt.core.registry.pointers import Deleted, Revision
+from airflow_quilt.core.registry.pointers import DeleteResult, Revision
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import rollback
@@ -50,7 +50,7 @@ class Judgement:
 class PublishingJudgement(Judgement):
     """One new revision, besides those of other writers, with what it was to hold."""
 
-    def end(self, result: Published) -> Iterator[str]:
+    def end(self, result: PublishResult) -> Iterator[str]:
         yield from super().end(result)
         history, latest = self.world.history(), self.world.latest()
         new = [revision for revision in history if revision not in self.before]
@@ -66,21 +66,21 @@ class PublishingJudgement(Judgement):
         if uploads := self.world.open_uploads():
             yield f"{uploads} uploads in parts stay open"
 
-    def wanted(self, result: Published) -> list[Revision]:
+    def wanted(self, result: PublishResult) -> list[Revision]:
         return [result.revision]
 
 
 class DedupedJudgement(PublishingJudgement):
     """No new revision where the latest one is the same."""
 
-    def wanted(self, result: Published) -> list[Revision]:
+    def wanted(self, result: PublishResult) -> list[Revision]:
         return [] if self.before else [result.revision]
 
 
 class MergingJudgement(PublishingJudgement):
     """An update that loses nothing of what other writers added."""
 
-    def end(self, result: Published) -> Iterator[str]:
+    def end(self, result: PublishResult) -> Iterator[str]:
         yield from super().end(result)
         held = keys_of(self.world, self.world.latest())
         for revision in self.world.history():
@@ -96,7 +96,7 @@ class DeletionJudgement(Judgement):
     def __init__(self, world: World) -> None:
         super().__init__(world, lambda revision: world.chosen in {None, revision.top_hash})
 
-    def end(self, result: Deleted) -> Iterator[str]:
+    def end(self, result: DeleteResult) -> Iterator[str]:
         yield from super().end(result)
         history = self.world.history()
         if without_others(self.world, history) != self.kept:
@@ -149,7 +149,7 @@ class InstallJudgement(Judgement):
             if there[key] not in {self.files.get(key), self.older.get(key)}:
                 yield f"{key} has wrong bytes"
 
-    def end(self, result: Installed) -> Iterator[str]:
+    def end(self, result: InstallResult) -> Iterator[str]:
         yield from super().end(result)
         there = self.world.installed()
         if wrong := [key for key, data in self.files.items() if there.get(key) != data]:
@@ -229,14 +229,14 @@ def draft_of(world: World, entries: object, message: str = "second", **more: Any
 
 
 def pushing(entries: Callable[[World], object], copy: Any = "if-outside", **more: Any) -> Run:
-    def run(world: World, registry: Registry, since: float | None) -> Published:
+    def run(world: World, registry: Registry, since: float | None) -> PublishResult:
         return push(registry, draft_of(world, entries(world), **more), copy=copy, attempt=attempt_at(world, since))
 
     return run
 
 
 def building(entries: Callable[[World], object], **more: Any) -> Run:
-    def run(world: World, registry: Registry, since: float | None) -> Published:
+    def run(world: World, registry: Registry, since: float | None) -> PublishResult:
         return build(registry, draft_of(world, entries(world), **more), attempt=attempt_at(world, since))
 
     return run
@@ -254,7 +254,7 @@ def raced(run: Run) -> Run:
     return against_another
 
 
-def deleting(world: World, registry: Registry, since: float | None) -> Deleted:
+def deleting(world: World, registry: Registry, since: float | None) -> DeleteResult:
     return delete(registry, str(world.name), world.chosen, missing_ok=since is not None)
 
 
@@ -263,7 +263,7 @@ def rolling_back(world: World, registry: Registry, since: float | None) -> tuple
     return rollback(registry, str(world.name), world.chosen)
 
 
-def installing(world: World, registry: Registry, since: float | None) -> Installed:
+def installing(world: World, registry: Registry, since: float | None) -> InstallResult:
     return install(registry, Reference(str(world.name)), world.out, attempt=attempt_at(world, since))
 
 

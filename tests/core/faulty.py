@@ -9,15 +9,15 @@ from typing import IO, Final, Literal, Protocol, TypeVar
 from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.runtime.retry import NO_PATIENCE
+from airflow_quilt.core.runtime.retry import NO_RETRY
 from airflow_quilt.core.storage.base import (
-    Blob,
     FileStore,
     MultipartUpload,
+    ObjectInfo,
     ObjectStore,
     PartialFile,
-    Stat,
     Storage,
+    StoredObject,
     Stores,
     WriteMode,
 )
@@ -174,25 +174,27 @@ class TappedStorage:
         self._storage = storage
         self._tap = tap
 
-    def get(self, key: PhysicalKey) -> Blob:
+    def get(self, key: PhysicalKey) -> StoredObject:
         return self._tap(Call("get", key), lambda: self._storage.get(key))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         call = Call("stream", key, size=stop - start)
         return iter(self._tap(call, lambda: list(self._storage.stream(key, start, stop))))
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
+    def put(
+        self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
+    ) -> ObjectInfo:
         data = body if isinstance(body, bytes) else body.read()
-        return self._tap(Call("put", key, size=len(data)), lambda: self._storage.put(key, data, mode, mark))
+        return self._tap(Call("put", key, size=len(data)), lambda: self._storage.put(key, data, mode, writer_tag))
 
-    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:
-        return self._tap(Call("conditions", key), lambda: self._storage.keeps_conditions(key, data))
+    def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:
+        return self._tap(Call("conditions", key), lambda: self._storage.supports_conditional_writes(key, data))
 
-    def stat(self, key: PhysicalKey) -> Stat:
+    def stat(self, key: PhysicalKey) -> ObjectInfo:
         return self._tap(Call("stat", key), lambda: self._storage.stat(key))
 
-    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
-        return iter(self._tap(Call("scan", prefix), lambda: list(self._storage.scan(prefix, after))))
+    def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
+        return iter(self._tap(Call("scan", prefix), lambda: list(self._storage.list_objects(prefix, after))))
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         for key in keys:
@@ -240,22 +242,22 @@ class TappedObjectStore(TappedStorage):
         self._store = store
 
     @property
-    def guards_answers(self) -> bool:
-        return self._store.guards_answers
+    def is_tls(self) -> bool:
+        return self._store.is_tls
 
-    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
-        return iter(self._tap(Call("scan", prefix), lambda: list(self._store.scan_current(prefix, most))))
+    def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
+        return iter(self._tap(Call("scan", prefix), lambda: list(self._store.list_versions(prefix, most))))
 
-    def part_sizes(self, stat: Stat) -> Sequence[int]:
+    def part_sizes(self, stat: ObjectInfo) -> Sequence[int]:
         return self._tap(Call("parts", stat.key), lambda: self._store.part_sizes(stat))
 
     def keeps_versions(self, key: PhysicalKey) -> bool:
         return self._tap(Call("versions", key), lambda: self._store.keeps_versions(key))
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         return self._tap(Call("upload", key, size=len(data)), lambda: self._store.upload(key, data, digest, algorithm))
 
-    def copy(self, source: Stat, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+    def copy(self, source: ObjectInfo, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         return self._tap(Call("copy", key, size=source.size), lambda: self._store.copy(source, key, algorithm))
 
     def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> MultipartUpload:
@@ -284,11 +286,11 @@ class TappedUpload:
         call = Call("send part", self._key, number, len(data))
         return self._tap(call, lambda: self._upload.send(number, data, digest))
 
-    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+    def copy(self, number: int, source: ObjectInfo, start: int, stop: int) -> bytes | None:
         call = Call("copy part", self._key, number, stop - start)
         return self._tap(call, lambda: self._upload.copy(number, source, start, stop))
 
-    def complete(self) -> Stat:
+    def complete(self) -> ObjectInfo:
         return self._tap(Call("complete", self._key), self._upload.complete)
 
     def abort(self) -> None:
@@ -299,7 +301,7 @@ def tapped(stores: Stores, *taps: Tap) -> Stores:
     """Return the same stores with every call going through the taps, and no patience with what fails."""
     tap = Chain(*taps)
     local, remote = TappedFileStore(stores.local, tap), TappedObjectStore(stores.remote, tap)
-    return replace(stores, local=local, remote=remote, patience=NO_PATIENCE)
+    return replace(stores, local=local, remote=remote, retry=NO_RETRY)
 
 
 class SilentStorage(MemoryStorage):
@@ -311,7 +313,7 @@ class SilentStorage(MemoryStorage):
         data: bytes,
         mode: WriteMode = "overwrite",
         checksums: Mapping[StoreAlgorithm, str] | None = None,  # noqa: ARG002
-    ) -> Stat:
+    ) -> ObjectInfo:
         return super().store(key, data, mode)
 
     def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> MemoryUpload:
@@ -320,7 +322,7 @@ class SilentStorage(MemoryStorage):
 
 
 class _SilentUpload(MemoryUpload):
-    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+    def copy(self, number: int, source: ObjectInfo, start: int, stop: int) -> bytes | None:
         super().copy(number, source, start, stop)
         return None
 
@@ -330,5 +332,5 @@ class _SilentUpload(MemoryUpload):
 
 def objects(store: MemoryStorage, *buckets: str) -> dict[str, bytes]:
     """Return what lies in some buckets: the URL of each current object, at its version, and its bytes."""
-    found = [stat.key for bucket in buckets for stat in store.scan_current(PhysicalKey(bucket, ""))]
+    found = [stat.key for bucket in buckets for stat in store.list_versions(PhysicalKey(bucket, ""))]
     return {str(key): store.get(key).data for key in found}

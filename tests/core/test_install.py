@@ -25,7 +25,7 @@ from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, Hash, S
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey, PackageName, TopHash, walk_order
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
-from airflow_quilt.core.install import Installed, install
+from airflow_quilt.core.install import InstallResult, install
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
@@ -70,7 +70,7 @@ def publish(registry: Registry, memory: MemoryStorage, files: Mapping[str, bytes
     return commit(registry, NAME, entries_of(memory, files, hash_type))
 
 
-def get(registry: Registry, dest: Path | str, path: str | None = None, stop: threading.Event | None = None) -> Installed:
+def get(registry: Registry, dest: Path | str, path: str | None = None, stop: threading.Event | None = None) -> InstallResult:
     """Install and check that no thread stays behind."""
     threads = set(threading.enumerate())
     try:
@@ -91,7 +91,7 @@ def data_read(recorder: Recorder) -> dict[str, int]:
 def objects_below(memory: MemoryStorage, prefix: str) -> dict[str, bytes]:
     """Return the current objects below a prefix, by the rest of their keys."""
     root = PhysicalKey.parse(prefix)
-    return {stat.key.key.removeprefix(root.key): memory.get(stat.key).data for stat in memory.scan(root)}
+    return {stat.key.key.removeprefix(root.key): memory.get(stat.key).data for stat in memory.list_objects(root)}
 
 
 @dataclass
@@ -120,7 +120,7 @@ def test_a_whole_package_lands_in_a_directory(
     installed = get(through(registry, recorder), out)
 
     assert files_below(out) == TREE
-    assert installed == Installed(
+    assert installed == InstallResult(
         top_hash=top_hash, paths=[str(out / key) for key in IN_ORDER], bytes=sum(map(len, TREE.values())), reused=0
     )
     assert data_read(recorder) == {f"data/{key}": len(data) for key, data in TREE.items()}
@@ -212,7 +212,7 @@ def test_a_package_without_entries_installs_nothing(registry: Registry, recorder
     top_hash = commit(registry, NAME, [])
     installed = get(through(registry, recorder), out if to == "directory" else "s3://source/out")
 
-    assert installed == Installed(top_hash=top_hash, paths=[], bytes=0, reused=0)
+    assert installed == InstallResult(top_hash=top_hash, paths=[], bytes=0, reused=0)
     assert recorder.writes == []
 
 

@@ -26,7 +26,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.hashes import hash_of
 from airflow_quilt.core.format.names import PackageName, parse_logical_key, walk_order
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
-from airflow_quilt.core.install import Installed, install
+from airflow_quilt.core.install import InstallResult, install
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
@@ -195,7 +195,7 @@ def harm(world: World, result: object, recorder: Recorder) -> Iterator[str]:
         yield f"temporary files stay: {left}"
     if world.memory.uploads:
         yield "uploads stay open"
-    if isinstance(result, Installed) and any(not is_there(world, path) for path in result.paths):
+    if isinstance(result, InstallResult) and any(not is_there(world, path) for path in result.paths):
         yield "it is said to be installed, and is not"
 
 
@@ -366,7 +366,7 @@ def test_what_would_do_harm_is_told(world: World, what: str) -> None:
     (world.home / "canary").write_bytes(b"")
     (world.home / "stray").touch()
     world.memory.begin(PhysicalKey("target", "x"))
-    installed = Installed(top_hash="", paths=["/etc/passwd"], bytes=0, reused=0)
+    installed = InstallResult(top_hash="", paths=["/etc/passwd"], bytes=0, reused=0)
 
     assert len(list(harm(world, installed, recorder))) == 5
 
@@ -409,7 +409,7 @@ def test_a_size_that_is_not_that_of_the_bytes_ends_the_work_and_leaves_nothing(w
     assert not result.transient
     assert list(files_in(world.out)) == []
     assert world.ours.latest(PackageName.parse(COPIED)) is None
-    assert list(world.memory.scan(PhysicalKey("target", ""))) == []
+    assert list(world.memory.list_objects(PhysicalKey("target", ""))) == []
     assert world.memory.uploads == []
 
 
@@ -446,7 +446,7 @@ def test_only_the_first_of_several_places_is_looked_at(world: World) -> None:
     plant(world.theirs, [entry("a/b", physical_keys=["s3://source/good", "s3://ours/secret", "file:///etc/passwd"])])
     result, recorder = used(USES["install to a directory"], world)
 
-    assert isinstance(result, Installed)
+    assert isinstance(result, InstallResult)
     assert files_below(world.out) == {"a/b": GOOD}
     assert {call.key.key for call in recorder.of("stream") if call.key.bucket not in {"registry", None}} == {"good"}
 

@@ -14,7 +14,7 @@ import pytest
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.limits import Limits
@@ -44,7 +44,7 @@ DAG = f"""
 import datetime
 import pendulum
 from airflow.sdk import dag
-from airflow_quilt.groups import quilt_push_group
+from airflow_quilt.task_groups import quilt_push_group
 
 @dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1))
 def many():
@@ -202,7 +202,7 @@ def arrived(s3: S3Server, bucket: str) -> set[str]:
     return {f"/{bucket}/{each['Key']}" for page in pages for each in page.get("Contents", [])}
 
 
-def pushed_alone(s3: S3Server, bucket: str, sources: str) -> tuple[Registry, Published, float]:
+def pushed_alone(s3: S3Server, bucket: str, sources: str) -> tuple[Registry, PublishResult, float]:
     """Push the same sources by one call; return how long that took, too."""
     registry = registry_of(s3, s3.make_bucket(f"{bucket}-alone"))
     began = time.monotonic()
@@ -254,7 +254,7 @@ def check(s3: S3Server, bucket: str, sources: str, writes: Writes, run: Run, kil
     assert not twice & there
     assert {shard_of(path) for path in twice} <= retried
     assert twice <= sent
-    assert len(twice) <= Limits().threads * len(killed)
+    assert len(twice) <= Limits().max_concurrency * len(killed)
 
     told, (alone, published, seconds) = run.result("commit"), pushed_alone(s3, bucket, sources)
     reused = {path for path in sent - twice if shard_of(path) in retried}

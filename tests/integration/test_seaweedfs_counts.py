@@ -17,7 +17,7 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.watch import Watch
-from airflow_quilt.core.runtime.threads import map_threads
+from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage
@@ -129,7 +129,7 @@ def test_looks_at_many_packages_make_hardly_any_objects_that_outlive_a_collectio
     storage, root = counted.stores.remote, counted.location.root
     names = [f"team/p{number:03}" for number in range(1000)]
     pointers = [root.join(layout.pointer(PackageName.parse(name), layout.LATEST)) for name in names]
-    list(map_threads(lambda pointer: storage.put(pointer, b"a" * 64), pointers, 16))
+    list(map_concurrently(lambda pointer: storage.put(pointer, b"a" * 64), pointers, 16))
     watch = Watch(counted)
     first = watch.look(names)
     collections: Counter[int] = Counter()

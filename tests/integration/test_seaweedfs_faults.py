@@ -14,7 +14,7 @@ from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.runtime.retry import Patience
+from airflow_quilt.core.runtime.retry import RetryPolicy
 from testbed.faults import KINDS, Fault, Kind, RandomFaults
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy
@@ -205,10 +205,10 @@ def test_a_corrupt_request_to_delete_does_not_delete_another_revision(world: Wor
 
 
 def test_a_push_that_fails_after_latest_was_written_is_not_visible_or_does_not_fail(world: World, proxy: S3Proxy) -> None:
-    package, hasty = "faults/half", Patience(seconds=0.5, shortest=0.1, longest=0.1)
+    package, hasty = "faults/half", RetryPolicy(seconds=0.5, shortest=0.1, longest=0.1)
     proxy.fail("InternalError", lambda request: UPLOADS["pointer"](request) and proxy.count(UPLOADS["latest"]) > 0, times=1000)
     try:
-        published = push(registry_at(proxy.store, world.bucket, patience=hasty), Draft(package=package, entries={"a": b"a"}))
+        published = push(registry_at(proxy.store, world.bucket, retry=hasty), Draft(package=package, entries={"a": b"a"}))
     except QuiltError:
         assert look(world, package).latest is None
     else:

@@ -17,9 +17,9 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry.pointers import Deleted
+from airflow_quilt.core.registry.pointers import DeleteResult
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
@@ -200,7 +200,7 @@ def test_a_bucket_without_versions_is_a_registry_whose_keys_have_none(
         assert download(s3, entry) == (directory / logical_key).read_bytes()
     again = push(registry, Draft(package=str(NAME), entries={"a.txt": b"other"}))
     assert list(registry.revisions(NAME)) == [again.revision, published.revision]
-    assert delete(registry, str(NAME), again.top_hash[:8]) == Deleted((again.revision.time,), again.top_hash)
+    assert delete(registry, str(NAME), again.top_hash[:8]) == DeleteResult((again.revision.time,), again.top_hash)
     assert registry.resolve(NAME) == published.top_hash
 
 
@@ -220,7 +220,7 @@ def test_objects_of_a_bucket_without_versions_are_copied_and_named_in_place(
 @pytest.mark.parametrize("size", [50, 20 * MIB], ids=["small", "in parts"])
 @pytest.mark.parametrize("publish", [push, build])
 def test_an_object_without_versions_that_is_replaced_during_the_work_fails_it(
-    s3: S3Server, s3_registry: Registry, plain_bucket: str, publish: Callable[..., Published], size: int
+    s3: S3Server, s3_registry: Registry, plain_bucket: str, publish: Callable[..., PublishResult], size: int
 ) -> None:
     client = client_of(s3)
     client.put_object(Bucket=plain_bucket, Key="object", Body=os.urandom(size))
@@ -287,7 +287,7 @@ def test_a_package_is_deleted_whole_and_its_data_stays(s3: S3Server, s3_registry
     published = push(s3_registry, Draft(package=str(NAME), entries={"a.txt": b"content"}))
     entry = read(s3_registry, published)["a.txt"]
 
-    assert delete(s3_registry, str(NAME)) == Deleted((published.revision.time,))
+    assert delete(s3_registry, str(NAME)) == DeleteResult((published.revision.time,))
     assert list(s3_registry.packages()) == []
     assert download(s3, entry) == b"content"
     assert s3_registry.read(NAME, published.top_hash).header["version"] == "v0"

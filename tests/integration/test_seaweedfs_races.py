@@ -10,7 +10,7 @@ from airflow_quilt.core.errors import RevisionConflictError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
@@ -40,7 +40,7 @@ def separate(s3: S3Server, registry: Registry) -> Registry:
 
 
 def test_sixteen_packages_pushed_at_once_are_all_there(s3: S3Server, s3_registry: Registry) -> None:
-    def work(writer: int) -> Published:
+    def work(writer: int) -> PublishResult:
         return push(s3_registry, Draft(package=f"team/package-{writer}", entries={"a.txt": b"%d" % writer}))
 
     published = at_once(16, work)
@@ -58,7 +58,7 @@ def test_sixteen_packages_pushed_at_once_are_all_there(s3: S3Server, s3_registry
 def test_every_acknowledged_revision_of_one_package_is_in_the_history(s3: S3Server, s3_registry: Registry) -> None:
     writers, rounds = 8, 5
 
-    def work(writer: int) -> list[Published]:
+    def work(writer: int) -> list[PublishResult]:
         mine = separate(s3, s3_registry)
         return [
             push(mine, Draft(package=str(NAME), entries={"a.txt": f"{writer}-{i}".encode()}, conflict="overwrite"))
@@ -78,14 +78,14 @@ def test_every_acknowledged_revision_of_one_package_is_in_the_history(s3: S3Serv
 def test_of_writers_that_started_from_one_revision_one_wins_and_the_others_are_told(s3: S3Server, s3_registry: Registry) -> None:
     first = build(s3_registry, Draft(package=str(NAME), entries={}, allow_empty=True))
 
-    def work(writer: int) -> Published | RevisionConflictError:
+    def work(writer: int) -> PublishResult | RevisionConflictError:
         try:
             return push(separate(s3, s3_registry), Draft(package=str(NAME), entries={"a.txt": b"%d" % writer}))
         except RevisionConflictError as error:
             return error
 
     answers = at_once(8, work)
-    won = [answer.revision for answer in answers if isinstance(answer, Published)]
+    won = [answer.revision for answer in answers if isinstance(answer, PublishResult)]
     history = list(s3_registry.revisions(NAME))
 
     assert won
@@ -96,14 +96,14 @@ def test_of_writers_that_started_from_one_revision_one_wins_and_the_others_are_t
 
 
 def test_the_same_content_pushed_by_many_at_once_is_in_the_history_and_latest(s3: S3Server, s3_registry: Registry) -> None:
-    def work(_writer: int) -> Published | RevisionConflictError:
+    def work(_writer: int) -> PublishResult | RevisionConflictError:
         try:
             return push(separate(s3, s3_registry), Draft(package=str(NAME), entries={"a.txt": b"same"}))
         except RevisionConflictError as error:
             return error
 
     for _ in range(3):
-        acknowledged = {answer.top_hash for answer in at_once(8, work) if isinstance(answer, Published)}
+        acknowledged = {answer.top_hash for answer in at_once(8, work) if isinstance(answer, PublishResult)}
         history = {revision.top_hash for revision in s3_registry.revisions(NAME)}
         assert len(acknowledged) == 1
         assert history == acknowledged == {s3_registry.resolve(NAME)}

@@ -13,7 +13,7 @@ from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
@@ -45,7 +45,7 @@ class Requests:
         act()
         return Counter(self._seen)
 
-    def publish(self, message: str, package: PackageName = NAME) -> Published:
+    def publish(self, message: str, package: PackageName = NAME) -> PublishResult:
         return build(self.registry, Draft(package=str(package), entries={}, message=message, allow_empty=True))
 
     def put(self, pointer: int | str, top_hash: str) -> None:

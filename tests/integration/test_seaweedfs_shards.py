@@ -8,7 +8,14 @@ import pytest
 from airflow_quilt.core.errors import SourceChangedError
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.sharded.run import Cut, commit_shards, discard, plan_shards, staging_of, transfer_shard
+from airflow_quilt.core.publish.sharded.run import (
+    ShardingOptions,
+    commit_shards,
+    discard,
+    plan_shards,
+    staging_of,
+    transfer_shard,
+)
 from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
@@ -40,7 +47,7 @@ def test_workers_that_share_nothing_but_the_store_publish_what_one_does(s3: S3Se
     draft = Draft(package="team/shards", entries=str(tmp_path))
     staging = staging_of(PhysicalKey(place, "staging/"), ATTEMPT, 1.7e9)
     planner = push_planner(worker(s3, place), draft)
-    plan = plan_shards(worker(s3, place), draft, planner, "Pushing", staging, Cut(shards=3), attempt=ATTEMPT)
+    plan = plan_shards(worker(s3, place), draft, planner, "Pushing", staging, ShardingOptions(shards=3), attempt=ATTEMPT)
     for number in reversed(range(plan.shards)):
         assert not transfer_shard(worker(s3, place), staging, number).was_there
         assert transfer_shard(worker(s3, place), staging, number).was_there
@@ -50,7 +57,7 @@ def test_workers_that_share_nothing_but_the_store_publish_what_one_does(s3: S3Se
     again = push(worker(s3, place), draft)
     assert (again.created, again.top_hash) == (False, published.top_hash)
     assert discard(worker(s3, place), staging) == 2 * plan.shards + 1
-    assert list(worker(s3, place).stores.remote.scan(staging)) == []
+    assert list(worker(s3, place).stores.remote.list_objects(staging)) == []
 
 
 def test_an_object_without_versions_that_was_overwritten_since_the_plan_is_named(s3: S3Server, bucket: str) -> None:
@@ -59,7 +66,7 @@ def test_an_object_without_versions_that_was_overwritten_since_the_plan_is_named
     registry.stores.remote.put(source, b"bytes")
     draft = Draft(package="team/shards", entries=f"s3://{source.bucket}/d/")
     staging = staging_of(PhysicalKey(bucket, "staging/"), ATTEMPT, 1.7e9)
-    plan_shards(registry, draft, push_planner(registry, draft), "Pushing", staging, Cut())
+    plan_shards(registry, draft, push_planner(registry, draft), "Pushing", staging, ShardingOptions())
     registry.stores.remote.put(source, b"other")
 
     with pytest.raises(SourceChangedError, match=r"d/a\.txt"):

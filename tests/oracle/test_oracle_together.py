@@ -15,10 +15,10 @@ from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry.pointers import Deleted
+from airflow_quilt.core.registry.pointers import DeleteResult
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.storage.base import Stat, Stores, WriteMode
+from airflow_quilt.core.storage.base import ObjectInfo, Stores, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
@@ -93,7 +93,7 @@ class TestWhatQuilt3Pushed:
         entries = quilt3.browse(bucket_url, name)["entries"]
         history = list(s3_registry.revisions(PackageName.parse(name)))
         assert [revision.top_hash for revision in history] == pushed
-        assert delete(s3_registry, name) == Deleted(tuple(revision.time for revision in history))
+        assert delete(s3_registry, name) == DeleteResult(tuple(revision.time for revision in history))
         assert name not in quilt3.packages(bucket_url)
         assert quilt3.revisions(bucket_url, name) == []
         for top_hash in pushed:
@@ -187,13 +187,15 @@ class InterruptedStorage(S3Storage):
         self._interrupts: Iterator[Callable[[], object]] = iter([interrupt])
         self._lock = threading.Lock()
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         stat = super().upload(key, data, digest, algorithm)
         self._happen("file")
         return stat
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
-        stat = super().put(key, body, mode, mark)
+    def put(
+        self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
+    ) -> ObjectInfo:
+        stat = super().put(key, body, mode, writer_tag)
         if key.key.startswith(".quilt/packages/"):
             self._happen("manifest")
         return stat

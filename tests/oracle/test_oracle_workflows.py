@@ -12,7 +12,7 @@ import pytest
 from airflow_quilt.core.errors import ObjectNotFoundError, WorkflowConfigError, WorkflowError
 from airflow_quilt.core.format.names import walk_order
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import Blob, Stores
+from airflow_quilt.core.storage.base import StoredObject, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_path
 from airflow_quilt.core.storage.s3.storage import S3Storage
@@ -375,10 +375,10 @@ class Judges:
         header = self._quilt3.browse(where, NAME, top_hash)["header"]
         return json.dumps(header["workflow"]) if "workflow" in header else None
 
-    def _read(self, key: PhysicalKey) -> Blob:
+    def _read(self, key: PhysicalKey) -> StoredObject:
         return self._stores.of(key).get(key)
 
-    def _read_config(self) -> Blob | None:
+    def _read_config(self) -> StoredObject | None:
         try:
             return self._read(self._config)
         except ObjectNotFoundError:

@@ -25,7 +25,7 @@ from airflow_quilt.core.plan.actions import Source
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.storage.base import Blob, Stores
+from airflow_quilt.core.storage.base import StoredObject, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
@@ -197,11 +197,11 @@ CHOICES: st.SearchStrategy[Choice] = st.sampled_from([..., None, "alpha", "beta"
 ENTRIES: Final = [{"logical_key": "a/b", "size": 5, "meta": {"x": [1]}}, {"logical_key": "c", "size": 0, "meta": {}}]
 
 
-def workflows(config: bytes, schema: bytes) -> tuple[Blob, Callable[[PhysicalKey], Blob]]:
+def workflows(config: bytes, schema: bytes) -> tuple[StoredObject, Callable[[PhysicalKey], StoredObject]]:
     """Return a config as a registry would, and what reads the schemas that lie in a bucket."""
     memory = MemoryStorage(["rules"])
     memory.put(PhysicalKey("rules", "schema.json"), schema)
-    return Blob(config, "etag", PhysicalKey("registry", ".quilt/workflows/config.yml")), memory.get
+    return StoredObject(config, "etag", PhysicalKey("registry", ".quilt/workflows/config.yml")), memory.get
 
 
 def load(config: bytes, schema: bytes, choice: Choice) -> Workflow | None:

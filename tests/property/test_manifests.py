@@ -14,7 +14,7 @@ from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.manifest import Entry, canonical_entry, entry_line, header_line, write_manifest
 from airflow_quilt.core.format.manifest_reader import read_manifest
 from airflow_quilt.core.format.names import LogicalKey, TopHash, check_tree, is_walk, parse_logical_key, walk_order
-from tests.property.strategies import HEADERS, JSON, LOGICAL_KEYS, META, TEXT, Tree, entries, trees
+from tests.property.strategies import HEADERS, JSON, LOGICAL_KEYS, META, TEXT, SourceTree, entries, trees
 
 
 def top_hash(header: Mapping[str, Any], of: Sequence[Entry]) -> str:
@@ -34,7 +34,7 @@ def same(one: object, other: object) -> bool:
 @settings(max_examples=200)
 @given(HEADERS, trees(), st.lists(st.integers(0, 2000), max_size=10), st.randoms(use_true_random=False))
 def test_a_manifest_is_read_back_as_it_was_written_wherever_its_chunks_are_cut(
-    header: dict[str, Any], tree: Tree, at: list[int], random: Random
+    header: dict[str, Any], tree: SourceTree, at: list[int], random: Random
 ) -> None:
     out = io.BytesIO()
     shuffled = random.sample(list(tree.directories.items()), len(tree.directories))
@@ -63,7 +63,7 @@ def rewritten(lines: bytes, name: TopHash | None = None) -> bytes | None:
 
 @settings(max_examples=200)
 @given(HEADERS, trees())
-def test_a_manifest_that_was_read_is_written_again_to_the_byte(header: dict[str, Any], tree: Tree) -> None:
+def test_a_manifest_that_was_read_is_written_again_to_the_byte(header: dict[str, Any], tree: SourceTree) -> None:
     out = io.BytesIO()
     summary = write_manifest(header, tree.entries, out, tree.directories)
 
@@ -78,7 +78,7 @@ SPOILED = st.sampled_from(
 @settings(max_examples=200)
 @given(HEADERS, trees(), SPOILED, st.integers(0, 3), st.data())
 def test_a_manifest_that_was_spoiled_is_refused_or_has_its_content(
-    header: dict[str, Any], tree: Tree, instead: bytes, count: int, data: st.DataObject
+    header: dict[str, Any], tree: SourceTree, instead: bytes, count: int, data: st.DataObject
 ) -> None:
     out = io.BytesIO()
     summary = write_manifest(header, tree.entries, out, tree.directories)
@@ -261,12 +261,12 @@ def test_the_top_hash_does_not_see_the_order_of_keys(header: dict[str, Any], of:
 
 # The order of entries.
 
-Tree = dict[str, "Tree | None"]
+SourceTree = dict[str, "SourceTree | None"]
 
 
-def plant(keys: list[str]) -> Tree | None:
+def plant(keys: list[str]) -> SourceTree | None:
     """Make a tree of keys, or None where one key would be a file and a directory, or is there twice."""
-    tree: Tree = {}
+    tree: SourceTree = {}
     for key in keys:
         *directories, name = key.split("/")
         place = tree
@@ -281,7 +281,7 @@ def plant(keys: list[str]) -> Tree | None:
     return tree
 
 
-def walk(tree: Tree, prefix: str = "") -> Iterator[str]:
+def walk(tree: SourceTree, prefix: str = "") -> Iterator[str]:
     for name, below in sorted(tree.items()):
         if below is None:
             yield prefix + name

@@ -15,8 +15,15 @@ from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
-from airflow_quilt.core.publish.sharded.run import Cut, commit_shards, discard, plan_shards, staging_of, transfer_shard
+from airflow_quilt.core.publish.pipeline import PublishResult
+from airflow_quilt.core.publish.sharded.run import (
+    ShardingOptions,
+    commit_shards,
+    discard,
+    plan_shards,
+    staging_of,
+    transfer_shard,
+)
 from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
@@ -28,7 +35,7 @@ from tests.property.strategies import META
 from tests.property.test_streams import FILES, KEYS
 
 STAGING = PhysicalKey("staging", "of/tests/")
-Publish = Callable[[Registry, Draft], Published]
+Publish = Callable[[Registry, Draft], PublishResult]
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,10 @@ class Sharded:
     shards: int
     shuffle: Callable[[list[int]], None]
 
-    def __call__(self, registry: Registry, draft: Draft) -> Published:
+    def __call__(self, registry: Registry, draft: Draft) -> PublishResult:
         attempt = Attempt()
         staging = staging_of(STAGING, attempt, 1.7e9)
-        cut = Cut(shards=self.shards)
+        cut = ShardingOptions(shards=self.shards)
         plan = plan_shards(registry, draft, self.planner(registry, draft), "Publishing", staging, cut, attempt=attempt)
         numbers = list(range(plan.shards))
         self.shuffle(numbers)
@@ -59,7 +66,9 @@ class Sharded:
 def published(publish: Publish, drafts: list[Draft], source: Mapping[str, bytes], spill: int, *, versioned: bool) -> Any:
     """Publish drafts one after the other; return what came of each, and the manifests, but for the names of versions."""
     memory = MemoryStorage(["registry", "source", "staging"], versioned=versioned)
-    registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory, limits=Limits(spill=spill)))
+    registry = Registry(
+        RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory, limits=Limits(spill_entries=spill))
+    )
     for key, data in source.items():
         memory.store(PhysicalKey("source", f"data/{key}"), data)
     told: list[Any] = []
@@ -70,8 +79,10 @@ def published(publish: Publish, drafts: list[Draft], source: Mapping[str, bytes]
             told.append(str(error))
         else:
             told.append((one.top_hash, one.entries, one.bytes, one.bytes_copied, one.bytes_reused, one.created, one.previous))
-    assert list(memory.scan(STAGING)) == []
-    stored = {stat.key.key: memory.get(stat.key).data for stat in memory.scan(PhysicalKey("registry", layout.manifest("")))}
+    assert list(memory.list_objects(STAGING)) == []
+    stored = {
+        stat.key.key: memory.get(stat.key).data for stat in memory.list_objects(PhysicalKey("registry", layout.manifest("")))
+    }
     return told, {key: re.sub(rb"versionId=v\d+", b"versionId=v", data) for key, data in stored.items()}
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import LogicalKey, walk_order
-from airflow_quilt.core.format.ordering import side_by_side
+from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
@@ -36,7 +36,7 @@ def stream(keys: set[str], number: int) -> list[Numbered]:
 
 @given(st.sets(KEYS), st.sets(KEYS))
 def test_two_streams_meet_where_their_keys_do(left: set[str], right: set[str]) -> None:
-    found = list(side_by_side(stream(left, 1), stream(right, 2)))
+    found = list(merge_join(stream(left, 1), stream(right, 2)))
 
     assert [(one or other).logical_key for one, other in found if one or other] == sorted(left | right, key=walk_order)
     assert {one.logical_key for one, _ in found if one} == left
@@ -47,7 +47,9 @@ def test_two_streams_meet_where_their_keys_do(left: set[str], right: set[str]) -
 def published(spill: int, first: Mapping[str, bytes], second: Mapping[str, bytes], removed: list[str]) -> tuple[Any, ...]:
     """Push, and update; return what was refused, and the manifests but for the versions of objects."""
     memory = MemoryStorage(["registry"])
-    registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory, limits=Limits(spill=spill)))
+    registry = Registry(
+        RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory, limits=Limits(spill_entries=spill))
+    )
     refused = []
     for draft in (
         Draft(package="a/b", entries=dict(first), allow_empty=True, meta={"x": 1}),
@@ -58,7 +60,7 @@ def published(spill: int, first: Mapping[str, bytes], second: Mapping[str, bytes
             push(registry, draft)
         except QuiltError as error:
             refused.append(str(error))
-    manifests = {stat.key.key for stat in memory.scan(PhysicalKey("registry", layout.manifest("")))}
+    manifests = {stat.key.key for stat in memory.list_objects(PhysicalKey("registry", layout.manifest("")))}
     return refused, manifests
 
 

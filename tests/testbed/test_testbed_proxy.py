@@ -292,7 +292,7 @@ def test_a_request_that_was_given_up_reaches_the_store_all_the_same(proxy: S3Pro
     with pytest.raises(requests.ReadTimeout):
         requests.put(url(proxy, with_object, "put_object"), b"new", timeout=0.1)
     before = client.get_object(Bucket=with_object, Key="a.txt")["Body"].read()
-    proxy.settle()
+    proxy.wait_until_idle()
 
     assert before == b"content"
     assert s3.client().get_object(Bucket=with_object, Key="a.txt")["Body"].read() == b"new"
@@ -426,9 +426,9 @@ def test_a_store_settles_when_nothing_is_under_way(proxy: S3Proxy, with_object: 
     while not proxy.faults:
         time.sleep(0.01)
     began = time.monotonic()
-    proxy.settle()
+    proxy.wait_until_idle()
     first = time.monotonic() - began
-    proxy.settle()
+    proxy.wait_until_idle()
     asking.join()
 
     assert first > 0.2

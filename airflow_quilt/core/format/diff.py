@@ -6,7 +6,7 @@ from typing import Literal
 
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey
-from airflow_quilt.core.format.ordering import side_by_side
+from airflow_quilt.core.format.ordering import merge_join
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,6 @@ class Change:
 
 def compare(old: Iterable[Entry], new: Iterable[Entry]) -> Iterator[Change]:
     """Yield the changes between two streams of entries in walk order; physical keys do not count, as in quilt3's ``diff``."""
-    for one, other in side_by_side(old, new):
+    for one, other in merge_join(old, new):
         if one is None or other is None or (one.size, one.hash, one.meta) != (other.size, other.hash, other.meta):
             yield Change(one, other)

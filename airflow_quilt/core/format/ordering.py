@@ -25,7 +25,7 @@ def place(record: Record) -> str:
     return walk_order(record.logical_key)
 
 
-def side_by_side(left: Iterable[L], right: Iterable[R]) -> Iterator[tuple[L | None, R | None]]:
+def merge_join(left: Iterable[L], right: Iterable[R]) -> Iterator[tuple[L | None, R | None]]:
     """Yield the records of two streams in walk order, those of one key together; None where a stream has none of that key."""
     lefts, rights = iter(left), iter(right)
     one, other = next(lefts, None), next(rights, None)

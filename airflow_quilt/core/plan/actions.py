@@ -124,10 +124,10 @@ class Copy(_OfSource, frozen=True, gc=False, tag=True):
     exact: bool = False
 
 
-Task = HashInPlace | Upload | Copy
+Transfer = HashInPlace | Upload | Copy
 """What is to be done with bytes."""
 
-Action = Entry | Task
+Action = Entry | Transfer
 """What becomes of a source. An entry stays where it is and its hash is known: no byte is touched."""
 
 

@@ -13,7 +13,7 @@ from airflow_quilt.core.plan.actions import Source
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class EntryInfo:
     """What a function that chooses or places entries is told of one; the names are those of quilt3's ``PackageEntry``.
 
     Attributes:
@@ -33,8 +33,8 @@ CopyRule = Literal["if-outside", "all", "local-only", "none"]
 """``"if-outside"``: what does not lie in the registry's bucket, quilt3's rule since 7.0. ``"all"``: whatever does not lie at
 its destination already. ``"local-only"``: files and content, no objects. ``"none"``: nothing, so all must be objects."""
 
-CopyFunction = Callable[[LogicalKey, Candidate], bool]
-DestFunction = Callable[[LogicalKey, Candidate], str]
+CopyFunction = Callable[[LogicalKey, EntryInfo], bool]
+DestFunction = Callable[[LogicalKey, EntryInfo], str]
 
 _RULES: Final = get_args(CopyRule)
 
@@ -131,6 +131,6 @@ class _Placed:
         return key
 
 
-def _candidate(source: Source) -> Candidate:
+def _candidate(source: Source) -> EntryInfo:
     origin = source.origin if isinstance(source.origin, PhysicalKey) else None
-    return Candidate(origin, source.size, source.hash, source.user_meta)
+    return EntryInfo(origin, source.size, source.hash, source.user_meta)

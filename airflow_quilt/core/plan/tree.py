@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_quilt.core.format.names import DirectoryKey, parse_logical_key
-from airflow_quilt.core.format.ordering import side_by_side
+from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.plan.actions import Source
 
 
 @dataclass(frozen=True, slots=True)
-class Tree:
+class SourceTree:
     """Sources in walk order, and the metadata of directories, whose keys end in ``/``.
 
     ``is_checked`` tells that the sources are known to be a tree, since they were read as one.
@@ -50,12 +50,12 @@ class Removal:
         return [key for key, parsed in self._keys.items() if parsed not in self._seen]
 
 
-def updated(base: Tree, removal: Removal, added: Tree) -> Tree:
+def updated(base: SourceTree, removal: Removal, added: SourceTree) -> SourceTree:
     """Return a tree without some of its files, and with others; what is added takes the place of what has the same key."""
     left = (source for source in base.sources if not removal.takes(source.logical_key))
-    sources = (new or old for old, new in side_by_side(left, added.sources))
+    sources = (new or old for old, new in merge_join(left, added.sources))
     kept = {key: meta for key, meta in base.directories.items() if not removal.takes(key)}
-    return Tree((source for source in sources if source), {**kept, **added.directories})
+    return SourceTree((source for source in sources if source), {**kept, **added.directories})
 
 
 def _parents(key: str, lengths: set[int]) -> Iterator[str]:

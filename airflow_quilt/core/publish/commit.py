@@ -15,19 +15,19 @@ from airflow_quilt.core.errors import EmptyPackageError
 from airflow_quilt.core.format.batches import batched
 from airflow_quilt.core.format.manifest import Entry, Summary, canonical_entry, canonical_json, write_manifest
 from airflow_quilt.core.format.names import DirectoryKey, PackageName, TopHash
-from airflow_quilt.core.format.ordering import Record, side_by_side
+from airflow_quilt.core.format.ordering import Record, merge_join
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
-from airflow_quilt.core.plan.actions import Action, Copy, Source, Task, Upload
+from airflow_quilt.core.plan.actions import Action, Copy, Source, Transfer, Upload
 from airflow_quilt.core.publish.draft import Content, Draft
-from airflow_quilt.core.publish.planned import Done, Planned
+from airflow_quilt.core.publish.planned import PlannedRevision, TransferredEntry
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.pointers import Latest, Revision
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
-from airflow_quilt.core.runtime.spool import Spool, temporary_room
+from airflow_quilt.core.runtime.spool import Spool, disk_full_as_error
 from airflow_quilt.core.runtime.threads import check_stop
 from airflow_quilt.core.storage.base import Stores
-from airflow_quilt.core.transfer.upload import Transfer
+from airflow_quilt.core.transfer.upload import Uploader
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _WORTH_A_CHECK: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Published:
+class PublishResult:
     """What came of a draft.
 
     Attributes:
@@ -67,7 +67,7 @@ class Published:
 
 
 @dataclass(slots=True)
-class Moved:
+class TransferStats:
     """Bytes that were moved to the registry's bucket, and those that were to be moved and were there already."""
 
     copied: int = 0
@@ -77,7 +77,7 @@ class Moved:
 Planner = Callable[[Iterable[Source]], Iterator[Action]]
 
 
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
+class CommitSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What a revision says beside its entries, and how it takes its place.
 
     Attributes:
@@ -97,7 +97,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     update: str | None = None
 
     @classmethod
-    def of(cls, draft: Draft, content: Content, planned: Planned, added: Mapping[DirectoryKey, Any]) -> Self:
+    def of(cls, draft: Draft, content: Content, planned: PlannedRevision, added: Mapping[DirectoryKey, Any]) -> Self:
         """Return those of a draft that has been planned, and adds metadata of directories."""
         said = [draft.message, draft.meta, draft.own_meta, list(draft.remove), draft.base, dict(added)]
         return cls(
@@ -111,7 +111,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decide(
-    draft: Draft, name: PackageName, content: Content, actions: Iterable[Action], planned: Planned, stop: threading.Event
+    draft: Draft, name: PackageName, content: Content, actions: Iterable[Action], planned: PlannedRevision, stop: threading.Event
 ) -> None:
     """Put into ``planned`` what becomes of each file, before any byte moves, and let the workflow judge.
 
@@ -128,7 +128,7 @@ def decide(
     content.judge(name, planned.files())
 
 
-def bytes_of(tasks: Iterable[Task]) -> tuple[int, int]:
+def bytes_of(tasks: Iterable[Transfer]) -> tuple[int, int]:
     """Return the bytes that tasks read, and those of them that move to the registry's bucket."""
     to_do = to_move = 0
     for task in tasks:
@@ -147,23 +147,28 @@ def check_target(registry: Registry, to_move: int) -> None:
         registry.check_writable()
 
 
-def announce(registry: Registry, what: str, planned: Planned, to_move: int) -> None:
+def announce(registry: Registry, what: str, planned: PlannedRevision, to_move: int) -> None:
     """Log what is about to be done."""
     amount = f"{count(len(planned), 'entry', 'entries')}, {human_size(planned.size)}"
     _log.info("%s to %s: %s, %s to copy", what, registry.location, amount, human_size(to_move))
 
 
 def transfer(
-    stores: Stores, tasks: Iterable[Task], done: Spool[Done], progress: Progress, stop: threading.Event, since: float | None
+    stores: Stores,
+    tasks: Iterable[Transfer],
+    done: Spool[TransferredEntry],
+    progress: Progress,
+    stop: threading.Event,
+    since: float | None,
 ) -> int:
     """Carry out tasks, and put what came of them into ``done``; return how many bytes were there already.
 
     Raises:
-        QuiltError: as :meth:`airflow_quilt.core.transfer.upload.Transfer.run`.
+        QuiltError: as :meth:`airflow_quilt.core.transfer.upload.Uploader.run`.
     """
-    work = Transfer(stores, progress=progress, stop=stop, since=since)
+    work = Uploader(stores, progress=progress, stop=stop, since=since)
     with contextlib.closing(work.run(tasks)) as results:
-        done.extend(Done.of(task, entry) for task, entry in results)
+        done.extend(TransferredEntry.of(task, entry) for task, entry in results)
     if work.reused:
         what = count(work.reused, "object or part", "objects and parts")
         _log.info("Not sent again: %s that were there already, %s", what, human_size(work.bytes_reused))
@@ -171,7 +176,7 @@ def transfer(
     return work.bytes_reused
 
 
-def _warn_of_overwriting(done: Iterable[Done]) -> None:
+def _warn_of_overwriting(done: Iterable[TransferredEntry]) -> None:
     """Say once where a bucket keeps no versions: then revisions share the objects of one key."""
     first = next((each.entry for each in done if isinstance(each.task, Upload | Copy)), None)
     if first and PhysicalKey.parse(first.physical_keys[0]).version_id is None:
@@ -191,13 +196,13 @@ class Commit:
 
     registry: Registry
     name: PackageName
-    terms: Terms
+    terms: CommitSpec
     base: Latest | None
     latest: Latest | None
     attempt: Attempt
     since: float | None
 
-    def make(self, entries: Iterable[Entry], added: Iterable[Record], moved: Moved) -> Published:
+    def make(self, entries: Iterable[Entry], added: Iterable[Record], moved: TransferStats) -> PublishResult:
         """Write the manifest; make it a revision unless the latest one has the same top hash.
 
         Args:
@@ -221,7 +226,7 @@ class Commit:
                 manifest_mode=self._manifest_mode,
                 attempt=attempt,
             )
-        published = Published(
+        published = PublishResult(
             registry=self.registry.location,
             package=self.name,
             top_hash=revision.top_hash,
@@ -233,7 +238,7 @@ class Commit:
             created=created,
             previous=self._previous(revision) if created else None,
         )
-        _log.info("%s %s", "Published" if created else "Unchanged, no new revision:", published.uri)
+        _log.info("%s %s", "PublishResult" if created else "Unchanged, no new revision:", published.uri)
         return published
 
     def _found(self, top_hash: TopHash, attempt: Attempt) -> tuple[Revision, bool] | None:
@@ -268,20 +273,20 @@ class Commit:
         content: str = top_hash
         if self.terms.update is not None:
             digest = hashlib.sha256(self.terms.update.encode())
-            for source, entry in side_by_side(added, entries):
+            for source, entry in merge_join(added, entries):
                 if source and entry:
                     digest.update(canonical_entry(entry).encode())
             content = digest.hexdigest()
         return Attempt(f"{self.attempt.key} {content}", self.since, self.attempt.began)
 
 
-def _write(terms: Terms, entries: Iterable[Entry]) -> tuple[tempfile.SpooledTemporaryFile[bytes], Summary]:
+def _write(terms: CommitSpec, entries: Iterable[Entry]) -> tuple[tempfile.SpooledTemporaryFile[bytes], Summary]:
     """Write the manifest to a temporary file, in memory while it is small, which the caller closes.
 
     Raises:
         DiskError: the directory for temporary files has no room for it.
     """
-    with temporary_room(), contextlib.ExitStack() as on_failure:
+    with disk_full_as_error(), contextlib.ExitStack() as on_failure:
         manifest = on_failure.enter_context(tempfile.SpooledTemporaryFile(_SPOOL))
         summary = write_manifest(terms.header, entries, manifest, terms.directories)
         manifest.seek(0)  # Now all of it is on the disk.
@@ -291,4 +296,4 @@ def _write(terms: Terms, entries: Iterable[Entry]) -> tuple[tempfile.SpooledTemp
 
 def spool(held: contextlib.ExitStack, registry: Registry, kind: Any) -> Spool[Any]:
     """Return a place for records of a kind, until what holds it is closed."""
-    return held.enter_context(Spool(kind, registry.stores.limits.spill))
+    return held.enter_context(Spool(kind, registry.stores.limits.spill_entries))

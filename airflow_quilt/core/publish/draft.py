@@ -15,7 +15,7 @@ from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.ordering import checked
 from airflow_quilt.core.format.uris import QuiltUri
 from airflow_quilt.core.plan.actions import Source
-from airflow_quilt.core.plan.tree import Removal, Tree, updated
+from airflow_quilt.core.plan.tree import Removal, SourceTree, updated
 from airflow_quilt.core.registry.pointers import Conflict, Latest
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.spool import Spool
@@ -104,7 +104,7 @@ class Content:
     """
 
     header: Mapping[str, Any]
-    tree: Tree = field(default_factory=Tree)
+    tree: SourceTree = field(default_factory=SourceTree)
     workflow: Workflow | None = None
 
     def judge(self, name: PackageName, files: Iterable[Source | Entry]) -> None:
@@ -119,7 +119,7 @@ class Content:
             self.workflow.check(package=str(name), message=self.header["message"], user_meta=user_meta, entries=told)
 
 
-def find_sources(registry: Registry, draft: Draft, found: Spool[Source]) -> Tree:
+def find_sources(registry: Registry, draft: Draft, found: Spool[Source]) -> SourceTree:
     """Find the sources that a draft names, and put them into ``found``, unless they are in order and read only once.
 
     Raises:
@@ -136,10 +136,10 @@ def find_sources(registry: Registry, draft: Draft, found: Spool[Source]) -> Tree
     finder = SourceFinder(registry.stores, _reader(registry), options)
     if draft.mode == "replace" and len(requests) == 1 and (tree := finder.stream(requests[0])):
         return tree
-    return Tree(found, finder.find(requests, found))
+    return SourceTree(found, finder.find(requests, found))
 
 
-def gather(registry: Registry, name: PackageName, draft: Draft, added: Tree, latest: Latest | None) -> Content:
+def gather(registry: Registry, name: PackageName, draft: Draft, added: SourceTree, latest: Latest | None) -> Content:
     """Merge sources with the revision that is updated, and find the workflow that is to judge.
 
     Raises:
@@ -147,7 +147,7 @@ def gather(registry: Registry, name: PackageName, draft: Draft, added: Tree, lat
         QuiltError: the registry cannot be read.
     """
     base = _read_base(registry, name, draft, latest) if draft.mode == "update" else None
-    tree = _updated(base.tree if base else Tree(), Removal(draft.remove), added) if draft.mode == "update" else added
+    tree = _updated(base.tree if base else SourceTree(), Removal(draft.remove), added) if draft.mode == "update" else added
     directories = {key: meta for key, meta in tree.directories.items() if meta}  # As quilt3, no line for none.
     workflow = load_workflow(draft.workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
     header = make_header(draft.message, _meta(draft, base), workflow.record if workflow else None, base.header if base else None)
@@ -155,7 +155,7 @@ def gather(registry: Registry, name: PackageName, draft: Draft, added: Tree, lat
     for key, meta in directories.items():
         directory_line(key, meta)
     sources = tree.sources if tree.is_checked else checked(tree.sources, tree.directories)
-    return Content(header, Tree(sources, directories), workflow)
+    return Content(header, SourceTree(sources, directories), workflow)
 
 
 def _meta(draft: Draft, base: Content | None) -> Mapping[str, Any] | None:
@@ -175,12 +175,12 @@ def _read_base(registry: Registry, name: PackageName, draft: Draft, latest: Late
     sources = (Source.of_entry(entry, hash_type=draft.hash_type) for entry in manifest.entries)
     if not registry.location.is_local:
         sources = (replace(source, movable=False) if source.is_local else source for source in sources)
-    return Content(manifest.header, Tree(sources, manifest.directories))
+    return Content(manifest.header, SourceTree(sources, manifest.directories))
 
 
-def _updated(base: Tree, removal: Removal, added: Tree) -> Tree:
+def _updated(base: SourceTree, removal: Removal, added: SourceTree) -> SourceTree:
     tree = updated(base, removal, added)
-    return Tree(_warned(tree.sources, removal), tree.directories)
+    return SourceTree(_warned(tree.sources, removal), tree.directories)
 
 
 def _warned(sources: Iterable[Source], removal: Removal) -> Iterator[Source]:

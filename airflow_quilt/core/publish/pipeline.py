@@ -9,15 +9,15 @@ from typing import Any, Final
 from airflow_quilt.core.errors import RevisionConflictError
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.ordering import side_by_side
-from airflow_quilt.core.plan.actions import Source, Task
-from airflow_quilt.core.plan.tree import Tree
+from airflow_quilt.core.format.ordering import merge_join
+from airflow_quilt.core.plan.actions import Source, Transfer
+from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.publish.commit import (
     Commit,
-    Moved,
+    CommitSpec,
     Planner,
-    Published,
-    Terms,
+    PublishResult,
+    TransferStats,
     announce,
     bytes_of,
     check_target,
@@ -26,20 +26,20 @@ from airflow_quilt.core.publish.commit import (
     transfer,
 )
 from airflow_quilt.core.publish.draft import Draft, check_draft, find_sources, gather
-from airflow_quilt.core.publish.planned import Done, Entries, Planned
-from airflow_quilt.core.publish.reuse import with_earlier
+from airflow_quilt.core.publish.planned import Entries, PlannedRevision, TransferredEntry
+from airflow_quilt.core.publish.reuse import attach_previous
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.pointers import Latest
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.progress import Progress
-from airflow_quilt.core.runtime.retry import Patience
+from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.spool import Spool
 
-__all__ = ["Published", "publish"]
+__all__ = ["PublishResult", "publish"]
 
 _log = logging.getLogger(__name__)
 
-_REBASING: Final = Patience(seconds=600.0, shortest=0.1, longest=2.0)
+_REBASING: Final = RetryPolicy(seconds=600.0, shortest=0.1, longest=2.0)
 
 
 def publish(
@@ -49,7 +49,7 @@ def publish(
     verb: str,
     stop: threading.Event | None = None,
     attempt: Attempt | None = None,
-) -> Published:
+) -> PublishResult:
     """Make a draft a revision; ``plan`` decides what becomes of the bytes, ``verb`` tells the log what is being done.
 
     What can be checked is checked before any byte moves, and a reader sees nothing before everything is there.
@@ -62,7 +62,7 @@ def publish(
         return _published(work, latest)
 
 
-def _published(work: "_Work", latest: Latest | None) -> Published:
+def _published(work: "_Work", latest: Latest | None) -> PublishResult:
     """Make a draft a revision; where somebody else publishes meanwhile, and the draft says so, on top of that."""
     began, failures = _REBASING.clock(), 0
     while True:
@@ -96,9 +96,9 @@ class _Work:
     attempt: Attempt
     lasting: contextlib.ExitStack
     held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    added: Tree = field(default_factory=Tree)
-    done: Spool[Done] | None = None
-    moved: Moved = field(default_factory=Moved)
+    added: SourceTree = field(default_factory=SourceTree)
+    done: Spool[TransferredEntry] | None = None
+    moved: TransferStats = field(default_factory=TransferStats)
     since: float | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,33 +112,33 @@ class _Work:
         """Return a place for records of a kind, until the end of this run."""
         return spool(self.held, self.registry, kind)
 
-    def run(self, latest: Latest | None) -> Published:
+    def run(self, latest: Latest | None) -> PublishResult:
         """Make the draft a revision on top of ``latest``; what an earlier run sent is not sent again."""
         with self.held:
             content = gather(self.registry, self.name, self.draft, self.added, latest)
-            planned = Planned(self.spool(Entry), self.spool(Task))
+            planned = PlannedRevision(self.spool(Entry), self.spool(Transfer))
             decide(self.draft, self.name, content, self.plan(content.tree.sources), planned, self.stop)
             before, self.done = self.done, self._carry_out(planned, latest)
             if before:
                 before.close()
-            terms = Terms.of(self.draft, content, planned, self.added.directories)
+            terms = CommitSpec.of(self.draft, content, planned, self.added.directories)
             commit = Commit(self.registry, self.name, terms, latest, latest, self.attempt, self.since)
             return commit.make(Entries(planned.kept, self.done), self.added.sources, self.moved)
 
-    def _carry_out(self, planned: Planned, latest: Latest | None) -> Spool[Done]:
+    def _carry_out(self, planned: PlannedRevision, latest: Latest | None) -> Spool[TransferredEntry]:
         """Do what is to be done, but for what an earlier run did."""
-        done, fresh = self.lasting_spool(Done), planned.tasks
+        done, fresh = self.lasting_spool(TransferredEntry), planned.tasks
         if self.done:
-            fresh = self.spool(Task)
-            done.extend(before for task, before in side_by_side(planned.tasks, self.done) if before and before.task == task)
-            fresh.extend(task for task, before in side_by_side(planned.tasks, done) if task and not before)
+            fresh = self.spool(Transfer)
+            done.extend(before for task, before in merge_join(planned.tasks, self.done) if before and before.task == task)
+            fresh.extend(task for task, before in merge_join(planned.tasks, done) if task and not before)
         to_do, to_move = bytes_of(fresh)
         check_target(self.registry, to_move)
         announce(self.registry, f"{self.verb} {self.name}", planned, to_move)
         progress = Progress(f"{self.verb} {self.name}")
         progress.begin(len(planned), planned.size)
         progress.add(len(planned) - len(fresh), planned.size - to_do)
-        tasks = with_earlier(self.registry, self.name, latest, fresh, self.spool) if latest and to_move else fresh
+        tasks = attach_previous(self.registry, self.name, latest, fresh, self.spool) if latest and to_move else fresh
         reused = transfer(self.registry.stores, tasks, done, progress, self.stop, self.attempt.earliest)
         self.moved.copied += to_move - reused
         self.moved.reused += reused

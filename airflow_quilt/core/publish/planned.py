@@ -8,22 +8,22 @@ import msgspec
 
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey
-from airflow_quilt.core.format.ordering import Record, side_by_side
-from airflow_quilt.core.plan.actions import Action, HashInPlace, Source, Task, Upload
+from airflow_quilt.core.format.ordering import Record, merge_join
+from airflow_quilt.core.plan.actions import Action, HashInPlace, Source, Transfer, Upload
 from airflow_quilt.core.runtime.spool import Spool
 
 T = TypeVar("T", bound=Record)
 R = TypeVar("R")
 
 
-class Done(msgspec.Struct, frozen=True, gc=False):
+class TransferredEntry(msgspec.Struct, frozen=True, gc=False):
     """What has been done, and what came of it."""
 
-    task: Task
+    task: Transfer
     entry: Entry
 
     @classmethod
-    def of(cls, task: Task, entry: Entry) -> Self:
+    def of(cls, task: Transfer, entry: Entry) -> Self:
         """Return what came of a task, whatever it had been told of an earlier revision."""
         return cls(msgspec.structs.replace(task, earlier=None) if isinstance(task, Upload) and task.earlier else task, entry)
 
@@ -34,7 +34,7 @@ class Done(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(slots=True)
-class Planned:
+class PlannedRevision:
     """What becomes of the files of a revision: entries that are known already, and what is to be done for the others.
 
     Attributes:
@@ -43,7 +43,7 @@ class Planned:
     """
 
     kept: Spool[Entry]
-    tasks: Spool[Task]
+    tasks: Spool[Transfer]
     size: int = 0
     names_files: bool = False
 
@@ -77,7 +77,7 @@ class Entries:
     """The entries of a revision, in walk order: those that were known, and those that came of the work."""
 
     kept: Spool[Entry]
-    done: Spool[Done]
+    done: Spool[TransferredEntry]
 
     def __iter__(self) -> Iterator[Entry]:
         return _filled(self.kept, self.done, lambda done: done.entry)
@@ -88,7 +88,7 @@ def _filled(kept: Spool[Entry], others: Spool[T], of: Callable[[T], R]) -> Itera
     if not len(others):
         yield from kept
         return
-    for entry, other in side_by_side(kept, others):
+    for entry, other in merge_join(kept, others):
         if other:
             yield of(other)
         elif entry:

@@ -1,7 +1,7 @@
 """What the latest revision holds of what is to be sent: found with few requests, however many files there are.
 
 An object counts if the revision names its version, and a listing shows that this version is still the current one. Whether
-a file has the same content is for who reads it to find out (:class:`airflow_quilt.core.transfer.upload.Transfer`).
+a file has the same content is for who reads it to find out (:class:`airflow_quilt.core.transfer.upload.Uploader`).
 """
 
 import logging
@@ -14,9 +14,9 @@ from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format.hashes import part_size
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey, PackageName
-from airflow_quilt.core.format.ordering import side_by_side
+from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.plan.actions import Task, Upload
+from airflow_quilt.core.plan.actions import Transfer, Upload
 from airflow_quilt.core.registry.pointers import Latest
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.spool import Spool
@@ -38,9 +38,9 @@ class _Listed(msgspec.Struct, frozen=True, gc=False):
     key: PhysicalKey
 
 
-def with_earlier(
-    registry: Registry, name: PackageName, latest: Latest, tasks: Spool[Task], spool: Callable[[Any], Spool[Any]]
-) -> Iterable[Task]:
+def attach_previous(
+    registry: Registry, name: PackageName, latest: Latest, tasks: Spool[Transfer], spool: Callable[[Any], Spool[Any]]
+) -> Iterable[Transfer]:
     """Return the tasks; each small file with the entry that the latest revision has of it, if its object is still there.
 
     Args:
@@ -60,10 +60,10 @@ def with_earlier(
     except QuiltError as error:
         _log.info("What the latest revision holds is sent again, since it cannot be read: %s", error)
         return tasks
-    return (_told(task, entry) for task, entry in side_by_side(tasks, found) if task)
+    return (_told(task, entry) for task, entry in merge_join(tasks, found) if task)
 
 
-def _is_small(task: Task) -> bool:
+def _is_small(task: Transfer) -> bool:
     """Whether a task sends a file in one piece; what has parts is looked for one by one."""
     return isinstance(task, Upload) and task.source.size <= part_size(task.source.size)
 
@@ -74,7 +74,7 @@ def _prefix(task: Upload) -> PhysicalKey | None:
     return PhysicalKey(task.destination.bucket, key.removesuffix(task.logical_key)) if key.endswith(task.logical_key) else None
 
 
-def _told(task: Task, entry: Entry | None) -> Task:
+def _told(task: Transfer, entry: Entry | None) -> Transfer:
     """Tell a task of the entry of the latest revision, if it is of the place where the file is to land."""
     if not entry or not isinstance(task, Upload) or not _is_small(task):
         return task
@@ -92,13 +92,13 @@ def _found(
     if manifest is None:
         return found
     listed: Spool[_Listed] = spool(_Listed)
-    stats = registry.stores.remote.scan_current(prefix, _VERSIONS * files + _FEW)
+    stats = registry.stores.remote.list_versions(prefix, _VERSIONS * files + _FEW)
     listed.extend(_Listed(LogicalKey(stat.key.key.removeprefix(prefix.key)), stat.key) for stat in stats)
     found.extend(_current(manifest.entries, listed))
     return found
 
 
 def _current(entries: Iterable[Entry], listed: Iterable[_Listed]) -> Iterator[Entry]:
-    for entry, there in side_by_side(entries, listed):
+    for entry, there in merge_join(entries, listed):
         if entry and there and there.key.version_id is not None and entry.physical_keys == (str(there.key),):
             yield entry

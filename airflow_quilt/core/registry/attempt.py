@@ -35,7 +35,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class WriterTag:
     """What a try notes beside a pointer, and beside ``latest``: whose it is, and whether all of the revision is in place.
 
     Attributes:

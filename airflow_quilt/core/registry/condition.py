@@ -12,7 +12,7 @@ from airflow_quilt.core.registry.selection import at
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundRevision:
     """The revision that ``latest`` names; with the time at which it was published, where the newest pointer tells it."""
 
     package: PackageName
@@ -21,7 +21,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Awaited:
+class RevisionCondition:
     """What the latest revision of a package has to be.
 
     Attributes:
@@ -35,7 +35,7 @@ class Awaited:
     newer_than: str | datetime | None = None
     path: str | None = None
 
-    def find(self, registry: Registry) -> Found | None:
+    def find(self, registry: Registry) -> FoundRevision | None:
         """Return the latest revision if it is one like that.
 
         Raises:
@@ -55,7 +55,7 @@ class Awaited:
             return None
         if self.path is not None and not _has(registry, name, latest.top_hash, self.path):
             return None
-        return Found(name, latest.top_hash, time)
+        return FoundRevision(name, latest.top_hash, time)
 
 
 def _has(registry: Registry, name: PackageName, top_hash: TopHash, path: str) -> bool:

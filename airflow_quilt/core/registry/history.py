@@ -24,9 +24,9 @@ from airflow_quilt.core.errors import (
     StorageUnavailableError,
 )
 from airflow_quilt.core.format.names import TopHash
-from airflow_quilt.core.registry.attempt import Attempt, Mark
-from airflow_quilt.core.registry.lock import Lease
-from airflow_quilt.core.registry.pointers import Deleted, Latest, Listing, Pointer, Pointers, Revision
+from airflow_quilt.core.registry.attempt import Attempt, WriterTag
+from airflow_quilt.core.registry.lock import StoredLock
+from airflow_quilt.core.registry.pointers import DeleteResult, Latest, Listing, Pointer, Pointers, Revision
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class History:
         clock: unix seconds.
     """
 
-    def __init__(self, pointers: Pointers, lease: Lease, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, pointers: Pointers, lease: StoredLock, clock: Callable[[], float] = time.time) -> None:
         self._pointers = pointers
         self._lease = lease
         self._clock = clock
@@ -63,7 +63,7 @@ class History:
         Raises:
             RevisionConflictError: ``latest`` has moved.
         """
-        self._pointers.check_latest(base, top_hash, Mark.of(attempt))
+        self._pointers.check_latest(base, top_hash, WriterTag.of(attempt))
 
     def publish(self, top_hash: TopHash, base: Latest | None, attempt: Attempt, *, overwrite: bool) -> tuple[Revision, bool]:
         """Make a revision, whose manifest is in place, the latest one.
@@ -80,43 +80,43 @@ class History:
         Raises:
             RevisionConflictError: ``latest`` has moved; nothing is visible.
         """
-        mark = Mark.of(attempt)
+        writer_tag = WriterTag.of(attempt)
         listing = self._listing(attempt, base)
-        earlier = self._tries(mark, attempt, base, listing)
-        if done := self._done(base, mark, earlier):
+        earlier = self._tries(writer_tag, attempt, base, listing)
+        if done := self._done(base, writer_tag, earlier):
             return self._keep(done, earlier), True
         if earlier and base and base.top_hash == top_hash:
             return self._keep(earlier[-1], earlier), True
         if not overwrite and listing.latest != (base and base.etag):
-            self._pointers.check_latest(base, top_hash, mark)  # Before there is a pointer that would have to go again.
-        pointer = self._pointers.add(top_hash, max(int(self._clock()), listing.newest + 1), mark)
+            self._pointers.check_latest(base, top_hash, writer_tag)  # Before there is a pointer that would have to go again.
+        pointer = self._pointers.add(top_hash, max(int(self._clock()), listing.newest + 1), writer_tag)
         if overwrite:
-            pointer, theirs = self._overwrite(pointer, base, mark, attempt)
+            pointer, theirs = self._overwrite(pointer, base, writer_tag, attempt)
         else:
             theirs = self._win(pointer, base)
         if theirs:
             self._pointers.remove([pointer.stamp])
             pointer = theirs
-        return self._keep(pointer, earlier), _is_of(pointer.mark, mark)
+        return self._keep(pointer, earlier), _is_of(pointer.writer_tag, writer_tag)
 
     def made(self, latest: Latest | None, attempt: Attempt) -> Revision | None:
         """Return the revision that a try of this piece of work published, if one did before ``latest`` was read."""
-        mark = Mark.of(attempt)
-        tries = self._tries(mark, attempt, latest, self._listing(attempt, latest))
-        done = self._done(latest, mark, tries)
+        writer_tag = WriterTag.of(attempt)
+        tries = self._tries(writer_tag, attempt, latest, self._listing(attempt, latest))
+        done = self._done(latest, writer_tag, tries)
         return self._keep(done, tries) if done else None
 
     def unchanged(self, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
         """Return the revision that ``latest`` names, and whether it is of this piece of work; None where it has no pointer."""
-        mark = Mark.of(attempt)
+        writer_tag = WriterTag.of(attempt)
         near = self._near(attempt, latest, self._listing(attempt, latest))
         pointer = _among(near, latest) or self._pointer_of(latest)
         if pointer is None:
             return None
-        self._keep(pointer, self._tries(mark, attempt, latest, near))
-        return pointer.revision, _is_of(pointer.mark, mark)
+        self._keep(pointer, self._tries(writer_tag, attempt, latest, near))
+        return pointer.revision, _is_of(pointer.writer_tag, writer_tag)
 
-    def delete_all(self) -> Deleted | None:
+    def delete_all(self) -> DeleteResult | None:
         """Delete the pointers of all revisions, which need not be read for that; return None where there is nothing.
 
         Raises:
@@ -132,9 +132,9 @@ class History:
             self._lease.check()
             self._pointers.remove(stamps)
             self._mend([])
-            return Deleted.at(stamps)
+            return DeleteResult.at(stamps)
 
-    def delete(self, find: Find) -> Deleted:
+    def delete(self, find: Find) -> DeleteResult:
         """Delete the pointers of a revision.
 
         When it is the latest one, the newest that is left becomes the latest first.
@@ -155,7 +155,7 @@ class History:
                 self._lease.check()
                 self._pointers.remove(doomed)
                 self._mend(kept)
-                return Deleted.at(doomed, top_hash)
+                return DeleteResult.at(doomed, top_hash)
         raise StorageUnavailableError("others write it all the time", str(self._pointers))
 
     def roll_back(self, find: Find) -> tuple[Revision, TopHash]:
@@ -180,33 +180,37 @@ class History:
 
     def _listing(self, attempt: Attempt, latest: Latest | None) -> Listing:
         """List the newest revision, what tries of this piece of work may have written, and what ``latest`` names."""
-        since = min(int(_since(attempt)), latest.mark.stamp) if latest and latest.mark else 0
+        since = min(int(_since(attempt)), latest.writer_tag.stamp) if latest and latest.writer_tag else 0
         listing = self._pointers.listing(since)
         return listing if listing.stats or not since else self._pointers.listing()
 
     def _near(self, attempt: Attempt, latest: Latest | None, listing: Listing) -> list[Pointer]:
         """Read the pointers that tries of this piece of work may have written, newest first, and the one of ``latest``."""
         # The newest one in any case: a clock may be wrong.
-        also = {listing.newest, latest.mark.stamp if latest and latest.mark else 0}
+        also = {listing.newest, latest.writer_tag.stamp if latest and latest.writer_tag else 0}
         return self._pointers.read_listed(listing, _since(attempt), also)
 
-    def _tries(self, mark: Mark, attempt: Attempt, latest: Latest | None, near: Listing | Sequence[Pointer]) -> list[Pointer]:
+    def _tries(
+        self, writer_tag: WriterTag, attempt: Attempt, latest: Latest | None, near: Listing | Sequence[Pointer]
+    ) -> list[Pointer]:
         """Return the pointers of other tries since the first one began; ``latest`` was read before."""
         found: list[Pointer] = []
         for _ in range(_GLANCES):
             pointers = self._near(attempt, latest, near) if isinstance(near, Listing) else near
-            found = [pointer for pointer in pointers if _is_of(pointer.mark, mark) and not _is_by(pointer, mark)]
-            if not found or _published(found) or latest is None or latest.mark:
+            found = [
+                pointer for pointer in pointers if _is_of(pointer.writer_tag, writer_tag) and not _is_by(pointer, writer_tag)
+            ]
+            if not found or _published(found) or latest is None or latest.writer_tag:
                 break
             time.sleep(_GLANCE)
             near = self._listing(attempt, latest)
         return found
 
-    def _done(self, latest: Latest | None, mark: Mark, tries: Sequence[Pointer]) -> Pointer | None:
+    def _done(self, latest: Latest | None, writer_tag: WriterTag, tries: Sequence[Pointer]) -> Pointer | None:
         """Return the pointer of what another try of a piece of work published, if one did before ``latest`` was read."""
         if done := _published(tries):
             return done
-        return self._pointer_of(latest) if latest and _is_of(latest.mark, mark) else None
+        return self._pointer_of(latest) if latest and _is_of(latest.writer_tag, writer_tag) else None
 
     def _win(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
         """Let ``latest`` name a revision on top of its base; return the pointer of what another wrote to that effect."""
@@ -216,26 +220,28 @@ class History:
             self._pointers.withdraw(pointer)
             raise
 
-    def _overwrite(self, pointer: Pointer, base: Latest | None, mark: Mark, attempt: Attempt) -> tuple[Pointer, Pointer | None]:
+    def _overwrite(
+        self, pointer: Pointer, base: Latest | None, writer_tag: WriterTag, attempt: Attempt
+    ) -> tuple[Pointer, Pointer | None]:
         """Let ``latest`` name a revision whatever it has become; return its pointer, and as :meth:`_win`."""
         for _ in range(_TRIES):
             try:
                 return pointer, self._claim(pointer, base)
             except RevisionConflictError:
                 before, base = base, self._pointers.latest()
-            if done := self._done(base, mark, self._tries(mark, attempt, base, self._listing(attempt, base))):
+            if done := self._done(base, writer_tag, self._tries(writer_tag, attempt, base, self._listing(attempt, base))):
                 return pointer, done
             if base is None and before is not None:
                 # The package was deleted, the pointer maybe with it; who deletes has seen no pointer of a later second.
                 self._pointers.withdraw(pointer)
-                pointer = self._pointers.add(pointer.revision.top_hash, pointer.stamp + 1, mark)
+                pointer = self._pointers.add(pointer.revision.top_hash, pointer.stamp + 1, writer_tag)
         self._pointers.withdraw(pointer)
         raise StorageUnavailableError("others write it all the time", str(self._pointers))
 
     def _claim(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
         """Let ``latest`` name a revision if it still is its base; return the pointer of what another wrote to that effect."""
         try:
-            twin = self._pointers.write_latest(pointer.revision.top_hash, base, pointer.mark)
+            twin = self._pointers.write_latest(pointer.revision.top_hash, base, pointer.writer_tag)
         except StorageError as error:
             if not isinstance(error, StorageUnavailableError) or isinstance(error, DiskError):
                 self._give_up(pointer)
@@ -246,7 +252,7 @@ class History:
         """Take the pointer of a revision away which could not be published, unless ``latest`` names it all the same."""
         try:
             latest = self._pointers.latest()
-            if latest is None or latest.mark != pointer.mark:
+            if latest is None or latest.writer_tag != pointer.writer_tag:
                 self._pointers.withdraw(pointer)
         except StorageError as error:
             _log.warning(
@@ -267,10 +273,10 @@ class History:
 
     def _settled(self, pointer: Pointer) -> Pointer:
         """Return the pointer of a published revision, marked as such; put it back if somebody deleted it meanwhile."""
-        if pointer.mark is None or pointer.mark.is_published:
+        if pointer.writer_tag is None or pointer.writer_tag.is_published:
             return pointer
         try:
-            return self._pointers.settle(pointer) or self._pointers.put_back(pointer, pointer.mark)
+            return self._pointers.mark_published(pointer) or self._pointers.restore(pointer, pointer.writer_tag)
         except StorageError as error:  # It is published all the same.
             message = "%s: the mark of revision %s says that it is still being published: %s"
             _log.warning(message, self._pointers, pointer.revision.top_hash, error)
@@ -278,7 +284,9 @@ class History:
 
     def _sweep(self, earlier: Sequence[Pointer], kept: Pointer) -> None:
         """Take away what tries of the same work left; a pointer that was published since stays."""
-        stale = [each for each in earlier if each.mark and not each.mark.is_published and each.revision != kept.revision]
+        stale = [
+            each for each in earlier if each.writer_tag and not each.writer_tag.is_published and each.revision != kept.revision
+        ]
         now = [self._pointers.read(each.stamp) for each in stale]
         if left := [each.stamp for each in now if each and each in stale]:
             self._pointers.remove(left)
@@ -305,8 +313,8 @@ class History:
             self._pointers.restore_latest()
         latest = self._pointers.latest()
         if latest and latest.top_hash not in {pointer.revision.top_hash for pointer in kept} and not self._pointer_of(latest):
-            mark = (latest.mark or Mark.of(Attempt())).published()
-            self._pointers.add(latest.top_hash, int(self._clock()), mark)
+            writer_tag = (latest.writer_tag or WriterTag.of(Attempt())).published()
+            self._pointers.add(latest.top_hash, int(self._clock()), writer_tag)
 
 
 def _since(attempt: Attempt) -> float:
@@ -316,7 +324,7 @@ def _since(attempt: Attempt) -> float:
 
 
 def _published(pointers: Sequence[Pointer]) -> Pointer | None:
-    return next((pointer for pointer in pointers if pointer.mark and pointer.mark.is_published), None)
+    return next((pointer for pointer in pointers if pointer.writer_tag and pointer.writer_tag.is_published), None)
 
 
 def _among(pointers: Sequence[Pointer], latest: Latest) -> Pointer | None:
@@ -325,9 +333,9 @@ def _among(pointers: Sequence[Pointer], latest: Latest) -> Pointer | None:
     return next((pointer for pointer in pointers if pointer.is_named_by(latest)), None) or next(alike, None)
 
 
-def _is_of(mark: Mark | None, work: Mark) -> bool:
-    return mark is not None and mark.work == work.work
+def _is_of(writer_tag: WriterTag | None, work: WriterTag) -> bool:
+    return writer_tag is not None and writer_tag.work == work.work
 
 
-def _is_by(pointer: Pointer, writer: Mark) -> bool:
-    return pointer.mark is not None and pointer.mark.writer == writer.writer
+def _is_by(pointer: Pointer, writer: WriterTag) -> bool:
+    return pointer.writer_tag is not None and pointer.writer_tag.writer == writer.writer

@@ -13,7 +13,7 @@ from typing import Final
 
 from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, StorageUnavailableError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import Blob, Replace, Storage
+from airflow_quilt.core.storage.base import IfMatch, Storage, StoredObject
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 
 _MOST_LEASES: Final = 10
@@ -21,7 +21,7 @@ _MOST_LEASES: Final = 10
 _POLL: Final = (0.01, 0.2)
 
 
-class Lease:
+class StoredLock:
     """A lock on something in a store.
 
     Args:
@@ -77,7 +77,7 @@ class Lease:
 
     def _take(self, owner: bytes) -> None:
         began = self._clock()
-        seen: Blob | None = None
+        seen: StoredObject | None = None
         since = began
         while self._clock() - began < self._seconds * _MOST_LEASES:
             self._taken = self._clock()
@@ -89,9 +89,9 @@ class Lease:
             time.sleep(random.uniform(*_POLL))  # noqa: S311  (no secret)
         raise StorageUnavailableError("others hold this lock all the time", str(self._key))
 
-    def _put(self, owner: bytes, dead: Blob | None) -> bool:
+    def _put(self, owner: bytes, dead: StoredObject | None) -> bool:
         try:
-            self._writer.put(self._key, owner, Replace(dead.etag) if dead else "create")
+            self._writer.put(self._key, owner, IfMatch(dead.etag) if dead else "create")
         except PreconditionError:
             return self._found() == owner  # The answer to its first try was lost.
         return True
@@ -100,7 +100,7 @@ class Lease:
         there = self._blob()
         return there.data if there else None
 
-    def _blob(self) -> Blob | None:
+    def _blob(self) -> StoredObject | None:
         try:
             return self._storage.get(self._key)
         except ObjectNotFoundError:

@@ -26,9 +26,9 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_top_hash
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.registry.attempt import Mark
-from airflow_quilt.core.runtime.threads import map_threads
-from airflow_quilt.core.storage.base import Replace, Stat, Storage, WriteMode
+from airflow_quilt.core.registry.attempt import WriterTag
+from airflow_quilt.core.runtime.threads import map_concurrently
+from airflow_quilt.core.storage.base import IfMatch, ObjectInfo, Storage, WriteMode
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 
 _TRIES: Final = 1000
@@ -55,7 +55,7 @@ class Latest:
 
     top_hash: TopHash
     etag: str
-    mark: Mark | None = None
+    writer_tag: WriterTag | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Pointer:
 
     revision: Revision
     etag: str
-    mark: Mark | None = None
+    writer_tag: WriterTag | None = None
 
     @property
     def stamp(self) -> int:
@@ -73,11 +73,15 @@ class Pointer:
 
     def is_named_by(self, latest: Latest) -> bool:
         """Whether its writer made its revision the latest one."""
-        return bool(self.mark and latest.mark and (self.stamp, self.mark.writer) == (latest.mark.stamp, latest.mark.writer))
+        return bool(
+            self.writer_tag
+            and latest.writer_tag
+            and (self.stamp, self.writer_tag.writer) == (latest.writer_tag.stamp, latest.writer_tag.writer)
+        )
 
     def is_settled(self, now: float) -> bool:
         """Whether its writer has published the revision, or is long dead; until then it may take the pointer away."""
-        return self.mark is None or self.mark.is_published or self.stamp < now - _SETTLES
+        return self.writer_tag is None or self.writer_tag.is_published or self.stamp < now - _SETTLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class Listing:
     """
 
     latest: str | None
-    stats: Mapping[int, Stat]
+    stats: Mapping[int, ObjectInfo]
 
     @property
     def stamps(self) -> list[int]:
@@ -104,7 +108,7 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Deleted:
+class DeleteResult:
     """What was deleted: the times of the revisions, newest first; and their top hash where it was not the whole package."""
 
     times: tuple[pendulum.DateTime, ...] = ()
@@ -150,9 +154,9 @@ class Pointers:
             blob = self._storage.get(self._key(layout.LATEST))
         except ObjectNotFoundError:
             return None
-        return Latest(self._parse(blob.data, layout.LATEST), blob.etag, Mark.parse(blob.mark))
+        return Latest(self._parse(blob.data, layout.LATEST), blob.etag, WriterTag.parse(blob.writer_tag))
 
-    def write_latest(self, top_hash: TopHash, base: Latest | None, mark: Mark | None = None) -> Latest | None:
+    def write_latest(self, top_hash: TopHash, base: Latest | None, writer_tag: WriterTag | None = None) -> Latest | None:
         """Let ``latest`` name a revision, on the condition that it is still ``base``.
 
         The pointer of what it named before is marked as published first. So who finds a pointer that is pending, and another
@@ -161,7 +165,7 @@ class Pointers:
         Args:
             top_hash: the revision.
             base: what ``latest`` named when it was read.
-            mark: that of the pointer of the revision, where it is being published.
+            writer_tag: that of the pointer of the revision, where it is being published.
 
         Returns:
             None; or what somebody else wrote to the same effect.
@@ -171,24 +175,26 @@ class Pointers:
         """
         if base:
             self._settle_named(base)
-        mode: WriteMode = Replace(base.etag) if base else "create"
+        mode: WriteMode = IfMatch(base.etag) if base else "create"
         try:
-            self._writer.put(self._key(layout.LATEST), top_hash.encode(), mode, str(mark) if mark else None)
+            self._writer.put(self._key(layout.LATEST), top_hash.encode(), mode, str(writer_tag) if writer_tag else None)
         except PreconditionError as error:
             found = self.latest()
-            if found is None or not _is_same(found, top_hash, mark):
+            if found is None or not _is_same(found, top_hash, writer_tag):
                 raise self._conflict(base, found) from error
-            return None if mark and found.mark == mark else found  # None: only the answer to the first try was lost.
+            return (
+                None if writer_tag and found.writer_tag == writer_tag else found
+            )  # None: only the answer to the first try was lost.
         return None
 
-    def check_latest(self, base: Latest | None, top_hash: TopHash | None = None, mark: Mark | None = None) -> None:
+    def check_latest(self, base: Latest | None, top_hash: TopHash | None = None, writer_tag: WriterTag | None = None) -> None:
         """Check that ``latest`` still names what ``base`` does, or already what somebody wants to write.
 
         Raises:
             RevisionConflictError: it does not.
         """
         found = self.latest()
-        is_wanted = found is not None and top_hash is not None and _is_same(found, top_hash, mark)
+        is_wanted = found is not None and top_hash is not None and _is_same(found, top_hash, writer_tag)
         if not is_wanted and (found and found.etag) != (base and base.etag):
             raise self._conflict(base, found)
 
@@ -220,7 +226,7 @@ class Pointers:
         """List the pointers of revisions from some second on, and ``latest``."""
         directory = self._root.join(layout.pointers(self.name))
         after = str(since - 1) if since > _FIRST_STAMP else ""  # All of them have as many digits, and sort as numbers do.
-        found = {stat.key.key.removeprefix(directory.key): stat for stat in self._storage.scan(directory, after)}
+        found = {stat.key.key.removeprefix(directory.key): stat for stat in self._storage.list_objects(directory, after)}
         stats = {int(name): stat for name, stat in found.items() if is_stamp(name) and int(name) >= since}
         latest = found.get(layout.LATEST)
         return Listing(latest.etag if latest else None, dict(sorted(stats.items(), reverse=True)))
@@ -236,12 +242,12 @@ class Pointers:
         wanted = {stamp: stat.written for stamp, stat in listing.stats.items() if stamp >= since or stamp in also}
         known = {stamp: seen for stamp, seen in self._seen.items() if seen[0] and seen[0] == wanted.get(stamp)}
         unknown = [stamp for stamp in wanted if stamp not in known]
-        read = dict(zip(unknown, map_threads(self.read, unknown, self._threads), strict=True))
+        read = dict(zip(unknown, map_concurrently(self.read, unknown, self._threads), strict=True))
         known |= {stamp: (wanted[stamp], pointer) for stamp, pointer in read.items() if pointer}
         self._seen = known
         return [known[stamp][1] for stamp in wanted if stamp in known]
 
-    def add(self, top_hash: TopHash, stamp: int, mark: Mark) -> Pointer:
+    def add(self, top_hash: TopHash, stamp: int, writer_tag: WriterTag) -> Pointer:
         """Write the pointer of a revision under the first second from ``stamp`` on that nobody has.
 
         Raises:
@@ -249,12 +255,12 @@ class Pointers:
         """
         first = max(stamp, _FIRST_STAMP)
         for second in range(first, first + _TRIES):
-            own = mark.at(self._checked(second))
+            own = writer_tag.at(self._checked(second))
             try:
                 etag = self._writer.put(self._key(str(second)), top_hash.encode(), "create", str(own)).etag
             except PreconditionError:
                 there = self.read(second)
-                if there and there.mark == own:  # The answer to the first try was lost.
+                if there and there.writer_tag == own:  # The answer to the first try was lost.
                     return there
                 continue  # This second is somebody else's, also if it has the same hash: they may take it away.
             pointer = Pointer(Revision(pendulum.from_timestamp(second), top_hash), etag, own)
@@ -270,33 +276,33 @@ class Pointers:
             "machine is wrong, or the newest pointer there is; set the clock, delete that pointer, and run again"
         )
 
-    def settle(self, pointer: Pointer) -> Pointer | None:
+    def mark_published(self, pointer: Pointer) -> Pointer | None:
         """Mark the pointer of a revision that ``latest`` named as published; None where it was deleted meanwhile."""
-        if pointer.mark is None:
+        if pointer.writer_tag is None:
             return pointer
-        mark = pointer.mark.published()
+        writer_tag = pointer.writer_tag.published()
         revision, key = pointer.revision, self._key(str(pointer.stamp))
         try:
-            etag = self._writer.put(key, revision.top_hash.encode(), Replace(pointer.etag), str(mark)).etag
+            etag = self._writer.put(key, revision.top_hash.encode(), IfMatch(pointer.etag), str(writer_tag)).etag
         except PreconditionError:
             there = self.read(pointer.stamp)
-            return there if there and there.mark == mark else None
-        return Pointer(revision, etag, mark)
+            return there if there and there.writer_tag == writer_tag else None
+        return Pointer(revision, etag, writer_tag)
 
     def _settle_named(self, latest: Latest) -> None:
         """Mark the pointer of what ``latest`` names as published: its writer may be held up, or dead."""
-        _, known = self._seen.get(latest.mark.stamp, ("", None)) if latest.mark else ("", None)
-        if known and known.is_named_by(latest) and known.mark and known.mark.is_published:
+        _, known = self._seen.get(latest.writer_tag.stamp, ("", None)) if latest.writer_tag else ("", None)
+        if known and known.is_named_by(latest) and known.writer_tag and known.writer_tag.is_published:
             return  # Nobody takes that back.
         pointer = self.named_by(latest)
-        if pointer and pointer.mark and not pointer.mark.is_published:
-            self.settle(pointer)
+        if pointer and pointer.writer_tag and not pointer.writer_tag.is_published:
+            self.mark_published(pointer)
 
     def named_by(self, latest: Latest) -> Pointer | None:
         """Return the pointer whose writer made its revision the latest one; None where nobody says, or it was deleted."""
-        if latest.mark is None:
+        if latest.writer_tag is None:
             return None
-        pointer = self.read(latest.mark.stamp)
+        pointer = self.read(latest.writer_tag.stamp)
         return pointer if pointer and pointer.is_named_by(latest) else None
 
     def of(self, latest: Latest) -> Iterator[Pointer]:
@@ -307,9 +313,9 @@ class Pointers:
         there = itertools.chain(filter(None, map(self.read, alike)), self._read_each(others))
         return (pointer for pointer in there if pointer.revision.top_hash == latest.top_hash)
 
-    def put_back(self, pointer: Pointer, mark: Mark) -> Pointer:
+    def restore(self, pointer: Pointer, writer_tag: WriterTag) -> Pointer:
         """Write the pointer of a published revision again, and ``latest`` where there is none."""
-        again = self.add(pointer.revision.top_hash, pointer.stamp, mark.published())
+        again = self.add(pointer.revision.top_hash, pointer.stamp, writer_tag.published())
         self.restore_latest()
         return again
 
@@ -317,10 +323,10 @@ class Pointers:
         """Delete the pointer of a revision that was not published; put it back if somebody made it the latest meanwhile."""
         self.remove([pointer.stamp])
         latest = self.latest()
-        if latest is None or latest.top_hash != pointer.revision.top_hash or pointer.mark is None:
+        if latest is None or latest.top_hash != pointer.revision.top_hash or pointer.writer_tag is None:
             return
         if next(self.of(latest), None) is None:
-            self.add(latest.top_hash, pointer.stamp, pointer.mark.published())
+            self.add(latest.top_hash, pointer.stamp, pointer.writer_tag.published())
 
     def remove(self, stamps: Iterable[int]) -> None:
         """Delete the pointers of some seconds."""
@@ -333,13 +339,13 @@ class Pointers:
         except ObjectNotFoundError:
             return None
         revision = Revision(pendulum.from_timestamp(stamp), self._parse(blob.data, str(stamp)))
-        return Pointer(revision, blob.etag, Mark.parse(blob.mark))
+        return Pointer(revision, blob.etag, WriterTag.parse(blob.writer_tag))
 
     def __str__(self) -> str:
         return str(self._key(""))
 
     def _read_each(self, stamps: Iterable[int]) -> Iterator[Pointer]:
-        return (pointer for pointer in map_threads(self.read, stamps, self._threads) if pointer)
+        return (pointer for pointer in map_concurrently(self.read, stamps, self._threads) if pointer)
 
     def _key(self, pointer: str) -> PhysicalKey:
         return self._root.join(layout.pointer(self.name, pointer))
@@ -354,6 +360,8 @@ class Pointers:
         return RevisionConflictError(str(self.name), base.top_hash if base else None, found.top_hash if found else None)
 
 
-def _is_same(found: Latest, top_hash: TopHash, mark: Mark | None) -> bool:
+def _is_same(found: Latest, top_hash: TopHash, writer_tag: WriterTag | None) -> bool:
     """Whether ``latest`` is as one wants it: it names the same revision, or what another try of the same work made."""
-    return found.top_hash == top_hash or (mark is not None and found.mark is not None and found.mark.work == mark.work)
+    return found.top_hash == top_hash or (
+        writer_tag is not None and found.writer_tag is not None and found.writer_tag.work == writer_tag.work
+    )

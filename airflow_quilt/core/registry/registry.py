@@ -30,9 +30,9 @@ from airflow_quilt.core.format.names import PackageName, TopHash, match_hash, pa
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.history import History
-from airflow_quilt.core.registry.lock import Lease
-from airflow_quilt.core.registry.pointers import Deleted, Latest, Pointer, Pointers, Revision, is_stamp
-from airflow_quilt.core.storage.base import MOST_WHOLE, Blob, Storage, Stores
+from airflow_quilt.core.registry.lock import StoredLock
+from airflow_quilt.core.registry.pointers import DeleteResult, Latest, Pointer, Pointers, Revision, is_stamp
+from airflow_quilt.core.storage.base import MOST_WHOLE, Storage, StoredObject, Stores
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 
 _PACKAGES: Final = 16
@@ -67,17 +67,17 @@ class Registry:
         return self.location.root.join(path)
 
     def _pointers(self, name: PackageName) -> Pointers:
-        return Pointers(self._storage, self._writer, self.location.root, name, self.stores.limits.threads)
+        return Pointers(self._storage, self._writer, self.location.root, name, self.stores.limits.max_concurrency)
 
     def _history(self, pointers: Pointers) -> History:
-        lease = Lease(self._storage, self._writer, self._key(layout.lock(pointers.name)), self._lease)
+        lease = StoredLock(self._storage, self._writer, self._key(layout.lock(pointers.name)), self._lease)
         return History(pointers, lease, self._clock)
 
     def packages(self) -> Iterator[PackageName]:
         """List the packages, each once."""
         seen = set()
         names = self._key(layout.NAMES)
-        for stat in self._storage.scan(names):
+        for stat in self._storage.list_objects(names):
             namespace, _, rest = stat.key.key.removeprefix(names.key).partition("/")
             name, _, pointer = rest.partition("/")
             if pointer and (namespace, name) not in seen:
@@ -243,7 +243,7 @@ class Registry:
         if not self.location.is_local:
             self.stores.remote.begin(self._key(layout.WRITE_CHECK)).abort()
 
-    def workflows_config(self) -> Blob | None:
+    def workflows_config(self) -> StoredObject | None:
         """Read the file that says what packages must satisfy here, or None where there is none."""
         try:
             return self._storage.get(self._key(layout.WORKFLOWS))
@@ -294,7 +294,7 @@ class Registry:
             self._storage.put(self._key(layout.manifest(top_hash)), manifest, manifest_mode)
         return history.publish(top_hash, base, attempt, overwrite=overwrite)
 
-    def delete(self, name: PackageName, top_hash: str | None = None) -> Deleted:
+    def delete(self, name: PackageName, top_hash: str | None = None) -> DeleteResult:
         """Delete the pointers of a package, or of one of its revisions; manifests and data stay.
 
         When the deleted revision was the latest one, the newest remaining one becomes ``latest`` first, so that no

@@ -11,7 +11,7 @@ from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.patterns import is_pattern, literal_prefix, matches
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.runtime.threads import map_threads
+from airflow_quilt.core.runtime.threads import map_concurrently
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class Watch:
         self.registry = registry
         self._root = registry.location.root
         self._storage = registry.stores.of(self._root)
-        self._threads = registry.stores.limits.threads
+        self._threads = registry.stores.limits.max_concurrency
         self._etags: dict[str, str] = {}
         self._found: dict[str, TopHash] = {}
         self._pages = 0
@@ -57,13 +57,13 @@ class Watch:
         etags = dict(self._listed(_outermost(prefixes), packages) if prefixes else ())
         etags.update(self._asked(names))
         changed = [name for name, etag in etags.items() if self._etags.get(name) != etag]
-        fresh = dict(zip(changed, map_threads(self._read, changed, self._threads), strict=True))
+        fresh = dict(zip(changed, map_concurrently(self._read, changed, self._threads), strict=True))
         found = {name: top_hash for name in etags if (top_hash := fresh[name] if name in fresh else self._found[name])}
         self._etags, self._found = {name: etags[name] for name in found}, found
         return found
 
     def _asked(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-        for name, etag in map_threads(self._etag, names, self._threads):
+        for name, etag in map_concurrently(self._etag, names, self._threads):
             if etag is not None:
                 yield name, etag
 
@@ -81,7 +81,7 @@ class Watch:
         pages = 0
         for prefix in prefixes:
             pages += 1
-            for count, stat in enumerate(self._storage.scan(PhysicalKey(directory.bucket, directory.key + prefix)), 1):
+            for count, stat in enumerate(self._storage.list_objects(PhysicalKey(directory.bucket, directory.key + prefix)), 1):
                 pages += count % _PAGE == 0
                 name, _, pointer = stat.key.key.removeprefix(directory.key).rpartition("/")
                 if pointer == layout.LATEST and name.count("/") == 1 and _is_wanted(name, names, patterns):

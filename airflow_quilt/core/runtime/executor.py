@@ -19,7 +19,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from airflow_quilt.core.errors import ThrottledError, UploadVanishedError
 from airflow_quilt.core.runtime.progress import Progress
-from airflow_quilt.core.runtime.retry import Patience
+from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.threads import check_stop
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ Steps = Generator[Sequence[Call], list[Any], R]
 _TICK: Final = 1.0
 _GRACE: Final = 5.0
 """Seconds that calls under way get to end when the work is over; a store that hangs may take longer."""
-_PATIENCE: Final = Patience()
+_RETRY: Final = RetryPolicy()
 _WORTH_A_LINE: Final = 3
 """After so many failures of one call somebody may want to know."""
 
@@ -50,7 +50,7 @@ class _Job(Generic[K, R]):
 
 
 @dataclass(slots=True, eq=False)
-class _Task(Generic[K, R]):
+class _PendingCall(Generic[K, R]):
     """A call of a job: where its result goes, and how often it failed since when."""
 
     job: _Job[K, R]
@@ -84,9 +84,9 @@ class _Pace:
 class _Queues(Generic[K, R]):
     """Calls that may run, that are running, and that wait for their time to be tried again."""
 
-    ready: deque[_Task[K, R]] = field(default_factory=deque)
-    running: dict[Future[Any], _Task[K, R]] = field(default_factory=dict)
-    resting: list[tuple[float, int, _Task[K, R]]] = field(default_factory=list)
+    ready: deque[_PendingCall[K, R]] = field(default_factory=deque)
+    running: dict[Future[Any], _PendingCall[K, R]] = field(default_factory=dict)
+    resting: list[tuple[float, int, _PendingCall[K, R]]] = field(default_factory=list)
     ended: "queue.SimpleQueue[Future[Any]]" = field(default_factory=queue.SimpleQueue)
 
     def __len__(self) -> int:
@@ -109,28 +109,28 @@ class _Queues(Generic[K, R]):
         return ended
 
 
-class Jobs:
+class Executor:
     """Runs jobs.
 
     Args:
-        threads: the most calls at a time; fewer run while a store asks to slow down.
+        max_concurrency: the most calls at a time; fewer run while a store asks to slow down.
         progress: is told of each job that is done.
         stop: set it from any thread, or from a signal handler, to end the work with :class:`CancelledError`.
-        patience: with calls that fail for now.
+        retry: with calls that fail for now.
     """
 
     def __init__(
         self,
         *,
-        threads: int,
+        max_concurrency: int,
         progress: Progress | None = None,
         stop: threading.Event | None = None,
-        patience: Patience = _PATIENCE,
+        retry: RetryPolicy = _RETRY,
     ) -> None:
         self.progress = progress or Progress()
-        self._threads = threads
+        self._max_concurrency = max_concurrency
         self._stop = stop or threading.Event()
-        self._patience = patience
+        self._retry = retry
         self._serial = itertools.count()
 
     def check_stop(self) -> None:
@@ -148,7 +148,7 @@ class Jobs:
         for as long as that is a matter of seconds, and its error is raised. Only an upload that somebody else ended is told
         to its job, once its other calls have ended.
         """
-        pool = ThreadPoolExecutor(self._threads, thread_name_prefix="quilt")
+        pool = ThreadPoolExecutor(self._max_concurrency, thread_name_prefix="quilt")
         queues = _Queues[K, R]()
         try:
             yield from self._schedule(pool, jobs, queues)
@@ -162,9 +162,9 @@ class Jobs:
         self, pool: ThreadPoolExecutor, jobs: Iterable[tuple[K, Steps[R]]], queues: _Queues[K, R]
     ) -> Iterator[tuple[K, R]]:
         fresh = (_Job(key, steps) for key, steps in jobs)
-        pace = _Pace(self._threads, self._threads)
+        pace = _Pace(self._max_concurrency, self._max_concurrency)
         while True:
-            while len(queues) < 2 * self._threads and (job := next(fresh, None)):
+            while len(queues) < 2 * self._max_concurrency and (job := next(fresh, None)):
                 yield from self._advance(job, queues)
             # A few more than there are threads, so that none waits for this one.
             while queues.ready and len(queues.running) < (pace.now if pace.now < pace.most else 2 * pace.most):
@@ -178,7 +178,7 @@ class Jobs:
 
     def _finished(self, queues: _Queues[K, R]) -> Iterable[Future[Any]]:
         """Wait for calls to end, or for the time of one that is to be made again."""
-        due = queues.resting[0][0] - self._patience.clock() if queues.resting else _TICK
+        due = queues.resting[0][0] - self._retry.clock() if queues.resting else _TICK
         pause = min(_TICK, max(0.0, due))
         if queues.running:
             ended = queues.take_ended(pause)
@@ -187,11 +187,11 @@ class Jobs:
             self._stop.wait(pause)
         self.check_stop()
         self.progress.add()
-        while queues.resting and queues.resting[0][0] <= self._patience.clock():
+        while queues.resting and queues.resting[0][0] <= self._retry.clock():
             queues.ready.append(heapq.heappop(queues.resting)[2])
         return ended
 
-    def _settle(self, task: _Task[K, R], future: Future[Any], queues: _Queues[K, R], pace: _Pace) -> bool:
+    def _settle(self, task: _PendingCall[K, R], future: Future[Any], queues: _Queues[K, R], pace: _Pace) -> bool:
         """Take what came of a call; return whether its job may go on."""
         job, error = task.job, future.exception()
         if error is None:
@@ -212,12 +212,12 @@ class Jobs:
             job.missing -= len(doomed)
         return not job.missing
 
-    def _is_put_off(self, task: _Task[K, R], error: BaseException, queues: _Queues[K, R], pace: _Pace) -> bool:
+    def _is_put_off(self, task: _PendingCall[K, R], error: BaseException, queues: _Queues[K, R], pace: _Pace) -> bool:
         """Let a call that failed for now be made again later, if there is patience left."""
-        now = self._patience.clock()
+        now = self._retry.clock()
         task.failures += 1
         task.began = task.began or now
-        pause = self._patience.pause(error, task.failures, task.began)
+        pause = self._retry.pause(error, task.failures, task.began)
         if pause is None:
             return False
         if isinstance(error, ThrottledError):
@@ -238,4 +238,4 @@ class Jobs:
                 yield job.key, finished.value
                 return
             job.results, job.missing = [None] * len(calls), len(calls)
-        queues.ready.extend(_Task(job, slot, call) for slot, call in enumerate(calls))
+        queues.ready.extend(_PendingCall(job, slot, call) for slot, call in enumerate(calls))

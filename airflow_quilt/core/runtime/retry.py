@@ -24,7 +24,7 @@ _MOST_RENEWALS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """Tries again what failed for now, after pauses that grow, each a random part of its longest ("full jitter").
 
     Attributes:
@@ -74,5 +74,5 @@ class Patience:
                 self.sleep(pause)
 
 
-NO_PATIENCE: Final = Patience(seconds=0)
+NO_RETRY: Final = RetryPolicy(seconds=0)
 """For work whose first failure is its last."""

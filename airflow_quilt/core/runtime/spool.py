@@ -22,7 +22,7 @@ T = TypeVar("T", bound=Record)
 
 
 @contextlib.contextmanager
-def temporary_room(directory: Path | None = None) -> Iterator[None]:
+def disk_full_as_error(directory: Path | None = None) -> Iterator[None]:
     """Tell a directory for temporary files that has no room from other trouble; by default that of the system.
 
     Raises:
@@ -107,7 +107,7 @@ class Spool(Generic[T]):
         """Write what is in memory to the file, in order: as a run of its own, unless it goes on where the last one ended."""
         self._fresh.sort(key=place)
         first, last = place(self._fresh[0]), place(self._fresh[-1])
-        with temporary_room(self._directory):
+        with disk_full_as_error(self._directory):
             self._file = self._file or tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  (closed with the spool)
             if not self._runs or self._runs[-1].last > first:
                 self._runs.append(_Run(self._file, first))

@@ -13,7 +13,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def map_threads(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+def map_concurrently(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """Call ``function`` for each item on a few threads; yield the results in order, holding few of them."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[R]] = deque()

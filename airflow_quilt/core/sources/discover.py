@@ -19,11 +19,11 @@ from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, parse_logical_key
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
 from airflow_quilt.core.plan.actions import Source, out_of_reach
-from airflow_quilt.core.plan.tree import Tree
+from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.spool import Spool
-from airflow_quilt.core.runtime.threads import map_threads
+from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.sources.parse import Content, DirectoryMeta, Located, Request
-from airflow_quilt.core.storage.base import Stat, Stores
+from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.paths import resolve_path
 
 _IGNORE_FILE: Final = ".quiltignore"
@@ -74,13 +74,13 @@ class SourceFinder:
             StorageError: a store refused or failed.
         """
         directories: dict[DirectoryKey, Any] = {}
-        for more in map_threads(partial(self._find, found), requests, self._stores.limits.threads):
+        for more in map_concurrently(partial(self._find, found), requests, self._stores.limits.max_concurrency):
             if twice := directories.keys() & more.keys():
                 raise LogicalKeyError(f"logical key {min(twice)!r}: metadata of this directory is given twice")
             directories |= more
         return directories
 
-    def stream(self, request: Request) -> Tree | None:
+    def stream(self, request: Request) -> SourceTree | None:
         """Return the sources of a whole package that is alone what makes up another one, as a stream that can be read once.
 
         None for whatever else is asked for, which has to be put in order. Raises as :meth:`find`, the stream too.
@@ -88,13 +88,13 @@ class SourceFinder:
         match request:
             case Located(key="", location=QuiltUri(path=None) as location):
                 tree = self._find_in_package(request, location)
-                return Tree(self._some(request, tree.sources), tree.directories, is_checked=True)
+                return SourceTree(self._some(request, tree.sources), tree.directories, is_checked=True)
         return None
 
     def _find(self, found: Spool[Source], request: Request) -> Mapping[DirectoryKey, Any]:
         match request:
             case Content():
-                tree = Tree([self._content(request)])
+                tree = SourceTree([self._content(request)])
             case DirectoryMeta():
                 return {request.key: request.meta}
             case Located(location=QuiltUri() as location):
@@ -125,17 +125,17 @@ class SourceFinder:
             hash_type=self._options.hash_type,
         )
 
-    def _find_at(self, request: Located, location: PhysicalKey) -> Tree:
+    def _find_at(self, request: Located, location: PhysicalKey) -> SourceTree:
         if not location.is_prefix and (stat := self._stat_file(request, location)):
-            return Tree([self._file(request, stat)])
+            return SourceTree([self._file(request, stat)])
         if location.version_id is not None:
             raise SourceError(f"entry {request.key!r}: {location} is a prefix, and only an object has versions")
         if location.is_local and not self._is_directory(location):
             raise SourceError(f"entry {request.key!r}: there is no directory at {location}")
         directories = _directory_meta(request, location)
-        return Tree(self._below(request.key, location), directories)
+        return SourceTree(self._below(request.key, location), directories)
 
-    def _stat_file(self, request: Located, location: PhysicalKey) -> Stat | None:
+    def _stat_file(self, request: Located, location: PhysicalKey) -> ObjectInfo | None:
         """Look at a file or object; None where it is a directory or prefix."""
         try:
             return self._stores.of(location).stat(location)
@@ -147,14 +147,14 @@ class SourceFinder:
     def _is_directory(self, location: PhysicalKey) -> bool:
         if location.is_local:
             return Path(location.key).is_dir()
-        return location.version_id is None and any(True for _ in self._stores.remote.scan(location.join("")))
+        return location.version_id is None and any(True for _ in self._stores.remote.list_objects(location.join("")))
 
-    def _file(self, request: Located, stat: Stat) -> Source:
+    def _file(self, request: Located, stat: ObjectInfo) -> Source:
         key = request.key if request.is_for_file else request.key + request.name
         pinned = isinstance(request.location, PhysicalKey) and request.location.version_id is not None
         return replace(self._source(parse_logical_key(key), stat, pinned=pinned), meta=request.meta)
 
-    def _source(self, key: LogicalKey, stat: Stat, *, pinned: bool = False) -> Source:
+    def _source(self, key: LogicalKey, stat: ObjectInfo, *, pinned: bool = False) -> Source:
         hash_type = self._options.hash_type
         source = Source(
             logical_key=key,
@@ -175,16 +175,16 @@ class SourceFinder:
                 relative = stat.key.key.removeprefix(directory.key)
                 yield self._source(parse_logical_key(key + relative), self._resolved(stat, directory))
 
-    def _scan(self, directory: PhysicalKey) -> Iterator[Stat]:
+    def _scan(self, directory: PhysicalKey) -> Iterator[ObjectInfo]:
         if directory.is_local:
             return self._local_files(directory)
         if self._options.unversioned:
-            return self._stores.remote.scan(directory)
-        return self._stores.remote.scan_current(directory)
+            return self._stores.remote.list_objects(directory)
+        return self._stores.remote.list_versions(directory)
 
-    def _local_files(self, directory: PhysicalKey) -> Iterator[Stat]:
+    def _local_files(self, directory: PhysicalKey) -> Iterator[ObjectInfo]:
         ignored = self._ignore_rules(directory)
-        return (stat for stat in self._stores.local.scan(directory) if not ignored(stat.key.key))
+        return (stat for stat in self._stores.local.list_objects(directory) if not ignored(stat.key.key))
 
     def _ignore_rules(self, directory: PhysicalKey) -> Callable[[str], bool]:
         """Return what tells whether a path is left out by the rules at the root of a directory, as in quilt3."""
@@ -212,7 +212,7 @@ class SourceFinder:
 
         return lambda path: any(fnmatch(path, rule) for rule in rules) or is_left_out(path.rpartition("/")[0])
 
-    def _resolved(self, stat: Stat, directory: PhysicalKey) -> Stat:
+    def _resolved(self, stat: ObjectInfo, directory: PhysicalKey) -> ObjectInfo:
         """Follow a link to a file, which must not lead out of the directory."""
         if not (stat.key.is_local and Path(stat.key.key).is_symlink()):
             return stat
@@ -222,9 +222,9 @@ class SourceFinder:
                 f"{stat.key}: this link leads out of {directory}, to {target.key}; "
                 "copy the file, leave it out, or give follow_symlinks=True"
             )
-        return Stat(target, stat.size, stat.etag)
+        return ObjectInfo(target, stat.size, stat.etag)
 
-    def _find_in_package(self, request: Located, uri: QuiltUri) -> Tree:
+    def _find_in_package(self, request: Located, uri: QuiltUri) -> SourceTree:
         path = (uri.path or "").rstrip("/")
         root = f"{path}/" if path else ""
         package = self._read_package(uri).begun()
@@ -235,13 +235,13 @@ class SourceFinder:
         if first and first.logical_key == path:
             key = parse_logical_key(request.key if request.is_for_file else request.key + path.rpartition("/")[2])
             deque(entries, 0)  # At its end the manifest is checked.
-            return Tree([self._packed(key, first, uri, {**first.meta, **request.meta})])
+            return SourceTree([self._packed(key, first, uri, {**first.meta, **request.meta})])
         if request.is_for_file:
             raise _is_no_file(request, uri) if first else SourceError(f"entry {request.key!r}: there is no file at {uri}")
         below = {request.key + key.removeprefix(root): meta for key, meta in package.directories.items() if key.startswith(root)}
         directories = {DirectoryKey(key): meta for key, meta in below.items() if key}
         files = itertools.chain([first] if first else (), entries)
-        return Tree(self._below_in_package(request, uri, root, files), {**directories, **_directory_meta(request, uri)})
+        return SourceTree(self._below_in_package(request, uri, root, files), {**directories, **_directory_meta(request, uri)})
 
     def _below_in_package(self, request: Located, uri: QuiltUri, root: str, entries: Iterable[Entry]) -> Iterator[Source]:
         is_moved = bool(request.key or root)

@@ -12,7 +12,7 @@ from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError, QuiltE
 from airflow_quilt.core.format.hashes import Hash, StoreAlgorithm, algorithm, composite_hash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.limits import Limits
-from airflow_quilt.core.runtime.retry import Patience
+from airflow_quilt.core.runtime.retry import RetryPolicy
 
 CHUNK: Final = 1024 * 1024
 """Bytes that are read at a time."""
@@ -22,35 +22,35 @@ MOST_WHOLE: Final = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Replace:
+class IfMatch:
     """Write only if the object still has this ETag."""
 
     etag: str
 
 
-WriteMode = Literal["create", "overwrite"] | Replace
+WriteMode = Literal["create", "overwrite"] | IfMatch
 """``"create"`` writes only if there is nothing yet, ``"overwrite"`` always."""
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
+class StoredObject:
     """A small object, whole.
 
     Attributes:
         data: its bytes.
-        etag: what :class:`Replace` takes.
+        etag: what :class:`IfMatch` takes.
         key: where it is, at the version that was read.
-        mark: what its writer noted beside it, where the store keeps notes.
+        writer_tag: what its writer noted beside it, where the store keeps notes.
     """
 
     data: bytes
     etag: str
     key: PhysicalKey
-    mark: str | None = None
+    writer_tag: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Stat:
+class ObjectInfo:
     """What a store tells of an object.
 
     Attributes:
@@ -89,7 +89,7 @@ class Stat:
 class Storage(Protocol):
     """Where files or objects are kept."""
 
-    def get(self, key: PhysicalKey) -> Blob:
+    def get(self, key: PhysicalKey) -> StoredObject:
         """Read a small object whole.
 
         Raises:
@@ -106,21 +106,23 @@ class Storage(Protocol):
         """
         ...
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
+    def put(
+        self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
+    ) -> ObjectInfo:
         """Write an object in one piece; readers see the old one or the new one, never a part.
 
         Args:
             key: where; a version is not looked at.
             body: the bytes, or a seekable file, which is written from its beginning.
             mode: the condition.
-            mark: a short note in ASCII that stays beside the object, where the store can keep one, and is no part of it.
+            writer_tag: a short note in ASCII that stays beside the object, where the store can keep one, and is no part of it.
 
         Raises:
             PreconditionError: the condition of ``mode`` does not hold.
         """
         ...
 
-    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:
+    def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:
         """Tell whether the conditions of :meth:`put` hold here.
 
         Args:
@@ -129,7 +131,7 @@ class Storage(Protocol):
         """
         ...
 
-    def stat(self, key: PhysicalKey) -> Stat:
+    def stat(self, key: PhysicalKey) -> ObjectInfo:
         """Tell size, version and checksum of an object.
 
         Raises:
@@ -137,7 +139,7 @@ class Storage(Protocol):
         """
         ...
 
-    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
+    def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
         """List the objects below a prefix or directory, recursively, in any order, without versions.
 
         Args:
@@ -203,11 +205,11 @@ class MultipartUpload(Protocol):
         """Send part ``number``, counted from 1; ``digest`` is that of its bytes."""
         ...
 
-    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+    def copy(self, number: int, source: ObjectInfo, start: int, stop: int) -> bytes | None:
         """Let the store copy a range of another object as part ``number``; return its digest where the store tells it."""
         ...
 
-    def complete(self) -> Stat:
+    def complete(self) -> ObjectInfo:
         """Put the parts together."""
         ...
 
@@ -220,15 +222,15 @@ class ObjectStore(Storage, Protocol):
     """A store that packages are pushed to."""
 
     @property
-    def guards_answers(self) -> bool:
+    def is_tls(self) -> bool:
         """Whether bytes that change on their way from the store are noticed in any case."""
         ...
 
-    def part_sizes(self, stat: Stat) -> Sequence[int]:
+    def part_sizes(self, stat: ObjectInfo) -> Sequence[int]:
         """Tell the bytes of each part that an object was sent in, in the state that was seen; none where the store is silent."""
         ...
 
-    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
+    def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
         """List the objects below a prefix at their current versions, where the store has versions.
 
         Ends early when about ``most`` versions, older ones too, have been looked at.
@@ -239,7 +241,7 @@ class ObjectStore(Storage, Protocol):
         """Tell whether the bucket of a key keeps versions."""
         ...
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         """Write an object in one piece; ``digest`` is that of its bytes, which the store checks and keeps.
 
         Raises:
@@ -247,7 +249,7 @@ class ObjectStore(Storage, Protocol):
         """
         ...
 
-    def copy(self, source: Stat, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+    def copy(self, source: ObjectInfo, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         """Let the store copy an object of at most 5 GiB, in the state that was seen, and compute its checksum.
 
         Raises:
@@ -273,14 +275,14 @@ class Stores:
 
     local: FileStore
     remote: ObjectStore
-    patience: Patience = field(default_factory=Patience)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     limits: Limits = field(default_factory=Limits)
 
     def of(self, key: PhysicalKey) -> Storage:
         """Return the storage that holds ``key``."""
         return self.local if key.is_local else self.remote
 
-    def find(self, key: PhysicalKey) -> Stat | None:
+    def find(self, key: PhysicalKey) -> ObjectInfo | None:
         """Look at a file or object that may not be there."""
         try:
             return self.of(key).stat(key)

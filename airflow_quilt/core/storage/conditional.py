@@ -5,7 +5,7 @@ from typing import Final
 
 from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, UnsupportedError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import Replace, Stat, Storage, WriteMode
+from airflow_quilt.core.storage.base import IfMatch, ObjectInfo, Storage, WriteMode
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class ConditionalWriter:
         self._storage = storage
         self._is_weak = False
 
-    def put(self, key: PhysicalKey, data: bytes, mode: WriteMode, mark: str | None = None) -> Stat:
+    def put(self, key: PhysicalKey, data: bytes, mode: WriteMode, writer_tag: str | None = None) -> ObjectInfo:
         """Write, if the condition holds.
 
         Raises:
@@ -34,11 +34,11 @@ class ConditionalWriter:
         """
         if not self._is_weak and mode != "overwrite":
             try:
-                return self._storage.put(key, data, mode, mark)
+                return self._storage.put(key, data, mode, writer_tag)
             except UnsupportedError:
                 self._weaken(key)
         self._look(key, mode)
-        return self._storage.put(key, data, "overwrite", mark)
+        return self._storage.put(key, data, "overwrite", writer_tag)
 
     def probe(self, key: PhysicalKey, data: bytes) -> None:
         """Find out whether the store keeps conditions.
@@ -47,7 +47,7 @@ class ConditionalWriter:
             key: an object of this writer, which may be written again as it is.
             data: its bytes.
         """
-        if not self._is_weak and not self._storage.keeps_conditions(key, data):
+        if not self._is_weak and not self._storage.supports_conditional_writes(key, data):
             self._weaken(key)
 
     def _weaken(self, key: PhysicalKey) -> None:
@@ -61,5 +61,5 @@ class ConditionalWriter:
             etag = self._storage.get(key).etag
         except ObjectNotFoundError:
             etag = None
-        if etag != (mode.etag if isinstance(mode, Replace) else None):
+        if etag != (mode.etag if isinstance(mode, IfMatch) else None):
             raise PreconditionError("the object is not in the state that was expected", str(key))

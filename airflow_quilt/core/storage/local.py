@@ -23,7 +23,16 @@ from airflow_quilt.core.errors import (
     StorageError,
 )
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole, raise_first
+from airflow_quilt.core.storage.base import (
+    CHUNK,
+    MOST_WHOLE,
+    IfMatch,
+    ObjectInfo,
+    StoredObject,
+    WriteMode,
+    check_whole,
+    raise_first,
+)
 
 _TRIES: Final = 100
 _FOR_GOOD: Final = frozenset({errno.ENAMETOOLONG, errno.EFBIG, errno.EINVAL, errno.ELOOP, errno.EROFS})
@@ -45,12 +54,12 @@ class LocalStorage:
     def __init__(self, most: int = MOST_WHOLE) -> None:
         self._most = most
 
-    def get(self, key: PhysicalKey) -> Blob:
+    def get(self, key: PhysicalKey) -> StoredObject:
         """Read a file whole."""
         with _opened(key) as descriptor, open(descriptor, "rb", closefd=False) as file:
             status = os.fstat(descriptor)
             check_whole(key, status.st_size, self._most)
-            return Blob(file.read(), _etag(status), key, _read_mark(descriptor))
+            return StoredObject(file.read(), _etag(status), key, _read_mark(descriptor))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of a file in chunks."""
@@ -59,27 +68,33 @@ class LocalStorage:
                 start += len(chunk)
                 yield chunk
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
+    def put(
+        self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
+    ) -> ObjectInfo:
         """Write a file, if the condition of ``mode`` holds; the mark is an extended attribute, where the disk has those."""
         path = Path(key.key)
-        with _translated(key), _made_and_locked(key, path.parent) as directory, _temporary(path.parent, body, mark) as temporary:
+        with (
+            _translated(key),
+            _made_and_locked(key, path.parent) as directory,
+            _temporary(path.parent, body, writer_tag) as temporary,
+        ):
             _check(key, mode)
             status = temporary.stat()
             temporary.replace(path)
             os.fsync(directory)
-        return Stat(key, status.st_size, _etag(status))
+        return ObjectInfo(key, status.st_size, _etag(status))
 
-    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
+    def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
         """Tell that conditions hold: a disk whose locks do not work refuses to write."""
         return True
 
-    def stat(self, key: PhysicalKey) -> Stat:
+    def stat(self, key: PhysicalKey) -> ObjectInfo:
         """Tell the size of a file."""
         with _translated(key):
             status = _status(key)
-        return Stat(key, status.st_size, _etag(status))
+        return ObjectInfo(key, status.st_size, _etag(status))
 
-    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
+    def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
         """List the files below a directory; a directory that is not there holds none.
 
         Links to directories are not followed.
@@ -89,7 +104,7 @@ class LocalStorage:
                 if (not after or item.path > prefix.key + after) and item.is_file() and not _TEMPORARY.fullmatch(item.name):
                     with contextlib.suppress(FileNotFoundError):  # Deleted since it was listed.
                         status = item.stat()
-                        yield Stat(PhysicalKey(None, item.path), status.st_size, _etag(status))
+                        yield ObjectInfo(PhysicalKey(None, item.path), status.st_size, _etag(status))
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete files, and the directories that this leaves empty, up to two levels as a registry's names have."""
@@ -250,7 +265,7 @@ def _check(key: PhysicalKey, mode: WriteMode) -> None:
         etag = None
     if mode == "create" and etag is not None:
         raise PreconditionError("there is a file already", str(key))
-    if isinstance(mode, Replace) and mode.etag != etag:
+    if isinstance(mode, IfMatch) and mode.etag != etag:
         raise PreconditionError("another file is there than the one to replace", str(key))
 
 
@@ -289,7 +304,7 @@ def _made_and_locked(key: PhysicalKey, directory: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _temporary(directory: Path, body: bytes | IO[bytes], mark: str | None) -> Iterator[Path]:
+def _temporary(directory: Path, body: bytes | IO[bytes], writer_tag: str | None) -> Iterator[Path]:
     """Write a file that is gone again unless it was renamed."""
     path = _temporary_name(directory)
     try:
@@ -297,7 +312,7 @@ def _temporary(directory: Path, body: bytes | IO[bytes], mark: str | None) -> It
             source = BytesIO(body) if isinstance(body, bytes) else body
             source.seek(0)
             shutil.copyfileobj(source, file, CHUNK)
-            _write_mark(file.fileno(), mark)
+            _write_mark(file.fileno(), writer_tag)
             file.flush()
             os.fsync(file.fileno())
         yield path
@@ -311,10 +326,10 @@ def _read_mark(descriptor: int) -> str | None:
     return None
 
 
-def _write_mark(descriptor: int, mark: str | None) -> None:
-    if mark is not None:
+def _write_mark(descriptor: int, writer_tag: str | None) -> None:
+    if writer_tag is not None:
         with contextlib.suppress(OSError, AttributeError):
-            os.setxattr(descriptor, _MARK, mark.encode())
+            os.setxattr(descriptor, _MARK, writer_tag.encode())
 
 
 @contextlib.contextmanager

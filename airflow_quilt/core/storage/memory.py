@@ -18,7 +18,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.hashes import StoreAlgorithm, digest_of, to_s3
 from airflow_quilt.core.format.hashes import algorithm as algorithm_of
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole
+from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
 
 _NONE: Final[Mapping[StoreAlgorithm, str]] = {}
 
@@ -29,7 +29,7 @@ class _Version:
     version_id: str | None
     etag: str
     checksums: Mapping[StoreAlgorithm, str]
-    mark: str | None = None
+    writer_tag: str | None = None
 
 
 class MemoryStorage:
@@ -53,31 +53,33 @@ class MemoryStorage:
         """The uploads that are neither complete nor aborted."""
 
     @property
-    def guards_answers(self) -> bool:
+    def is_tls(self) -> bool:
         """Tell that memory keeps what it is given."""
         return True
 
-    def get(self, key: PhysicalKey) -> Blob:
+    def get(self, key: PhysicalKey) -> StoredObject:
         """Read an object whole."""
         version = self._find(key)
         check_whole(key, len(version.data or b""), self._most)
-        return Blob(version.data or b"", version.etag, key.at_version(version.version_id), version.mark)
+        return StoredObject(version.data or b"", version.etag, key.at_version(version.version_id), version.writer_tag)
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of an object in chunks."""
         data = (self._find(key).data or b"")[start:stop]
         return (data[at : at + CHUNK] for at in range(0, len(data), CHUNK))
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
+    def put(
+        self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
+    ) -> ObjectInfo:
         """Write an object, if the condition of ``mode`` holds."""
         data = body if isinstance(body, bytes) else _whole(body)
-        return self._store(key, mode, data, _NONE, mark)
+        return self._store(key, mode, data, _NONE, writer_tag)
 
-    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
+    def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
         """Tell that conditions hold."""
         return True
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         """Write an object whose digest is known."""
         if _digest(data, algorithm) != digest:
             raise ChecksumMismatchError(f"{key}: the bytes do not have their {algorithm}")
@@ -85,40 +87,40 @@ class MemoryStorage:
 
     def store(
         self, key: PhysicalKey, data: bytes, mode: WriteMode = "overwrite", checksums: Mapping[StoreAlgorithm, str] = _NONE
-    ) -> Stat:
+    ) -> ObjectInfo:
         """Keep bytes under a key, with the checksums that the store is to tell for them."""
         return self._store(key, mode, data, checksums, None)
 
     def _store(
-        self, key: PhysicalKey, mode: WriteMode, data: bytes, checksums: Mapping[StoreAlgorithm, str], mark: str | None
-    ) -> Stat:
+        self, key: PhysicalKey, mode: WriteMode, data: bytes, checksums: Mapping[StoreAlgorithm, str], writer_tag: str | None
+    ) -> ObjectInfo:
         with self._lock:
             versions = self._bucket(key)[key.key]
             current = versions[-1] if versions and versions[-1].data is not None else None
             if mode == "create" and current:
                 raise PreconditionError("there is an object already", str(key))
-            if isinstance(mode, Replace) and (current is None or current.etag != mode.etag):
+            if isinstance(mode, IfMatch) and (current is None or current.etag != mode.etag):
                 raise PreconditionError("another object is there than the one to replace", str(key))
             serial = next(self._serial)
-            version = _Version(data, f"v{serial}" if self._versioned else None, f"e{serial}", checksums, mark)
+            version = _Version(data, f"v{serial}" if self._versioned else None, f"e{serial}", checksums, writer_tag)
             self._append(versions, version)
         return _stat(key, version)
 
-    def stat(self, key: PhysicalKey) -> Stat:
+    def stat(self, key: PhysicalKey) -> ObjectInfo:
         """Tell size, version and checksum of an object."""
         return _stat(key, self._find(key))
 
-    def part_sizes(self, stat: Stat) -> list[int]:
+    def part_sizes(self, stat: ObjectInfo) -> list[int]:
         """Tell the bytes of each part that an object was sent in."""
         return self.sizes.get(stat.etag, [])
 
-    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
+    def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
         """List the current objects below a prefix, without versions; no ETag comes twice."""
-        for stat in self.scan_current(prefix):
+        for stat in self.list_versions(prefix):
             if not after or stat.key.key > prefix.key + after:
-                yield Stat(stat.key.at_version(None), stat.size, stat.etag, written=stat.etag)
+                yield ObjectInfo(stat.key.at_version(None), stat.size, stat.etag, written=stat.etag)
 
-    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
+    def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
         """List the current objects below a prefix, at their versions; ``most`` of them."""
         with self._lock:
             found = [
@@ -140,12 +142,12 @@ class MemoryStorage:
                 versions = self._bucket(key)[key.key]
                 self._append(versions, _Version(None, f"v{next(self._serial)}" if self._versioned else None, "", _NONE))
 
-    def copy(self, source: Stat, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+    def copy(self, source: ObjectInfo, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         """Copy an object in the state that was seen."""
         data = self.read(source)
         return self.store(key, data, "overwrite", {algorithm: to_s3(_digest(data, algorithm))})
 
-    def read(self, source: Stat) -> bytes:
+    def read(self, source: ObjectInfo) -> bytes:
         """Read an object in the state that was seen."""
         version = self._find(source.key)
         if version.etag != source.etag:
@@ -214,13 +216,13 @@ class MemoryUpload:
             raise ChecksumMismatchError(f"{self._key}: part {number} does not have its {self._algorithm}")
         self._parts[number] = data
 
-    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+    def copy(self, number: int, source: ObjectInfo, start: int, stop: int) -> bytes | None:
         """Keep a range of another object as a part."""
         self._check_open()
         self._parts[number] = self._storage.read(source)[start:stop]
         return _digest(self._parts[number], self._algorithm)
 
-    def complete(self) -> Stat:
+    def complete(self) -> ObjectInfo:
         """Put the parts together."""
         parts = [self._parts[number] for number in sorted(self._parts)]
         whole = b"".join(parts)
@@ -246,9 +248,9 @@ class MemoryUpload:
             raise UploadVanishedError("this upload was completed or aborted", str(self._key))
 
 
-def _stat(key: PhysicalKey, version: _Version) -> Stat:
+def _stat(key: PhysicalKey, version: _Version) -> ObjectInfo:
     told = version.checksums
-    return Stat(
+    return ObjectInfo(
         key.at_version(version.version_id), len(version.data or b""), version.etag, told.get("SHA256"), told.get("CRC64NVME")
     )
 

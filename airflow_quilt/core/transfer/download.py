@@ -17,7 +17,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.hashes import Digest, algorithm, checked, part_size
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.runtime.executor import Jobs, Steps
+from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.storage.base import PartialFile, Stores
 from airflow_quilt.core.transfer.reading import Reader
@@ -28,7 +28,7 @@ _TRIES: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Download:
     """An entry, where its bytes are, and the file that is to hold them."""
 
     entry: Entry
@@ -36,7 +36,7 @@ class Wanted:
     target: PhysicalKey
 
 
-class Fetch:
+class Downloader:
     """Makes local files hold the bytes of entries.
 
     Args:
@@ -47,11 +47,11 @@ class Fetch:
 
     def __init__(self, stores: Stores, *, progress: Progress | None = None, stop: threading.Event | None = None) -> None:
         self._stores = stores
-        self._jobs = Jobs(threads=stores.limits.threads, progress=progress, stop=stop, patience=stores.patience)
+        self._jobs = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, stop=stop, retry=stores.retry)
         self._reader = Reader(stores, self._jobs)
         self._open: dict[int, PartialFile] = {}
 
-    def run(self, wanted: Iterable[Wanted]) -> Iterator[tuple[Wanted, bool]]:
+    def run(self, wanted: Iterable[Download]) -> Iterator[tuple[Download, bool]]:
         """Fetch what is not there yet; yield each file when it is right, and whether it is new, in any order.
 
         Each file appears whole and checked, or not at all.
@@ -76,7 +76,7 @@ class Fetch:
                 _log.warning("A file that is not complete could not be removed: %s", error)
         self._open.clear()
 
-    def _steps(self, wanted: Wanted) -> Steps[bool]:
+    def _steps(self, wanted: Download) -> Steps[bool]:
         entry = wanted.entry
         kind = algorithm(entry.hash.type)
         if entry.size <= part_size(entry.size):
@@ -96,7 +96,7 @@ class Fetch:
         yield [partial(self._complete, file)]
         return True
 
-    def _fetch_small(self, wanted: Wanted, *, is_last: bool = False) -> bool:
+    def _fetch_small(self, wanted: Download, *, is_last: bool = False) -> bool:
         if self._is_right(wanted):
             return False
         entry = wanted.entry
@@ -114,7 +114,7 @@ class Fetch:
         self._complete(file)
         return True
 
-    def _is_right(self, wanted: Wanted) -> bool:
+    def _is_right(self, wanted: Download) -> bool:
         """Tell whether the file is there and holds the right bytes."""
         entry, target = wanted.entry, wanted.target
         try:
@@ -127,18 +127,18 @@ class Fetch:
         self._jobs.progress.add(size=entry.size)
         return True
 
-    def _fetch_part(self, file: PartialFile, wanted: Wanted, start: int, stop: int) -> bytes:
+    def _fetch_part(self, file: PartialFile, wanted: Download, start: int, stop: int) -> bytes:
         digest = algorithm(wanted.entry.hash.type).new()
         file.write(start, _digested(self._chunks(wanted, start, stop), digest))
         return digest.digest()
 
-    def _chunks(self, wanted: Wanted, start: int, stop: int) -> Iterator[bytes]:
+    def _chunks(self, wanted: Download, start: int, stop: int) -> Iterator[bytes]:
         try:
             yield from self._reader.stream(wanted.origin, start, stop)
         except SourceChangedError as error:
             raise _damaged(wanted) from error
 
-    def _create(self, wanted: Wanted) -> PartialFile:
+    def _create(self, wanted: Download) -> PartialFile:
         file = self._stores.local.create(wanted.target, wanted.entry.size)
         self._open[id(file)] = file
         return file
@@ -154,7 +154,7 @@ def _digested(chunks: Iterable[bytes], digest: Digest) -> Iterator[bytes]:
         yield chunk
 
 
-def _damaged(wanted: Wanted) -> EntryDamagedError:
+def _damaged(wanted: Download) -> EntryDamagedError:
     entry = wanted.entry
     return EntryDamagedError(
         f"entry {entry.logical_key!r}: {wanted.origin} is gone, or does not hold the {entry.size:,} bytes that the package names"

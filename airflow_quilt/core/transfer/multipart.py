@@ -7,7 +7,7 @@ from typing import Final
 from airflow_quilt.core.errors import ChecksumMismatchError, QuiltError, UploadVanishedError
 from airflow_quilt.core.format.hashes import Hash, StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import MultipartUpload, Stat, Stores
+from airflow_quilt.core.storage.base import MultipartUpload, ObjectInfo, Stores
 
 _log = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ _ABORTING: Final = 10.0
 """Seconds that are taken to abort an upload which the store does not let go at once."""
 
 
-class OpenUploads:
+class MultipartUploads:
     """The uploads of one piece of work.
 
     Args:
@@ -38,7 +38,7 @@ class OpenUploads:
         self._open[id(upload)] = upload
         return upload
 
-    def complete(self, upload: MultipartUpload, destination: PhysicalKey, digest: Hash | None) -> Stat:
+    def complete(self, upload: MultipartUpload, destination: PhysicalKey, digest: Hash | None) -> ObjectInfo:
         """Put the parts together; ``digest`` is the hash of the whole, where it is known.
 
         Raises:
@@ -59,10 +59,10 @@ class OpenUploads:
 
     def abort(self) -> None:
         """Abort those that are not complete."""
-        patience = replace(self._stores.patience, seconds=min(self._stores.patience.seconds, _ABORTING))
+        retry = replace(self._stores.retry, seconds=min(self._stores.retry.seconds, _ABORTING))
         for upload in self._open.values():
             try:
-                patience.call(upload.abort)
+                retry.call(upload.abort)
             except UploadVanishedError:
                 pass  # Somebody else ended it; or it was completed, and only the answer was lost.
             except QuiltError as error:

@@ -7,7 +7,7 @@ from functools import partial
 from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, QuiltError, SourceChangedError
 from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.runtime.executor import Jobs, Steps
+from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.storage.base import Stores
 
 
@@ -28,7 +28,7 @@ class Reader:
         jobs: for which they are read.
     """
 
-    def __init__(self, stores: Stores, jobs: Jobs) -> None:
+    def __init__(self, stores: Stores, jobs: Executor) -> None:
         self._stores = stores
         self._jobs = jobs
 

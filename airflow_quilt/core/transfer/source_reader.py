@@ -10,8 +10,8 @@ from airflow_quilt.core.errors import ChecksumMismatchError, EntryDamagedError, 
 from airflow_quilt.core.format.hashes import Hash, composite_hash, part_ranges
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Source
-from airflow_quilt.core.runtime.executor import Jobs, Steps
-from airflow_quilt.core.storage.base import Stat, Stores
+from airflow_quilt.core.runtime.executor import Executor, Steps
+from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.transfer.reading import Reader, source_changed
 
 _TRIES: Final = 3
@@ -25,7 +25,7 @@ class SourceReader:
         jobs: for which they are read.
     """
 
-    def __init__(self, stores: Stores, jobs: Jobs) -> None:
+    def __init__(self, stores: Stores, jobs: Executor) -> None:
         self._stores = stores
         self._jobs = jobs
         self._reader = Reader(stores, jobs)
@@ -34,7 +34,7 @@ class SourceReader:
         """Return the steps that hash an object as it is now."""
         return self._reader.hash(place, size, hash_type)
 
-    def proven(self, source: Source, stat: Stat) -> Steps[Hash | None]:
+    def proven(self, source: Source, stat: ObjectInfo) -> Steps[Hash | None]:
         """Return the hash that the store's checksums prove, if any; of what was sent in parts, by the sizes of those."""
         known, composite = stat.proven(source.hash_type), composite_hash(stat.sha256, stat.size)
         if known or composite is None or composite.type != source.hash_type:
@@ -45,7 +45,7 @@ class SourceReader:
     def hash(self, source: Source, origin: PhysicalKey) -> Steps[Hash]:
         """Return the steps that hash a source, or what was made of it."""
         digest = yield from self._reader.hash(origin, source.size, source.hash_type)
-        if not origin.is_local and not self._stores.remote.guards_answers:
+        if not origin.is_local and not self._stores.remote.is_tls:
             digest = yield from self._confirmed(digest, origin, source)
         if origin == source.origin:
             yield [partial(self.check_unchanged, source)]
@@ -70,7 +70,7 @@ class SourceReader:
             data.writelines(self._reader.stream(source.origin, start, stop))  # To join them would hold them twice.
             return data.getvalue()
 
-    def stat(self, source: Source, origin: PhysicalKey) -> Stat:
+    def stat(self, source: Source, origin: PhysicalKey) -> ObjectInfo:
         """Look at an object again, and check that it still is what was listed."""
         with _of_a_package(source):
             with source_changed(origin):

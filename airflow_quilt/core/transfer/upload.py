@@ -14,19 +14,19 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of, hash_of, part_ranges, part_size
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Task, Upload
-from airflow_quilt.core.runtime.executor import Jobs, Steps
+from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
+from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.threads import ByteBudget
-from airflow_quilt.core.storage.base import MultipartUpload, Stat, Stores
-from airflow_quilt.core.transfer.multipart import OpenUploads
+from airflow_quilt.core.storage.base import MultipartUpload, ObjectInfo, Stores
+from airflow_quilt.core.transfer.multipart import MultipartUploads
 from airflow_quilt.core.transfer.reading import source_changed
 from airflow_quilt.core.transfer.source_reader import SourceReader, check_hash, damaged
 
 _TRIES: Final = 3
 
 
-class Transfer:
+class Uploader:
     """Carries out tasks, which become entries.
 
     Args:
@@ -46,17 +46,17 @@ class Transfer:
         since: float | None = None,
     ) -> None:
         self._stores = stores
-        self._jobs = Jobs(threads=stores.limits.threads, progress=progress, stop=stop, patience=stores.patience)
+        self._jobs = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, stop=stop, retry=stores.retry)
         self._progress = self._jobs.progress
         self._sources = SourceReader(stores, self._jobs)
-        self._memory = ByteBudget(stores.limits.memory)
-        self._uploads = OpenUploads(stores, since)
+        self._memory = ByteBudget(stores.limits.max_bytes_in_flight)
+        self._uploads = MultipartUploads(stores, since)
         self._since = since
         self._lock = threading.Lock()
         self.reused = self.bytes_reused = 0
         """How many objects, and parts of objects, were right already where they were to go; and their bytes."""
 
-    def run(self, tasks: Iterable[Task]) -> Generator[tuple[Task, Entry]]:
+    def run(self, tasks: Iterable[Transfer]) -> Generator[tuple[Transfer, Entry]]:
         """Carry out tasks; yield each and its entry as it is done, in any order.
 
         Raises:
@@ -71,7 +71,7 @@ class Transfer:
             self._uploads.abort()
             raise
 
-    def _steps(self, action: Task) -> Steps[Entry]:
+    def _steps(self, action: Transfer) -> Steps[Entry]:
         match action:
             case HashInPlace():
                 return self._hash_in_place(action)
@@ -147,7 +147,7 @@ class Transfer:
         self._count_reused(source.size)
         return source.entry(there.key, expected)
 
-    def _expected(self, action: Upload | Copy, there: Stat) -> Steps[Hash | None]:
+    def _expected(self, action: Upload | Copy, there: ObjectInfo) -> Steps[Hash | None]:
         """Return the hash that an object must have in order to be right, where it is worth the while to find out."""
         source = action.source
         if action.exact:
@@ -188,7 +188,7 @@ class Transfer:
         check_hash(source, digest)
         return source.entry(copied.key, digest)
 
-    def _copy_parts(self, source: Source, origin: Stat, destination: PhysicalKey) -> Steps[tuple[Stat, Hash | None]]:
+    def _copy_parts(self, source: Source, origin: ObjectInfo, destination: PhysicalKey) -> Steps[tuple[ObjectInfo, Hash | None]]:
         """Let the store copy an object in parts; return the copy, and its hash where the store's checksums prove it.
 
         Parts that an earlier try let copy are taken only where all of them together can be checked: nobody knows in which state
@@ -247,13 +247,13 @@ class Transfer:
             self._progress.add(size=-size)
             raise
 
-    def _copy_whole(self, source: Source, origin: Stat, destination: PhysicalKey) -> Stat:
+    def _copy_whole(self, source: Source, origin: ObjectInfo, destination: PhysicalKey) -> ObjectInfo:
         with source_changed(origin.key):
             copied = self._stores.remote.copy(origin, destination, algorithm(source.hash_type).store)
         self._progress.add(size=origin.size)
         return copied
 
-    def _copy_part(self, upload: MultipartUpload, number: int, origin: Stat, start: int, stop: int) -> bytes | None:
+    def _copy_part(self, upload: MultipartUpload, number: int, origin: ObjectInfo, start: int, stop: int) -> bytes | None:
         with source_changed(origin.key):
             digest = upload.copy(number, origin, start, stop)
         self._progress.add(size=stop - start)

@@ -20,7 +20,7 @@ from referencing import Registry
 
 from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError, WorkflowError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import Blob
+from airflow_quilt.core.storage.base import StoredObject
 from airflow_quilt.core.storage.paths import resolve_location
 
 Choice = str | EllipsisType | None
@@ -157,7 +157,7 @@ class Workflow:
             raise WorkflowError(self.record["id"], violations)
 
 
-def load_workflow(choice: Choice, config: Blob | None, read: Callable[[PhysicalKey], Blob]) -> Workflow | None:
+def load_workflow(choice: Choice, config: StoredObject | None, read: Callable[[PhysicalKey], StoredObject]) -> Workflow | None:
     """Read the schemas of the chosen workflow.
 
     Args:
@@ -197,7 +197,7 @@ def load_workflow(choice: Choice, config: Blob | None, read: Callable[[PhysicalK
     )
 
 
-def check_config(config: Blob, read: Callable[[PhysicalKey], Blob]) -> str:
+def check_config(config: StoredObject, read: Callable[[PhysicalKey], StoredObject]) -> str:
     """Read a config and every schema that its workflows use; return their names, for people.
 
     Raises:
@@ -289,7 +289,7 @@ def _parse_pattern(pattern: str | None, what: str) -> re.Pattern[str] | None:
 
 
 def _load_schemas(
-    used: Iterable[str], schemas: Mapping[str, Any], config: PhysicalKey, read: Callable[[PhysicalKey], Blob]
+    used: Iterable[str], schemas: Mapping[str, Any], config: PhysicalKey, read: Callable[[PhysicalKey], StoredObject]
 ) -> dict[str, _Schema]:
     loaded: dict[str, _Schema] = {}
     by_key: dict[PhysicalKey, _Schema] = {}
@@ -323,7 +323,7 @@ def _parse_url(url: str, what: str) -> PhysicalKey:
     raise WorkflowConfigError(f"{what}: {url!r}: expected s3://bucket/key, ?versionId=… after it or not, or file:///path")
 
 
-def _load_schema(key: PhysicalKey, what: str, read: Callable[[PhysicalKey], Blob]) -> _Schema:
+def _load_schema(key: PhysicalKey, what: str, read: Callable[[PhysicalKey], StoredObject]) -> _Schema:
     try:
         blob = read(key)
     except StorageError as error:

@@ -23,7 +23,7 @@ from airflow_quilt.core.format.hashes import (
     to_s3,
 )
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import Stat
+from airflow_quilt.core.storage.base import ObjectInfo
 
 MIB = 1024 * 1024
 PART = 8 * MIB
@@ -315,7 +315,7 @@ WHOLE_SHA256, WHOLE_CRC = in_base64(sha256(b"hello")), in_base64(crc(b"hello"))
 def test_only_checksums_of_the_whole_object_prove_its_hash(
     told_sha256: str | None, told_crc: str | None, proven: set[str]
 ) -> None:
-    stat = Stat(PhysicalKey("b", "k"), 5, "etag", told_sha256, told_crc)
+    stat = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", told_sha256, told_crc)
 
     assert {kind: stat.proven(kind) for kind in TYPES} == {
         kind: plainly(b"hello", kind) if kind in proven else None for kind in TYPES
@@ -323,7 +323,7 @@ def test_only_checksums_of_the_whole_object_prove_its_hash(
 
 
 def test_nothing_is_proven_or_contradicted_of_a_type_that_nobody_knows() -> None:
-    stat = Stat(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256, WHOLE_CRC)
+    stat = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256, WHOLE_CRC)
 
     assert stat.proven("MD5") is None
     assert not stat.contradicts(Hash("MD5", "x"))
@@ -331,8 +331,8 @@ def test_nothing_is_proven_or_contradicted_of_a_type_that_nobody_knows() -> None
 
 @pytest.mark.parametrize("hash_type", TYPES)
 def test_an_object_is_contradicted_by_the_checksums_of_other_bytes_only(hash_type: str) -> None:
-    told = Stat(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256, WHOLE_CRC)
-    silent = Stat(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256 + "-1")
+    told = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256, WHOLE_CRC)
+    silent = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256 + "-1")
 
     assert told.contradicts(plainly(b"other", hash_type))
     assert not told.contradicts(plainly(b"hello", hash_type))

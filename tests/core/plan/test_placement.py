@@ -10,7 +10,7 @@ from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.plan.actions import Source
-from airflow_quilt.core.plan.placement import Candidate, copy_policy, landing, parse_dest
+from airflow_quilt.core.plan.placement import EntryInfo, copy_policy, landing, parse_dest
 
 REGISTRY = RegistryLocation.parse("s3://registry")
 NAME = PackageName("team", "data")
@@ -58,20 +58,20 @@ def test_anything_else_is_no_rule(copy: Any) -> None:
 @pytest.mark.parametrize("kind", ["file", "inside", "outside"])
 @pytest.mark.parametrize("answer", [True, False])
 def test_a_function_decides_of_files_and_objects_and_is_told_of_them(kind: str, *, answer: bool) -> None:
-    asked: list[tuple[str, Candidate]] = []
+    asked: list[tuple[str, EntryInfo]] = []
 
-    def copy(key: LogicalKey, candidate: Candidate) -> bool:
+    def copy(key: LogicalKey, candidate: EntryInfo) -> bool:
         asked.append((key, candidate))
         return answer
 
     origin = ORIGINS[kind]
     assert isinstance(origin, PhysicalKey)
     assert copy_policy(copy, REGISTRY)(source(origin, hash=HASH, meta=META)) is answer
-    assert asked == [("sub/a.txt", Candidate(origin, 5, HASH, {"unit": "mm"}))]
+    assert asked == [("sub/a.txt", EntryInfo(origin, 5, HASH, {"unit": "mm"}))]
 
 
 def test_content_is_copied_without_asking() -> None:
-    def copy(_key: LogicalKey, _candidate: Candidate) -> bool:
+    def copy(_key: LogicalKey, _candidate: EntryInfo) -> bool:
         raise AssertionError
 
     assert copy_policy(copy, REGISTRY)(source(b"hello"))
@@ -84,7 +84,7 @@ def test_a_function_that_answers_neither_yes_nor_no_is_refused_by_the_key(answer
 
 
 def test_an_error_of_a_function_is_its_callers() -> None:
-    def broken(_key: LogicalKey, _candidate: Candidate) -> Any:
+    def broken(_key: LogicalKey, _candidate: EntryInfo) -> Any:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -146,21 +146,21 @@ def test_any_other_dest_is_refused_before_anything_is_asked(text: str, words: st
 
 @pytest.mark.parametrize("kind", ORIGINS)
 def test_a_function_places_each_entry_and_is_told_of_it(kind: str) -> None:
-    asked: list[tuple[str, Candidate]] = []
+    asked: list[tuple[str, EntryInfo]] = []
 
-    def dest(key: LogicalKey, candidate: Candidate) -> str:
+    def dest(key: LogicalKey, candidate: EntryInfo) -> str:
         asked.append((key, candidate))
         return "s3://anywhere/x%20y/b.txt"
 
     origin = ORIGINS[kind]
 
     assert land(dest, source(origin, hash=HASH, meta=META)) == [PhysicalKey("anywhere", "x y/b.txt")]
-    assert asked == [("sub/a.txt", Candidate(origin if isinstance(origin, PhysicalKey) else None, 5, HASH, {"unit": "mm"}))]
+    assert asked == [("sub/a.txt", EntryInfo(origin if isinstance(origin, PhysicalKey) else None, 5, HASH, {"unit": "mm"}))]
 
 
 def test_a_candidate_without_hash_and_metadata_says_so() -> None:
-    def dest(_key: LogicalKey, candidate: Candidate) -> str:
-        assert candidate == Candidate(None, 5, None, {})
+    def dest(_key: LogicalKey, candidate: EntryInfo) -> str:
+        assert candidate == EntryInfo(None, 5, None, {})
         return "s3://registry/a"
 
     assert land(dest, source(b"hello")) == [PhysicalKey("registry", "a")]
@@ -202,7 +202,7 @@ def test_a_function_that_returns_no_location_is_refused(answer: str) -> None:
     ],
 )
 def test_two_entries_cannot_share_one_object(one: str, other: str) -> None:
-    places: Callable[[LogicalKey, Candidate], str] = lambda key, _candidate: one if key == "first" else other  # noqa: E731
+    places: Callable[[LogicalKey, EntryInfo], str] = lambda key, _candidate: one if key == "first" else other  # noqa: E731
 
     with pytest.raises(LocationError, match="entry 'second': .* as for 'first'; two entries cannot share one object"):
         land(places, source(b"hello", "first"), source(b"hello", "second"))
@@ -215,7 +215,7 @@ def test_two_objects_of_one_key_in_two_buckets_are_two() -> None:
 
 
 def test_each_push_asks_a_function_anew() -> None:
-    def dest(_key: LogicalKey, _candidate: Candidate) -> str:
+    def dest(_key: LogicalKey, _candidate: EntryInfo) -> str:
         return "s3://registry/a"
 
     assert land(dest, source(b"x")) == land(dest, source(b"x"))

@@ -8,35 +8,35 @@ from airflow_quilt.core.errors import LogicalKeyError
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.format.ordering import checked
 from airflow_quilt.core.plan.actions import Source
-from airflow_quilt.core.plan.tree import Removal, Tree, updated
+from airflow_quilt.core.plan.tree import Removal, SourceTree, updated
 from airflow_quilt.core.runtime.spool import Spool
 
 
-def ordered(tree: Tree) -> Tree:
+def ordered(tree: SourceTree) -> SourceTree:
     """Put the files of a tree in order, and check that it is one."""
     found: Spool[Source] = Spool(Source, 100)
     found.extend(tree.sources)
-    return Tree(list(checked(found, tree.directories)), tree.directories)
+    return SourceTree(list(checked(found, tree.directories)), tree.directories)
 
 
-def merged(base: Tree, added: Tree) -> Tree:
+def merged(base: SourceTree, added: SourceTree) -> SourceTree:
     return updated(base, Removal([]), added)
 
 
-def tree(*keys: str, data: bytes = b"old", **directories: Any) -> Tree:
+def tree(*keys: str, data: bytes = b"old", **directories: Any) -> SourceTree:
     """Return a tree of files, and of directories that are named without their slash and with ``__`` for one inside."""
     sources = [Source(logical_key=LogicalKey(key), origin=data, size=len(data)) for key in keys]
-    return Tree(sources, {DirectoryKey(f"{key.replace('__', '/')}/"): meta for key, meta in directories.items()})
+    return SourceTree(sources, {DirectoryKey(f"{key.replace('__', '/')}/"): meta for key, meta in directories.items()})
 
 
-def keys(tree: Tree) -> list[str]:
+def keys(tree: SourceTree) -> list[str]:
     return [source.logical_key for source in tree.sources]
 
 
-def left(tree: Tree, *removed: str) -> tuple[list[str], list[str], list[str]]:
+def left(tree: SourceTree, *removed: str) -> tuple[list[str], list[str], list[str]]:
     """Remove keys; return the files and directories that are left, and the keys that were not there."""
     removal = Removal(removed)
-    rest = updated(tree, removal, Tree())
+    rest = updated(tree, removal, SourceTree())
     return keys(rest), list(rest.directories), removal.absent
 
 
@@ -49,7 +49,7 @@ def test_files_are_put_in_walk_order() -> None:
 def test_metadata_of_directories_stays_as_it_is() -> None:
     directories = tree(z={"x": 1}, a={}, a__b=None).directories
 
-    assert ordered(Tree([], directories)).directories == {"z/": {"x": 1}, "a/": {}, "a/b/": None}
+    assert ordered(SourceTree([], directories)).directories == {"z/": {"x": 1}, "a/": {}, "a/b/": None}
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_a_file_is_no_directory_with_metadata_nor_above_one(directory: str) -> N
 def test_a_file_is_found_to_be_a_directory_among_others_that_begin_alike(file: str) -> None:
     directories = {DirectoryKey(key): {} for key in ("a!/", "a/b!/", "a/b/c/d/", "a/b0/", "a0/", "a/!/")}
     with pytest.raises(LogicalKeyError, match=f"'{file}' is a file, and a directory that has metadata"):
-        ordered(Tree(tree(file, "a1", "z").sources, directories))
+        ordered(SourceTree(tree(file, "a1", "z").sources, directories))
 
 
 def test_a_directory_with_metadata_may_hold_files_or_none_and_a_file_may_begin_alike() -> None:
     directories = tree(a={"x": 1}, empty={"x": 2}).directories
 
-    assert ordered(Tree(tree("a/b", "a.txt", "empty.txt").sources, directories)).directories == directories
+    assert ordered(SourceTree(tree("a/b", "a.txt", "empty.txt").sources, directories)).directories == directories
 
 
 @pytest.mark.parametrize(

@@ -39,11 +39,11 @@ from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, hash_of
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
-from airflow_quilt.core.plan.placement import Candidate
+from airflow_quilt.core.plan.placement import EntryInfo
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry.pointers import Deleted
+from airflow_quilt.core.registry.pointers import DeleteResult
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
@@ -294,7 +294,7 @@ BAD_NAMES = [
 @pytest.mark.parametrize("publish", [push, build])
 @pytest.mark.parametrize("dest", [None, "s3://registry/x"])
 def test_a_bad_package_name_is_refused_before_anything_is_written(
-    registry: Registry, recorder: Recorder, package: Any, publish: Callable[..., Published], dest: str | None
+    registry: Registry, recorder: Recorder, package: Any, publish: Callable[..., PublishResult], dest: str | None
 ) -> None:
     more = {"dest": dest} if publish is push else {}
 
@@ -401,7 +401,7 @@ def test_what_cannot_be_published_is_refused_before_anything_is_written(
     more: dict[str, Any],
     error: type[QuiltError],
     message: str,
-    publish: Callable[..., Published],
+    publish: Callable[..., PublishResult],
 ) -> None:
     put(memory, "s3://registry/data/a.txt", b"a")
     put(memory, "s3://source/b.txt", b"b")
@@ -429,7 +429,7 @@ def test_a_record_that_only_its_copy_makes_too_long_is_refused_before_any_byte_m
 
 def test_latest_that_moves_during_the_push_is_a_conflict(registry: Registry) -> None:
     first = push(registry, draft({"a.txt": b"first"}))
-    theirs: list[Published] = []
+    theirs: list[PublishResult] = []
     racing = Before(lambda call: call.operation == "upload", lambda: theirs.append(push(registry, draft({"a.txt": b"theirs"}))))
 
     with pytest.raises(RevisionConflictError) as caught:
@@ -440,7 +440,7 @@ def test_latest_that_moves_during_the_push_is_a_conflict(registry: Registry) -> 
 
 def test_latest_that_moves_during_the_push_is_overwritten_where_that_was_asked_for(registry: Registry) -> None:
     first = push(registry, draft({"a.txt": b"first"}))
-    theirs: list[Published] = []
+    theirs: list[PublishResult] = []
     racing = Before(lambda call: call.operation == "upload", lambda: theirs.append(push(registry, draft({"a.txt": b"theirs"}))))
     mine = push(through(registry, racing), draft({"a.txt": b"mine"}, conflict="overwrite"))
 
@@ -451,7 +451,7 @@ def test_latest_that_moves_during_the_push_is_overwritten_where_that_was_asked_f
 @pytest.mark.parametrize("publish", [push, build])
 @pytest.mark.parametrize("source", ["s3://source/data/", "s3://registry/data/", "quilt+s3://registry#package=team/base"])
 def test_work_that_was_told_to_stop_publishes_nothing(
-    registry: Registry, memory: MemoryStorage, publish: Callable[..., Published], source: str
+    registry: Registry, memory: MemoryStorage, publish: Callable[..., PublishResult], source: str
 ) -> None:
     put(memory, "s3://source/data/a.txt", b"a")
     put(memory, "s3://registry/data/a.txt", b"a")
@@ -563,7 +563,7 @@ def test_delete_of_a_revision_tells_it_and_keeps_the_others(any_registry: Regist
 def test_delete_of_a_package_leaves_data_and_manifests(registry: Registry, memory: MemoryStorage) -> None:
     published = push(registry, draft({"a.txt": b"content"}))
     before = {url: data for url, data in objects(memory, "registry").items() if "named_packages" not in url}
-    assert delete(registry, "team/package") == Deleted((published.revision.time,))
+    assert delete(registry, "team/package") == DeleteResult((published.revision.time,))
 
     assert objects(memory, "registry") == before
     assert len(before) == 2
@@ -579,7 +579,7 @@ def test_delete_of_what_is_gone_is_an_error_unless_that_is_fine(
 
     with pytest.raises(PackageNotFoundError, match="team/package"):
         delete(any_registry, "team/package", top_hash)
-    assert delete(any_registry, "team/package", top_hash, missing_ok=True) == Deleted()
+    assert delete(any_registry, "team/package", top_hash, missing_ok=True) == DeleteResult()
     assert messages(caplog)[-1].startswith("Nothing to delete")
 
 
@@ -588,7 +588,7 @@ def test_delete_of_an_absent_revision_of_a_package_touches_nothing(any_registry:
 
     with pytest.raises(PackageNotFoundError, match="0" * 64):
         delete(any_registry, "team/package", "0" * 64)
-    assert delete(any_registry, "team/package", "0" * 64, missing_ok=True) == Deleted()
+    assert delete(any_registry, "team/package", "0" * 64, missing_ok=True) == DeleteResult()
     assert [revision.top_hash for revision in any_registry.revisions(NAME)] == hashes
 
 
@@ -800,7 +800,7 @@ def test_a_function_that_answers_nonsense_is_refused_before_anything_is_written(
 def test_a_function_places_objects_in_any_bucket(registry: Registry, memory: MemoryStorage, sources: dict[str, object]) -> None:
     asked: dict[str, tuple[object, ...]] = {}
 
-    def dest(key: LogicalKey, candidate: Candidate) -> str:
+    def dest(key: LogicalKey, candidate: EntryInfo) -> str:
         asked[key] = (candidate.physical_key, candidate.size, candidate.hash, candidate.meta)
         return f"s3://{'source' if key == 'content' else 'registry'}/by/hand/{key}.copy"
 
@@ -856,7 +856,7 @@ def test_every_kind_of_source_gets_the_wanted_type_of_hash(
 
 @pytest.mark.parametrize("publish", [push, build])
 def test_an_object_whose_crc_the_store_tells_is_not_read(
-    registry: Registry, memory: MemoryStorage, recorder: Recorder, publish: Callable[..., Published]
+    registry: Registry, memory: MemoryStorage, recorder: Recorder, publish: Callable[..., PublishResult]
 ) -> None:
     put(memory, "s3://registry/data/small", b"small", "CRC64NVME")
     put(memory, "s3://registry/data/large", bytes(2 * PART + 5), "CRC64NVME")
@@ -870,7 +870,7 @@ def test_an_object_whose_crc_the_store_tells_is_not_read(
 
 @pytest.mark.parametrize("publish", [push, build])
 def test_objects_that_stay_are_named_without_their_versions_where_that_is_wanted(
-    registry: Registry, memory: MemoryStorage, publish: Callable[..., Published]
+    registry: Registry, memory: MemoryStorage, publish: Callable[..., PublishResult]
 ) -> None:
     pinned = put(memory, "s3://registry/data/pinned", b"old")
     for name in ("pinned", "a", "b"):
@@ -1080,7 +1080,7 @@ def test_the_header_records_the_workflow_that_the_package_satisfies(
 def test_a_package_that_does_not_satisfy_its_workflow_is_refused_before_anything_is_written(
     ruled: Registry, two: str, recorder: Recorder, more: dict[str, Any], violation: str
 ) -> None:
-    publish: Callable[..., Published] = build if ruled.location.is_local else push
+    publish: Callable[..., PublishResult] = build if ruled.location.is_local else push
 
     with pytest.raises(WorkflowError) as caught:
         publish(through(ruled, recorder), draft(**{"entries": two, "meta": {"week": 1}, "message": "m", **more}))

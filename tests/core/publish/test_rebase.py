@@ -13,7 +13,7 @@ from airflow_quilt.core.errors import CancelledError, InputError, RevisionConfli
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -139,7 +139,7 @@ def test_the_workflow_judges_each_merger(registry: Registry, memory: MemoryStora
 
 
 def test_updates_of_many_at_once_lose_nothing(registry: Registry) -> None:
-    def work(writer: int) -> list[Published]:
+    def work(writer: int) -> list[PublishResult]:
         return [push(registry, draft({f"{writer}-{i}.txt": b"x"}, message=f"{writer} {i}")) for i in range(5)]
 
     with ThreadPoolExecutor(8) as pool:

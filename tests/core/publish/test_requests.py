@@ -17,11 +17,11 @@ from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.storage.base import Stat, Stores
+from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.core.faulty import Before, Call, Recorder, T, is_put_of
@@ -47,7 +47,7 @@ def revisions(request: pytest.FixtureRequest, memory: MemoryStorage) -> int:
 
 
 @pytest.fixture
-def package(registry: Registry, revisions: int) -> Published:
+def package(registry: Registry, revisions: int) -> PublishResult:
     """The last revision of that package."""
     published = publish(registry, "the last")
     assert len(list(registry.revisions(NAME))) == revisions
@@ -58,7 +58,7 @@ def put_pointer(memory: MemoryStorage, name: str, top_hash: str) -> None:
     memory.put(PhysicalKey("registry", layout.pointer(NAME, name)), top_hash.encode())
 
 
-def publish(registry: Registry, message: str, attempt: Attempt | None = None, **more: Any) -> Published:
+def publish(registry: Registry, message: str, attempt: Attempt | None = None, **more: Any) -> PublishResult:
     draft = Draft(**{"package": str(NAME), "entries": {}, "message": message, "allow_empty": True, **more})
     return build(registry, draft, attempt=attempt)
 
@@ -138,7 +138,7 @@ def test_what_is_there_already(registry: Registry) -> None:
     assert calls(registry, lambda it: publish(it, "the last")) == {"get": 3, "scan": 1}
 
 
-def test_what_another_client_published_already(registry: Registry, memory: MemoryStorage, package: Published) -> None:
+def test_what_another_client_published_already(registry: Registry, memory: MemoryStorage, package: PublishResult) -> None:
     put_pointer(memory, str(int(time.time()) + 100), package.top_hash)
     put_pointer(memory, layout.LATEST, package.top_hash)
 
@@ -169,8 +169,8 @@ def test_a_conflict_that_shows_before_the_pointer_is_written_costs_no_pointer(re
 class VagueStorage(MemoryStorage):
     """A store whose listings do not tell one writing of an object from the next."""
 
-    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
-        return (replace(stat, written="") for stat in super().scan(prefix, after))
+    def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
+        return (replace(stat, written="") for stat in super().list_objects(prefix, after))
 
 
 def test_what_may_have_been_written_again_meanwhile_is_read_again() -> None:
@@ -230,7 +230,7 @@ def test_a_time_before_the_oldest_revision(registry: Registry) -> None:
     assert calls(registry, resolve) == {"scan": 1}
 
 
-def test_a_short_hash(registry: Registry, revisions: int, package: Published) -> None:
+def test_a_short_hash(registry: Registry, revisions: int, package: PublishResult) -> None:
     assert calls(registry, lambda it: it.resolve(NAME, package.top_hash[:8])) == {"scan": 1, "get": revisions}
 
 
@@ -249,7 +249,7 @@ def test_a_package_with_damaged_pointers_can_be_deleted(registry: Registry, memo
     assert list(registry.packages()) == []
 
 
-def test_a_revision_is_deleted_with_one_read_of_each_pointer(registry: Registry, revisions: int, package: Published) -> None:
+def test_a_revision_is_deleted_with_one_read_of_each_pointer(registry: Registry, revisions: int, package: PublishResult) -> None:
     # `latest` is read before and after.
     older, newest = f"{0:064x}", package.top_hash
     common = {"conditions": 1, "get": revisions + 2, "scan": 1, "delete": 2}
@@ -257,7 +257,7 @@ def test_a_revision_is_deleted_with_one_read_of_each_pointer(registry: Registry,
     assert calls(registry, lambda it: delete(it, str(NAME), newest)) == {"put": 2, **common, "get": revisions + 1}
 
 
-def test_a_deletion_that_begins_again_reads_no_pointer_twice(registry: Registry, revisions: int, package: Published) -> None:
+def test_a_deletion_that_begins_again_reads_no_pointer_twice(registry: Registry, revisions: int, package: PublishResult) -> None:
     recorder = Recorder()
     rival = Before(is_put_of("/latest"), lambda: publish(registry, "theirs"))
     delete(through(registry, rival, recorder), str(NAME), package.top_hash)

@@ -13,11 +13,11 @@ from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.runtime.retry import Patience
+from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -44,7 +44,7 @@ def attempt(*, retry: bool = False) -> Attempt:
     return Attempt("work", time.time() if retry else None)
 
 
-def publish(registry: Registry, entries: object, *, retry: bool = False, **more: Any) -> Published:
+def publish(registry: Registry, entries: object, *, retry: bool = False, **more: Any) -> PublishResult:
     return push(registry, Draft(package="team/package", entries=entries, **more), attempt=attempt(retry=retry))
 
 
@@ -55,7 +55,7 @@ def dies_at(registry: Registry, entries: object, at: int, *operations: str, **mo
         publish(through(registry, fault), entries, **more)
 
 
-def resumed(registry: Registry, entries: object, **more: Any) -> tuple[Published, Recorder]:
+def resumed(registry: Registry, entries: object, **more: Any) -> tuple[PublishResult, Recorder]:
     """Push again; return also the calls of it."""
     recorder = Recorder()
     return publish(through(registry, recorder), entries, retry=True, **more), recorder
@@ -304,7 +304,7 @@ def test_a_call_that_fails_for_now_is_made_again_within_the_same_try(
     memory.store(PhysicalKey("source", "a.bin"), b"an object")
     fault = Fault(1, "before", among=lambda call: call.operation == operation and ".quilt" not in call.key.key)
     stores = tapped(registry.stores, fault)
-    patient = Stores(stores.local, stores.remote, Patience(seconds=10, longest=0.01))
+    patient = Stores(stores.local, stores.remote, RetryPolicy(seconds=10, longest=0.01))
     entries = {"files/": str(files), "a.bin": "s3://source/a.bin"}
     published = publish(Registry(registry.location, patient), entries)
 

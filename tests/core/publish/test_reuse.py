@@ -11,7 +11,7 @@ from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import CRC64NVME
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
@@ -38,7 +38,7 @@ def files(directory: Path, count: int) -> Path:
 
 def publish(
     registry: Registry, entries: object, dest: str | None = None, package: str = "team/package", **more: Any
-) -> tuple[Published, Recorder]:
+) -> tuple[PublishResult, Recorder]:
     """Push; return also the calls of it."""
     recorder = Recorder()
     return push(through(registry, recorder), Draft(package=package, entries=entries, **more), dest), recorder
@@ -49,7 +49,7 @@ def change(directory: Path) -> None:
     (directory / "0/00007.txt").write_bytes(b"8")  # As long as before.
 
 
-def places(registry: Registry, published: Published) -> Mapping[str, str]:
+def places(registry: Registry, published: PublishResult) -> Mapping[str, str]:
     return {key: entry.physical_keys[0] for key, entry in read(registry, published).items()}
 
 

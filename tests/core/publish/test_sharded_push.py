@@ -24,14 +24,14 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
-from airflow_quilt.core.plan.actions import Source, Task, Upload
+from airflow_quilt.core.plan.actions import Source, Transfer, Upload
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
-from airflow_quilt.core.publish.planned import Planned
+from airflow_quilt.core.publish.pipeline import PublishResult
+from airflow_quilt.core.publish.planned import PlannedRevision
 from airflow_quilt.core.publish.sharded.run import (
-    Cut,
-    ShardDone,
+    ShardingOptions,
     ShardPlan,
+    ShardResult,
     commit_shards,
     discard,
     plan_shards,
@@ -68,22 +68,24 @@ def draft(entries: object = CONTENT, **more: Any) -> Draft:
     return Draft(package="team/package", entries=entries, **more)
 
 
-def plan(registry: Registry, what: Draft | None = None, cut: Cut | None = None, staging: PhysicalKey = STAGING) -> ShardPlan:
+def plan(
+    registry: Registry, what: Draft | None = None, cut: ShardingOptions | None = None, staging: PhysicalKey = STAGING
+) -> ShardPlan:
     what = what or draft()
     planner = push_planner(registry, what)
-    return plan_shards(registry, what, planner, "Pushing", staging, cut or Cut(shards=3), attempt=attempt())
+    return plan_shards(registry, what, planner, "Pushing", staging, cut or ShardingOptions(shards=3), attempt=attempt())
 
 
-def transfer(registry: Registry, shards: int, staging: PhysicalKey = STAGING) -> list[ShardDone]:
+def transfer(registry: Registry, shards: int, staging: PhysicalKey = STAGING) -> list[ShardResult]:
     return [transfer_shard(registry, staging, number, attempt=attempt()) for number in range(shards)]
 
 
-def commit(registry: Registry, *, retry: bool = False, staging: PhysicalKey = STAGING) -> Published:
+def commit(registry: Registry, *, retry: bool = False, staging: PhysicalKey = STAGING) -> PublishResult:
     return commit_shards(registry, staging, "Committing", attempt=attempt(retry=retry))
 
 
 def staged(memory: MemoryStorage) -> list[str]:
-    return [stat.key.key.removeprefix(STAGING.key) for stat in memory.scan(STAGING)]
+    return [stat.key.key.removeprefix(STAGING.key) for stat in memory.list_objects(STAGING)]
 
 
 def test_each_step_tells_what_it_did(registry: Registry) -> None:
@@ -92,7 +94,7 @@ def test_each_step_tells_what_it_did(registry: Registry) -> None:
     published = commit(registry)
 
     assert planned == ShardPlan(shards=3, entries=6, bytes=54, bytes_to_copy=54)
-    assert done == [ShardDone(number=number, entries=2, bytes=18, bytes_copied=18, bytes_reused=0) for number in range(3)]
+    assert done == [ShardResult(number=number, entries=2, bytes=18, bytes_copied=18, bytes_reused=0) for number in range(3)]
     assert (published.entries, published.bytes, published.bytes_copied, published.created) == (6, 54, 54, True)
     assert list(read(registry, published)) == sorted(CONTENT)
 
@@ -128,7 +130,7 @@ def test_a_plan_that_was_killed_is_made_again(registry: Registry, memory: Memory
 
 
 def test_a_transfer_that_was_killed_sends_only_what_did_not_arrive(registry: Registry) -> None:
-    planned = plan(registry, cut=Cut(shards=1))
+    planned = plan(registry, cut=ShardingOptions(shards=1))
     fault = Fault(1, "killed before", among=is_put_of("-0"))
     with pytest.raises(StorageUnavailableError):
         transfer(through(registry, fault), planned.shards)
@@ -155,8 +157,8 @@ def test_a_commit_that_was_killed_makes_one_revision(registry: Registry, what: s
 
 
 def test_two_tries_of_a_transfer_at_once_leave_what_the_first_one_wrote(registry: Registry) -> None:
-    planned = plan(registry, cut=Cut(shards=1))
-    other: list[ShardDone] = []
+    planned = plan(registry, cut=ShardingOptions(shards=1))
+    other: list[ShardResult] = []
     meanwhile = Before(is_put_of("-0"), lambda: other.extend(transfer(registry, planned.shards)))
     [done] = transfer(through(registry, meanwhile), planned.shards)
 
@@ -166,8 +168,8 @@ def test_two_tries_of_a_transfer_at_once_leave_what_the_first_one_wrote(registry
 
 def test_two_tries_of_a_plan_at_once_leave_one_plan(registry: Registry) -> None:
     other: list[ShardPlan] = []
-    meanwhile = Before(is_put_of("/plan"), lambda: other.append(plan(registry, cut=Cut(shards=2))))
-    planned = plan(through(registry, meanwhile), cut=Cut(shards=5))
+    meanwhile = Before(is_put_of("/plan"), lambda: other.append(plan(registry, cut=ShardingOptions(shards=2))))
+    planned = plan(through(registry, meanwhile), cut=ShardingOptions(shards=5))
 
     assert [planned] == other
     transfer(registry, planned.shards)
@@ -175,7 +177,7 @@ def test_two_tries_of_a_plan_at_once_leave_one_plan(registry: Registry) -> None:
 
 
 def test_a_commit_names_the_shards_that_are_missing(registry: Registry) -> None:
-    plan(registry, cut=Cut(shards=4))
+    plan(registry, cut=ShardingOptions(shards=4))
     transfer_shard(registry, STAGING, 2)
 
     with pytest.raises(ObjectNotFoundError, match=r"of 4 shards these have not been transferred: 0, 1, 3"):
@@ -213,8 +215,8 @@ class Unlisted(MemoryStorage):
     def __init__(self) -> None:
         super().__init__(["registry", "source"], versioned=False)
 
-    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Any:
-        return iter([replace(stat, etag="") for stat in super().scan_current(prefix, most)])
+    def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Any:
+        return iter([replace(stat, etag="") for stat in super().list_versions(prefix, most)])
 
 
 @pytest.mark.parametrize("entries", [{"a": "s3://source/d/a.txt"}, "s3://source/d/"])
@@ -227,7 +229,7 @@ def test_an_object_without_versions_that_changed_since_the_plan_is_named(
     memory = store()
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
     key = put(memory, "s3://source/d/a.txt", b"bytes", "SHA256")
-    plan_shards(registry, draft(entries), planner(registry, draft(entries)), "Publishing", STAGING, Cut())
+    plan_shards(registry, draft(entries), planner(registry, draft(entries)), "Publishing", STAGING, ShardingOptions())
     memory.delete([key]) if data is None else put(memory, "s3://source/d/a.txt", data, "SHA256")
 
     with pytest.raises(SourceChangedError, match=r"s3://source/d/a\.txt"):
@@ -332,10 +334,10 @@ def test_a_plan_of_another_package_is_told(registry: Registry, local_registry: R
 def test_what_is_staged_and_damaged_is_told(
     registry: Registry, memory: MemoryStorage, what: str, damage: Callable[[bytes], bytes]
 ) -> None:
-    plan(registry, cut=Cut(shards=1))
+    plan(registry, cut=ShardingOptions(shards=1))
     if what == "done/":
         transfer_shard(registry, STAGING, 0)
-    [key] = [stat.key for stat in memory.scan(STAGING) if stat.key.key.startswith(STAGING.key + what)]
+    [key] = [stat.key for stat in memory.list_objects(STAGING) if stat.key.key.startswith(STAGING.key + what)]
     memory.put(key, damage(memory.get(key).data))
 
     with pytest.raises(StorageError, match="damaged"):
@@ -383,7 +385,7 @@ def test_discard_leaves_nothing_and_nothing_else_goes(registry: Registry, memory
     assert discard(registry, STAGING) == count == 4
     assert discard(registry, STAGING) == 0
     assert staged(memory) == []
-    assert len(list(memory.scan(other))) == 4
+    assert len(list(memory.list_objects(other))) == 4
 
 
 @pytest.mark.parametrize("root", ["s3://registry/staging/", "s3://registry/staging", "s3://registry/"])
@@ -395,14 +397,14 @@ def test_sweep_takes_what_is_old_and_leaves_the_rest(registry: Registry, memory:
     beside = [put(memory, str(place.join(name)), b"") for name in ("1600000000", "1600000000-data/x", "data.csv")]
 
     assert sweep(registry, place, BEGAN + 200, 100) == 4
-    assert (len(list(memory.scan(old))), len(list(memory.scan(young)))) == (0, 4)
+    assert (len(list(memory.list_objects(old))), len(list(memory.list_objects(young)))) == (0, 4)
     assert sweep(registry, place, BEGAN + 200, 100) == 0
     assert all(memory.stat(key) for key in beside)
 
 
-def planned_of(sizes: list[int | None]) -> Planned:
+def planned_of(sizes: list[int | None]) -> PlannedRevision:
     """Return a plan of files that are sent, by their sizes; None stands for an entry that is kept."""
-    planned = Planned(Spool(Entry, 10_000), Spool(Task, 10_000))
+    planned = PlannedRevision(Spool(Entry, 10_000), Spool(Transfer, 10_000))
     for number, size in enumerate(sizes):
         key = LogicalKey(f"{number:05}")
         if size is None:
@@ -425,7 +427,7 @@ SIZES: dict[str, list[int | None]] = {
 @pytest.mark.parametrize("shards", [1, 2, 7, 64])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_shards_weigh_about_the_same(sizes: list[int | None], shards: int) -> None:
-    lengths = Cut(shards=shards).lengths(planned_of(sizes))
+    lengths = ShardingOptions(shards=shards).lengths(planned_of(sizes))
     weights = [64 if size is None else MIB + size for size in sizes]
     ends = [sum(lengths[: number + 1]) for number in range(len(lengths))]
     heaviest = max(sum(weights[end - length : end]) for end, length in zip(ends, lengths, strict=True))
@@ -438,8 +440,8 @@ def test_shards_weigh_about_the_same(sizes: list[int | None], shards: int) -> No
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 def test_bytes_and_entries_cut_further(sizes: list[int | None]) -> None:
-    by_entries = Cut(shards=1, entries=3).lengths(planned_of(sizes))
-    by_bytes = Cut(shards=1, bytes=5 * MIB).lengths(planned_of(sizes))
+    by_entries = ShardingOptions(shards=1, entries=3).lengths(planned_of(sizes))
+    by_bytes = ShardingOptions(shards=1, bytes=5 * MIB).lengths(planned_of(sizes))
 
     assert max(by_entries) <= 3
     assert sum(by_entries) == sum(by_bytes) == len(sizes)
@@ -453,11 +455,11 @@ def test_bytes_and_entries_cut_further(sizes: list[int | None]) -> None:
 @pytest.mark.parametrize("bounds", [{"shards": 0}, {"bytes": 0}, {"entries": -1}])
 def test_a_cut_by_nothing_is_refused(bounds: dict[str, int]) -> None:
     with pytest.raises(InputError, match=next(iter(bounds))):
-        Cut(**bounds)
+        ShardingOptions(**bounds)
 
 
 def test_a_plan_larger_than_memory_holds_is_the_same(memory: MemoryStorage, registry: Registry) -> None:
-    small = Registry(registry.location, Stores(LocalStorage(), memory, limits=Limits(spill=2)))
+    small = Registry(registry.location, Stores(LocalStorage(), memory, limits=Limits(spill_entries=2)))
     published = []
     for each, name in ((registry, "team/large"), (small, "team/small")):
         what = Draft(package=name, entries={f"{i:04}": f"{i}".encode() for i in range(2500)})

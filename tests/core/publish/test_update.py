@@ -23,7 +23,7 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -60,7 +60,7 @@ def new(memory: MemoryStorage) -> str:
     return "s3://registry/new/x.txt"
 
 
-def content(registry: Registry, published: Published) -> dict[str, tuple[bytes, Any]]:
+def content(registry: Registry, published: PublishResult) -> dict[str, tuple[bytes, Any]]:
     """Return the bytes and the user's metadata of each entry."""
     return {key: (registry.read_bytes(entry), entry.user_meta) for key, entry in read(registry, published).items()}
 
@@ -227,7 +227,7 @@ def test_a_base_that_is_named_must_be_there(registry: Registry, revision: str, e
 
 
 @pytest.fixture
-def history(registry: Registry) -> tuple[Registry, list[Published]]:
+def history(registry: Registry) -> tuple[Registry, list[PublishResult]]:
     """A registry and three revisions a minute apart, oldest first, each of which has one file of its number."""
     clock = Clock(NOW)
     timed = Registry(registry.location, registry.stores, clock=clock)
@@ -249,7 +249,7 @@ def history(registry: Registry) -> tuple[Registry, list[Published]]:
 )
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_an_update_starts_from_the_revision_that_is_named_and_lands_on_top(
-    history: tuple[Registry, list[Published]], number: int, name: Callable[[Published], str]
+    history: tuple[Registry, list[PublishResult]], number: int, name: Callable[[PublishResult], str]
 ) -> None:
     registry, published = history
     updated = push(registry, draft({"x.txt": b"x"}, base=name(published[number])))
@@ -259,7 +259,7 @@ def test_an_update_starts_from_the_revision_that_is_named_and_lands_on_top(
     assert list(registry.revisions(NAME)) == [updated.revision, *(each.revision for each in published[::-1])]
 
 
-def test_without_a_name_an_update_starts_from_the_latest_revision(history: tuple[Registry, list[Published]]) -> None:
+def test_without_a_name_an_update_starts_from_the_latest_revision(history: tuple[Registry, list[PublishResult]]) -> None:
     registry, published = history
     registry.rollback(NAME, published[0].top_hash)
 
@@ -267,7 +267,7 @@ def test_without_a_name_an_update_starts_from_the_latest_revision(history: tuple
 
 
 def test_an_update_that_changes_nothing_of_an_older_revision_publishes_it_again(
-    history: tuple[Registry, list[Published]],
+    history: tuple[Registry, list[PublishResult]],
 ) -> None:
     registry, published = history
     updated = push(registry, draft(base=published[0].top_hash))
@@ -359,7 +359,7 @@ def foreign(registry: Registry, memory: MemoryStorage) -> list[Entry]:
 
 @pytest.mark.parametrize("publish", [push, build])
 def test_entries_that_stay_keep_type_of_hash_places_and_metadata(
-    registry: Registry, foreign: list[Entry], new: str, publish: Callable[..., Published]
+    registry: Registry, foreign: list[Entry], new: str, publish: Callable[..., PublishResult]
 ) -> None:
     recorder = Recorder()
     published = publish(through(registry, recorder), draft({"x": new}, hash_type=CRC64NVME))
@@ -498,11 +498,11 @@ def test_the_same_update_again_makes_no_second_revision(registry: Registry, more
     ],
 )
 def test_somebody_who_publishes_after_the_base_was_read_is_a_conflict_and_loses_nothing(
-    registry: Registry, memory: MemoryStorage, publish: Callable[..., Published], there: str, moment: Callable[..., bool]
+    registry: Registry, memory: MemoryStorage, publish: Callable[..., PublishResult], there: str, moment: Callable[..., bool]
 ) -> None:
     put(memory, "s3://registry/new/x.txt", b"new")
     first = push(registry, draft({"a": b"a"})) if there == "a package" else None
-    theirs: list[Published] = []
+    theirs: list[PublishResult] = []
     racing = Before(moment, lambda: theirs.append(push(registry, draft({"theirs": b"theirs"}))))
 
     with pytest.raises(RevisionConflictError) as caught:
@@ -515,7 +515,7 @@ def test_somebody_who_publishes_after_the_base_was_read_is_a_conflict_and_loses_
 
 def test_who_wins_regardless_publishes_what_was_merged_with_the_base_that_was_read(registry: Registry) -> None:
     push(registry, draft({"a": b"a"}))
-    theirs: list[Published] = []
+    theirs: list[PublishResult] = []
     racing = Before(lambda call: call.operation == "upload", lambda: theirs.append(push(registry, draft({"theirs": b"theirs"}))))
     mine = push(through(registry, racing), draft({"x": b"x"}, conflict="overwrite"))
 
@@ -524,7 +524,7 @@ def test_who_wins_regardless_publishes_what_was_merged_with_the_base_that_was_re
 
 
 def test_an_update_on_top_of_an_older_base_still_minds_who_publishes_meanwhile(
-    history: tuple[Registry, list[Published]],
+    history: tuple[Registry, list[PublishResult]],
 ) -> None:
     registry, published = history
     racing = Before(is_put_of("/latest"), lambda: push(registry, draft({"theirs": b"theirs"})))

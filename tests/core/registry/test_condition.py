@@ -8,8 +8,8 @@ from airflow_quilt.core.build import build
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
-from airflow_quilt.core.registry.condition import Awaited
+from airflow_quilt.core.publish.pipeline import PublishResult
+from airflow_quilt.core.registry.condition import RevisionCondition
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -21,13 +21,13 @@ def files(memory: MemoryStorage) -> None:
         memory.put(PhysicalKey("registry", f"raw/{name}"), name.encode())
 
 
-def publish(registry: Registry, message: str = "first") -> Published:
+def publish(registry: Registry, message: str = "first") -> PublishResult:
     entries = {"a.csv": "s3://registry/raw/a.csv", "plots/b.png": "s3://registry/raw/plots/b.png"}
     return build(registry, Draft(package="team/data", entries=entries, message=message))
 
 
 def found(registry: Registry, **awaited: object) -> str | None:
-    result = Awaited(package="team/data", **awaited).find(registry)  # type: ignore[arg-type]
+    result = RevisionCondition(package="team/data", **awaited).find(registry)  # type: ignore[arg-type]
     return result.top_hash if result else None
 
 
@@ -36,7 +36,7 @@ def test_a_package_that_is_not_there_yet(registry: Registry) -> None:
 
     published = publish(registry)
 
-    result = Awaited(package="team/data").find(registry)
+    result = RevisionCondition(package="team/data").find(registry)
     assert result
     assert (result.top_hash, result.time) == (published.top_hash, published.revision.time)
 

@@ -15,9 +15,9 @@ from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry.attempt import Attempt, Mark
+from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.pointers import Revision
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
@@ -39,7 +39,7 @@ def any_registry(request: pytest.FixtureRequest, registry: Registry, local_regis
     return registry if request.param == "memory" else local_registry
 
 
-def publish(registry: Registry, message: str, attempt: Attempt | None = None, **more: Any) -> Published:
+def publish(registry: Registry, message: str, attempt: Attempt | None = None, **more: Any) -> PublishResult:
     draft = Draft(**{"package": str(NAME), "entries": {}, "message": message, "allow_empty": True, **more})
     return build(registry, draft, attempt=attempt)
 
@@ -62,7 +62,7 @@ def is_workflows_config(call: Call) -> bool:
     return call.operation == "get" and call.key.key.endswith("config.yml")
 
 
-def published_before(registry: Registry, matches: Callable[[Call], bool], message: str, **more: Any) -> Published:
+def published_before(registry: Registry, matches: Callable[[Call], bool], message: str, **more: Any) -> PublishResult:
     """Publish; just before the call that matches, the same work is published by another process."""
     twin = Before(matches, lambda: publish(registry, message, FIRST, **more))
     return publish(through(registry, twin), message, FIRST, **more)
@@ -96,7 +96,7 @@ def test_a_try_that_is_held_up_before_it_marks_its_pointer_is_found_by_its_twin_
     any_registry: Registry, third: str, attempt: Attempt, more: dict[str, Any]
 ) -> None:
     before = publish(any_registry, "before")
-    twins: list[Published] = []
+    twins: list[PublishResult] = []
 
     def meanwhile() -> None:
         if third == "rolls back":
@@ -152,7 +152,7 @@ def test_a_retry_of_work_that_was_published_leaves_what_others_published_since_a
 
 
 def test_an_update_that_was_published_is_not_merged_again_by_a_retry(registry: Registry) -> None:
-    def update(key: str, attempt: Attempt) -> Published:
+    def update(key: str, attempt: Attempt) -> PublishResult:
         draft = Draft(package=str(NAME), entries={key: key.encode()}, mode="update", conflict="rebase", message=key)
         return push(registry, draft, attempt=attempt)
 
@@ -246,7 +246,7 @@ def test_a_pointer_that_is_deleted_before_its_revision_is_marked_is_put_back(any
     def take_away() -> None:
         pointers = any_registry.location.root.join(layout.pointers(NAME))
         storage = any_registry.stores.of(pointers)
-        storage.delete([stat.key for stat in storage.scan(pointers) if not stat.key.key.endswith("latest")])
+        storage.delete([stat.key for stat in storage.list_objects(pointers) if not stat.key.key.endswith("latest")])
 
     published = publish(through(any_registry, Before(_second_pointer(), take_away)), "mine", FIRST)
 
@@ -338,19 +338,19 @@ def test_a_rollback_waits_for_a_deletion_and_finds_what_it_left(any_registry: Re
 
 
 def test_a_mark_is_read_as_it_was_written() -> None:
-    mark = Mark.of(Attempt("any text: ü / 1"))
+    writer_tag = WriterTag.of(Attempt("any text: ü / 1"))
 
-    assert Mark.parse(str(mark)) == mark
-    assert Mark.parse(str(mark.published())) == mark.published()
-    assert str(mark).isascii()
-    assert Mark.of(Attempt("a")).work == Mark.of(Attempt("a")).work != Mark.of(Attempt("b")).work
+    assert WriterTag.parse(str(writer_tag)) == writer_tag
+    assert WriterTag.parse(str(writer_tag.published())) == writer_tag.published()
+    assert str(writer_tag).isascii()
+    assert WriterTag.of(Attempt("a")).work == WriterTag.of(Attempt("a")).work != WriterTag.of(Attempt("b")).work
 
 
 @pytest.mark.parametrize(
     "text", [None, "", "published", "done a b 1", "pending a b", "pending a b c", "pending a b 1 d", "x" * 1000]
 )
 def test_the_mark_of_anybody_else_means_nothing(text: str | None) -> None:
-    assert Mark.parse(text) is None
+    assert WriterTag.parse(text) is None
 
 
 def test_a_pointer_of_another_client_is_a_revision_like_any_other(memory: MemoryStorage, registry: Registry) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from airflow_quilt.core.errors import ObjectNotFoundError, StorageUnavailableError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.registry.lock import Lease
+from airflow_quilt.core.registry.lock import StoredLock
 from airflow_quilt.core.storage.base import Storage
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 from airflow_quilt.core.storage.local import LocalStorage
@@ -28,10 +28,10 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Storage, Phys
     return LocalStorage(), resolve_path(tmp_path / ".quilt/locks/team/package")
 
 
-def lease(place: tuple[Storage, PhysicalKey], seconds: float = 30.0, clock: Clock | None = None) -> Lease:
+def lease(place: tuple[Storage, PhysicalKey], seconds: float = 30.0, clock: Clock | None = None) -> StoredLock:
     storage, key = place
     writer = ConditionalWriter(storage)
-    return Lease(storage, writer, key, seconds, clock) if clock else Lease(storage, writer, key, seconds)
+    return StoredLock(storage, writer, key, seconds, clock) if clock else StoredLock(storage, writer, key, seconds)
 
 
 def is_held(place: tuple[Storage, PhysicalKey]) -> bool:
@@ -139,7 +139,7 @@ def test_the_answer_to_the_write_of_a_lock_may_be_lost(place: tuple[Storage, Phy
     storage, key = place
     repeated = TappedStorage(storage, Fault(1, "repeated", among=lambda call: call.operation == "put"))
 
-    with Lease(repeated, ConditionalWriter(repeated), key, 30.0).hold():
+    with StoredLock(repeated, ConditionalWriter(repeated), key, 30.0).hold():
         assert is_held(place)
     assert not is_held(place)
 

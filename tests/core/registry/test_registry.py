@@ -34,7 +34,7 @@ from airflow_quilt.core.format.manifest import make_header, write_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash, walk_order
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import Attempt
-from airflow_quilt.core.registry.pointers import Conflict, Deleted, Latest, Revision
+from airflow_quilt.core.registry.pointers import Conflict, DeleteResult, Latest, Revision
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -83,15 +83,15 @@ def commit(
     return revision
 
 
-def whole(*revisions: Revision) -> Deleted:
+def whole(*revisions: Revision) -> DeleteResult:
     """Return what says that these were all revisions of a package, and were deleted."""
-    return Deleted(tuple(revision.time for revision in revisions))
+    return DeleteResult(tuple(revision.time for revision in revisions))
 
 
-def one(*revisions: Revision) -> Deleted:
+def one(*revisions: Revision) -> DeleteResult:
     """Return what says that a revision was deleted, which was published so often."""
     (top_hash,) = {revision.top_hash for revision in revisions}
-    return Deleted(tuple(revision.time for revision in revisions), top_hash)
+    return DeleteResult(tuple(revision.time for revision in revisions), top_hash)
 
 
 def latest_hash(registry: Registry) -> str | None:
@@ -528,7 +528,7 @@ def test_to_delete_a_hash_takes_every_pointer_to_it(timed: Registry) -> None:
 def test_a_hash_that_only_latest_names_can_be_deleted(timed: Registry, history: list[Revision]) -> None:
     write_pointer(timed, "latest", ONE)
 
-    assert timed.delete(NAME, ONE[:8]) == Deleted(top_hash=TopHash(ONE))
+    assert timed.delete(NAME, ONE[:8]) == DeleteResult(top_hash=TopHash(ONE))
     assert list(timed.revisions(NAME)) == history
     assert latest_hash(timed) == history[0].top_hash
 

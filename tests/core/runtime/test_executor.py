@@ -17,9 +17,9 @@ from airflow_quilt.core.errors import (
     ThrottledError,
     UploadVanishedError,
 )
-from airflow_quilt.core.runtime.executor import Call, Jobs, Steps
+from airflow_quilt.core.runtime.executor import Call, Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
-from airflow_quilt.core.runtime.retry import NO_PATIENCE, Patience
+from airflow_quilt.core.runtime.retry import NO_RETRY, RetryPolicy
 
 THREADS = 3
 WAIT = 60
@@ -78,7 +78,7 @@ def stopped() -> threading.Event:
 
 def test_results_come_with_their_keys_as_they_are_done_whichever_was_begun_first() -> None:
     second_was_handed_out = threading.Event()
-    results = Jobs(threads=THREADS).run(
+    results = Executor(max_concurrency=THREADS).run(
         [("first", steps([waits_for(second_was_handed_out, 1)])), ("second", steps([lambda: 2], [lambda: 3]))]
     )
 
@@ -91,24 +91,26 @@ def test_steps_get_the_results_of_each_batch_in_its_order_whichever_was_done_fir
     later_is_done = threading.Event()
     batches = [[waits_for(later_is_done, "a"), lambda: "b", sets(later_is_done, "c")], [lambda: None], [lambda: "d", lambda: "e"]]
 
-    assert list(Jobs(threads=THREADS).run([("job", steps(*batches))])) == [("job", [["a", "b", "c"], [None], ["d", "e"]])]
+    assert list(Executor(max_concurrency=THREADS).run([("job", steps(*batches))])) == [
+        ("job", [["a", "b", "c"], [None], ["d", "e"]])
+    ]
 
 
 def test_the_next_batch_of_a_job_begins_when_all_calls_of_the_one_before_are_done() -> None:
     done: list[str] = []
     batches = [[lambda name=f"{batch}{call}": done.append(name) for call in range(5)] for batch in range(4)]
-    list(Jobs(threads=THREADS).run([("job", steps(*batches))]))
+    list(Executor(max_concurrency=THREADS).run([("job", steps(*batches))]))
 
     assert [name[0] for name in done] == list("00000111112222233333")
 
 
 @pytest.mark.parametrize("count", [1, 1000])
 def test_a_job_that_needs_no_call_is_done_at_once(count: int) -> None:
-    assert list(Jobs(threads=THREADS).run((i, steps()) for i in range(count))) == [(i, []) for i in range(count)]
+    assert list(Executor(max_concurrency=THREADS).run((i, steps()) for i in range(count))) == [(i, []) for i in range(count)]
 
 
 def test_no_jobs_have_no_results() -> None:
-    assert list(Jobs(threads=THREADS).run([])) == []
+    assert list(Executor(max_concurrency=THREADS).run([])) == []
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_no_jobs_have_no_results() -> None:
     ],
 )
 def test_a_batch_without_calls_has_no_results_and_the_job_goes_on(batches: list[list[Call]], result: list[list[int]]) -> None:
-    assert list(Jobs(threads=THREADS).run([("job", steps(*batches))])) == [("job", result)]
+    assert list(Executor(max_concurrency=THREADS).run([("job", steps(*batches))])) == [("job", result)]
 
 
 @pytest.mark.parametrize("threads", [1, THREADS])
@@ -143,7 +145,7 @@ def test_as_many_calls_run_at_a_time_as_there_are_threads_and_never_more(threads
 
     calls = [call] * (4 * threads)
     work = [(0, steps(calls))] if shape == "one job of many calls" else jobs(calls)
-    list(Jobs(threads=threads).run(work))
+    list(Executor(max_concurrency=threads).run(work))
 
     assert most == threads
 
@@ -157,7 +159,7 @@ def test_of_a_million_jobs_few_are_held_at_a_time(calls: int) -> None:
         for taken in range(1, 1_000_001):
             yield taken, steps([int] * calls) if calls else steps()
 
-    results = Jobs(threads=THREADS).run(million())
+    results = Executor(max_concurrency=THREADS).run(million())
     ahead = [taken - handed_out for handed_out, _ in enumerate(itertools.islice(results, 2000))]
     results.close()
 
@@ -183,7 +185,7 @@ def test_a_call_that_fails_ends_the_work_with_its_error_when_the_running_calls_a
         ended.append("running")
 
     rest = [lambda: begun.append("rest")] * 1000
-    results = Jobs(threads=2, patience=NO_PATIENCE).run(jobs([failing, running, *rest]))
+    results = Executor(max_concurrency=2, retry=NO_RETRY).run(jobs([failing, running, *rest]))
 
     with pytest.raises(StorageUnavailableError, match="down"):
         list(results)
@@ -212,7 +214,7 @@ def broken_jobs() -> Iterator[tuple[int, Steps[list[Any]]]]:
 )
 def test_whatever_fails_its_error_ends_the_work(work: Callable[[], Any]) -> None:
     with pytest.raises(StorageUnavailableError, match="down"):
-        list(Jobs(threads=THREADS, patience=NO_PATIENCE).run(work()))
+        list(Executor(max_concurrency=THREADS, retry=NO_RETRY).run(work()))
 
 
 def test_jobs_that_were_done_before_one_fails_are_handed_out() -> None:
@@ -222,7 +224,7 @@ def test_jobs_that_were_done_before_one_fails_are_handed_out() -> None:
         assert first_was_handed_out.wait(WAIT)
         fails()
 
-    results = Jobs(threads=THREADS, patience=NO_PATIENCE).run(jobs([failing, lambda: "done"]))
+    results = Executor(max_concurrency=THREADS, retry=NO_RETRY).run(jobs([failing, lambda: "done"]))
 
     assert next(results) == (1, [["done"]])
     first_was_handed_out.set()
@@ -240,7 +242,7 @@ def test_jobs_that_were_done_before_one_fails_are_handed_out() -> None:
 )
 def test_jobs_that_were_told_to_stop_before_they_began_are_cancelled(work: Callable[[], Any]) -> None:
     with pytest.raises(CancelledError):
-        list(Jobs(threads=THREADS, stop=stopped()).run(work()))
+        list(Executor(max_concurrency=THREADS, stop=stopped()).run(work()))
 
 
 @pytest.mark.parametrize("shape", ["one job of many calls", "many jobs of one call"])
@@ -255,7 +257,7 @@ def test_a_stop_meanwhile_ends_the_work_within_few_calls(shape: str) -> None:
     work = [(0, steps(calls))] if shape == "one job of many calls" else jobs(calls)
 
     with pytest.raises(CancelledError, match="told to stop"):
-        list(Jobs(threads=THREADS, stop=stop).run(work))
+        list(Executor(max_concurrency=THREADS, stop=stop).run(work))
     assert max(begun) <= 20 + 4 * THREADS
 
 
@@ -263,7 +265,7 @@ def test_a_stop_after_the_last_call_cancels_the_work_all_the_same() -> None:
     stop = threading.Event()
 
     with pytest.raises(CancelledError):
-        list(Jobs(threads=THREADS, stop=stop).run(jobs([stop.set])))
+        list(Executor(max_concurrency=THREADS, stop=stop).run(jobs([stop.set])))
 
 
 def test_calls_that_run_when_the_work_is_stopped_are_waited_for() -> None:
@@ -276,13 +278,13 @@ def test_calls_that_run_when_the_work_is_stopped_are_waited_for() -> None:
         ended.append(True)
 
     with pytest.raises(CancelledError):
-        list(Jobs(threads=2, stop=stop).run(jobs([running, stop.set])))
+        list(Executor(max_concurrency=2, stop=stop).run(jobs([running, stop.set])))
     assert ended == [True]
 
 
 def test_a_consumer_that_has_enough_leaves_no_thread_and_no_further_call() -> None:
     begun: list[int] = []
-    results = Jobs(threads=THREADS).run(jobs([lambda: begun.append(1)] * 1000))
+    results = Executor(max_concurrency=THREADS).run(jobs([lambda: begun.append(1)] * 1000))
     next(results)
     results.close()
     so_far = len(begun)
@@ -297,14 +299,14 @@ def test_progress_is_told_of_every_job_that_is_done() -> None:
     seconds = itertools.count()
     progress = Progress("Working", interval=0.0, clock=lambda: next(seconds), say=lines.append)
     progress.begin(20, 0)
-    list(Jobs(threads=THREADS, progress=progress).run(jobs([int] * 20)))
+    list(Executor(max_concurrency=THREADS, progress=progress).run(jobs([int] * 20)))
 
     done = [int(line.split()[1]) for line in lines]
     assert done == sorted(done)
     assert done[-1] == 20
 
 
-QUICK = Patience(seconds=60, shortest=0.01, longest=0.02)
+QUICK = RetryPolicy(seconds=60, shortest=0.01, longest=0.02)
 
 
 class Flaky:
@@ -328,15 +330,15 @@ def unavailable(times: int) -> list[QuiltError]:
 def test_a_call_that_fails_for_now_is_made_again_and_its_job_does_not_notice() -> None:
     flaky, other = Flaky(*unavailable(5)), Flaky()
 
-    assert list(Jobs(threads=THREADS, patience=QUICK).run([("job", steps([flaky, other], [lambda: "next"]))])) == [
+    assert list(Executor(max_concurrency=THREADS, retry=QUICK).run([("job", steps([flaky, other], [lambda: "next"]))])) == [
         ("job", [["done", "done"], ["next"]])
     ]
     assert (flaky.calls, other.calls) == (6, 1)
 
 
 def test_other_jobs_go_on_while_a_call_rests() -> None:
-    slow = Patience(seconds=60, shortest=0.5, chance=lambda: 1.0)
-    results = Jobs(threads=1, patience=slow).run(jobs([Flaky(*unavailable(1)), *[Flaky() for _ in range(20)]]))
+    slow = RetryPolicy(seconds=60, shortest=0.5, chance=lambda: 1.0)
+    results = Executor(max_concurrency=1, retry=slow).run(jobs([Flaky(*unavailable(1)), *[Flaky() for _ in range(20)]]))
 
     assert [key for key, _ in results][-1] == 0
 
@@ -345,7 +347,7 @@ def test_a_call_that_fails_for_too_long_ends_the_work() -> None:
     flaky = Flaky(*unavailable(10_000))
 
     with pytest.raises(StorageUnavailableError, match="down"):
-        list(Jobs(threads=THREADS, patience=Patience(seconds=0.3, shortest=0.01, longest=0.02)).run(jobs([flaky])))
+        list(Executor(max_concurrency=THREADS, retry=RetryPolicy(seconds=0.3, shortest=0.01, longest=0.02)).run(jobs([flaky])))
     assert 5 < flaky.calls < 1000
 
 
@@ -353,18 +355,18 @@ def test_what_fails_for_good_is_not_tried_again() -> None:
     flaky = Flaky(AccessDeniedError("no", "s3://registry/key"))
 
     with pytest.raises(AccessDeniedError):
-        list(Jobs(threads=THREADS, patience=QUICK).run(jobs([flaky])))
+        list(Executor(max_concurrency=THREADS, retry=QUICK).run(jobs([flaky])))
     assert flaky.calls == 1
 
 
 def test_a_stop_ends_the_rest_of_a_call() -> None:
     stop = threading.Event()
-    patience = Patience(seconds=1000, shortest=500, chance=lambda: 1.0)
+    patience = RetryPolicy(seconds=1000, shortest=500, chance=lambda: 1.0)
     threading.Timer(0.2, stop.set).start()
     began = time.monotonic()
 
     with pytest.raises(CancelledError):
-        list(Jobs(threads=THREADS, stop=stop, patience=patience).run(jobs([Flaky(*unavailable(1))])))
+        list(Executor(max_concurrency=THREADS, stop=stop, retry=patience).run(jobs([Flaky(*unavailable(1))])))
     assert time.monotonic() - began < 60
 
 
@@ -394,7 +396,7 @@ class Store:
 def test_fewer_calls_run_while_the_store_asks_to_slow_down(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     store = Store(bears=4)
-    list(Jobs(threads=16, patience=Patience(seconds=300, shortest=0.01, longest=0.02)).run(jobs([store] * 120)))
+    list(Executor(max_concurrency=16, retry=RetryPolicy(seconds=300, shortest=0.01, longest=0.02)).run(jobs([store] * 120)))
 
     assert store.most[0] <= 16
     assert max(store.most) > 4
@@ -405,7 +407,7 @@ def test_fewer_calls_run_while_the_store_asks_to_slow_down(caplog: pytest.LogCap
 def test_the_pace_grows_again_when_the_store_bears_it() -> None:
     store = Store(bears=16)
     first = Flaky(ThrottledError("slow down", "s3://registry/key"))
-    list(Jobs(threads=16, patience=QUICK).run(jobs([first, *[store] * 500])))
+    list(Executor(max_concurrency=16, retry=QUICK).run(jobs([first, *[store] * 500])))
 
     assert max(store.most[-50:]) > 8
     assert store.refused == 0
@@ -439,7 +441,9 @@ class Vanishing:
 def test_a_job_is_told_that_its_upload_was_ended_and_may_begin_again(at: int) -> None:
     vanishing = Vanishing(at, at)
 
-    assert list(Jobs(threads=THREADS, patience=QUICK).run([("job", vanishing.steps()), ("other", steps([Flaky()]))])) in (
+    assert list(
+        Executor(max_concurrency=THREADS, retry=QUICK).run([("job", vanishing.steps()), ("other", steps([Flaky()]))])
+    ) in (
         [("other", [["done"]]), ("job", "complete")],
         [("job", "complete"), ("other", [["done"]])],
     )
@@ -449,7 +453,7 @@ def test_a_job_is_told_that_its_upload_was_ended_and_may_begin_again(at: int) ->
 
 def test_a_job_that_does_not_care_ends_the_work() -> None:
     with pytest.raises(UploadVanishedError):
-        list(Jobs(threads=THREADS, patience=QUICK).run(jobs([Flaky(UploadVanishedError("gone", "s3://registry/key"))])))
+        list(Executor(max_concurrency=THREADS, retry=QUICK).run(jobs([Flaky(UploadVanishedError("gone", "s3://registry/key"))])))
 
 
 def test_a_call_that_hangs_does_not_keep_the_end_of_the_work_waiting() -> None:
@@ -459,7 +463,7 @@ def test_a_call_that_hangs_does_not_keep_the_end_of_the_work_waiting() -> None:
     began = time.monotonic()
     try:
         with pytest.raises(CancelledError):
-            list(Jobs(threads=THREADS, stop=stop).run(jobs([lambda: release.wait(120)])))
+            list(Executor(max_concurrency=THREADS, stop=stop).run(jobs([lambda: release.wait(120)])))
         assert time.monotonic() - began < 60
     finally:
         release.set()

@@ -74,7 +74,7 @@ def test_as_many_calls_run_at_a_time_as_the_stores_allow(
         commit(registry, NAME, entries, {"version": "v0", "message": str(i)})
     do, operation, where = WORKS[work]
     meeting = Meeting(threads, operation, where)
-    limited = replace(tapped(registry.stores, meeting), limits=Limits(threads=threads))
+    limited = replace(tapped(registry.stores, meeting), limits=Limits(max_concurrency=threads))
     do(Registry(registry.location, limited), tmp_path / "out")
 
     assert meeting.recorder.most_at_once == threads
@@ -83,10 +83,10 @@ def test_as_many_calls_run_at_a_time_as_the_stores_allow(
 
 @pytest.mark.parametrize("threads", [1, 16, 100])
 def test_the_client_has_a_connection_for_every_call(threads: int) -> None:
-    assert client_config(None, Limits(threads=threads)).max_pool_connections >= threads
+    assert client_config(None, Limits(max_concurrency=threads)).max_pool_connections >= threads
 
 
 def test_taps_leave_the_limits_of_stores_alone(registry: Registry) -> None:
-    limits = Limits(threads=2, memory=3, spill=4)
+    limits = Limits(max_concurrency=2, memory=3, spill=4)
 
     assert tapped(replace(registry.stores, limits=limits), Recorder()).limits == limits

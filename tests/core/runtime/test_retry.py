@@ -15,18 +15,18 @@ from airflow_quilt.core.errors import (
     ThrottledError,
     UploadVanishedError,
 )
-from airflow_quilt.core.runtime.retry import NO_PATIENCE, Patience
+from airflow_quilt.core.runtime.retry import NO_RETRY, RetryPolicy
 from tests.support import Clock
 
 WHERE = "s3://bucket/key"
 DOWN = StorageUnavailableError("down", WHERE)
 
 
-def patience(clock: Clock, chance: float = 1.0, seconds: float = 100.0) -> Patience:
+def patience(clock: Clock, chance: float = 1.0, seconds: float = 100.0) -> RetryPolicy:
     def sleep(pause: float) -> None:
         clock.now += pause
 
-    return Patience(seconds, shortest=1.0, longest=8.0, clock=clock, chance=lambda: chance, sleep=sleep)
+    return RetryPolicy(seconds, shortest=1.0, longest=8.0, clock=clock, chance=lambda: chance, sleep=sleep)
 
 
 def failing(times: int, error: QuiltError = DOWN) -> Callable[[], str]:
@@ -106,4 +106,4 @@ def test_credentials_that_stay_expired_are_given_up_soon() -> None:
 
 def test_without_patience_the_first_failure_is_the_last() -> None:
     with pytest.raises(StorageUnavailableError):
-        NO_PATIENCE.call(failing(1))
+        NO_RETRY.call(failing(1))

@@ -13,9 +13,9 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.ordering import place
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Task, Upload
+from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
 from airflow_quilt.core.runtime.spool import Spool
-from airflow_quilt.core.runtime.threads import map_threads
+from airflow_quilt.core.runtime.threads import map_concurrently
 
 ORIGIN = PhysicalKey("bucket", "key", "version")
 
@@ -61,7 +61,7 @@ def test_threads_may_put_records_in_at_the_same_time() -> None:
     records = sources(20_000)
     parts = [records[start::8] for start in range(8)]
     with Spool[Source](Source, 1500) as spool:
-        assert list(map_threads(spool.extend, parts, 8)) == [2500] * 8
+        assert list(map_concurrently(spool.extend, parts, 8)) == [2500] * 8
         assert list(spool) == records
 
 
@@ -82,7 +82,7 @@ def test_records_come_back_as_they_were(most: int) -> None:
         Upload(ODD[2], ORIGIN),
         Copy(ODD[3], ORIGIN, ORIGIN),
     ]
-    for kind, records in ((Source, ODD), (Entry, entries), (Task, tasks)):
+    for kind, records in ((Source, ODD), (Entry, entries), (Transfer, tasks)):
         with Spool[Any](kind, most) as spool:
             for record in records:
                 spool.extend([record])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_quilt.core.runtime.threads import ByteBudget, map_threads
+from airflow_quilt.core.runtime.threads import ByteBudget, map_concurrently
 
 PATIENCE = 10.0
 """Seconds after which something that must happen counts as not happening."""
@@ -21,11 +21,11 @@ def test_results_come_in_the_order_of_the_items_whichever_is_ready_first() -> No
             later.set()
         return item * 10
 
-    assert list(map_threads(work, range(100), threads=4)) == [item * 10 for item in range(100)]
+    assert list(map_concurrently(work, range(100), threads=4)) == [item * 10 for item in range(100)]
 
 
 def test_no_items_give_no_results() -> None:
-    assert list(map_threads(str, [], threads=4)) == []
+    assert list(map_concurrently(str, [], threads=4)) == []
 
 
 def test_so_many_calls_run_at_a_time_as_there_are_threads() -> None:
@@ -35,7 +35,7 @@ def test_so_many_calls_run_at_a_time_as_there_are_threads() -> None:
         together.wait(PATIENCE)
         return item
 
-    assert list(map_threads(work, range(20), threads=5)) == list(range(20))
+    assert list(map_concurrently(work, range(20), threads=5)) == list(range(20))
 
 
 def test_no_more_calls_run_at_a_time_than_there_are_threads() -> None:
@@ -49,7 +49,7 @@ def test_no_more_calls_run_at_a_time_than_there_are_threads() -> None:
         with lock:
             running[0] -= 1
 
-    list(map_threads(work, range(50), threads=3))
+    list(map_concurrently(work, range(50), threads=3))
 
     assert 1 <= most[0] <= 3
 
@@ -61,7 +61,7 @@ def test_items_are_taken_only_a_little_ahead_of_the_results() -> None:
         while True:
             yield next(taken)
 
-    results = map_threads(lambda item: item, items(), threads=4)
+    results = map_concurrently(lambda item: item, items(), threads=4)
     first = list(itertools.islice(results, 10))
     results.close()  # type: ignore[attr-defined]
 
@@ -78,7 +78,7 @@ def test_the_error_of_a_call_comes_in_its_place_and_ends_the_work() -> None:
         done.append(item)
         return item
 
-    results = map_threads(work, range(10_000), threads=2)
+    results = map_concurrently(work, range(10_000), threads=2)
 
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(LookupError, match="the third"):
@@ -93,12 +93,12 @@ def test_an_error_of_the_items_ends_the_work() -> None:
         raise LookupError("no more items")
 
     with pytest.raises(LookupError, match="no more items"):
-        list(map_threads(lambda item: item, items(), threads=4))
+        list(map_concurrently(lambda item: item, items(), threads=4))
 
 
 def test_a_reader_that_stops_early_leaves_no_thread_behind() -> None:
     before = set(threading.enumerate())
-    results = map_threads(lambda item: item, itertools.count(), threads=4)
+    results = map_concurrently(lambda item: item, itertools.count(), threads=4)
     next(results)
     results.close()  # type: ignore[attr-defined]
 
@@ -117,7 +117,7 @@ def test_the_budget_is_never_exceeded() -> None:
             with lock:
                 held[0] -= size
 
-    list(map_threads(work, [(7 * item) % 60 + 1 for item in range(200)], threads=8))
+    list(map_concurrently(work, [(7 * item) % 60 + 1 for item in range(200)], threads=8))
 
     assert held[0] == 0
     assert 0 < most[0] <= 100
@@ -131,7 +131,7 @@ def test_what_fits_together_is_held_together() -> None:
             together.wait(PATIENCE)
         return size
 
-    assert list(map_threads(work, [25, 25, 25, 25], threads=4)) == [25, 25, 25, 25]
+    assert list(map_concurrently(work, [25, 25, 25, 25], threads=4)) == [25, 25, 25, 25]
 
 
 def holding(budget: ByteBudget, size: int) -> tuple[threading.Thread, threading.Event]:

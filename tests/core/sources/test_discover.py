@@ -21,7 +21,7 @@ from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.format.ordering import checked
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
 from airflow_quilt.core.plan.actions import Source
-from airflow_quilt.core.plan.tree import Tree
+from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.sources.discover import FindOptions, SourceFinder
 from airflow_quilt.core.sources.parse import parse_entries
@@ -48,12 +48,12 @@ class Finder:
     def __call__(self, entries: object, **options: Any) -> list[Source]:
         return list(self.tree(entries, **options).sources)
 
-    def tree(self, entries: object, **options: Any) -> Tree:
+    def tree(self, entries: object, **options: Any) -> SourceTree:
         found: Spool[Source] = Spool(Source, 2)
         finder = SourceFinder(self.stores, self._read_package, FindOptions(**options))
         with found:
             directories = finder.find(parse_entries(entries), found)
-            return Tree(list(checked(found, directories)), directories)
+            return SourceTree(list(checked(found, directories)), directories)
 
     def keys(self, entries: object, **options: Any) -> list[str]:
         return [source.logical_key for source in self(entries, **options)]
@@ -226,7 +226,7 @@ def test_an_empty_directory_is_refused_unless_it_is_allowed(find: Finder, write:
 
 @pytest.mark.parametrize("entries", [{}, [], {"a/": []}], ids=["no-entries", "empty-list", "empty-list-below-a-key"])
 def test_without_requests_there_is_nothing(find: Finder, entries: object) -> None:
-    assert find.tree(entries) == Tree([])
+    assert find.tree(entries) == SourceTree([])
 
 
 def test_an_entry_that_cannot_be_read_ends_the_search(find: Finder, write: Write) -> None:

@@ -11,10 +11,10 @@ from airflow_quilt.core.errors import PreconditionError, RevisionConflictError, 
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import Published
+from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.storage.base import Replace, Stat, Stores, WriteMode
+from airflow_quilt.core.storage.base import IfMatch, ObjectInfo, Stores, WriteMode
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -33,21 +33,23 @@ class IgnoringStorage(MemoryStorage):
         key: PhysicalKey,
         body: bytes | IO[bytes],
         mode: WriteMode = "overwrite",  # noqa: ARG002
-        mark: str | None = None,
-    ) -> Stat:
-        return super().put(key, body, "overwrite", mark)
+        writer_tag: str | None = None,
+    ) -> ObjectInfo:
+        return super().put(key, body, "overwrite", writer_tag)
 
-    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
+    def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
         return False
 
 
 class RefusingStorage(MemoryStorage):
     """A store that does not know conditional writes, and says so."""
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
+    def put(
+        self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
+    ) -> ObjectInfo:
         if mode != "overwrite":
             raise UnsupportedError("the store does not know this request", str(key))
-        return super().put(key, body, mode, mark)
+        return super().put(key, body, mode, writer_tag)
 
 
 WEAK = [IgnoringStorage, RefusingStorage]
@@ -66,11 +68,11 @@ def weak_registry(weak: MemoryStorage) -> Registry:
     return Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), weak))
 
 
-def publish(registry: Registry, message: str) -> Published:
+def publish(registry: Registry, message: str) -> PublishResult:
     return build(registry, Draft(package=str(NAME), entries={}, message=message, allow_empty=True))
 
 
-@pytest.mark.parametrize("mode", ["create", Replace("other")])
+@pytest.mark.parametrize("mode", ["create", IfMatch("other")])
 def test_where_the_store_keeps_no_conditions_the_writer_looks_itself(weak: MemoryStorage, mode: WriteMode) -> None:
     writer = ConditionalWriter(weak)
     writer.put(KEY, b"one", "create")
@@ -79,7 +81,7 @@ def test_where_the_store_keeps_no_conditions_the_writer_looks_itself(weak: Memor
     with pytest.raises(PreconditionError):
         writer.put(KEY, b"two", mode)
     assert weak.get(KEY).data == b"one"
-    writer.put(KEY, b"two", Replace(weak.get(KEY).etag))
+    writer.put(KEY, b"two", IfMatch(weak.get(KEY).etag))
     assert weak.get(KEY).data == b"two"
 
 
@@ -88,8 +90,8 @@ def test_to_replace_what_is_gone_is_refused_there_too(weak: MemoryStorage) -> No
     writer.probe(KEY, b"one")
 
     with pytest.raises(PreconditionError):
-        writer.put(KEY, b"two", Replace("e1"))
-    assert list(weak.scan(PhysicalKey("registry", ""))) == []
+        writer.put(KEY, b"two", IfMatch("e1"))
+    assert list(weak.list_objects(PhysicalKey("registry", ""))) == []
 
 
 def test_the_weaker_promise_is_told_once(weak_registry: Registry, caplog: pytest.LogCaptureFixture) -> None:

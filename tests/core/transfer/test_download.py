@@ -25,12 +25,12 @@ from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_path
-from airflow_quilt.core.transfer.download import Fetch, Wanted
+from airflow_quilt.core.transfer.download import Download, Downloader
 from tests.core.faulty import Before, Call, Fault, Recorder, T, Tap, tapped
 from tests.core.packages import HASH_TYPES, PART, entry_of, files_below, put
 
 THREADS = 4
-FEW = Limits(threads=THREADS)
+FEW = Limits(max_concurrency=THREADS)
 WAIT = 60
 """Seconds after which a test that hangs is failed."""
 LARGE = os.urandom(2 * PART + 5)
@@ -45,22 +45,22 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def want(memory: MemoryStorage, out: Path) -> Callable[..., Wanted]:
+def want(memory: MemoryStorage, out: Path) -> Callable[..., Download]:
     """Return what stores bytes as an object and returns the wish to have them in a file of the same name."""
 
-    def want(name: str, data: bytes, hash_type: str = CHUNKED, *, stored: bytes | None = None) -> Wanted:
+    def want(name: str, data: bytes, hash_type: str = CHUNKED, *, stored: bytes | None = None) -> Download:
         origin = put(memory, f"s3://source/data/{name}", data if stored is None else stored)
-        return Wanted(entry_of(name, data, origin, hash_type=hash_type), origin, resolve_path(out).join(name))
+        return Download(entry_of(name, data, origin, hash_type=hash_type), origin, resolve_path(out).join(name))
 
     return want
 
 
-def fetch(stores: Stores, wanted: list[Wanted], *taps: Tap, stop: threading.Event | None = None) -> dict[str, bool]:
+def fetch(stores: Stores, wanted: list[Download], *taps: Tap, stop: threading.Event | None = None) -> dict[str, bool]:
     """Fetch and check that no thread stays behind; return which files are new."""
     threads = set(threading.enumerate())
     try:
         limited = replace(tapped(stores, *taps) if taps else stores, limits=FEW)
-        found = Fetch(limited, stop=stop).run(wanted)
+        found = Downloader(limited, stop=stop).run(wanted)
         return {each.entry.logical_key: is_new for each, is_new in found}
     finally:
         assert set(threading.enumerate()) <= threads
@@ -72,7 +72,7 @@ def fetch(stores: Stores, wanted: list[Wanted], *taps: Tap, stop: threading.Even
 def test_a_file_gets_the_bytes_of_its_entry_which_are_read_once(
     stores: Stores,
     recorder: Recorder,
-    want: Callable[..., Wanted],
+    want: Callable[..., Download],
     write: Callable[..., Path],
     out: Path,
     origin: str,
@@ -88,7 +88,7 @@ def test_a_file_gets_the_bytes_of_its_entry_which_are_read_once(
     assert recorder.bytes_read == len(data)
 
 
-def test_the_parts_of_a_file_are_fetched_at_the_same_time(stores: Stores, want: Callable[..., Wanted], out: Path) -> None:
+def test_the_parts_of_a_file_are_fetched_at_the_same_time(stores: Stores, want: Callable[..., Download], out: Path) -> None:
     meet = threading.Barrier(3)
 
     class Meeting:
@@ -105,7 +105,7 @@ def test_the_parts_of_a_file_are_fetched_at_the_same_time(stores: Stores, want: 
 @pytest.mark.parametrize("data", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
 def test_a_file_that_is_right_is_left_as_it_is_and_its_object_is_not_looked_at(
-    stores: Stores, recorder: Recorder, want: Callable[..., Wanted], write: Callable[..., Path], hash_type: str, data: bytes
+    stores: Stores, recorder: Recorder, want: Callable[..., Download], write: Callable[..., Path], hash_type: str, data: bytes
 ) -> None:
     path = write("out/file", data)
     before = path.stat()
@@ -131,7 +131,7 @@ def test_a_file_that_is_right_is_left_as_it_is_and_its_object_is_not_looked_at(
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
 def test_a_file_that_is_wrong_is_replaced(
     stores: Stores,
-    want: Callable[..., Wanted],
+    want: Callable[..., Download],
     write: Callable[..., Path],
     out: Path,
     hash_type: str,
@@ -146,7 +146,7 @@ def test_a_file_that_is_wrong_is_replaced(
 
 @TWO_SIZES
 def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_names_is_left_alone(
-    stores: Stores, want: Callable[..., Wanted], write: Callable[..., Path], out: Path, data: bytes
+    stores: Stores, want: Callable[..., Download], write: Callable[..., Path], out: Path, data: bytes
 ) -> None:
     elsewhere = write("elsewhere", data[::-1])
     out.mkdir()
@@ -176,7 +176,7 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_names_is_left_alo
 def test_of_a_damaged_object_no_file_comes_and_what_had_the_name_stays(
     stores: Stores,
     memory: MemoryStorage,
-    want: Callable[..., Wanted],
+    want: Callable[..., Download],
     write: Callable[..., Path],
     out: Path,
     hash_type: str,
@@ -197,14 +197,16 @@ def test_of_a_damaged_object_no_file_comes_and_what_had_the_name_stays(
 
 
 def test_an_object_that_has_grown_is_right_as_long_as_it_begins_with_the_bytes_of_its_entry(
-    stores: Stores, want: Callable[..., Wanted], out: Path
+    stores: Stores, want: Callable[..., Download], out: Path
 ) -> None:
     fetch(stores, [want("file", b"bytes", stored=b"bytes and more")])
 
     assert files_below(out) == {"file": b"bytes"}
 
 
-def test_a_hash_of_an_unknown_type_is_refused(stores: Stores, recorder: Recorder, want: Callable[..., Wanted], out: Path) -> None:
+def test_a_hash_of_an_unknown_type_is_refused(
+    stores: Stores, recorder: Recorder, want: Callable[..., Download], out: Path
+) -> None:
     wanted = want("file", b"bytes")
     wanted = replace(wanted, entry=msgspec.structs.replace(wanted.entry, hash=Hash("MD5", "0")))
 
@@ -224,7 +226,7 @@ def test_a_hash_of_an_unknown_type_is_refused(stores: Stores, recorder: Recorder
 @TWO_SIZES
 def test_what_is_in_the_way_of_a_file_stays(
     stores: Stores,
-    want: Callable[..., Wanted],
+    want: Callable[..., Download],
     write: Callable[..., Path],
     out: Path,
     there: str,
@@ -241,7 +243,7 @@ def test_what_is_in_the_way_of_a_file_stays(
 @pytest.mark.parametrize("operation", ["stream", "create", "write part", "complete"])
 @TWO_SIZES
 def test_a_file_that_fails_leaves_nothing_and_those_that_were_complete_stay(
-    stores: Stores, want: Callable[..., Wanted], out: Path, operation: str, data: bytes
+    stores: Stores, want: Callable[..., Download], out: Path, operation: str, data: bytes
 ) -> None:
     complete = threading.Event()
     fault = Fault(1, among=lambda call: call.operation == operation and call.key.key.endswith("bad"))
@@ -263,7 +265,7 @@ def test_a_file_that_fails_leaves_nothing_and_those_that_were_complete_stay(
 
 
 def test_an_abort_that_fails_hides_neither_the_failure_nor_the_other_aborts(
-    stores: Stores, want: Callable[..., Wanted], recorder: Recorder, caplog: pytest.LogCaptureFixture
+    stores: Stores, want: Callable[..., Download], recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
     created = threading.Barrier(2)
 
@@ -287,7 +289,7 @@ def test_an_abort_that_fails_hides_neither_the_failure_nor_the_other_aborts(
 
 
 def test_a_fetch_that_was_stopped_before_it_began_makes_no_file_and_few_calls(
-    stores: Stores, recorder: Recorder, want: Callable[..., Wanted], out: Path
+    stores: Stores, recorder: Recorder, want: Callable[..., Download], out: Path
 ) -> None:
     stop = threading.Event()
     stop.set()
@@ -301,7 +303,7 @@ def test_a_fetch_that_was_stopped_before_it_began_makes_no_file_and_few_calls(
 @pytest.mark.parametrize("operation", ["stat", "create", "stream", "write part", "complete"])
 @TWO_SIZES
 def test_a_stop_at_any_moment_leaves_right_files_only(
-    stores: Stores, want: Callable[..., Wanted], out: Path, operation: str, data: bytes
+    stores: Stores, want: Callable[..., Download], out: Path, operation: str, data: bytes
 ) -> None:
     stop = threading.Event()
     wanted = [want(f"{i:03}", data if i == 0 else b"bytes") for i in range(100)]
@@ -315,7 +317,7 @@ def test_a_stop_at_any_moment_leaves_right_files_only(
 
 
 @pytest.mark.parametrize("where", ["the object", "the file that is there"])
-def test_a_stop_ends_reading_between_two_chunks(want: Callable[..., Wanted], write: Callable[..., Path], where: str) -> None:
+def test_a_stop_ends_reading_between_two_chunks(want: Callable[..., Download], write: Callable[..., Path], where: str) -> None:
     stop = threading.Event()
     read: list[int] = []
 
@@ -347,10 +349,10 @@ def test_a_stop_ends_reading_between_two_chunks(want: Callable[..., Wanted], wri
 
 @TWO_SIZES
 def test_a_consumer_that_has_enough_leaves_no_temporary_file_and_no_thread(
-    stores: Stores, want: Callable[..., Wanted], out: Path, data: bytes
+    stores: Stores, want: Callable[..., Download], out: Path, data: bytes
 ) -> None:
     threads = set(threading.enumerate())
-    results = Fetch(replace(stores, limits=FEW)).run([want(str(i), data) for i in range(10)])
+    results = Downloader(replace(stores, limits=FEW)).run([want(str(i), data) for i in range(10)])
     wanted, _ = next(results)
     results.close()
 
@@ -361,7 +363,7 @@ def test_a_consumer_that_has_enough_leaves_no_temporary_file_and_no_thread(
 
 
 def test_progress_is_told_of_every_file_and_byte_once(
-    stores: Stores, want: Callable[..., Wanted], write: Callable[..., Path]
+    stores: Stores, want: Callable[..., Download], write: Callable[..., Path]
 ) -> None:
     lines: list[str] = []
     seconds = iter(range(1_000_000))
@@ -371,6 +373,6 @@ def test_progress_is_told_of_every_file_and_byte_once(
     wanted = [want("right", there), want("wrong", b"54321"), want("new", b"1234567"), want("large", LARGE)]
     size = sum(each.entry.size for each in wanted)
     progress.begin(len(wanted), size)
-    list(Fetch(replace(stores, limits=Limits(threads=1)), progress=progress).run(wanted))
+    list(Downloader(replace(stores, limits=Limits(max_concurrency=1)), progress=progress).run(wanted))
 
     assert lines[-1].startswith("Installing: 4 of 4 entries, 16.0 MiB of 16.0 MiB")

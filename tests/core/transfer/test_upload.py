@@ -16,20 +16,20 @@ from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, hash_of, to_s3
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Task, Upload
+from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.progress import Progress
-from airflow_quilt.core.storage.base import Stat, Stores
+from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_path
-from airflow_quilt.core.transfer.upload import Transfer
+from airflow_quilt.core.transfer.upload import Uploader
 from tests.core.faulty import Before, Call, Fault, Recorder, SilentStorage, T, Tap, tapped
 from tests.core.packages import HASH_TYPES, PART, checksum
 
 THREADS = 4
-FEW = Limits(threads=THREADS)
-ALONE = Limits(threads=1)
+FEW = Limits(max_concurrency=THREADS)
+ALONE = Limits(max_concurrency=1)
 WAIT = 60
 """Seconds after which a test that hangs is failed."""
 
@@ -72,17 +72,17 @@ def in_place(source: Source) -> HashInPlace:
     return HashInPlace(source, source.origin)
 
 
-def carry_out(transfer: Transfer, tasks: Sequence[Task]) -> list[Entry]:
+def carry_out(transfer: Uploader, tasks: Sequence[Transfer]) -> list[Entry]:
     """Carry out tasks; return their entries in the same order."""
     done = {id(task): entry for task, entry in transfer.run(tasks)}
     return [done[id(task)] for task in tasks]
 
 
-def run(stores: Stores, tasks: Sequence[Task], *taps: Tap, stop: threading.Event | None = None) -> list[Entry]:
+def run(stores: Stores, tasks: Sequence[Transfer], *taps: Tap, stop: threading.Event | None = None) -> list[Entry]:
     """Carry out actions and check that no thread stays behind, whatever comes of it."""
     threads = set(threading.enumerate())
     try:
-        return carry_out(Transfer(replace(tapped(stores, *taps), limits=FEW), stop=stop), tasks)
+        return carry_out(Uploader(replace(tapped(stores, *taps), limits=FEW), stop=stop), tasks)
     finally:
         assert set(threading.enumerate()) <= threads
 
@@ -131,16 +131,16 @@ def test_as_many_bytes_are_in_flight_as_the_limits_say_and_never_more(stores: St
             meet.wait(WAIT)
             return run()
 
-    narrow = replace(tapped(stores, recorder, Meeting()), limits=Limits(threads=THREADS, memory=25))
-    carry_out(Transfer(narrow), [content(str(i), bytes(10)) for i in range(20)])
+    narrow = replace(tapped(stores, recorder, Meeting()), limits=Limits(max_concurrency=THREADS, memory=25))
+    carry_out(Uploader(narrow), [content(str(i), bytes(10)) for i in range(20)])
 
     assert recorder.most_at_once == 2
     assert len(recorder.of("upload")) == 20
 
 
 def test_what_is_larger_than_the_limits_goes_alone(stores: Stores, recorder: Recorder) -> None:
-    narrow = replace(tapped(stores, recorder), limits=Limits(threads=THREADS, memory=5))
-    carry_out(Transfer(narrow), [content(str(i), bytes(10)) for i in range(20)])
+    narrow = replace(tapped(stores, recorder), limits=Limits(max_concurrency=THREADS, memory=5))
+    carry_out(Uploader(narrow), [content(str(i), bytes(10)) for i in range(20)])
 
     assert recorder.most_at_once == 1
     assert len(recorder.of("upload")) == 20
@@ -167,7 +167,7 @@ def test_parts_lie_on_the_grid_of_the_format(
     memory: MemoryStorage, recorder: Recorder, write: Callable[..., Path], kind: str, size: int, parts: list[int]
 ) -> None:
     data = os.urandom(size)
-    actions: dict[str, Callable[[], Task]] = {
+    actions: dict[str, Callable[[], Transfer]] = {
         "content": lambda: content("object", data),
         "file": lambda: file_upload(write("object", data)),
         "copy": lambda: copy_of(object_source(memory, data)),
@@ -248,7 +248,7 @@ def test_every_kind_of_source_gets_a_crc_where_that_is_wanted(
     stores: Stores, memory: MemoryStorage, write: Callable[..., Path], kind: str, size: int
 ) -> None:
     data = os.urandom(size)
-    actions: dict[str, Callable[[], Task]] = {
+    actions: dict[str, Callable[[], Transfer]] = {
         "content": lambda: content("object", data),
         "file": lambda: file_upload(write("object", data)),
         "copy": lambda: copy_of(object_source(memory, data)),
@@ -302,7 +302,7 @@ def test_what_is_right_at_its_destination_is_left_there(
 ) -> None:
     data = os.urandom(size)
     there = memory.store(destination("object"), data).key
-    transfer = Transfer(tapped(stores, recorder))
+    transfer = Uploader(tapped(stores, recorder))
     (entry,) = carry_out(transfer, [exact(EXACT[kind](memory, write, data), data, hash_type)])
 
     assert (transfer.reused, recorder.writes) == (1, [])
@@ -318,7 +318,7 @@ def test_what_is_wrong_at_its_destination_is_replaced(
     data = b"same size, these bytes"
     if there is not None:
         memory.store(destination("object"), there, "create", {"SHA256": checksum(there, "SHA256")} if told else {})
-    transfer = Transfer(stores)
+    transfer = Uploader(stores)
     (entry,) = carry_out(transfer, [exact(EXACT[kind](memory, write, data), data)])
 
     assert transfer.reused == 0
@@ -403,7 +403,7 @@ def test_an_object_that_was_sent_in_parts_is_read_unless_they_are_those_of_the_f
 
 def test_an_object_in_parts_of_which_the_store_tells_nothing_is_read(recorder: Recorder) -> None:
     class Silent(MemoryStorage):
-        def part_sizes(self, stat: Stat) -> list[int]:  # noqa: ARG002
+        def part_sizes(self, stat: ObjectInfo) -> list[int]:  # noqa: ARG002
             return []
 
     silent, data = Silent(["registry"]), os.urandom(PART + 1)
@@ -467,7 +467,7 @@ def test_a_file_that_is_not_what_was_listed_fails_the_transfer(
         run(Stores(LocalStorage(), memory), [action], changing)
     assert changing.done
     assert memory.uploads == []
-    assert list(memory.scan(PhysicalKey("registry", ""))) == []
+    assert list(memory.list_objects(PhysicalKey("registry", ""))) == []
 
 
 @pytest.mark.parametrize("versioned", [True, False], ids=["versioned", "not versioned"])
@@ -490,7 +490,7 @@ def test_an_object_that_is_replaced_after_it_was_listed_is_seen_or_taken_as_it_w
     else:
         with pytest.raises(SourceChangedError, match="s3://source/data/object"):
             run(stores, [action])
-        assert list(memory.scan(PhysicalKey("registry", ""))) == []
+        assert list(memory.list_objects(PhysicalKey("registry", ""))) == []
         assert memory.uploads == []
 
 
@@ -535,7 +535,7 @@ def test_an_upload_whose_part_fails_is_aborted_and_the_failure_is_told(
     assert [call.operation for call in recorder.calls][-1] == "abort"
     assert len(recorder.of("abort")) == 1
     assert memory.uploads == []
-    assert list(memory.scan(PhysicalKey("registry", ""))) == []
+    assert list(memory.list_objects(PhysicalKey("registry", ""))) == []
 
 
 def test_a_failure_elsewhere_aborts_every_upload_that_was_begun(
@@ -678,7 +678,7 @@ def test_a_stop_ends_the_reading_of_a_file_between_two_chunks(memory: MemoryStor
                 yield chunk
 
     with pytest.raises(CancelledError):
-        carry_out(Transfer(Stores(Watching(), memory, limits=ALONE), stop=stop), [in_place(file_source(path))])
+        carry_out(Uploader(Stores(Watching(), memory, limits=ALONE), stop=stop), [in_place(file_source(path))])
     assert len(read) == 1
 
 
@@ -696,7 +696,7 @@ def test_progress_is_told_of_every_entry_and_byte_once(
     seconds = iter(range(1_000_000))
     progress = Progress("Moving", interval=0.0, clock=lambda: next(seconds), say=lines.append)
     progress.begin(len(actions), sum(action.source.size for action in actions))
-    carry_out(Transfer(replace(stores, limits=ALONE), progress=progress), actions)
+    carry_out(Uploader(replace(stores, limits=ALONE), progress=progress), actions)
 
     assert lines[-1].startswith("Moving: 4 of 4 entries, 16.0 MiB of 16.0 MiB")
     done = [int(line.split()[1]) for line in lines]

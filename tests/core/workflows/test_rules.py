@@ -15,7 +15,7 @@ from airflow_quilt.core.errors import (
     WorkflowError,
 )
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import Blob
+from airflow_quilt.core.storage.base import StoredObject
 from airflow_quilt.core.workflows.rules import Choice, Workflow, load_workflow
 
 ON_S3 = "s3://registry/.quilt/workflows/config.yml?versionId=c1"
@@ -31,18 +31,18 @@ class Shelf:
         self.schemas = schemas
         self.asked: list[str] = []
 
-    def __call__(self, key: PhysicalKey) -> Blob:
+    def __call__(self, key: PhysicalKey) -> StoredObject:
         self.asked.append(str(key))
         schema = self.schemas.get(str(key))
         if schema is None:
             raise ObjectNotFoundError("there is no such object", str(key))
         data = schema if isinstance(schema, bytes) else json.dumps(schema).encode()
         read = key if key.is_local or key.version_id else key.at_version("s1")
-        return Blob(data, "etag", read)
+        return StoredObject(data, "etag", read)
 
 
-def blob(config: str | bytes, url: str = ON_S3) -> Blob:
-    return Blob(config.encode() if isinstance(config, str) else config, "etag", PhysicalKey.parse(url))
+def blob(config: str | bytes, url: str = ON_S3) -> StoredObject:
+    return StoredObject(config.encode() if isinstance(config, str) else config, "etag", PhysicalKey.parse(url))
 
 
 def load(
@@ -354,7 +354,7 @@ def test_a_schema_that_the_config_does_not_have_is_an_error() -> None:
 
 @pytest.mark.parametrize("kind", [ObjectNotFoundError, BucketNotFoundError, AccessDeniedError, StorageError])
 def test_a_schema_that_cannot_be_read_is_an_error_that_names_it(kind: type[StorageError]) -> None:
-    def read(key: PhysicalKey) -> Blob:
+    def read(key: PhysicalKey) -> StoredObject:
         raise kind("because", str(key))
 
     with pytest.raises(WorkflowConfigError, match=r"schema 'rules' at s3://rules/m\.json: cannot be read: .*because"):
@@ -364,7 +364,7 @@ def test_a_schema_that_cannot_be_read_is_an_error_that_names_it(kind: type[Stora
 def test_a_store_that_fails_for_a_while_is_its_own_error() -> None:
     failure = StorageUnavailableError("asleep", "s3://rules/m.json")
 
-    def read(key: PhysicalKey) -> Blob:
+    def read(key: PhysicalKey) -> StoredObject:
         raise failure
 
     with pytest.raises(StorageUnavailableError) as caught:

@@ -13,17 +13,17 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format.batches import batched
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.ordering import side_by_side
+from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.plan.actions import Action, Source, Task
-from airflow_quilt.core.publish.commit import Planner, Terms, announce, bytes_of, check_target, decide, spool
+from airflow_quilt.core.plan.actions import Action, Source, Transfer
+from airflow_quilt.core.publish.commit import CommitSpec, Planner, announce, bytes_of, check_target, decide, spool
 from airflow_quilt.core.publish.draft import Draft, find_sources, gather
-from airflow_quilt.core.publish.planned import Planned
-from airflow_quilt.core.publish.reuse import with_earlier
+from airflow_quilt.core.publish.planned import PlannedRevision
+from airflow_quilt.core.publish.reuse import attach_previous
 from airflow_quilt.core.publish.sharded.staging import Plan, Staging
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.progress import count
-from airflow_quilt.core.runtime.threads import check_stop, map_threads
+from airflow_quilt.core.runtime.threads import check_stop, map_concurrently
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.transfer.reading import source_changed
 
@@ -34,7 +34,7 @@ _KEPT: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class ShardingOptions:
     """How a plan is cut. A shard is a range of the package in walk order, and shards weigh about the same.
 
     Attributes:
@@ -52,7 +52,7 @@ class Cut:
             if value is not None and value < 1:
                 raise InputError(f"{what} {value!r}: a plan is cut by numbers from 1 on")
 
-    def lengths(self, planned: Planned) -> list[int]:
+    def lengths(self, planned: PlannedRevision) -> list[int]:
         """Return how many files are in each shard of a plan; there is always one shard, maybe without files."""
         total = sum(map(_weight, planned.actions()))
         lengths, size, weight, share = [0], 0, 0, 0
@@ -86,26 +86,26 @@ class Planning:
     identity: str
     stop: threading.Event
 
-    def plan(self, planner: Planner, verb: str, cut: Cut) -> Plan:
+    def plan(self, planner: Planner, verb: str, cut: ShardingOptions) -> Plan:
         """Plan it; return the plan that counts, which may be that of another try."""
         with contextlib.ExitStack() as held:
             latest = self.registry.latest(self.name)
             added = find_sources(self.registry, self.draft, spool(held, self.registry, Source))
             content = gather(self.registry, self.name, self.draft, added, latest)
-            planned = Planned(spool(held, self.registry, Entry), spool(held, self.registry, Task))
+            planned = PlannedRevision(spool(held, self.registry, Entry), spool(held, self.registry, Transfer))
             sources = _pinned(self.registry.stores, content.tree.sources)
             decide(self.draft, self.name, content, planner(sources), planned, self.stop)
             _, to_move = bytes_of(planned.tasks)
             lengths = cut.lengths(planned)
             check_target(self.registry, to_move)
             announce(self.registry, f"{verb} {self.name} in {count(len(lengths), 'shard', 'shards')}", planned, to_move)
-            tasks: Iterable[Task] = planned.tasks
+            tasks: Iterable[Transfer] = planned.tasks
             if latest and to_move:
-                tasks = with_earlier(
+                tasks = attach_previous(
                     self.registry, self.name, latest, planned.tasks, lambda kind: spool(held, self.registry, kind)
                 )
-            self._write(lengths, (task or entry for entry, task in side_by_side(planned.kept, tasks)))
-            terms = Terms.of(self.draft, content, planned, added.directories)
+            self._write(lengths, (task or entry for entry, task in merge_join(planned.kept, tasks)))
+            terms = CommitSpec.of(self.draft, content, planned, added.directories)
             if terms.update is not None:
                 self.place.write_added(self.identity, added.sources)
             return self.place.write_plan(
@@ -137,7 +137,7 @@ def _pinned(stores: Stores, sources: Iterable[Source]) -> Iterator[Source]:
     """
     for batch in batched(sources):
         if any(map(_may_change, batch)):
-            yield from map_threads(lambda source: _pin(stores, source), batch, stores.limits.threads)
+            yield from map_concurrently(lambda source: _pin(stores, source), batch, stores.limits.max_concurrency)
         else:
             yield from batch
 

@@ -14,21 +14,21 @@ from airflow_quilt.core.errors import InputError, ObjectNotFoundError
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.plan.actions import Task
-from airflow_quilt.core.publish.commit import Commit, Moved, Planner, Published, announce, bytes_of, spool, transfer
+from airflow_quilt.core.plan.actions import Transfer
+from airflow_quilt.core.publish.commit import Commit, Planner, PublishResult, TransferStats, announce, bytes_of, spool, transfer
 from airflow_quilt.core.publish.draft import Draft, check_draft
-from airflow_quilt.core.publish.planned import Done, Entries, Planned
-from airflow_quilt.core.publish.sharded.plan import Cut, Planning
-from airflow_quilt.core.publish.sharded.staging import Plan, ShardDone, Staging, check_staging, staging_of, swept
-from airflow_quilt.core.registry.attempt import Attempt, Mark
+from airflow_quilt.core.publish.planned import Entries, PlannedRevision, TransferredEntry
+from airflow_quilt.core.publish.sharded.plan import Planning, ShardingOptions
+from airflow_quilt.core.publish.sharded.staging import Plan, ShardResult, Staging, check_staging, find_expired, staging_of
+from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
 from airflow_quilt.core.runtime.threads import check_stop
 
 __all__ = [
-    "Cut",
-    "ShardDone",
     "ShardPlan",
+    "ShardResult",
+    "ShardingOptions",
     "commit_shards",
     "discard",
     "plan_shards",
@@ -63,7 +63,7 @@ def plan_shards(  # noqa: PLR0913, PLR0917  (what a push is made of, and where i
     planner: Planner,
     verb: str,
     staging: PhysicalKey,
-    cut: Cut,
+    cut: ShardingOptions,
     stop: threading.Event | None = None,
     attempt: Attempt | None = None,
 ) -> ShardPlan:
@@ -86,7 +86,7 @@ def plan_shards(  # noqa: PLR0913, PLR0917  (what a push is made of, and where i
         StorageError: a store refused or failed.
     """
     name, place = _checked(draft), _place(registry, staging)
-    identity = Mark.of(attempt or Attempt()).writer
+    identity = WriterTag.of(attempt or Attempt()).writer
     plan = place.plan() or Planning(registry, draft, name, place, identity, stop or threading.Event()).plan(planner, verb, cut)
     if (plan.registry, plan.package) != (str(registry.location), str(name)):
         raise InputError(
@@ -97,7 +97,7 @@ def plan_shards(  # noqa: PLR0913, PLR0917  (what a push is made of, and where i
 
 def transfer_shard(
     registry: Registry, staging: PhysicalKey, number: int, stop: threading.Event | None = None, attempt: Attempt | None = None
-) -> ShardDone:
+) -> ShardResult:
     """Do what is to be done for one shard of a plan, and stage its entries; where that has been done already, do nothing.
 
     Args:
@@ -124,9 +124,9 @@ def transfer_shard(
 
 def _transferred(
     registry: Registry, place: Staging, plan: Plan, number: int, stop: threading.Event, since: float | None
-) -> ShardDone:
+) -> ShardResult:
     with contextlib.ExitStack() as held:
-        planned = Planned(spool(held, registry, Entry), spool(held, registry, Task))
+        planned = PlannedRevision(spool(held, registry, Entry), spool(held, registry, Transfer))
         for actions in place.shard(plan, number):
             check_stop(stop)
             planned.add(actions)
@@ -136,9 +136,9 @@ def _transferred(
         progress = Progress(what)
         progress.begin(len(planned), planned.size)
         progress.add(len(planned.kept), planned.size - to_do)
-        done = spool(held, registry, Done)
+        done = spool(held, registry, TransferredEntry)
         reused = transfer(registry.stores, planned.tasks, done, progress, stop, since)
-        result = ShardDone(
+        result = ShardResult(
             number=number, entries=len(planned), bytes=planned.size, bytes_copied=to_move - reused, bytes_reused=reused
         )
         return place.write_done(plan, result, Entries(planned.kept, done))
@@ -150,7 +150,7 @@ def commit_shards(
     verb: str,
     stop: threading.Event | None = None,
     attempt: Attempt | None = None,
-) -> Published:
+) -> PublishResult:
     """Make what came of all shards a revision; where a try before this one did so, return that revision.
 
     Args:
@@ -191,7 +191,7 @@ def sweep(registry: Registry, root: PhysicalKey, now: float, age: float) -> int:
     Returns:
         How many objects that were.
     """
-    keys = swept(registry.stores, root, now - age)
+    keys = find_expired(registry.stores, root, now - age)
     registry.stores.of(root).delete(keys)
     return len(keys)
 
@@ -204,14 +204,14 @@ class _Staged:
         self._plan = plan
         self._sizes = sizes
         self._stop = stop
-        self.moved = Moved()
+        self.moved = TransferStats()
 
     def __iter__(self) -> Iterator[Entry]:
         self.moved.copied = self.moved.reused = 0
         for number, size in enumerate(self._sizes):
             for block in self._place.entries(self._plan, number, size):
                 check_stop(self._stop)
-                if isinstance(block, ShardDone):
+                if isinstance(block, ShardResult):
                     self.moved.copied += block.bytes_copied
                     self.moved.reused += block.bytes_reused
                 else:

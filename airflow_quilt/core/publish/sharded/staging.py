@@ -23,11 +23,11 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.ordering import Record
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.plan.actions import Action, Task
-from airflow_quilt.core.publish.commit import Terms
-from airflow_quilt.core.registry.attempt import Attempt, Mark
+from airflow_quilt.core.plan.actions import Action, Transfer
+from airflow_quilt.core.publish.commit import CommitSpec
+from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.pointers import Latest
-from airflow_quilt.core.runtime.spool import temporary_room
+from airflow_quilt.core.runtime.spool import disk_full_as_error
 from airflow_quilt.core.storage.base import Stores, WriteMode
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ _JSON: Final = b"j"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ShardDone:
+class ShardResult:
     """What came of a shard.
 
     Attributes:
@@ -79,7 +79,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     verb: str
     registry: str
     package: str
-    terms: Terms
+    terms: CommitSpec
     base: Latest | None
     shards: Sequence[int]
     bytes: int
@@ -90,7 +90,7 @@ class Rows(msgspec.Struct, frozen=True, gc=False):
     """Some of the files of a shard: those whose entries are known, and what is to be done for the others."""
 
     kept: list[Entry]
-    tasks: list[Task]
+    tasks: list[Transfer]
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):
@@ -107,7 +107,7 @@ def staging_of(root: PhysicalKey, attempt: Attempt, began: float) -> PhysicalKey
         attempt: only its key counts, so that each try finds what the one before it left.
         began: the unix seconds at which the piece of work, not this try of it, began.
     """
-    return root.join(f"{int(began)}-{Mark.of(attempt).work}/")
+    return root.join(f"{int(began)}-{WriterTag.of(attempt).work}/")
 
 
 def check_staging(staging: PhysicalKey) -> None:
@@ -173,18 +173,18 @@ class Staging:
         for keys in self._read(path, self._size(path), list[Key]):
             yield from keys
 
-    def write_done(self, plan: Plan, done: ShardDone, entries: Iterable[Entry]) -> ShardDone:
+    def write_done(self, plan: Plan, done: ShardResult, entries: Iterable[Entry]) -> ShardResult:
         """Write what came of a shard, all at once; return what another try of it wrote before, if one did."""
         with contextlib.suppress(PreconditionError):
             self._write(_done(plan.identity, done.number), _headed(done, entries), "create")
             return done
         return self.done(plan, done.number) or done
 
-    def done(self, plan: Plan, number: int) -> ShardDone | None:
+    def done(self, plan: Plan, number: int) -> ShardResult | None:
         """Return what came of a shard, or None where it is not done."""
         path = _done(plan.identity, number)
         stat = self._stores.find(self.root.join(path))
-        return replace(self._first(path, min(stat.size, _PEEK), ShardDone), was_there=True) if stat else None
+        return replace(self._first(path, min(stat.size, _PEEK), ShardResult), was_there=True) if stat else None
 
     def all_done(self, plan: Plan) -> list[int]:
         """Return the size of what came of each shard.
@@ -192,7 +192,7 @@ class Staging:
         Raises:
             ObjectNotFoundError: some are not done; the message names them.
         """
-        found = {stat.key.key: stat.size for stat in self._storage.scan(self.root.join("done/"))}
+        found = {stat.key.key: stat.size for stat in self._storage.list_objects(self.root.join("done/"))}
         sizes = [found.get(self.root.join(_done(plan.identity, number)).key) for number in range(len(plan.shards))]
         if missing := [str(number) for number, size in enumerate(sizes) if size is None]:
             raise ObjectNotFoundError(
@@ -201,14 +201,14 @@ class Staging:
             )
         return [size for size in sizes if size is not None]
 
-    def entries(self, plan: Plan, number: int, size: int) -> Iterator[ShardDone | list[Entry]]:
+    def entries(self, plan: Plan, number: int, size: int) -> Iterator[ShardResult | list[Entry]]:
         """Read what came of a shard: first that, then its entries, some at a time.
 
         Raises:
             StorageError: it is damaged.
         """
         path, left = _done(plan.identity, number), plan.shards[number]
-        for block in self._read(path, size, ShardDone | list[Entry]):
+        for block in self._read(path, size, ShardResult | list[Entry]):
             left -= len(block) if isinstance(block, list) else 0
             yield block
         if left:
@@ -216,12 +216,12 @@ class Staging:
 
     def discard(self) -> int:
         """Delete all of it, the plan first; return how many objects there were."""
-        keys = [stat.key for stat in self._storage.scan(self.root)]
+        keys = [stat.key for stat in self._storage.list_objects(self.root)]
         self._storage.delete(sorted(keys, key=lambda key: key.name != _PLAN))
         return len(keys)
 
     def _write(self, path: str, blocks: Iterable[Any], mode: WriteMode = "overwrite") -> None:
-        with temporary_room(), tempfile.SpooledTemporaryFile(_SPOOL) as file:
+        with disk_full_as_error(), tempfile.SpooledTemporaryFile(_SPOOL) as file:
             for block in blocks:
                 data = _encoded(block)
                 file.write(_HEAD.pack(len(data), hashlib.sha256(data).digest()))
@@ -263,10 +263,10 @@ class Staging:
         return StorageError("what is staged there is damaged; discard it, and begin with a new plan", str(self.root.join(path)))
 
 
-def swept(stores: Stores, root: PhysicalKey, before: float) -> list[PhysicalKey]:
+def find_expired(stores: Stores, root: PhysicalKey, before: float) -> list[PhysicalKey]:
     """Return all that is staged below a root in places whose names say that they are of a time before."""
     below = root.join("")
-    keys = (stat.key for stat in stores.of(below).scan(below))
+    keys = (stat.key for stat in stores.of(below).list_objects(below))
     found = ((_NAME.fullmatch(key.key.removeprefix(below.key).partition("/")[0]), key) for key in keys)
     return [key for name, key in found if name and int(name[1]) < before]
 
@@ -288,7 +288,7 @@ def _rows(actions: Sequence[Action]) -> Rows:
     return Rows(kept, [action for action in actions if not isinstance(action, Entry)])
 
 
-def _headed(done: ShardDone, entries: Iterable[Entry]) -> Iterator[ShardDone | list[Entry]]:
+def _headed(done: ShardResult, entries: Iterable[Entry]) -> Iterator[ShardResult | list[Entry]]:
     yield done
     yield from batched(entries)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from airflow_quilt.core.errors import StorageError
 from airflow_quilt.core.format.hashes import StoreAlgorithm, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import Stat
+from airflow_quilt.core.storage.base import ObjectInfo
 
 _SECOND: Final = timedelta(seconds=3)
 """What was written so long before a listing is written again only in a later second, by any of the store's clocks."""
@@ -39,12 +39,12 @@ def checksum_fields(algorithm: StoreAlgorithm, digest: bytes) -> dict[str, str]:
     return {f"Checksum{algorithm}": to_s3(digest)}
 
 
-def stat_of(key: PhysicalKey, size: int, etag: str, checksums: Mapping[str, Any]) -> Stat:
+def stat_of(key: PhysicalKey, size: int, etag: str, checksums: Mapping[str, Any]) -> ObjectInfo:
     """Return what is known of an object; ``checksums`` are the fields of an answer, or of the request."""
-    return Stat(key, size, etag, checksums.get("ChecksumSHA256"), checksums.get("ChecksumCRC64NVME"))
+    return ObjectInfo(key, size, etag, checksums.get("ChecksumSHA256"), checksums.get("ChecksumCRC64NVME"))
 
 
-def stats_of(bucket: str | None, page: Mapping[str, Any]) -> Iterator[Stat]:
+def stats_of(bucket: str | None, page: Mapping[str, Any]) -> Iterator[ObjectInfo]:
     """Yield what a page of a listing tells.
 
     An ETag depends on the bytes alone, and times are of whole seconds: only of what is older they tell one writing from the next.
@@ -53,7 +53,7 @@ def stats_of(bucket: str | None, page: Mapping[str, Any]) -> Iterator[Stat]:
     for item in page.get("Contents", ()):
         modified = item.get("LastModified")
         written = f"{modified.timestamp()} {item['ETag']}" if modified and modified <= certain else ""
-        yield Stat(PhysicalKey(bucket, item["Key"]), item["Size"], item["ETag"], written=written)
+        yield ObjectInfo(PhysicalKey(bucket, item["Key"]), item["Size"], item["ETag"], written=written)
 
 
 def _certain(date: str) -> datetime:

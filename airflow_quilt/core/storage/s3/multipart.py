@@ -7,7 +7,7 @@ from typing import Any
 from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.format.hashes import StoreAlgorithm, from_s3, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import Stat
+from airflow_quilt.core.storage.base import ObjectInfo
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
 from airflow_quilt.core.storage.s3.errors import translated
 from airflow_quilt.core.storage.s3.fields import address, checksum_fields, stat_of, version_of
@@ -63,7 +63,7 @@ class S3Upload:
                 answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, **checksum)
         self._keep(number, len(data), answer["ETag"], checksum)
 
-    def copy(self, number: int, source: Stat, start: int, stop: int) -> bytes | None:
+    def copy(self, number: int, source: ObjectInfo, start: int, stop: int) -> bytes | None:
         """Let the store copy a range of another object as a part."""
         with translated(source.key):
             answer = self._client.upload_part_copy(
@@ -81,7 +81,7 @@ class S3Upload:
         self._keep(number, stop - start, result["ETag"], checksum_fields(self._algorithm, digest) if digest else {})
         return digest
 
-    def complete(self) -> Stat:
+    def complete(self) -> ObjectInfo:
         """Put the parts together."""
         parts: Any = [part for _, (_, part) in sorted(self._parts.items())]
         with translated(self._key):

@@ -25,8 +25,17 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.limits import Limits
-from airflow_quilt.core.runtime.retry import Patience
-from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Blob, Replace, Stat, WriteMode, check_whole, raise_first
+from airflow_quilt.core.runtime.retry import RetryPolicy
+from airflow_quilt.core.storage.base import (
+    CHUNK,
+    MOST_WHOLE,
+    IfMatch,
+    ObjectInfo,
+    StoredObject,
+    WriteMode,
+    check_whole,
+    raise_first,
+)
 from airflow_quilt.core.storage.s3.crt.listing import OBJECTS, VERSIONS, Listing
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
 from airflow_quilt.core.storage.s3.errors import error_of, translated
@@ -46,7 +55,7 @@ _NO_REASON: Final = "400"
 _BEYOND_THE_END: Final = {"416", "InvalidRange"}
 _NO_STATE: Final = '"00000000000000000000000000000000"'
 """An ETag that no object has."""
-_READING: Final = Patience(seconds=30.0, longest=2.0)
+_READING: Final = RetryPolicy(seconds=30.0, longest=2.0)
 """For what botocore does not try again: an answer that breaks off in its body."""
 
 _DEFAULTS: Final = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=10)
@@ -55,7 +64,7 @@ _LIMITS: Final = Limits()
 
 def client_config(own: Config | None, limits: Limits = _LIMITS) -> Config:
     """Return the settings that this storage needs of its client; what the user chose goes before."""
-    defaults = _DEFAULTS.merge(Config(max_pool_connections=2 * limits.threads))  # No call waits for a connection.
+    defaults = _DEFAULTS.merge(Config(max_pool_connections=2 * limits.max_concurrency))  # No call waits for a connection.
     return defaults.merge(own) if own else defaults
 
 
@@ -64,28 +73,28 @@ class S3Storage:
 
     Args:
         client: a boto3 S3 client; it may be shared by threads, and its own retries come first.
-        patience: with answers that break off, which botocore does not ask for again.
+        retry: with answers that break off, which botocore does not ask for again.
         most: bytes that are read whole.
         crt: whether the bytes of objects may go through the common runtime.
     """
 
-    def __init__(self, client: "S3Client", patience: Patience = _READING, most: int = MOST_WHOLE, *, crt: bool = True) -> None:
+    def __init__(self, client: "S3Client", retry: RetryPolicy = _READING, most: int = MOST_WHOLE, *, crt: bool = True) -> None:
         self._client = client
         self._runtime = CommonRuntime(client, use=crt)
-        self._patience = patience
+        self._retry = retry
         self._most = most
         self._conditions: dict[str | None, bool] = {}
 
     @property
-    def guards_answers(self) -> bool:
+    def is_tls(self) -> bool:
         """Whether the connection shows when bytes change on their way: TLS does."""
         return self._client.meta.endpoint_url.startswith("https:")
 
-    def get(self, key: PhysicalKey) -> Blob:
+    def get(self, key: PhysicalKey) -> StoredObject:
         """Read a small object whole."""
-        return self._patience.call(lambda: self._get(key))
+        return self._retry.call(lambda: self._get(key))
 
-    def _get(self, key: PhysicalKey) -> Blob:
+    def _get(self, key: PhysicalKey) -> StoredObject:
         with translated(key):
             answer: Any
             if read := self._runtime.read(key, min(CHUNK, self._most)):
@@ -98,7 +107,7 @@ class S3Storage:
                     check_whole(key, answer["ContentLength"], self._most)
                     data = body.read()
             version = version_of(answer) if key.version_id is None else key.version_id
-        return Blob(data, answer["ETag"], key.at_version(version), answer.get("Metadata", {}).get(_MARK))
+        return StoredObject(data, answer["ETag"], key.at_version(version), answer.get("Metadata", {}).get(_MARK))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of an object in chunks; where an answer breaks off, the rest of the same state is asked for."""
@@ -114,11 +123,11 @@ class S3Storage:
                 if not state:
                     raise  # Nothing came yet: to ask again is for whoever asked.
                 failures += 1
-                began = self._patience.clock() if failures == 1 else began
-                pause = self._patience.pause(error, failures, began)
+                began = self._retry.clock() if failures == 1 else began
+                pause = self._retry.pause(error, failures, began)
                 if pause is None:
                     raise
-                self._patience.sleep(pause)
+                self._retry.sleep(pause)
             else:
                 return
 
@@ -139,12 +148,14 @@ class S3Storage:
             with contextlib.closing(answer["Body"]) as body:
                 yield from body.iter_chunks(CHUNK)
 
-    def put(self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", mark: str | None = None) -> Stat:
+    def put(
+        self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
+    ) -> ObjectInfo:
         """Write an object with one request, if the condition of ``mode`` holds; the mark is metadata of the object."""
-        options: dict[str, Any] = {"Metadata": {_MARK: mark}} if mark is not None else {}
+        options: dict[str, Any] = {"Metadata": {_MARK: writer_tag}} if writer_tag is not None else {}
         if mode == "create":
             options["IfNoneMatch"] = "*"
-        elif isinstance(mode, Replace):
+        elif isinstance(mode, IfMatch):
             options["IfMatch"] = mode.etag
         size = len(body) if isinstance(body, bytes) else body.seek(0, os.SEEK_END)
 
@@ -155,18 +166,18 @@ class S3Storage:
                 return self._client.put_object(**address(key.at_version(None)), Body=body, **options)
 
         try:
-            answer = self._patience.call(put)
+            answer = self._retry.call(put)
         except ObjectNotFoundError as error:
-            if not isinstance(mode, Replace):
+            if not isinstance(mode, IfMatch):
                 raise
             # S3's answer to If-Match where there is nothing.
             raise PreconditionError("there is no object to replace", str(key)) from error
-        return Stat(key.at_version(version_of(answer)), size, answer["ETag"])
+        return ObjectInfo(key.at_version(version_of(answer)), size, answer["ETag"])
 
-    def keeps_conditions(self, key: PhysicalKey, data: bytes) -> bool:
+    def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:
         """Tell whether the store keeps conditions, by writes that must be refused; each bucket is asked once."""
         if key.bucket not in self._conditions:
-            self._conditions[key.bucket] = self._refuses(key, data, Replace(_NO_STATE)) and (
+            self._conditions[key.bucket] = self._refuses(key, data, IfMatch(_NO_STATE)) and (
                 # Somebody may have deleted it in between, and then it is written anew, but only once.
                 self._refuses(key, data, "create") or self._refuses(key, data, "create")
             )
@@ -181,7 +192,7 @@ class S3Storage:
             pass
         return False
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         """Write an object with one request; the store refuses it when its bytes do not have the digest."""
         checksum: Any = checksum_fields(algorithm, digest)
         with translated(key):
@@ -190,11 +201,11 @@ class S3Storage:
                 answer = self._client.put_object(**address(key.at_version(None)), Body=data, **checksum)
         return stat_of(key.at_version(version_of(answer)), len(data), answer["ETag"], checksum)
 
-    def stat(self, key: PhysicalKey) -> Stat:
+    def stat(self, key: PhysicalKey) -> ObjectInfo:
         """Tell size, version and checksum of an object."""
-        return self._patience.call(lambda: self._stat(key))
+        return self._retry.call(lambda: self._stat(key))
 
-    def _stat(self, key: PhysicalKey) -> Stat:
+    def _stat(self, key: PhysicalKey) -> ObjectInfo:
         with translated(key):
             try:
                 answer: Any = self._runtime.head(key)
@@ -209,17 +220,17 @@ class S3Storage:
         version = version_of(answer) if key.version_id is None else key.version_id
         return stat_of(key.at_version(version), answer["ContentLength"], answer["ETag"], answer)
 
-    def part_sizes(self, stat: Stat) -> list[int]:
+    def part_sizes(self, stat: ObjectInfo) -> list[int]:
         """Tell the bytes of each part of an object; none where the store, or this user's rights, do not let it."""
         try:
-            return self._patience.call(lambda: list(self._part_sizes(stat)))
+            return self._retry.call(lambda: list(self._part_sizes(stat)))
         except StorageError as error:
             if error.transient:
                 raise
             _log.info("The parts of an object are not known, so it is read: %s", error)
             return []
 
-    def _part_sizes(self, stat: Stat) -> Iterator[int]:
+    def _part_sizes(self, stat: ObjectInfo) -> Iterator[int]:
         marker: dict[str, Any] = {}
         while True:
             with translated(stat.key):
@@ -242,7 +253,7 @@ class S3Storage:
             if error.response["Error"]["Code"] not in _BEYOND_THE_END:
                 raise
 
-    def scan(self, prefix: PhysicalKey, after: str = "") -> Iterator[Stat]:
+    def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
         """List the objects below a prefix, without versions."""
         begin = {"StartAfter": prefix.key + after} if after else {}
         for page in self._pages(OBJECTS, self._client.list_objects_v2, prefix, **begin):
@@ -257,7 +268,7 @@ class S3Storage:
                 return self._runtime.page(listing, request) or call(**request)
 
         while True:
-            page = self._patience.call(ask)
+            page = self._retry.call(ask)
             yield page
             if not page.get("IsTruncated"):
                 return
@@ -266,21 +277,21 @@ class S3Storage:
                 raise StorageError("a listing breaks off and does not say where it goes on", str(prefix))
             request |= onward
 
-    def scan_current(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[Stat]:
+    def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
         """List the objects below a prefix at their current versions; a store that has none lists them without."""
         try:
             yield from self._scan_versions(prefix, most)
         except UnsupportedError:  # The first page says so, if any.
-            yield from itertools.islice(self.scan(prefix), most)
+            yield from itertools.islice(self.list_objects(prefix), most)
 
-    def _scan_versions(self, prefix: PhysicalKey, most: int | None) -> Iterator[Stat]:
+    def _scan_versions(self, prefix: PhysicalKey, most: int | None) -> Iterator[ObjectInfo]:
         pages = None if most is None else -(-most // _PAGE)
         for page in itertools.islice(self._pages(VERSIONS, self._client.list_object_versions, prefix), pages):
             for item in page.get("Versions", ()):
                 if item["IsLatest"]:
                     key = PhysicalKey(prefix.bucket, item["Key"], version_of(item))
                     # SeaweedFS lists other ETags than it tells for objects that have no version.
-                    yield Stat(key, item["Size"], item["ETag"] if key.version_id else "")
+                    yield ObjectInfo(key, item["Size"], item["ETag"] if key.version_id else "")
 
     def keeps_versions(self, key: PhysicalKey) -> bool:
         """Tell whether the bucket of a key keeps versions; a store that does not know the question has none."""
@@ -294,7 +305,7 @@ class S3Storage:
         """Delete objects, up to 1000 with one request; with versions, a delete marker covers them."""
         failed = []
         for batch in _batches(keys):
-            answer = self._patience.call(partial(self._delete, batch))
+            answer = self._retry.call(partial(self._delete, batch))
             for refused in answer.get("Errors", ()):
                 key = PhysicalKey(batch[0].bucket, refused.get("Key", ""))
                 failed.append(error_of(refused.get("Code", ""), refused.get("Message", ""), 0, str(key)))
@@ -307,7 +318,7 @@ class S3Storage:
             objects: Any = [{"Key": key.key} for key in keys]
             return self._client.delete_objects(Bucket=bucket_of(keys[0]), Delete={"Objects": objects, "Quiet": True})
 
-    def copy(self, source: Stat, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> Stat:
+    def copy(self, source: ObjectInfo, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         """Let the store copy an object of at most 5 GiB; the copy's checksum is asked for where the store is silent."""
         with translated(source.key):
             answer = self._client.copy_object(

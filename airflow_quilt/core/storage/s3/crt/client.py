@@ -118,7 +118,7 @@ class Answer:
             self.chunks.append(chunk)
 
 
-class Engine:
+class CrtClient:
     """The threads and connections of one process; they end when nobody holds it any more."""
 
     def __init__(self, client: Any) -> None:
@@ -208,12 +208,12 @@ class Engine:
             _log.info("After %s failures all requests are left to boto3 for %.0f seconds: %s", self._failures, _REST, error)
 
 
-def start(client: "S3Client") -> Engine | None:
+def start(client: "S3Client") -> CrtClient | None:
     """Start what makes requests like those of a boto3 client; or say why boto3 is to make them."""
     reason = why_not(client)
     try:
         if reason is None:
-            return Engine(client)
+            return CrtClient(client)
     except Exception as error:  # noqa: BLE001  (such as a file of authorities that the runtime cannot read)
         reason = f"the common runtime does not start ({error})"
     _log.info("The bytes of objects go through boto3, which is slower: %s", reason)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow_quilt.core.format.hashes import StoreAlgorithm, contradicts_s3, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK
-from airflow_quilt.core.storage.s3.crt.client import ABSENT, Answer, Engine, Request, start
+from airflow_quilt.core.storage.s3.crt.client import ABSENT, Answer, CrtClient, Request, start
 from airflow_quilt.core.storage.s3.crt.listing import Listing, page_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class CommonRuntime:
     def __init__(self, client: "S3Client", *, use: bool = True) -> None:
         self.client = client
         self._use = use
-        self._engines: dict[int, Engine | None] = {}
+        self._engines: dict[int, CrtClient | None] = {}
         self._locks: dict[int, threading.Lock] = {}
 
     def put(
@@ -108,7 +108,7 @@ class CommonRuntime:
         engine = self._engine()
         return engine.make(request) if engine else None
 
-    def _engine(self) -> "Engine | None":
+    def _engine(self) -> "CrtClient | None":
         """Return what makes the requests in this process, if anything does."""
         if not self._use:
             return None

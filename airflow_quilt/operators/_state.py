@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 _KEY: Final = "quilt_published"
 
 
-class Note:
+class PublishedState:
     """The note of a task instance.
 
     A worker that is lost right after it has published is followed by a retry, which would look at all sources again only to find

@@ -8,32 +8,32 @@ from botocore.config import Config
 
 from airflow_quilt.core.catalog.client import API_KEY_PREFIX
 from airflow_quilt.core.catalog.credentials import CredentialSource
-from airflow_quilt.core.diagnostics import Finding, check_registry, look
+from airflow_quilt.core.diagnostics import CheckResult, check_registry, look
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.plan.placement import parse_dest
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.workflows.rules import load_workflow
-from airflow_quilt.hooks.stores import identify, make_aws_hook, make_catalog, make_stores
+from airflow_quilt.hooks._stores import identify, make_aws_hook, make_catalog, make_stores
 
 if TYPE_CHECKING:
     from airflow_quilt.core.catalog.client import Catalog
+    from airflow_quilt.hooks._settings import QuiltSettings
     from airflow_quilt.hooks.quilt import QuiltHook
-    from airflow_quilt.hooks.settings import QuiltSettings
 
 _SECONDS: Final = 5.0
 """What each part has to answer: somebody is waiting."""
 _QUICK: Final = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"mode": "standard", "total_max_attempts": 1})
 
 
-def check(hook: "QuiltHook") -> Iterator[Finding]:
+def check(hook: "QuiltHook") -> Iterator[CheckResult]:
     """Look at the parts of a connection, until one fails that the next ones need."""
     try:
         settings = hook.settings
     except QuiltError as error:
-        yield Finding("connection", "failed", str(error))
+        yield CheckResult("connection", "failed", str(error))
         return
-    yield Finding("connection", "ok", "its settings can be read")
+    yield CheckResult("connection", "ok", "its settings can be read")
     source = catalog = None
     if settings.catalog:
         catalog = make_catalog(settings, hook.quilt_conn_id, timeout=_SECONDS, attempts=1)
@@ -42,7 +42,7 @@ def check(hook: "QuiltHook") -> Iterator[Finding]:
             return
     if catalog and settings.secret:
         if not settings.secret.startswith(API_KEY_PREFIX):
-            yield Finding("login", "warning", "a refresh token is not tried: it may count only once. Use an API key")
+            yield CheckResult("login", "warning", "a refresh token is not tried: it may count only once. Use an API key")
             return
         source = CredentialSource(catalog.credentials)
         yield (found := look("login", partial(_log_in, source)))
@@ -51,24 +51,24 @@ def check(hook: "QuiltHook") -> Iterator[Finding]:
     yield from _check_s3(settings, source, catalog if source else None)
 
 
-def _check_s3(settings: "QuiltSettings", source: CredentialSource | None, catalog: "Catalog | None") -> Iterator[Finding]:
+def _check_s3(settings: "QuiltSettings", source: CredentialSource | None, catalog: "Catalog | None") -> Iterator[CheckResult]:
     aws = make_aws_hook(settings, source)
     try:
         location = resolve_registry(settings.registry) if settings.registry else None
     except QuiltError as error:
-        yield Finding("registry", "failed", str(error))
+        yield CheckResult("registry", "failed", str(error))
         return
     if location is None or not location.is_local:
         yield (found := look("identity", lambda: "nobody, for public buckets" if settings.anonymous else identify(aws, _QUICK)))
         if found.verdict == "failed":
             return
     if location is None:
-        yield Finding("registry", "warning", "none is named: set the extra 'registry', or name one in each operator")
+        yield CheckResult("registry", "warning", "none is named: set the extra 'registry', or name one in each operator")
         return
     try:
         registry = Registry(location, make_stores(settings, aws, catalog, _QUICK))
     except QuiltError as error:
-        yield Finding("registry", "failed", str(error))
+        yield CheckResult("registry", "failed", str(error))
         return
     yield from check_registry(registry)
     if dest := settings.dest:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.providers.common.compat.sdk import DecoratedOperator, determine_kwargs, task_decorator_factory
 
 from airflow_quilt.core.errors import SourceError
+from airflow_quilt.operators._values import plain
 from airflow_quilt.operators.build import QuiltBuildOperator
 from airflow_quilt.operators.publish import QuiltPublishOperator
 from airflow_quilt.operators.push import QuiltPushOperator
-from airflow_quilt.operators.values import plain
 
 if TYPE_CHECKING:
     from types import EllipsisType

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format.patterns import is_pattern, matches
+from airflow_quilt.triggers._registries import OpenRegistry, opened
 from airflow_quilt.triggers.garbage import what_stays
-from airflow_quilt.triggers.opened import Opened, opened
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.core.registry.watch import Watch
-    from airflow_quilt.hooks.queue import PackageQueue
+    from airflow_quilt.hooks._queue import PackageQueue
     from airflow_quilt.hooks.quilt import QuiltHook
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _ANEW: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Snapshot:
     """What was seen of the packages of a registry at one moment.
 
     Attributes:
@@ -59,7 +59,7 @@ class Look:
 
 
 @dataclass(slots=True)
-class Interest:
+class Subscriptions:
     """Who wants to know of which packages, among the triggers that share looks."""
 
     packages: Counter[str] = field(default_factory=Counter)
@@ -87,7 +87,7 @@ class Interest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looker:
+class Poller:
     """What is looked at, and how often: the same for all triggers that share looks.
 
     Attributes:
@@ -107,10 +107,10 @@ class Looker:
         """What is equal for those who can share looks."""
         return ("airflow_quilt", self.quilt_conn_id or "", self.registry or "", self.poll_interval, self.queue_url or "")
 
-    async def looks(self, interest: Interest) -> AsyncGenerator[Look]:
+    async def looks(self, interest: Subscriptions) -> AsyncGenerator[Snapshot]:
         """Yield looks for ever; what fails is tried again after ever longer pauses, up to a quarter of an hour."""
         place: _Place | None = None
-        worn: Opened | None = None
+        worn: OpenRegistry | None = None
         failures = 0
         while True:
             await interest.gather()
@@ -136,15 +136,15 @@ class Looker:
         longest = max(self.poll_interval, min(_LONGEST_PAUSE, self.poll_interval * 2 ** min(failures, 10)))
         return random.uniform(longest / 2, longest)  # noqa: S311
 
-    async def _open(self, worn: Opened | None) -> "_Place":
+    async def _open(self, worn: OpenRegistry | None) -> "_Place":
         place = await opened(self.quilt_conn_id, self.registry, instead_of=worn)
         return await asyncio.to_thread(self._place, place)
 
-    def _place(self, place: Opened) -> "_Place":
+    def _place(self, place: OpenRegistry) -> "_Place":
         """Open the rest, on a thread: to import the engine takes longer than an event loop may be kept waiting."""
         with what_stays():
             from airflow_quilt.core.registry.watch import Watch
-            from airflow_quilt.hooks.queue import PackageQueue
+            from airflow_quilt.hooks._queue import PackageQueue
 
             queue = PackageQueue(self.queue_url, place.hook.settings) if self.queue_url else None
             return _Place(place, Watch(place.registry), queue)
@@ -154,15 +154,15 @@ class Looker:
 class _Place:
     """A registry that was opened, and maybe the queue of its events."""
 
-    opened: Opened
+    opened: OpenRegistry
     watch: "Watch"
     queue: "PackageQueue | None"
 
-    async def look(self, packages: frozenset[str]) -> Look:
+    async def look(self, packages: frozenset[str]) -> Snapshot:
         found = await asyncio.to_thread(self.watch.look, packages)
-        return Look(self.watch.registry, packages, found, self.opened.hook)
+        return Snapshot(self.watch.registry, packages, found, self.opened.hook)
 
-    async def wait(self, seconds: float, interest: Interest) -> None:
+    async def wait(self, seconds: float, interest: Subscriptions) -> None:
         """Wait until it is time to look again, somebody joins, or the queue has an event of a package that is watched."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
@@ -172,7 +172,7 @@ class _Place:
             if await self._waited(left, interest):
                 return
 
-    async def _waited(self, seconds: float, interest: Interest) -> bool:
+    async def _waited(self, seconds: float, interest: Subscriptions) -> bool:
         """Wait a while; return whether the queue has an event of a package that is watched."""
         if self.queue is None:
             await _until(interest.joined, seconds)
@@ -190,7 +190,7 @@ class _Place:
         return False
 
 
-def _is_watched(package: str, interest: Interest) -> bool:
+def _is_watched(package: str, interest: Subscriptions) -> bool:
     return any(matches(package, watched) for watched in interest.packages)
 
 

@@ -62,9 +62,9 @@ class QuiltSettings:
     verify: bool | str = True
     timeout: float = _TIMEOUT
     allow_http: bool = False
-    max_concurrency: int = _LIMITS.threads
-    max_bytes_in_flight: int = _LIMITS.memory
-    spill_entries: int = _LIMITS.spill
+    max_concurrency: int = _LIMITS.max_concurrency
+    max_bytes_in_flight: int = _LIMITS.max_bytes_in_flight
+    spill_entries: int = _LIMITS.spill_entries
     provenance: bool = False
 
     @property
@@ -92,9 +92,9 @@ class QuiltSettings:
             verify=extras.flag_or_text("verify", default=True),
             timeout=extras.seconds("timeout"),
             allow_http=extras.flag("allow_http"),
-            max_concurrency=extras.count("max_concurrency", _LIMITS.threads),
-            max_bytes_in_flight=extras.count("max_bytes_in_flight", _LIMITS.memory),
-            spill_entries=extras.count("spill_entries", _LIMITS.spill),
+            max_concurrency=extras.count("max_concurrency", _LIMITS.max_concurrency),
+            max_bytes_in_flight=extras.count("max_bytes_in_flight", _LIMITS.max_bytes_in_flight),
+            spill_entries=extras.count("spill_entries", _LIMITS.spill_entries),
             provenance=extras.flag("provenance"),
         )
         where = f"connection {connection.conn_id!r}"

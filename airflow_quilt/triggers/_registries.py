@@ -18,7 +18,7 @@ _Key = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Opened:
+class OpenRegistry:
     """A registry, and the hook that opened it.
 
     Attributes:
@@ -34,14 +34,14 @@ class _Shared:
     """What is open in one event loop, for as long as a trigger holds it."""
 
     def __init__(self) -> None:
-        self.opened: WeakValueDictionary[_Key, Opened] = WeakValueDictionary()
+        self.opened: WeakValueDictionary[_Key, OpenRegistry] = WeakValueDictionary()
         self.turns: WeakValueDictionary[_Key, asyncio.Lock] = WeakValueDictionary()
 
 
 _SHARED: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared]] = WeakKeyDictionary()
 
 
-async def opened(quilt_conn_id: str | None, registry: str | None, instead_of: Opened | None = None) -> Opened:
+async def opened(quilt_conn_id: str | None, registry: str | None, instead_of: OpenRegistry | None = None) -> OpenRegistry:
     """Open a registry, or return what another trigger has open already.
 
     Args:
@@ -63,12 +63,12 @@ async def opened(quilt_conn_id: str | None, registry: str | None, instead_of: Op
         return found
 
 
-async def _open(quilt_conn_id: str | None, registry: str | None) -> Opened:
+async def _open(quilt_conn_id: str | None, registry: str | None) -> OpenRegistry:
     hook = QuiltHook(quilt_conn_id)
     await hook.aload()
 
-    def open_registry() -> Opened:
+    def open_registry() -> OpenRegistry:
         with what_stays():
-            return Opened(hook, hook.registry(registry))
+            return OpenRegistry(hook, hook.registry(registry))
 
     return await asyncio.to_thread(open_registry)

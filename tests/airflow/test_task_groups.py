@@ -10,9 +10,9 @@ from airflow.sdk import DAG
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.groups import quilt_build_group, quilt_push_group
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator
 from airflow_quilt.operators.shards import ROOT
+from airflow_quilt.task_groups import quilt_build_group, quilt_push_group
 from testbed.server import S3Server
 from tests.airflow.support import events, run_here
 

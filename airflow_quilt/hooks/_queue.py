@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from airflow_quilt.core.errors import StorageUnavailableError
 
 if TYPE_CHECKING:
-    from airflow_quilt.hooks.settings import QuiltSettings
+    from airflow_quilt.hooks._settings import QuiltSettings
 
 _log = logging.getLogger(__name__)
 

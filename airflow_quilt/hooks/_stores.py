@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_quilt.core.catalog.client import Catalog, Http
 from airflow_quilt.core.errors import AccessDeniedError, SettingsError
-from airflow_quilt.core.runtime.retry import NO_PATIENCE
+from airflow_quilt.core.runtime.retry import NO_RETRY
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
@@ -18,7 +18,7 @@ from airflow_quilt.hooks.aws import QuiltAwsHook
 
 if TYPE_CHECKING:
     from airflow_quilt.core.catalog.credentials import CredentialSource
-    from airflow_quilt.hooks.settings import QuiltSettings
+    from airflow_quilt.hooks._settings import QuiltSettings
 
 
 def make_catalog(settings: "QuiltSettings", conn_id: str | None, *, timeout: float | None = None, attempts: int = 5) -> Catalog:
@@ -67,7 +67,7 @@ def make_stores(
         client = aws.get_client_type(region_name=region, config=merged)
     except ValueError as error:  # botocore's way to refuse an endpoint URL.
         raise SettingsError(f"AWS connection {settings.aws_conn_id!r}: {error}") from error
-    return Stores(LocalStorage(), S3Storage(client, NO_PATIENCE) if config else S3Storage(client), limits=settings.limits)
+    return Stores(LocalStorage(), S3Storage(client, NO_RETRY) if config else S3Storage(client), limits=settings.limits)
 
 
 def identify(aws: AwsGenericHook[Any], config: Config) -> str:
