@@ -20,7 +20,8 @@ from airflow_quilt.core.format.manifest import Entry, canonical_text, write_mani
 from airflow_quilt.core.format.names import LogicalKey, PackageName, is_walk
 from airflow_quilt.core.plan.actions import plan_build
 from airflow_quilt.core.plan.tree import SourceTree
-from airflow_quilt.core.publish.draft import Draft, find_sources
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.resolve import discover
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.storage.base import Stores
@@ -89,7 +90,7 @@ def _steps(directory: Path, count: int) -> dict[str, Callable[[], object]]:
 
 def _tree(registry: Registry) -> SourceTree:
     draft = Draft(package="seed/next", entries=f"quilt+{registry.location}#package={_NAME}")
-    return find_sources(registry, draft, Spool(Any, 1))
+    return discover(registry, draft, Spool(Any, 1))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from airflow_quilt.core.errors import InputError, LocationError
-from airflow_quilt.core.format.patterns import check_pattern, is_pattern
+from airflow_quilt.core.format.names import check_pattern, is_pattern
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Asset

@@ -7,7 +7,7 @@ from typing import Literal
 from airflow_quilt.core.errors import QuiltError, StorageError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.workflows.rules import check_config
+from airflow_quilt.core.workflows.config import check_config
 
 Verdict = Literal["ok", "warning", "failed"]
 

@@ -13,7 +13,7 @@ from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.plan.placement import parse_dest
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.paths import resolve_registry
-from airflow_quilt.core.workflows.rules import load_workflow
+from airflow_quilt.core.workflows.config import load_workflow
 from airflow_quilt.hooks._stores import identify, make_aws_hook, make_catalog, make_stores
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from airflow_quilt.core.errors import QuiltError
-from airflow_quilt.core.format.patterns import is_pattern, matches
+from airflow_quilt.core.format.names import is_pattern, matches
 from airflow_quilt.triggers._registries import OpenRegistry, opened
 from airflow_quilt.triggers.garbage import what_stays
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.core.format.patterns import check_pattern, is_pattern
+from airflow_quilt.core.format.names import check_pattern, is_pattern
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.triggers._cursor import Cursor
 from airflow_quilt.triggers._poller import Poller, Snapshot, Subscriptions

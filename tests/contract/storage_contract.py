@@ -27,7 +27,7 @@ from airflow_quilt.core.errors import (
     StorageError,
     UploadVanishedError,
 )
-from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, checked, hash_of
+from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, hash_of, verify_stream
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import FileStore, IfMatch, ObjectInfo, ObjectStore, Storage, WriteMode
 
@@ -485,7 +485,7 @@ class FileStoreContract(StorageContract):
 
     def test_an_error_of_what_is_written_is_passed_on(self, storage: FileStore, root: PhysicalKey, key: PhysicalKey) -> None:
         file = storage.create(key, 10)
-        chunks = checked([b"hello"], 5, hash_of(b"other"), "here")
+        chunks = verify_stream([b"hello"], 5, hash_of(b"other"), "here")
         with pytest.raises(EntryDamagedError, match="^here: "):
             file.write(0, chunks)
         file.abort()

@@ -20,7 +20,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage
-from airflow_quilt.core.workflows.rules import Choice
+from airflow_quilt.core.workflows.config import Choice
 from testbed.quilt3 import quilt3_environment
 from testbed.server import S3Server
 

@@ -16,7 +16,7 @@ from airflow_quilt.core.storage.base import StoredObject, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_path
 from airflow_quilt.core.storage.s3.storage import S3Storage
-from airflow_quilt.core.workflows.rules import Choice, load_workflow
+from airflow_quilt.core.workflows.config import Choice, load_workflow
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import Meta, Quilt3, Quilt3Error, Spec, place
 

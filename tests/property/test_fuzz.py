@@ -29,7 +29,8 @@ from airflow_quilt.core.storage.base import StoredObject, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
-from airflow_quilt.core.workflows.rules import Choice, Workflow, check_config, load_workflow
+from airflow_quilt.core.workflows.config import Choice, check_config, load_workflow
+from airflow_quilt.core.workflows.rules import Workflow
 from tests.property.hostile import (
     ANY_BYTES,
     ANY_TEXT,

@@ -9,7 +9,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_quilt.core.errors import EntryDamagedError
-from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, Hash, algorithm, checked, hash_of, part_ranges, part_size
+from airflow_quilt.core.format.hashes import (
+    CHUNKED,
+    CRC64NVME,
+    SHA256,
+    Hash,
+    algorithm,
+    hash_of,
+    part_ranges,
+    part_size,
+    verify_stream,
+)
 
 MIB = 1024 * 1024
 PART = 8 * MIB
@@ -85,7 +95,7 @@ def test_the_hash_is_what_a_plain_computation_says(data: bytes, hash_type: str) 
 
 @given(contents(), TYPES, st.lists(st.integers(0, 17 * MIB), max_size=6))
 def test_the_right_bytes_pass_wherever_they_are_cut(data: bytes, hash_type: str, at: list[int]) -> None:
-    assert b"".join(checked(cut(data, at), len(data), plainly(data, hash_type), "here")) == data
+    assert b"".join(verify_stream(cut(data, at), len(data), plainly(data, hash_type), "here")) == data
 
 
 @given(contents().filter(bool), TYPES, st.lists(st.integers(0, 17 * MIB), max_size=6), st.data())
@@ -103,7 +113,7 @@ def test_other_bytes_do_not_pass_wherever_they_are_cut(data: bytes, hash_type: s
     )
 
     with pytest.raises(EntryDamagedError):
-        list(checked(cut(spoil, at), len(data), plainly(data, hash_type), "here"))
+        list(verify_stream(cut(spoil, at), len(data), plainly(data, hash_type), "here"))
 
 
 @given(data=contents(), hash_type=TYPES, tells_sha256=st.booleans(), tells_crc=st.booleans())

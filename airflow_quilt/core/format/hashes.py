@@ -241,7 +241,7 @@ def hash_of(data: bytes, hash_type: str = CHUNKED) -> Hash:
     return kind.combine([digest_of([data[start:stop]], kind.new()) for start, stop in kind.parts(len(data))], len(data))
 
 
-def checked(chunks: Iterable[bytes], size: int, expected: Hash, where: str) -> Iterator[bytes]:
+def verify_stream(chunks: Iterable[bytes], size: int, expected: Hash, where: str) -> Iterator[bytes]:
     """Pass on the chunks of an object as they come, and raise at the end if they were not the ones expected.
 
     Args:

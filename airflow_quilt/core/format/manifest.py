@@ -15,10 +15,10 @@ from typing import IO, Annotated, Any, Final, TypeVar
 import msgspec
 
 from airflow_quilt.core.errors import MetadataError, RecordSizeError
-from airflow_quilt.core.format.batches import batched
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.metadata import check_json, check_meta
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, TopHash, walk_order
+from airflow_quilt.core.format.ordering import batched
 
 R = TypeVar("R")
 

@@ -1,4 +1,4 @@
-"""Package names, logical keys and top hashes: what a valid one is.
+"""Package names, patterns of them, logical keys and top hashes.
 
 The rules are Quilt's own. Names are stricter when a package is published than when one is read or deleted, because
 quilt3 lets through names (a trailing newline, letters outside ASCII) that the platform then ignores.
@@ -8,10 +8,11 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from operator import lt
 from typing import NewType, Self
 
-from airflow_quilt.core.errors import LogicalKeyError, PackageNameError, TopHashError
+from airflow_quilt.core.errors import InputError, LogicalKeyError, PackageNameError, TopHashError
 
 LogicalKey = NewType("LogicalKey", str)
 """A path inside a package that went through :func:`parse_logical_key`."""
@@ -184,3 +185,33 @@ def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:
     if len(found) == 1:
         return found[0]
     raise TopHashError(f"top hash {digits!r} matches {', '.join(found) if found else 'no revision'}")
+
+
+def check_pattern(package: str) -> str:
+    """Return the name of a package, or a pattern of names, where ``*`` stands for any characters but ``/``.
+
+    Raises:
+        PackageNameError: it is neither.
+    """
+    try:
+        PackageName.parse_existing(package.replace("*", "x"))
+    except InputError as error:
+        raise PackageNameError(f"{package!r}: expected namespace/name, in which '*' stands for any characters") from error
+    return package
+
+
+def is_pattern(package: str) -> bool:
+    """Whether a text stands for several packages."""
+    return "*" in package
+
+
+def matches(package: str, pattern: str) -> bool:
+    """Whether the name of a package is the one given, or fits the pattern."""
+    if not is_pattern(pattern):
+        return package == pattern
+    return all(fnmatchcase(part, of) for part, of in zip(package.split("/"), pattern.split("/"), strict=True))
+
+
+def literal_prefix(pattern: str) -> str:
+    """Return what stands before the first ``*`` of a pattern."""
+    return pattern.partition("*")[0]

@@ -1,10 +1,22 @@
-"""Streams of what a package holds, in walk order."""
+"""Streams of what a package holds, in walk order, in batches."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
-from airflow_quilt.core.format.batches import batched
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, check_file, check_next, is_walk, walk_order
+
+T = TypeVar("T")
+
+BATCH: Final = 1000
+"""Enough items to make light of what a batch costs, and few enough to keep in memory."""
+
+
+def batched(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
+    """Yield the items in lists of ``size``; the last one may be shorter."""
+    rest = iter(items)
+    while batch := list(itertools.islice(rest, size)):
+        yield batch
 
 
 class Record(Protocol):
@@ -20,7 +32,7 @@ L = TypeVar("L", bound=Record)
 R = TypeVar("R", bound=Record)
 
 
-def place(record: Record) -> str:
+def sort_key(record: Record) -> str:
     """Return what sorts records in walk order."""
     return walk_order(record.logical_key)
 
@@ -33,7 +45,7 @@ def merge_join(left: Iterable[L], right: Iterable[R]) -> Iterator[tuple[L | None
         if one.logical_key == other.logical_key:
             yield one, other
             one, other = next(lefts, None), next(rights, None)
-        elif place(one) < place(other):
+        elif sort_key(one) < sort_key(other):
             yield one, None
             one = next(lefts, None)
         else:
@@ -47,7 +59,7 @@ def merge_join(left: Iterable[L], right: Iterable[R]) -> Iterator[tuple[L | None
         other = next(rights, None)
 
 
-def checked(records: Iterable[R], directories: Iterable[DirectoryKey]) -> Iterator[R]:
+def validate_order(records: Iterable[R], directories: Iterable[DirectoryKey]) -> Iterator[R]:
     """Pass on records, which come in walk order, and check that they are a tree.
 
     Args:

@@ -12,20 +12,20 @@ from typing import Any, Final, Literal, Self
 import msgspec
 
 from airflow_quilt.core.errors import EmptyPackageError
-from airflow_quilt.core.format.batches import batched
 from airflow_quilt.core.format.manifest import Entry, Summary, canonical_entry, canonical_json, write_manifest
 from airflow_quilt.core.format.names import DirectoryKey, PackageName, TopHash
-from airflow_quilt.core.format.ordering import Record, merge_join
+from airflow_quilt.core.format.ordering import Record, batched, merge_join
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
 from airflow_quilt.core.plan.actions import Action, Copy, Source, Transfer, Upload
-from airflow_quilt.core.publish.draft import Content, Draft
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.planned import PlannedRevision, TransferredEntry
+from airflow_quilt.core.publish.resolve import ResolvedRevision
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.pointers import Latest, Revision
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.executor import check_stop
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
 from airflow_quilt.core.runtime.spool import Spool, disk_full_as_error
-from airflow_quilt.core.runtime.threads import check_stop
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.transfer.upload import Uploader
 
@@ -97,7 +97,7 @@ class CommitSpec(msgspec.Struct, frozen=True, kw_only=True):
     update: str | None = None
 
     @classmethod
-    def of(cls, draft: Draft, content: Content, planned: PlannedRevision, added: Mapping[DirectoryKey, Any]) -> Self:
+    def of(cls, draft: Draft, content: ResolvedRevision, planned: PlannedRevision, added: Mapping[DirectoryKey, Any]) -> Self:
         """Return those of a draft that has been planned, and adds metadata of directories."""
         said = [draft.message, draft.meta, draft.own_meta, list(draft.remove), draft.base, dict(added)]
         return cls(
@@ -111,7 +111,12 @@ class CommitSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def decide(
-    draft: Draft, name: PackageName, content: Content, actions: Iterable[Action], planned: PlannedRevision, stop: threading.Event
+    draft: Draft,
+    name: PackageName,
+    content: ResolvedRevision,
+    actions: Iterable[Action],
+    planned: PlannedRevision,
+    stop: threading.Event,
 ) -> None:
     """Put into ``planned`` what becomes of each file, before any byte moves, and let the workflow judge.
 

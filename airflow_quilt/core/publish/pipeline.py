@@ -25,8 +25,9 @@ from airflow_quilt.core.publish.commit import (
     spool,
     transfer,
 )
-from airflow_quilt.core.publish.draft import Draft, check_draft, find_sources, gather
+from airflow_quilt.core.publish.draft import Draft, check_draft
 from airflow_quilt.core.publish.planned import Entries, PlannedRevision, TransferredEntry
+from airflow_quilt.core.publish.resolve import discover, resolve
 from airflow_quilt.core.publish.reuse import attach_previous
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.pointers import Latest
@@ -58,7 +59,7 @@ def publish(
     with contextlib.ExitStack() as lasting:
         work = _Work(registry, name, draft, plan, verb, stop or threading.Event(), attempt or Attempt(), lasting)
         latest = registry.latest(name)
-        work.added = find_sources(registry, draft, work.lasting_spool(Source))
+        work.added = discover(registry, draft, work.lasting_spool(Source))
         return _published(work, latest)
 
 
@@ -115,7 +116,7 @@ class _Work:
     def run(self, latest: Latest | None) -> PublishResult:
         """Make the draft a revision on top of ``latest``; what an earlier run sent is not sent again."""
         with self.held:
-            content = gather(self.registry, self.name, self.draft, self.added, latest)
+            content = resolve(self.registry, self.name, self.draft, self.added, latest)
             planned = PlannedRevision(self.spool(Entry), self.spool(Transfer))
             decide(self.draft, self.name, content, self.plan(content.tree.sources), planned, self.stop)
             before, self.done = self.done, self._carry_out(planned, latest)

@@ -23,7 +23,7 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.diff import Change, compare
-from airflow_quilt.core.format.hashes import checked
+from airflow_quilt.core.format.hashes import verify_stream
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest, read_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
@@ -224,7 +224,7 @@ class Registry:
         """
         origin = self.origin(entry)
         chunks = self.stores.of(origin).stream(origin, 0, entry.size)
-        return checked(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({origin})")
+        return verify_stream(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({origin})")
 
     def read_bytes(self, entry: Entry) -> bytes:
         """Read the bytes of an entry whole, and check them; raises what :meth:`stream` raises."""

@@ -1,8 +1,8 @@
-"""Work on many files at a time, on a bounded number of threads.
+"""Runs the steps of many files on a bounded number of threads.
 
 Each job is a generator that yields batches of calls to make on threads and is sent their results: it reads as the
-steps of one file, and all of its state is touched by one thread only. A call must bear to be made again: it is, when
-it failed for now.
+steps of one file, and all of its state is touched by one thread only. A call must be idempotent: it is made again when
+it failed with a transient error.
 """
 
 import contextlib
@@ -14,17 +14,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-from airflow_quilt.core.errors import ThrottledError, UploadVanishedError
+from airflow_quilt.core.errors import CancelledError, ThrottledError, UploadVanishedError
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.retry import RetryPolicy
-from airflow_quilt.core.runtime.threads import check_stop
 
 _log = logging.getLogger(__name__)
 
 K = TypeVar("K")
+T = TypeVar("T")
 R = TypeVar("R")
 
 Call = Callable[[], Any]
@@ -239,3 +240,50 @@ class Executor:
                 return
             job.results, job.missing = [None] * len(calls), len(calls)
         queues.ready.extend(_PendingCall(job, slot, call) for slot, call in enumerate(calls))
+
+
+def map_concurrently(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Call ``function`` for each item on a few threads; yield the results in order, holding few of them."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def check_stop(stop: threading.Event) -> None:
+    """Return if the work may go on.
+
+    Raises:
+        CancelledError: it was told to stop.
+    """
+    if stop.is_set():
+        raise CancelledError("told to stop: the work was ended before it was complete")
+
+
+class ByteBudget:
+    """Lets threads hold so many bytes together; one larger demand waits until it is alone."""
+
+    def __init__(self, most: int) -> None:
+        self._most = self._left = most
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, size: int) -> Iterator[None]:
+        """Wait until there is room for ``size`` bytes, and hold it."""
+        size = min(size, self._most)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= size)
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += size
+                self._changed.notify_all()

@@ -15,8 +15,7 @@ from typing import IO, Any, Generic, Self, TypeVar, cast
 import msgspec
 
 from airflow_quilt.core.errors import DiskError
-from airflow_quilt.core.format.batches import batched
-from airflow_quilt.core.format.ordering import Record, place
+from airflow_quilt.core.format.ordering import Record, batched, sort_key
 
 T = TypeVar("T", bound=Record)
 
@@ -86,10 +85,10 @@ class Spool(Generic[T]):
         return self._count
 
     def __iter__(self) -> Iterator[T]:
-        fresh = sorted(self._fresh, key=place)
-        if len(self._runs) <= 1 and (not self._runs or not fresh or self._runs[0].last <= place(fresh[0])):
+        fresh = sorted(self._fresh, key=sort_key)
+        if len(self._runs) <= 1 and (not self._runs or not fresh or self._runs[0].last <= sort_key(fresh[0])):
             return itertools.chain(*map(self._read, self._runs), fresh)
-        return heapq.merge(*map(self._read, self._runs), fresh, key=place)
+        return heapq.merge(*map(self._read, self._runs), fresh, key=sort_key)
 
     def __enter__(self) -> Self:
         return self
@@ -105,8 +104,8 @@ class Spool(Generic[T]):
 
     def _spill(self) -> None:
         """Write what is in memory to the file, in order: as a run of its own, unless it goes on where the last one ended."""
-        self._fresh.sort(key=place)
-        first, last = place(self._fresh[0]), place(self._fresh[-1])
+        self._fresh.sort(key=sort_key)
+        first, last = sort_key(self._fresh[0]), sort_key(self._fresh[-1])
         with disk_full_as_error(self._directory):
             self._file = self._file or tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115  (closed with the spool)
             if not self._runs or self._runs[-1].last > first:

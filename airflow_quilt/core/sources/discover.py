@@ -1,14 +1,12 @@
 """Finds the files behind what a user wrote for ``entries``: lists directories and prefixes, looks at files and objects."""
 
 import itertools
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -20,13 +18,12 @@ from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, parse_logi
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
 from airflow_quilt.core.plan.actions import Source, out_of_reach
 from airflow_quilt.core.plan.tree import SourceTree
+from airflow_quilt.core.runtime.executor import map_concurrently
 from airflow_quilt.core.runtime.spool import Spool
-from airflow_quilt.core.runtime.threads import map_concurrently
+from airflow_quilt.core.sources.ignore import ignore_rules
 from airflow_quilt.core.sources.parse import Content, DirectoryMeta, Located, Request
 from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.paths import resolve_path
-
-_IGNORE_FILE: Final = ".quiltignore"
 
 ReadPackage = Callable[[QuiltUri], Manifest]
 
@@ -183,34 +180,8 @@ class SourceFinder:
         return self._stores.remote.list_versions(directory)
 
     def _local_files(self, directory: PhysicalKey) -> Iterator[ObjectInfo]:
-        ignored = self._ignore_rules(directory)
+        ignored = ignore_rules(self._stores.local, directory)
         return (stat for stat in self._stores.local.list_objects(directory) if not ignored(stat.key.key))
-
-    def _ignore_rules(self, directory: PhysicalKey) -> Callable[[str], bool]:
-        """Return what tells whether a path is left out by the rules at the root of a directory, as in quilt3."""
-        try:
-            text = self._stores.local.get(directory.join(_IGNORE_FILE)).data.decode()
-        except ObjectNotFoundError:
-            return lambda _path: False
-        except UnicodeDecodeError as error:
-            raise SourceError(f"{directory.join(_IGNORE_FILE)}: not UTF-8 text") from error
-        lines = re.split("\r\n|\r|\n", text)  # Not splitlines(): a form feed ends no rule.
-        rules = [f"*/{line}" for line in lines if line]
-        root = directory.key.rstrip("/")
-
-        left_out = {root: False}
-
-        def is_left_out(folder: str) -> bool:
-            above = []
-            while folder not in left_out:
-                above.append(folder)
-                folder = folder.rpartition("/")[0]
-            for each in reversed(above):  # From the root on: a folder is left out with the one that it is in.
-                left_out[each] = left_out[folder] or any(fnmatch(each, rule) or fnmatch(f"{each}/", rule) for rule in rules)
-                folder = each
-            return left_out[folder]
-
-        return lambda path: any(fnmatch(path, rule) for rule in rules) or is_left_out(path.rpartition("/")[0])
 
     def _resolved(self, stat: ObjectInfo, directory: PhysicalKey) -> ObjectInfo:
         """Follow a link to a file, which must not lead out of the directory."""

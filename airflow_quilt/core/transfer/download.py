@@ -14,13 +14,13 @@ from airflow_quilt.core.errors import (
     SourceChangedError,
     StorageUnavailableError,
 )
-from airflow_quilt.core.format.hashes import Digest, algorithm, checked, part_size
+from airflow_quilt.core.format.hashes import Digest, algorithm, part_size, verify_stream
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.storage.base import PartialFile, Stores
-from airflow_quilt.core.transfer.reading import Reader
+from airflow_quilt.core.transfer.hashing import Reader
 
 _log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class Downloader:
     def run(self, wanted: Iterable[Download]) -> Iterator[tuple[Download, bool]]:
         """Fetch what is not there yet; yield each file when it is right, and whether it is new, in any order.
 
-        Each file appears whole and checked, or not at all.
+        Each file appears whole and verify_stream, or not at all.
 
         Raises:
             CancelledError: the work was told to stop.
@@ -103,7 +103,7 @@ class Downloader:
         file = self._create(wanted)
         chunks = self._chunks(wanted, 0, entry.size)
         try:
-            file.write(0, checked(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({wanted.origin})"))
+            file.write(0, verify_stream(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({wanted.origin})"))
         except (StorageUnavailableError, EntryDamagedError) as error:
             file.abort()  # The next try begins another one.
             del self._open[id(file)]
@@ -120,7 +120,7 @@ class Downloader:
         try:
             if self._stores.local.stat(target).size != entry.size:
                 return False
-            for _ in checked(self._stores.local.stream(target, 0, entry.size), entry.size, entry.hash, str(target)):
+            for _ in verify_stream(self._stores.local.stream(target, 0, entry.size), entry.size, entry.hash, str(target)):
                 self._jobs.check_stop()
         except (ObjectNotFoundError, EntryDamagedError):
             return False

@@ -15,13 +15,11 @@ from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of, hash_of
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
-from airflow_quilt.core.runtime.executor import Executor, Steps
+from airflow_quilt.core.runtime.executor import ByteBudget, Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
-from airflow_quilt.core.runtime.threads import ByteBudget
 from airflow_quilt.core.storage.base import MultipartUpload, ObjectInfo, Stores
+from airflow_quilt.core.transfer.hashing import SourceReader, check_hash, damaged, source_changed
 from airflow_quilt.core.transfer.multipart import MultipartUploads
-from airflow_quilt.core.transfer.reading import source_changed
-from airflow_quilt.core.transfer.source_reader import SourceReader, check_hash, damaged
 
 _TRIES: Final = 3
 

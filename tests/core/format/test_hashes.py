@@ -14,13 +14,13 @@ from airflow_quilt.core.format.hashes import (
     Hash,
     algorithm,
     check_new_hash_type,
-    checked,
     digest_of,
     from_s3,
     hash_of,
     part_ranges,
     part_size,
     to_s3,
+    verify_stream,
 )
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import ObjectInfo
@@ -189,7 +189,7 @@ def test_the_right_bytes_pass_as_they_come(hash_type: str, edges: Sequence[int])
     data = DATA[: 2 * PART + 7]
     chunks = cut(data, edges)
 
-    assert list(checked(iter(chunks), len(data), plainly(data, hash_type), "here")) == chunks
+    assert list(verify_stream(iter(chunks), len(data), plainly(data, hash_type), "here")) == chunks
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -197,20 +197,20 @@ def test_the_right_bytes_pass_as_they_come(hash_type: str, edges: Sequence[int])
 def test_the_right_bytes_of_any_size_pass(hash_type: str, size: int) -> None:
     data = DATA[:size]
 
-    assert b"".join(checked([data], size, plainly(data, hash_type), "here")) == data
+    assert b"".join(verify_stream([data], size, plainly(data, hash_type), "here")) == data
 
 
 @pytest.mark.parametrize("chunks", [[], [b""], [b"", b""]], ids=["none", "one", "two"])
 @pytest.mark.parametrize("hash_type", TYPES)
 def test_nothing_is_right_where_nothing_is_expected(hash_type: str, chunks: list[bytes]) -> None:
-    assert list(checked(chunks, 0, plainly(b"", hash_type), "here")) == chunks
+    assert list(verify_stream(chunks, 0, plainly(b"", hash_type), "here")) == chunks
 
 
 def passed(chunks: Iterable[bytes], size: int, expected: Hash) -> bytes:
     """Let wrong bytes pass, and return what came through before they were refused."""
     came: list[bytes] = []
     with pytest.raises(EntryDamagedError, match="^s3://b/k: these are not the bytes that the package names"):
-        came.extend(checked(chunks, size, expected, "s3://b/k"))
+        came.extend(verify_stream(chunks, size, expected, "s3://b/k"))
     return b"".join(came)
 
 
@@ -236,7 +236,7 @@ def test_one_byte_too_few_is_refused(hash_type: str, edges: list[int], size: int
 @pytest.mark.parametrize("hash_type", TYPES)
 def test_an_object_that_ends_early_is_refused_and_both_sizes_are_told(hash_type: str, count: int) -> None:
     with pytest.raises(EntryDamagedError, match=f"{count:,} bytes of 16,777,223 came"):
-        list(checked([DATA[:count]], 2 * PART + 7, plainly(DATA[: 2 * PART + 7], hash_type), "here"))
+        list(verify_stream([DATA[:count]], 2 * PART + 7, plainly(DATA[: 2 * PART + 7], hash_type), "here"))
 
 
 @pytest.mark.parametrize("hash_type", TYPES)
@@ -263,7 +263,7 @@ def test_two_parts_that_changed_places_are_refused() -> None:
 
 def test_bytes_are_not_held_back_until_they_are_known_to_be_right() -> None:
     source = iter([DATA[:MIB], DATA[MIB : 2 * MIB]])
-    chunks = checked(source, 2 * MIB, Hash(CHUNKED, "wrong"), "here")
+    chunks = verify_stream(source, 2 * MIB, Hash(CHUNKED, "wrong"), "here")
 
     assert next(chunks) == DATA[:MIB]
     assert next(source) == DATA[MIB : 2 * MIB]
@@ -271,7 +271,7 @@ def test_bytes_are_not_held_back_until_they_are_known_to_be_right() -> None:
 
 def test_a_hash_of_a_type_that_nobody_knows_is_no_damage() -> None:
     with pytest.raises(HashTypeError, match="'MD5'"):
-        list(checked([b"hello"], 5, Hash("MD5", "x"), "here"))
+        list(verify_stream([b"hello"], 5, Hash("MD5", "x"), "here"))
 
 
 # What a store's checksums prove.

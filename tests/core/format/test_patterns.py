@@ -1,7 +1,7 @@
 import pytest
 
 from airflow_quilt.core.errors import PackageNameError
-from airflow_quilt.core.format.patterns import check_pattern, is_pattern, matches
+from airflow_quilt.core.format.names import check_pattern, is_pattern, matches
 
 
 @pytest.mark.parametrize("pattern", ["team/data", "team/*", "*/data", "*/*", "te*m/d*-*", "Ünï/cödé"])

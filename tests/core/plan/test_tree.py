@@ -6,7 +6,7 @@ import pytest
 
 from airflow_quilt.core.errors import LogicalKeyError
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
-from airflow_quilt.core.format.ordering import checked
+from airflow_quilt.core.format.ordering import validate_order
 from airflow_quilt.core.plan.actions import Source
 from airflow_quilt.core.plan.tree import Removal, SourceTree, updated
 from airflow_quilt.core.runtime.spool import Spool
@@ -16,7 +16,7 @@ def ordered(tree: SourceTree) -> SourceTree:
     """Put the files of a tree in order, and check that it is one."""
     found: Spool[Source] = Spool(Source, 100)
     found.extend(tree.sources)
-    return SourceTree(list(checked(found, tree.directories)), tree.directories)
+    return SourceTree(list(validate_order(found, tree.directories)), tree.directories)
 
 
 def merged(base: SourceTree, added: SourceTree) -> SourceTree:

@@ -11,7 +11,8 @@ from airflow_quilt.core.build import build
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.install import install
 from airflow_quilt.core.plan.actions import Source
-from airflow_quilt.core.publish.draft import Draft, find_sources
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.resolve import discover
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.runtime.limits import Limits
@@ -38,7 +39,7 @@ WORKS: dict[str, tuple[Work, str, str]] = {
 
 
 def find(registry: Registry, entries: object) -> object:
-    return find_sources(registry, Draft(package="a/b", entries=entries), Spool(Source, COUNT))
+    return discover(registry, Draft(package="a/b", entries=entries), Spool(Source, COUNT))
 
 
 def files(out: Path) -> dict[str, str]:

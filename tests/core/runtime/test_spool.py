@@ -11,11 +11,11 @@ from airflow_quilt.core.errors import DiskError
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey
-from airflow_quilt.core.format.ordering import place
+from airflow_quilt.core.format.ordering import sort_key
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
+from airflow_quilt.core.runtime.executor import map_concurrently
 from airflow_quilt.core.runtime.spool import Spool
-from airflow_quilt.core.runtime.threads import map_concurrently
 
 ORIGIN = PhysicalKey("bucket", "key", "version")
 
@@ -106,4 +106,4 @@ def test_a_directory_for_temporary_files_that_is_gone_is_told_of(tmp_path: Path)
 def test_walk_order_is_what_records_are_sorted_by() -> None:
     records = [Source(logical_key=LogicalKey(key), origin=ORIGIN, size=0) for key in ("a/b", "a/b.txt", "a-b", "a.txt")]
 
-    assert sorted([*records[2:], *records[:2]], key=place) == records
+    assert sorted([*records[2:], *records[:2]], key=sort_key) == records

@@ -18,7 +18,7 @@ from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, Hash, hash_of, 
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
-from airflow_quilt.core.format.ordering import checked
+from airflow_quilt.core.format.ordering import validate_order
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
 from airflow_quilt.core.plan.actions import Source
 from airflow_quilt.core.plan.tree import SourceTree
@@ -53,7 +53,7 @@ class Finder:
         finder = SourceFinder(self.stores, self._read_package, FindOptions(**options))
         with found:
             directories = finder.find(parse_entries(entries), found)
-            return SourceTree(list(checked(found, directories)), directories)
+            return SourceTree(list(validate_order(found, directories)), directories)
 
     def keys(self, entries: object, **options: Any) -> list[str]:
         return [source.logical_key for source in self(entries, **options)]

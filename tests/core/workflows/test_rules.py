@@ -16,7 +16,8 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import StoredObject
-from airflow_quilt.core.workflows.rules import Choice, Workflow, load_workflow
+from airflow_quilt.core.workflows.config import Choice, load_workflow
+from airflow_quilt.core.workflows.rules import Workflow
 
 ON_S3 = "s3://registry/.quilt/workflows/config.yml?versionId=c1"
 ON_DISK = "file:///registry/.quilt/workflows/config.yml"

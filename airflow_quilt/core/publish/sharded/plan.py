@@ -10,22 +10,22 @@ from typing import Final
 from msgspec.structs import replace
 
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.core.format.batches import batched
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.ordering import merge_join
+from airflow_quilt.core.format.ordering import batched, merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Action, Source, Transfer
 from airflow_quilt.core.publish.commit import CommitSpec, Planner, announce, bytes_of, check_target, decide, spool
-from airflow_quilt.core.publish.draft import Draft, find_sources, gather
+from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.planned import PlannedRevision
+from airflow_quilt.core.publish.resolve import discover, resolve
 from airflow_quilt.core.publish.reuse import attach_previous
 from airflow_quilt.core.publish.sharded.staging import Plan, Staging
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.executor import check_stop, map_concurrently
 from airflow_quilt.core.runtime.progress import count
-from airflow_quilt.core.runtime.threads import check_stop, map_concurrently
 from airflow_quilt.core.storage.base import Stores
-from airflow_quilt.core.transfer.reading import source_changed
+from airflow_quilt.core.transfer.hashing import source_changed
 
 # What a file weighs beside its bytes. A request for one takes about as long as a MiB on its way, so a shard of a million
 # small files is as much work as one of a large file; an entry that is known already is a line to be written, no more.
@@ -90,8 +90,8 @@ class Planning:
         """Plan it; return the plan that counts, which may be that of another try."""
         with contextlib.ExitStack() as held:
             latest = self.registry.latest(self.name)
-            added = find_sources(self.registry, self.draft, spool(held, self.registry, Source))
-            content = gather(self.registry, self.name, self.draft, added, latest)
+            added = discover(self.registry, self.draft, spool(held, self.registry, Source))
+            content = resolve(self.registry, self.name, self.draft, added, latest)
             planned = PlannedRevision(spool(held, self.registry, Entry), spool(held, self.registry, Transfer))
             sources = _pinned(self.registry.stores, content.tree.sources)
             decide(self.draft, self.name, content, planner(sources), planned, self.stop)

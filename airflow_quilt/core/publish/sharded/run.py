@@ -22,8 +22,8 @@ from airflow_quilt.core.publish.sharded.plan import Planning, ShardingOptions
 from airflow_quilt.core.publish.sharded.staging import Plan, ShardResult, Staging, check_staging, find_expired, staging_of
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.executor import check_stop
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
-from airflow_quilt.core.runtime.threads import check_stop
 
 __all__ = [
     "ShardPlan",

@@ -18,10 +18,9 @@ import msgspec
 
 from airflow_quilt.core.errors import LocationError, ObjectNotFoundError, PreconditionError, StorageError
 from airflow_quilt.core.format import layout
-from airflow_quilt.core.format.batches import batched
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey
-from airflow_quilt.core.format.ordering import Record
+from airflow_quilt.core.format.ordering import Record, batched
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Action, Transfer
 from airflow_quilt.core.publish.commit import CommitSpec

@@ -1,0 +1,291 @@
+"""The workflows config of a registry: a YAML file, and the JSON schemas that it names, which may lie anywhere.
+
+Its rules are quilt3's.
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from types import EllipsisType
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import yaml
+from jsonschema import Draft3Validator, Draft4Validator, Draft6Validator, Draft7Validator, SchemaError
+from jsonschema.validators import validator_for
+from referencing import Registry
+
+from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.storage.base import StoredObject
+from airflow_quilt.core.storage.paths import resolve_location
+from airflow_quilt.core.workflows.rules import Schema, Workflow, shorten, sorted_errors, violation
+
+Choice = str | EllipsisType | None
+"""A workflow: by its id, none at all, or ``...`` for the one that the registry takes by default."""
+
+_NEWEST_VERSION: Final = (1, 1, 0)
+_META_SCHEMA: Final = "http://json-schema.org/draft-07/schema#"
+_DIALECTS: Final = frozenset({Draft3Validator, Draft4Validator, Draft6Validator, Draft7Validator})
+"""What a schema inside of a schema may be written in: without '$ref' each part of it is looked at once."""
+_MOST_NODES: Final = 100_000
+_LONGEST_NUMBER: Final = 1000
+"""In letters: YAML has numbers to the base of 60, which take time that grows with the square of their length."""
+_NUMBERS: Final = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
+_MOST_SHOWN: Final = 20
+
+_FLAG: Final = {"type": "boolean"}
+_TEXT: Final = {"type": "string"}
+_WORDS: Final = {"type": "string", "minLength": 1}
+_VERSION: Final = {"type": "string", "pattern": r"^[1-9][0-9]*(\.(0|[1-9][0-9]*)){0,2}$"}
+
+_CONFIG = Draft7Validator(
+    {
+        "type": "object",
+        "required": ["version", "workflows"],
+        "additionalProperties": False,
+        "properties": {
+            "version": {
+                **_VERSION,
+                "type": ["string", "object"],
+                "required": ["base"],
+                "additionalProperties": False,
+                "properties": {"base": _VERSION, "catalog": _VERSION},
+            },
+            "catalog": True,
+            "is_workflow_required": _FLAG,
+            "default_workflow": _TEXT,
+            "workflows": {
+                "type": "object",
+                "minProperties": 1,
+                "propertyNames": {"pattern": "^[A-Za-z_-][A-Za-z0-9_-]*$", "maxLength": 64},
+                "additionalProperties": {
+                    "type": "object",
+                    "required": ["name"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "catalog": True,
+                        "name": _WORDS,
+                        "description": _WORDS,
+                        "handle_pattern": _TEXT,
+                        "metadata_schema": _TEXT,
+                        "entries_schema": _TEXT,
+                        "is_message_required": _FLAG,
+                    },
+                },
+            },
+            "schemas": {
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": {"type": "object", "required": ["url"], "properties": {"url": _TEXT}},
+            },
+            "successors": {
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": {
+                    "type": "object",
+                    "required": ["title"],
+                    "properties": {"title": _WORDS, "copy_data": _FLAG},
+                },
+            },
+        },
+    }
+)
+
+
+def load_workflow(choice: Choice, config: StoredObject | None, read: Callable[[PhysicalKey], StoredObject]) -> Workflow | None:
+    """Read the schemas of the chosen workflow.
+
+    Args:
+        choice: the workflow; with ``...`` the registry decides.
+        config: the workflows config of the registry, or None where it has none.
+        read: reads a schema; nothing is fetched in any other way.
+
+    Returns:
+        The workflow, or None where there is no config and none was asked for. A package that needs no workflow in a
+        registry that has a config gets one that demands nothing and is recorded.
+
+    Raises:
+        WorkflowConfigError: the config or a schema cannot be used, the workflow is not in the config, or none was chosen
+            where one is required.
+    """
+    if choice is not None and not isinstance(choice, str | EllipsisType):
+        raise WorkflowConfigError(f"workflow {choice!r}: expected the id of a workflow, or None, got {type(choice).__name__}")
+    if config is None:
+        if choice is ...:
+            return None
+        raise WorkflowConfigError(f"workflow {choice!r}: the registry has no workflows config; leave the workflow out")
+    what = f"workflows config {config.key}"
+    settings = _parse_config(config.data, what)
+    name, rules = _choose(choice, settings, what)
+    pattern = _parse_pattern(rules.get("handle_pattern"), f"{what}: workflow {name!r}")
+    used = [schema for schema in (rules.get("metadata_schema"), rules.get("entries_schema")) if schema]
+    loaded = _load_schemas(used, settings.get("schemas", {}), config.key, read)
+    record: dict[str, Any] = {"id": name, "config": str(config.key)}
+    if loaded:
+        record["schemas"] = {schema: str(loaded[schema].key) for schema in loaded}
+    return Workflow(
+        record,
+        pattern,
+        rules.get("is_message_required", False),
+        loaded.get(rules.get("metadata_schema", "")),
+        loaded.get(rules.get("entries_schema", "")),
+    )
+
+
+def check_config(config: StoredObject, read: Callable[[PhysicalKey], StoredObject]) -> str:
+    """Read a config and every schema that its workflows use; return their names, for people.
+
+    Raises:
+        WorkflowConfigError: something of it cannot be used.
+    """
+    what = f"workflows config {config.key}"
+    settings = _parse_config(config.data, what)
+    for name, rules in settings["workflows"].items():
+        _parse_pattern(rules.get("handle_pattern"), f"{what}: workflow {name!r}")
+        used = [rules[kind] for kind in ("metadata_schema", "entries_schema") if rules.get(kind)]
+        _load_schemas(used, settings.get("schemas", {}), config.key, read)
+    return _names(settings["workflows"])
+
+
+def _parse_config(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = _parse_yaml(data.decode())
+        errors = list(sorted_errors(_CONFIG, config))
+    except Exception as error:  # PyYAML lets out whatever int(), datetime() and its own lookups raise.
+        raise WorkflowConfigError(f"{what}: cannot be read as YAML: {error}") from error
+    if errors:
+        lines = "\n".join("- " + violation("config", path, text) for path, text in errors[:_MOST_SHOWN])
+        raise WorkflowConfigError(f"{what}: not as Quilt wants it:\n{lines}")
+    version = config["version"] if isinstance(config["version"], str) else config["version"]["base"]
+    if not _is_supported(version):
+        newest = ".".join(map(str, _NEWEST_VERSION))
+        raise WorkflowConfigError(f"{what}: version {shorten(version)!r} is not supported, the newest that is: {newest!r}")
+    return config
+
+
+def _parse_yaml(text: str) -> Any:
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count(node, {}) > _MOST_NODES:
+            raise ValueError(f"more than {_MOST_NODES:,} values, aliases counted as what they stand for")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, known: dict[int, int]) -> int:
+    if id(node) not in known:
+        known[id(node)] = 0  # For an alias inside of what it stands for.
+        if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
+            raise ValueError(f"a number of more than {_LONGEST_NUMBER:,} letters")
+        children: Iterable[yaml.Node] = ()
+        if isinstance(node, yaml.MappingNode):
+            children = itertools.chain.from_iterable(node.value)
+        elif isinstance(node, yaml.SequenceNode):
+            children = node.value
+        known[id(node)] = 1 + sum(_count(child, known) for child in children)
+    return known[id(node)]
+
+
+def _is_supported(version: str) -> bool:
+    try:
+        return tuple(map(int, version.split("."))) <= _NEWEST_VERSION
+    except ValueError:  # Python bounds the digits that it reads.
+        return False
+
+
+def _choose(choice: Choice, settings: Mapping[str, Any], what: str) -> tuple[str | None, Mapping[str, Any]]:
+    workflows = settings["workflows"]
+    name = settings.get("default_workflow") if choice is ... else choice
+    if name is None:
+        if settings.get("is_workflow_required", True):
+            raise WorkflowConfigError(f"{what}: a workflow is required and none was chosen; choose one of {_names(workflows)}")
+        return None, {}
+    if name not in workflows:
+        default = "the default workflow" if choice is ... else "workflow"
+        raise WorkflowConfigError(f"{what}: {default} {name!r} is not in it; there are {_names(workflows)}")
+    return name, workflows[name]
+
+
+def _names(workflows: Iterable[object]) -> str:
+    return shorten(", ".join(map(repr, workflows)))
+
+
+def _parse_pattern(pattern: str | None, what: str) -> re.Pattern[str] | None:
+    if not pattern:
+        return None
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise WorkflowConfigError(f"{what}: handle_pattern {pattern!r} is not a regular expression: {error}") from error
+
+
+def _load_schemas(
+    used: Iterable[str], schemas: Mapping[str, Any], config: PhysicalKey, read: Callable[[PhysicalKey], StoredObject]
+) -> dict[str, Schema]:
+    loaded: dict[str, Schema] = {}
+    by_key: dict[PhysicalKey, Schema] = {}
+    for schema in used:
+        what = f"workflows config {config}: schema {schema!r}"
+        if schema not in schemas:
+            raise WorkflowConfigError(f"{what} is not among its schemas")
+        url = schemas[schema]["url"]
+        key = _parse_url(url, what)
+        if key.is_local and not config.is_local:
+            raise WorkflowConfigError(f"{what}: {url!r} is a local file, which a registry on S3 cannot use; put it on S3")
+        if key not in by_key:
+            by_key[key] = _load_schema(key, f"{what} at {url}", read)
+        loaded[schema] = by_key[key]
+    return loaded
+
+
+def _parse_url(url: str, what: str) -> PhysicalKey:
+    """Read the URL of a schema; quilt3 is laxer with these than we are with URLs that people give."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "file":
+            return resolve_location(f"file://{parts.netloc}{parts.path}" + (f"?{parts.query}" if parts.query else ""))
+        query = parse_qs(parts.query)
+        versions = query.pop("versionId", [None])
+        if parts.scheme == "s3" and parts.netloc and not query:
+            key = PhysicalKey(parts.netloc, unquote(parts.path)[1:], versions[0])
+            return PhysicalKey.parse(str(key))  # It will be recorded, so it must print.
+    except (LocationError, ValueError) as error:
+        raise WorkflowConfigError(f"{what}: {error}") from error
+    raise WorkflowConfigError(f"{what}: {url!r}: expected s3://bucket/key, ?versionId=… after it or not, or file:///path")
+
+
+def _load_schema(key: PhysicalKey, what: str, read: Callable[[PhysicalKey], StoredObject]) -> Schema:
+    try:
+        blob = read(key)
+    except StorageError as error:
+        if error.transient:
+            raise
+        raise WorkflowConfigError(f"{what}: cannot be read: {error}") from error
+    try:
+        schema = json.loads(blob.data.decode(), object_hook=_check_object)
+    except (ValueError, RecursionError) as error:
+        raise WorkflowConfigError(f"{what}: not a JSON schema that Quilt can use: {error}") from error
+    if isinstance(schema, dict) and schema.get("$schema", _META_SCHEMA) != _META_SCHEMA:
+        raise WorkflowConfigError(f"{what}: '$schema' is {schema['$schema']!r}, Quilt knows only {_META_SCHEMA!r}")
+    try:
+        Draft7Validator.check_schema(schema)
+    except (SchemaError, OverflowError, RecursionError) as error:
+        reason = violation("schema", error.path, shorten(error.message)) if isinstance(error, SchemaError) else error
+        raise WorkflowConfigError(f"{what}: not valid by draft 7: {reason}") from error
+    return Schema(what, blob.key, Draft7Validator(schema, registry=Registry()))  # This registry fetches nothing.
+
+
+def _check_object(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what makes a schema more work than it looks: references, and a dialect that knows others."""
+    if "$ref" in values:
+        raise ValueError("'$ref' is not supported, write what it refers to in its place")
+    dialect = values.get("$schema")
+    if isinstance(dialect, str) and validator_for(values, default=Draft7Validator) not in _DIALECTS:
+        raise ValueError(f"'$schema' is {dialect!r}, later than draft 7: write that schema in draft 7")
+    return values
