@@ -188,7 +188,7 @@ def test_an_object_is_looked_at_with_one_request_whether_it_is_there_or_not(
     assert [by_crt(request) for request in proxy.requests[sent:]] == [True, False, True, False, *[True] * 21]
 
 
-@pytest.mark.parametrize("mark", [None, "a mark"])
+@pytest.mark.parametrize("writer_tag", [None, "a tag"])
 def test_a_small_object_is_read_with_one_request_whether_it_is_there_or_not(
     proxy: S3Proxy, through: S3Storage, root: PhysicalKey, writer_tag: str | None
 ) -> None:
