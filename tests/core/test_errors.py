@@ -63,10 +63,9 @@ STORAGE = {
 }
 
 
-@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
-def test_every_error_is_a_quilt_error_with_a_docstring(kind: type[Exception]) -> None:
-    assert issubclass(kind, QuiltError)
-    assert kind.__doc__
+def test_every_error_is_a_quilt_error_with_a_docstring() -> None:
+    assert len(CLASSES) > 30
+    assert [kind.__name__ for kind in CLASSES if not issubclass(kind, QuiltError) or not kind.__doc__] == []
 
 
 def test_only_what_may_succeed_later_is_transient() -> None:
@@ -99,16 +98,19 @@ ARGUMENTS: dict[type[QuiltError], tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("protocol", [*range(pickle.HIGHEST_PROTOCOL + 1), None])
-def test_every_error_comes_whole_out_of_another_process(kind: type[QuiltError], protocol: int | None) -> None:
-    error = kind(*next(arguments for base, arguments in ARGUMENTS.items() if issubclass(kind, base)))
-    error.add_note("in entry 5")
-    again = copy.copy(error) if protocol is None else pickle.loads(pickle.dumps(error, protocol))  # noqa: S301
+def test_every_error_comes_whole_out_of_another_process(protocol: int | None) -> None:
+    for kind in CLASSES:
+        error = kind(*next(arguments for base, arguments in ARGUMENTS.items() if issubclass(kind, base)))
+        error.add_note("in entry 5")
+        try:
+            again = copy.copy(error) if protocol is None else pickle.loads(pickle.dumps(error, protocol))  # noqa: S301
+        except (AttributeError, TypeError, pickle.PickleError) as failure:
+            pytest.fail(f"{kind.__name__} cannot be made again: {failure!r}")
 
-    assert type(again) is kind
-    assert (str(again), again.args, again.transient) == (str(error), error.args, error.transient)
-    assert vars(again) == vars(error)
+        assert type(again) is kind
+        assert (str(again), again.args, again.transient) == (str(error), error.args, error.transient), kind.__name__
+        assert vars(again) == vars(error), kind.__name__
 
 
 @pytest.mark.parametrize(
@@ -165,7 +167,7 @@ def test_a_broken_workflow_carries_every_violation() -> None:
 PARENTS = {"QuiltError", "CatalogError", "StorageError", "PermanentError", "AuthenticationError"}
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind.__name__ not in PARENTS])
-def test_every_error_is_for_now_or_for_good_or_about_who_asks(kind: type[QuiltError]) -> None:
-    is_about_who_asks = issubclass(kind, AuthenticationError) and not kind.transient
-    assert [kind.transient, issubclass(kind, PermanentError), is_about_who_asks].count(True) == 1
+def test_every_error_is_for_now_or_for_good_or_about_who_asks() -> None:
+    for kind in [kind for kind in CLASSES if kind.__name__ not in PARENTS]:
+        is_about_who_asks = issubclass(kind, AuthenticationError) and not kind.transient
+        assert [kind.transient, issubclass(kind, PermanentError), is_about_who_asks].count(True) == 1, kind.__name__
