@@ -19,7 +19,7 @@ from tests.airflow.support import events, needs_airflow, run_here, until_airflow
 HASH = "0123456789abcdef" * 4
 
 
-def test_the_asset_of_a_package_is_the_same_wherever_it_is_named() -> None:
+def test_asset_uri_is_canonical() -> None:
     asset = quilt_asset("team/data", "s3://bucket")
 
     assert (asset.name, asset.uri) == ("quilt+s3://bucket/team/data",) * 2
@@ -29,7 +29,7 @@ def test_the_asset_of_a_package_is_the_same_wherever_it_is_named() -> None:
     assert quilt_asset("team/data", "s3://bucket", group="ours", extra={"a": 1}).extra == {"a": 1}
 
 
-def test_a_watched_asset_is_the_same_asset_with_a_trigger() -> None:
+def test_watch_adds_a_trigger() -> None:
     asset = quilt_asset("team/data", "s3://bucket", watch={"poll_interval": 5})
 
     [watcher] = asset.watchers
@@ -51,7 +51,7 @@ def test_a_watched_asset_is_the_same_asset_with_a_trigger() -> None:
         ("quilt+s3://bucket#path=a", None),
     ],
 )
-def test_what_has_no_asset_is_refused(package: str, registry: str | None) -> None:
+def test_invalid_package_is_refused(package: str, registry: str | None) -> None:
     with pytest.raises(InputError):
         quilt_asset(package, registry)
 
@@ -68,17 +68,17 @@ def test_what_has_no_asset_is_refused(package: str, registry: str | None) -> Non
         "quilt+s3:///team/data",
     ],
 )
-def test_airflow_refuses_an_asset_of_a_wrong_form_and_is_told_the_right_one(uri: str) -> None:
+def test_bad_uri_names_right_form(uri: str) -> None:
     with pytest.raises(ValueError, match=r"written quilt\+s3://bucket/namespace/name"):
         Asset(uri)
 
 
-def test_a_wrong_form_is_not_normalized_into_another_package() -> None:
+def test_uri_keeps_its_case() -> None:
     assert Asset("quilt+s3://bucket/team/data/").uri == "quilt+s3://bucket/team/data"
     assert Asset("quilt+s3://Bucket/team/Data").uri == "quilt+s3://Bucket/team/Data"
 
 
-def test_uris_are_converted_both_ways() -> None:
+def test_asset_uri_round_trips() -> None:
     uri = "quilt+s3://bucket/team/data"
     assert package_of(uri) == ("s3://bucket", "team/data")
     assert to_quilt_uri(uri) == "quilt+s3://bucket#package=team/data"
@@ -90,7 +90,7 @@ def test_uris_are_converted_both_ways() -> None:
 
 
 @pytest.mark.parametrize("operator", [QuiltPushOperator, QuiltBuildOperator])
-def test_the_package_is_an_outlet_where_it_is_known_while_the_dag_is_parsed(operator: Any) -> None:
+def test_known_package_is_an_outlet(operator: Any) -> None:
     asset = quilt_asset("team/data", "s3://bucket")
     other = Asset("s3://bucket/other")
 
@@ -110,7 +110,7 @@ def test_the_package_is_an_outlet_where_it_is_known_while_the_dag_is_parsed(oper
         assert outlets(**unknown) == []
 
 
-def test_the_event_of_the_outlet_and_of_each_alias_tells_of_the_revision(connected: str) -> None:
+def test_event_carries_top_hash(connected: str) -> None:
     told = OutletEventAccessors()
     alias = AssetAlias("whatever the run publishes")
     task = QuiltPushOperator(
@@ -126,7 +126,7 @@ def test_the_event_of_the_outlet_and_of_each_alias_tells_of_the_revision(connect
 
 
 @until_airflow("3.3")
-def test_a_partition_is_refused_before_anything_is_published(connected: str, s3_registry: Registry) -> None:
+def test_partition_needs_airflow_3_3(connected: str, s3_registry: Registry) -> None:
     task = QuiltPushOperator(
         task_id="push", package="team/data", registry=connected, entries={"a.txt": entry(content="a")}, partition_key="2026-11-23"
     )
@@ -136,9 +136,7 @@ def test_a_partition_is_refused_before_anything_is_published(connected: str, s3_
     assert list(s3_registry.packages()) == []
 
 
-def test_an_event_tells_of_the_revision_and_there_is_none_where_nothing_is_new(
-    dag: DAG, connected: str, s3_registry: Registry
-) -> None:
+def test_unchanged_push_emits_no_event(dag: DAG, connected: str, s3_registry: Registry) -> None:
     QuiltPushOperator(
         task_id="push",
         package="team/data",
@@ -167,7 +165,7 @@ def test_an_event_tells_of_the_revision_and_there_is_none_where_nothing_is_new(
     ]
 
 
-def test_an_alias_gets_the_asset_of_a_package_that_is_known_only_at_run_time(dag: DAG, connected: str) -> None:
+def test_alias_gets_runtime_package(dag: DAG, connected: str) -> None:
     QuiltPushOperator(
         task_id="push",
         package="team/{{ params.name }}",
@@ -183,7 +181,7 @@ def test_an_alias_gets_the_asset_of_a_package_that_is_known_only_at_run_time(dag
     assert event.extra["quilt_uri"].startswith(f"quilt+{connected}#package=team/late@")
 
 
-def test_mapped_tasks_of_known_packages_publish_too(dag: DAG, connected: str, s3_registry: Registry) -> None:
+def test_mapped_tasks_publish(dag: DAG, connected: str, s3_registry: Registry) -> None:
     QuiltPushOperator.partial(task_id="push", package="team/data", registry=connected, dag=dag).expand(
         entries=[{"a.txt": entry(content="a")}, {"b.txt": entry(content="b")}]
     )
@@ -195,7 +193,7 @@ def test_mapped_tasks_of_known_packages_publish_too(dag: DAG, connected: str, s3
 
 
 @needs_airflow("3.3")
-def test_an_event_is_of_the_partition_that_the_task_names(dag: DAG, connected: str) -> None:
+def test_event_has_task_partition(dag: DAG, connected: str) -> None:
     QuiltPushOperator(
         task_id="push",
         package="team/data",

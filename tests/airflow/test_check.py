@@ -51,7 +51,7 @@ def everything_in(s3: S3Server, bucket: str) -> tuple[object, object]:
     )
 
 
-def test_a_connection_that_can_do_everything(use: Use, s3: S3Server, bucket: str) -> None:
+def test_full_access_passes(use: Use, s3: S3Server, bucket: str) -> None:
     use(bucket)
     ok, parts = found()
 
@@ -63,7 +63,7 @@ def test_a_connection_that_can_do_everything(use: Use, s3: S3Server, bucket: str
     assert everything_in(s3, bucket) == (None, None)
 
 
-def test_a_reader_is_told_that_it_cannot_write(use: Use, s3: S3Server, bucket: str) -> None:
+def test_read_only_is_a_warning(use: Use, s3: S3Server, bucket: str) -> None:
     use(bucket, s3.reader)
     ok, parts = found()
 
@@ -73,7 +73,7 @@ def test_a_reader_is_told_that_it_cannot_write(use: Use, s3: S3Server, bucket: s
     assert "access denied" in parts["write"]
 
 
-def test_a_bucket_that_is_not_there_fails_and_ends_the_test(use: Use) -> None:
+def test_missing_bucket_stops_checks(use: Use) -> None:
     use("no-such-bucket")
     ok, parts = found()
 
@@ -83,7 +83,7 @@ def test_a_bucket_that_is_not_there_fails_and_ends_the_test(use: Use) -> None:
     assert "there is no such bucket" in parts["list"]
 
 
-def test_a_wrong_secret_fails_and_is_not_told(use: Use, s3: S3Server, bucket: str) -> None:
+def test_wrong_secret_is_not_shown(use: Use, s3: S3Server, bucket: str) -> None:
     use(bucket, Identity(s3.admin.access_key, "not-the-secret"))
     ok, parts = found()
 
@@ -92,7 +92,7 @@ def test_a_wrong_secret_fails_and_is_not_told(use: Use, s3: S3Server, bucket: st
     assert "not-the-secret" not in str(parts)
 
 
-def test_a_store_that_does_not_answer_fails_within_seconds(use: Use, bucket: str) -> None:
+def test_unreachable_store_fails(use: Use, bucket: str) -> None:
     nobody = S3Server("http://127.0.0.1:9", Identity.make(), Identity.make())
     use(bucket, nobody.admin, nobody)
     ok, parts = found()
@@ -101,7 +101,7 @@ def test_a_store_that_does_not_answer_fails_within_seconds(use: Use, bucket: str
     assert "Could not connect" in parts["list"]
 
 
-def test_a_bucket_without_versions_is_a_warning(use: Use, plain_bucket: str) -> None:
+def test_unversioned_bucket_warns(use: Use, plain_bucket: str) -> None:
     use(plain_bucket)
     ok, parts = found()
 
@@ -120,7 +120,7 @@ def test_a_bucket_without_versions_is_a_warning(use: Use, plain_bucket: str) -> 
     ],
     ids=["good", "missing schema", "bad pattern", "no config"],
 )
-def test_the_workflows_config_is_read(use: Use, s3: S3Server, bucket: str, config: bytes, verdict: str) -> None:
+def test_workflows_config_is_read(use: Use, s3: S3Server, bucket: str, config: bytes, verdict: str) -> None:
     s3.client().put_object(Bucket=bucket, Key=".quilt/workflows/config.yml", Body=config)
     use(bucket)
     ok, parts = found()
@@ -129,7 +129,7 @@ def test_the_workflows_config_is_read(use: Use, s3: S3Server, bucket: str, confi
     assert parts["workflows"].startswith(verdict)
 
 
-def test_nobody_is_signed_for_and_nothing_is_signed_when_the_connection_is_anonymous(use: Use, bucket: str) -> None:
+def test_anonymous_has_no_identity(use: Use, bucket: str) -> None:
     use(bucket, anonymous=True)
     ok, parts = found()
 
@@ -146,7 +146,7 @@ def test_no_registry_is_a_warning(use: Use, bucket: str) -> None:
     assert parts["registry"].startswith("WARNING none is named")
 
 
-def test_a_local_registry_is_looked_at(use: Use, bucket: str, tmp_path: Path) -> None:
+def test_local_registry_is_checked(use: Use, bucket: str, tmp_path: Path) -> None:
     use(bucket, registry=str(tmp_path), aws_conn_id="nowhere")
     ok, parts = found()
 
@@ -163,9 +163,7 @@ def test_a_local_registry_is_looked_at(use: Use, bucket: str, tmp_path: Path) ->
     ],
     ids=["bad extra", "login without a catalog"],
 )
-def test_a_connection_that_cannot_be_right_fails_first(
-    monkeypatch: pytest.MonkeyPatch, connection: dict[str, Any], says: str
-) -> None:
+def test_bad_connection_fails_first(monkeypatch: pytest.MonkeyPatch, connection: dict[str, Any], says: str) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", json.dumps(connection))
     ok, parts = found()
 
@@ -174,7 +172,7 @@ def test_a_connection_that_cannot_be_right_fails_first(
     assert parts["connection"].startswith(says)
 
 
-def test_a_connection_that_is_not_there_fails_with_the_cure() -> None:
+def test_missing_connection_fails() -> None:
     ok, text = QuiltHook("nowhere").test_connection()
 
     assert not ok
@@ -189,9 +187,7 @@ def test_a_connection_that_is_not_there_fails_with_the_cure() -> None:
         ({"workflow": "alpha"}, "workflow", "no workflows config"),
     ],
 )
-def test_each_extra_that_cannot_be_right_is_a_part_that_fails(
-    use: Use, bucket: str, extra: dict[str, str], part: str, says: str
-) -> None:
+def test_each_bad_extra_fails(use: Use, bucket: str, extra: dict[str, str], part: str, says: str) -> None:
     use(bucket, **extra)
     ok, parts = found()
 
@@ -200,7 +196,7 @@ def test_each_extra_that_cannot_be_right_is_a_part_that_fails(
     assert says in parts[part]
 
 
-def test_extras_that_are_right_are_told(use: Use, s3: S3Server, bucket: str) -> None:
+def test_good_extras_are_reported(use: Use, s3: S3Server, bucket: str) -> None:
     s3.client().put_object(
         Bucket=bucket, Key=".quilt/workflows/config.yml", Body=b"version: '1'\nworkflows: {alpha: {name: Alpha}}\n"
     )
@@ -212,7 +208,7 @@ def test_extras_that_are_right_are_told(use: Use, s3: S3Server, bucket: str) -> 
     assert parts["workflow"] == "OK 'alpha' is in the registry's config"
 
 
-def test_an_aws_connection_that_is_not_there_is_named(use: Use, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_aws_conn_is_named(use: Use, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use(bucket, aws_conn_id="nowhere")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
@@ -223,9 +219,7 @@ def test_an_aws_connection_that_is_not_there_is_named(use: Use, bucket: str, mon
     assert "there is no AWS connection 'nowhere'" in parts["identity"]
 
 
-def test_a_public_bucket_is_read_unsigned_when_the_connection_says_so(
-    use: Use, s3: S3Server, s3_registry: Registry, bucket: str
-) -> None:
+def test_public_bucket_is_readable(use: Use, s3: S3Server, s3_registry: Registry, bucket: str) -> None:
     push(s3_registry, Draft(package="team/data", entries={"a.txt": b"a"}))
     statement = {
         "Effect": "Allow",

@@ -47,12 +47,12 @@ def returning(value: object, **arguments: Any) -> Any:
     return make().operator
 
 
-def test_airflow_finds_the_decorators() -> None:
+def test_airflow_finds_decorators() -> None:
     assert (task.quilt_push, task.quilt_build) == (quilt_push, quilt_build)
 
 
 @pytest.mark.parametrize(("decorator", "operator"), BOTH)
-def test_a_decorator_names_every_parameter_of_its_operator_but_the_entries(decorator: Any, operator: type) -> None:
+def test_parameters_match_operator(decorator: Any, operator: type) -> None:
     parameters = inspect.signature(decorator).parameters.values()
     names = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
 
@@ -60,7 +60,7 @@ def test_a_decorator_names_every_parameter_of_its_operator_but_the_entries(decor
 
 
 @pytest.mark.parametrize(("decorator", "operator"), BOTH)
-def test_a_decorated_task_is_the_operator_with_its_arguments_templated(decorator: Any, operator: type) -> None:
+def test_decorator_makes_operator(decorator: Any, operator: type) -> None:
     @decorator(package="team/{{ day }}", message="{{ day }}", logical_key="{{ day }}.csv", dedupe=False, retries=3)
     def make(source: str) -> str:
         """Say what is made."""
@@ -75,26 +75,24 @@ def test_a_decorated_task_is_the_operator_with_its_arguments_templated(decorator
     assert list(made.op_args) == ["/data/monday.csv"]
 
 
-def test_what_is_left_out_comes_from_the_defaults_of_the_dag() -> None:
+def test_dag_defaults_apply() -> None:
     with DAG("defaults", schedule=None, default_args={"registry": "s3://bucket", "conflict": "overwrite", "dedupe": False}):
         made = returning("/data/", dedupe=True)
 
     assert (made.registry, made.conflict, made.dedupe) == ("s3://bucket", "overwrite", True)
 
 
-def test_the_entries_are_what_the_function_returns_and_nothing_else() -> None:
+def test_entries_argument_fails() -> None:
     with pytest.raises(TypeError, match="multiple values for keyword argument 'entries'"):
         returning("/data/", entries={"a.txt": "/data/a.txt"})
 
 
-def test_the_package_is_an_outlet_where_it_is_known_while_the_dag_is_parsed() -> None:
+def test_known_package_is_an_outlet() -> None:
     assert returning("/data/", registry="s3://bucket").outlets == [quilt_asset("team/data", "s3://bucket")]
     assert returning("/data/", registry="s3://bucket", package="team/{{ ds }}").outlets == []
 
 
-def test_a_function_gets_what_other_tasks_returned_and_what_it_asks_for_of_the_context(
-    dag: DAG, connected: str, s3_registry: Registry, tmp_path: Path
-) -> None:
+def test_xcom_and_context_are_passed(dag: DAG, connected: str, s3_registry: Registry, tmp_path: Path) -> None:
     @task
     def write(name: str) -> str:
         (tmp_path / name).write_text(name)
@@ -140,9 +138,7 @@ def test_a_function_gets_what_other_tasks_returned_and_what_it_asks_for_of_the_c
     }
 
 
-def test_a_function_may_return_a_directory_a_data_frame_or_a_prefix(
-    dag: DAG, connected: str, s3: S3Server, s3_registry: Registry, bucket: str, tmp_path: Path
-) -> None:
+def test_return_types_publish(dag: DAG, connected: str, s3: S3Server, s3_registry: Registry, bucket: str, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/a.txt").write_text("a")
     s3.client().put_object(Bucket=bucket, Key="raw/b.txt", Body=b"b")
@@ -173,7 +169,7 @@ def test_a_function_may_return_a_directory_a_data_frame_or_a_prefix(
     assert named.physical_keys[0].startswith(f"s3://{bucket}/raw/b.txt?")
 
 
-def test_the_example_of_the_documents_runs(dag: DAG, connected: str, s3_registry: Registry, tmp_path: Path) -> None:
+def test_documented_example_runs(dag: DAG, connected: str, s3_registry: Registry, tmp_path: Path) -> None:
     [example] = [block for block in blocks(ROOT / "docs/operators.md") if "@task.quilt_push" in block]
     (tmp_path / "mon.csv").write_text("mm\n1\n3\n")
     exec(compile(example.replace("/data/mon.csv", str(tmp_path / "mon.csv")), "docs/operators.md", "exec"), {})  # noqa: S102
@@ -186,9 +182,8 @@ def test_the_example_of_the_documents_runs(dag: DAG, connected: str, s3_registry
     assert {key.partition("/")[0] for key in contents(s3_registry, "lab/raw")} == {"20261123", "means"}
 
 
-def test_mapped_and_overridden_tasks_publish_too_and_a_function_that_fails_is_called_again(
-    dag: DAG, connected: str, s3_registry: Registry, tmp_path: Path
-) -> None:
+def test_mapped_tasks_publish(dag: DAG, connected: str, s3_registry: Registry, tmp_path: Path) -> None:
+    """Publish from overridden tasks too, and call a failed function again."""
     tries = []
 
     @task.quilt_push(package="team/mapped", mode="update", registry=connected, logical_key="texts/")
@@ -217,7 +212,7 @@ def test_mapped_and_overridden_tasks_publish_too_and_a_function_that_fails_is_ca
     assert [link.name for link in added.operator.operator_extra_links] == ["Quilt Catalog"]
 
 
-def test_an_event_tells_of_the_revision_and_there_is_none_where_nothing_is_new(dag: DAG, connected: str) -> None:
+def test_unchanged_push_emits_no_event(dag: DAG, connected: str) -> None:
     @task.quilt_push(package="team/data", registry=connected, logical_key="a.json")
     def publish(*, params: dict[str, str]) -> list[str]:
         return [params["text"]]
@@ -246,7 +241,7 @@ def test_an_event_tells_of_the_revision_and_there_is_none_where_nothing_is_new(d
         (Asset("name only"), {}, "it has no URI"),
     ],
 )
-def test_what_cannot_be_published_fails_for_good_and_the_message_names_the_cure(
+def test_bad_result_is_permanent(
     connected: str, s3_registry: Registry, value: object, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(AirflowFailException, match=message):
@@ -254,9 +249,8 @@ def test_what_cannot_be_published_fails_for_good_and_the_message_names_the_cure(
     assert list(s3_registry.packages()) == []
 
 
-def test_an_asset_is_a_source_where_it_is_returned_and_any_value_where_it_is_given(
-    connected: str, s3: S3Server, s3_registry: Registry, bucket: str
-) -> None:
+def test_returned_asset_is_a_source(connected: str, s3: S3Server, s3_registry: Registry, bucket: str) -> None:
+    """Pass a given asset to the function as it is."""
     s3.client().put_object(Bucket=bucket, Key="raw/b.txt", Body=b"b")
     given = Asset("name only")
 
@@ -293,9 +287,7 @@ class Calls:
     ["text", {"key": Path("/path")}, memoryview(b"hello")[::2], MappedOutput(["one", "two"])],
     ids=["text", "path", "bytes", "mapped"],
 )
-def test_a_retry_after_a_lost_success_does_not_call_the_function_again(
-    connected: str, s3_registry: Registry, argument: object
-) -> None:
+def test_lost_success_is_not_rerun(connected: str, s3_registry: Registry, argument: object) -> None:
     calls = Calls(StateStore())
     first, again = (calls.retry(tries, argument) for tries in (1, 2))
 
@@ -306,9 +298,10 @@ def test_a_retry_after_a_lost_success_does_not_call_the_function_again(
 @pytest.mark.parametrize(
     ("arguments", "noted"), [((1, 2), ["quilt_published"]), ((pd.DataFrame(),) * 2, [])], ids=["other arguments", "a data frame"]
 )
-def test_without_a_note_for_the_arguments_the_function_is_called_again_and_its_revision_found(
+def test_retry_finds_its_revision(
     connected: str, s3_registry: Registry, arguments: tuple[object, object], noted: list[str]
 ) -> None:
+    """Call the function again without a stored state, and publish no second revision."""
     store = StateStore()
     calls = Calls(store)
     first, again = (calls.retry(tries, argument) for tries, argument in enumerate(arguments, 1))

@@ -50,7 +50,7 @@ def publish(run_dag: RunDag, connected: str, tmp_path: Path) -> Publish:
     return run
 
 
-def test_penguins_weekly_publishes_what_its_tasks_made(publish: Publish, s3_registry: Registry, bucket: str) -> None:
+def test_penguins_weekly_publishes(publish: Publish, s3_registry: Registry, bucket: str) -> None:
     run = publish(2009)
 
     assert states(run) == {
@@ -89,7 +89,7 @@ def test_penguins_weekly_publishes_what_its_tasks_made(publish: Publish, s3_regi
     }
 
 
-def test_the_same_run_again_makes_no_new_revision_and_another_week_makes_one(publish: Publish, s3_registry: Registry) -> None:
+def test_same_week_is_deduplicated(publish: Publish, s3_registry: Registry) -> None:
     first, again, other = (result(publish(year), "publish") for year in (2008, 2008, 2009))
 
     assert [published["created"] for published in (first, again, other)] == [True, False, True]
@@ -98,9 +98,7 @@ def test_the_same_run_again_makes_no_new_revision_and_another_week_makes_one(pub
     assert [revision.top_hash for revision in s3_registry.revisions(PENGUINS)] == [other["top_hash"], first["top_hash"]]
 
 
-def test_retire_revision_deletes_one_revision_and_no_data(
-    publish: Publish, run_dag: RunDag, s3: S3Server, s3_registry: Registry, bucket: str
-) -> None:
+def test_retire_revision_keeps_data(publish: Publish, run_dag: RunDag, s3: S3Server, s3_registry: Registry, bucket: str) -> None:
     old, new = (str(result(publish(year), "publish")["top_hash"]) for year in (2008, 2009))
     data = s3.client().list_object_versions(Bucket=bucket, Prefix="penguins/")["Versions"]
 
@@ -118,9 +116,7 @@ def test_retire_revision_deletes_one_revision_and_no_data(
     assert s3.client().list_object_versions(Bucket=bucket, Prefix="penguins/")["Versions"] == data
 
 
-def test_the_summary_is_corrected_in_a_new_revision_that_is_verified(
-    publish: Publish, run_dag: RunDag, s3_registry: Registry, tmp_path: Path
-) -> None:
+def test_correction_is_verified(publish: Publish, run_dag: RunDag, s3_registry: Registry, tmp_path: Path) -> None:
     first = result(publish(2008), "publish")
 
     run = run_dag("penguins_corrected", run_conf={"package": "penguins/weekly", "workdir": str(tmp_path / "copy")})
@@ -140,9 +136,7 @@ def test_the_summary_is_corrected_in_a_new_revision_that_is_verified(
     assert sorted(path.name for path in (tmp_path / "copy").rglob("*.png")) == ["adelie.png", "chinstrap.png", "gentoo.png"]
 
 
-def test_index_measurements_names_objects_where_they_are(
-    run_dag: RunDag, connected: str, s3: S3Server, s3_registry: Registry, bucket: str
-) -> None:
+def test_index_copies_no_objects(run_dag: RunDag, connected: str, s3: S3Server, s3_registry: Registry, bucket: str) -> None:
     for day, size in (("mon", 10), ("tue", 30), ("wed", 20)):
         s3.client().put_object(Bucket=bucket, Key=f"raw/{day}.csv", Body=b"x" * size)
 
@@ -156,9 +150,7 @@ def test_index_measurements_names_objects_where_they_are(
     assert s3.client().list_objects_v2(Bucket=bucket, Prefix="lab/")["KeyCount"] == 0
 
 
-def test_every_year_adds_its_files_and_the_release_names_all_of_them(
-    run_dag: RunDag, connected: str, s3_registry: Registry
-) -> None:
+def test_release_names_every_year(run_dag: RunDag, connected: str, s3_registry: Registry) -> None:
     run = run_dag("penguins_by_year")
 
     assert states(run) == {**{("publish", index): "success" for index in range(3)}, ("release", -1): "success"}
@@ -173,9 +165,8 @@ def test_every_year_adds_its_files_and_the_release_names_all_of_them(
     assert len(list(s3_registry.revisions(PackageName.parse("penguins/years")))) == 3
 
 
-def test_an_experiment_says_which_run_published_it_and_an_alias_stands_for_its_asset(
-    run_dag: RunDag, connected: str, s3_registry: Registry
-) -> None:
+def test_experiment_names_its_run(run_dag: RunDag, connected: str, s3_registry: Registry) -> None:
+    """Emit the event of the package's asset through an alias."""
     run = run_dag("experiments_publish", run_conf={"name": "run-7", "reading": 5})
 
     assert states(run) == {("publish", -1): "success"}
@@ -185,7 +176,7 @@ def test_an_experiment_says_which_run_published_it_and_an_alias_stands_for_its_a
     assert event.extra["top_hash"] == result(run, "publish")["top_hash"]
 
 
-def test_a_package_is_awaited_and_verified(run_dag: RunDag, connected: str) -> None:
+def test_package_is_awaited(run_dag: RunDag, connected: str) -> None:
     room = {"room.json": entry(content={"celsius": 20})}
     published = QuiltPushOperator(task_id="push", package="lab/measurements", entries=room).execute({})
 
@@ -195,7 +186,7 @@ def test_a_package_is_awaited_and_verified(run_dag: RunDag, connected: str) -> N
     assert result(run, "arrived")["top_hash"] == published["top_hash"]
 
 
-def test_a_namespace_is_followed_by_the_events_of_a_queue(connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_events_are_followed(connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with running_queue() as queue:
         connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
         connection["extra"]["service_config"] = {"sqs": {"endpoint_url": queue.endpoint}}
@@ -217,9 +208,7 @@ def test_a_namespace_is_followed_by_the_events_of_a_queue(connected: str, monkey
     assert told["event"]["quilt_uri"] == told["published"]["quilt_uri"]
 
 
-def test_images_are_published_by_many_tasks(
-    run_dag: RunDag, connected: str, s3: S3Server, s3_registry: Registry, bucket: str
-) -> None:
+def test_images_push_in_shards(run_dag: RunDag, connected: str, s3: S3Server, s3_registry: Registry, bucket: str) -> None:
     for number in range(9):
         s3.client().put_object(Bucket=bucket, Key=f"microscope/{number}.tif", Body=b"x" * number)
 

@@ -83,9 +83,7 @@ FULL = ("https://catalog.example.com", "s3://reg", "s3_team", "eu-west-1", "s3:/
         ),
     ],
 )
-def test_a_connection_is_read_in_each_of_its_forms(
-    connect: Connect, connection: object, expected: tuple[str | None, ...]
-) -> None:
+def test_connection_forms_are_read(connect: Connect, connection: object, expected: tuple[str | None, ...]) -> None:
     assert settings(connect(connection)) == expected
 
 
@@ -99,42 +97,42 @@ def test_a_connection_is_read_in_each_of_its_forms(
         pytest.param({"conn_type": "quilt", "extra": {"aws_conn_id": ["a"]}}, "'aws_conn_id' is list", id="list"),
     ],
 )
-def test_what_cannot_be_right_names_the_connection_and_the_field(connect: Connect, connection: object, says: str) -> None:
+def test_bad_field_is_named(connect: Connect, connection: object, says: str) -> None:
     with pytest.raises(SettingsError, match=f"connection 'quilt_default': .*{says}"):
         _ = connect(connection).settings
 
 
-def test_a_connection_that_is_not_there_is_named_with_the_cure() -> None:
+def test_missing_connection_is_named() -> None:
     with pytest.raises(SettingsError, match="no connection 'nowhere': .*AIRFLOW_CONN_NOWHERE"):
         QuiltHook("nowhere").registry()
 
 
-def test_no_registry_anywhere_is_said_with_the_cure(connect: Connect) -> None:
+def test_missing_registry_has_cure(connect: Connect) -> None:
     with pytest.raises(SettingsError, match=r"give registry=, or set the extra 'registry' of the connection 'quilt_default'"):
         connect({"conn_type": "quilt"}).registry()
 
 
-def test_without_a_connection_the_defaults_hold() -> None:
+def test_defaults_need_no_connection() -> None:
     assert QuiltHook(None).settings == QuiltSettings()
 
 
-def test_making_a_hook_reads_no_connection() -> None:
+def test_init_reads_no_connection() -> None:
     assert QuiltHook("nowhere").quilt_conn_id == "nowhere"
 
 
-def test_a_registry_that_is_given_goes_before_the_connections(connect: Connect) -> None:
+def test_given_registry_overrides(connect: Connect) -> None:
     hook = connect({"conn_type": "quilt", "extra": {"registry": "s3://reg", "aws_conn_id": None, "region_name": "us-east-1"}})
     assert str(hook.registry().location) == "s3://reg"
     assert str(hook.get_conn().location) == "s3://reg"
     assert str(hook.registry("s3://other").location) == "s3://other"
 
 
-def test_a_registry_with_a_path_is_refused(connect: Connect) -> None:
+def test_registry_path_is_refused(connect: Connect) -> None:
     with pytest.raises(LocationError, match=r"write 's3://reg'.*'dest'"):
         connect({"conn_type": "quilt", "extra": {"registry": "s3://reg/path"}}).registry()
 
 
-def test_the_settings_of_the_aws_connection_reach_the_client(connect: Connect) -> None:
+def test_aws_settings_reach_client(connect: Connect) -> None:
     extra = {
         **AWS["extra"],
         "config_kwargs": {"retries": {"total_max_attempts": 2}, "max_pool_connections": 3, "s3": {"addressing_style": "path"}},
@@ -156,7 +154,7 @@ def test_the_settings_of_the_aws_connection_reach_the_client(connect: Connect) -
     assert meta.config.connect_timeout == 10
 
 
-def test_the_limits_reach_the_stores_and_the_pool_of_the_client(connect: Connect) -> None:
+def test_limits_reach_stores(connect: Connect) -> None:
     connect(AWS, "AWS_DEFAULT")
     extra = {"registry": "s3://reg", "region_name": "us-east-1"}
     limits = {"max_concurrency": 50, "max_bytes_in_flight": 1000, "spill_entries": 10}
@@ -173,19 +171,20 @@ def test_the_limits_reach_the_stores_and_the_pool_of_the_client(connect: Connect
 
 
 @pytest.mark.parametrize("value", [0, -1, 2.0, True, "many"])
-def test_a_number_of_calls_that_cannot_be_is_refused_and_named(connect: Connect, value: Any) -> None:
+def test_bad_concurrency_is_named(connect: Connect, value: Any) -> None:
     connect({"conn_type": "quilt", "extra": {"registry": "s3://reg"}})
     with pytest.raises(InputError, match="max_concurrency .*: expected a whole number above 0"):
         QuiltHook(max_concurrency=value).registry()
 
 
-def test_an_endpoint_that_is_no_url_names_the_aws_connection(connect: Connect) -> None:
+def test_bad_endpoint_names_aws_conn(connect: Connect) -> None:
     connect({**AWS, "extra": {"endpoint_url": "nonsense"}}, "AWS_DEFAULT")
     with pytest.raises(SettingsError, match="AWS connection 'aws_default': Invalid endpoint: nonsense"):
         connect({"conn_type": "quilt", "extra": {"registry": "s3://reg"}}).registry()
 
 
-def test_the_connections_dest_gives_each_package_a_place_of_its_own_in_its_own_registry_only(connect: Connect) -> None:
+def test_dest_is_per_package(connect: Connect) -> None:
+    """Apply the connection's dest only to the connection's own registry."""
     hook = connect(
         {
             "conn_type": "quilt",
@@ -196,7 +195,7 @@ def test_the_connections_dest_gives_each_package_a_place_of_its_own_in_its_own_r
     assert hook.landing_prefix(hook.registry("s3://other"), NAME) is None
 
 
-def test_the_page_of_a_revision_is_known_where_the_catalog_is(connect: Connect) -> None:
+def test_catalog_url_needs_a_host(connect: Connect) -> None:
     extra = {"registry": "s3://reg", "aws_conn_id": None, "region_name": "us-east-1"}
     hook = connect({"conn_type": "quilt", "host": "catalog.example.com", "extra": extra})
     assert (

@@ -24,9 +24,7 @@ SIZE = 2 * 1024**3
 PATIENCE = 120
 
 
-def test_a_push_that_is_killed_leaves_no_upload_open_and_publishes_nothing(
-    database: None, connected: str, s3: S3Server, bucket: str, tmp_path: Path
-) -> None:
+def test_kill_leaves_no_upload(database: None, connected: str, s3: S3Server, bucket: str, tmp_path: Path) -> None:
     dags = tmp_path / "dags"
     dags.mkdir()
     with (tmp_path / "big.bin").open("wb") as file:

@@ -77,7 +77,7 @@ def push(text: str = "a", **arguments: Any) -> QuiltPushOperator:
     return QuiltPushOperator(**{"task_id": "push", "package": "team/data", "entries": entries, **arguments})
 
 
-def test_push_tells_what_it_made_and_what_became_of_the_package(connected: str) -> None:
+def test_push_reports_its_output(connected: str) -> None:
     for text, change in (("a", "CREATE"), ("bb", "OVERWRITE"), ("bb", None)):
         task = push(text)
         top_hash = task.execute({})["top_hash"]
@@ -85,7 +85,7 @@ def test_push_tells_what_it_made_and_what_became_of_the_package(connected: str) 
         assert told(task) == {"inputs": [], "outputs": [published(connected, top_hash, change, len(text), 1)]}
 
 
-def test_push_tells_which_objects_and_packages_its_entries_name(connected: str, s3: S3Server, other_bucket: str) -> None:
+def test_push_reports_its_inputs(connected: str, s3: S3Server, other_bucket: str) -> None:
     source = f"s3://{other_bucket}"
     version = s3.client().put_object(Bucket=other_bucket, Key="in/a.txt", Body=b"aa")["VersionId"]
     s3.client().put_object(Bucket=other_bucket, Key="more/b c.txt", Body=b"bb")
@@ -119,11 +119,11 @@ def test_push_tells_which_objects_and_packages_its_entries_name(connected: str, 
 
 
 @pytest.mark.parametrize("entries", [{"a/": "s3://b/a"}, "s3://b/a", {"path": "s3://b/a"}, ["s3://b/a"]])
-def test_sources_are_told_however_entries_are_written(entries: object) -> None:
+def test_sources_of_any_entry_form(entries: object) -> None:
     assert [(each.namespace, each.name) for each in sources_of(entries)] == [("s3://b", "a")]
 
 
-def test_a_bucket_and_a_package_of_a_directory_have_names_too() -> None:
+def test_bucket_and_package_names() -> None:
     [bucket, package] = sources_of(["s3://b", f"quilt+file:///registry#package=team/data@{HASH}"])
 
     assert (bucket.namespace, bucket.name) == ("s3://b", "/")
@@ -132,13 +132,13 @@ def test_a_bucket_and_a_package_of_a_directory_have_names_too() -> None:
     ]
 
 
-def test_a_hundred_sources_are_told() -> None:
+def test_source_count_is_capped() -> None:
     named = [f"s3://bucket/{number}" for number in range(MOST_SOURCES + 1)]
 
     assert [each.name for each in sources_of([*named[:10], *named])] == [str(number) for number in range(MOST_SOURCES)]
 
 
-def test_build_tells_what_it_made_in_a_directory(tmp_path: Path) -> None:
+def test_build_reports_its_output(tmp_path: Path) -> None:
     registry = (tmp_path / "registry").as_uri()
     task = QuiltBuildOperator(task_id="b", package="team/data", registry=registry, quilt_conn_id=None, entries={"a.py": __file__})
     result = task.execute({})
@@ -149,7 +149,7 @@ def test_build_tells_what_it_made_in_a_directory(tmp_path: Path) -> None:
     assert output["outputFacets"]["outputStatistics"] == {"size": result["bytes"], "fileCount": 1}
 
 
-def test_install_tells_the_revision_and_the_place(connected: str, other_bucket: str, tmp_path: Path) -> None:
+def test_install_reports_its_copy(connected: str, other_bucket: str, tmp_path: Path) -> None:
     top_hash = push().execute({})["top_hash"]
     counts = {"outputStatistics": {"size": 1, "fileCount": 1}}
     for dest, namespace, name in (
@@ -165,7 +165,7 @@ def test_install_tells_the_revision_and_the_place(connected: str, other_bucket: 
         }
 
 
-def test_verify_tells_the_revision_also_where_it_finds_a_difference(connected: str, tmp_path: Path) -> None:
+def test_failed_verify_reports_input(connected: str, tmp_path: Path) -> None:
     top_hash = push().execute({})["top_hash"]
     good = QuiltVerifyOperator(task_id="verify", package="team/data", revision=top_hash[:8])
     bad = QuiltVerifyOperator(task_id="verify", package="team/data", src=str(tmp_path))
@@ -176,7 +176,7 @@ def test_verify_tells_the_revision_also_where_it_finds_a_difference(connected: s
     assert told(good) == told(bad) == {"inputs": [revision(connected, top_hash)], "outputs": []}
 
 
-def test_rollback_tells_the_revision_that_is_the_latest_again(connected: str) -> None:
+def test_rollback_reports_revision(connected: str) -> None:
     top_hash = push("a").execute({})["top_hash"]
     push("b").execute({})
     task = QuiltRollbackOperator(task_id="rollback", package="team/data", top_hash=top_hash[:8])
@@ -185,7 +185,7 @@ def test_rollback_tells_the_revision_that_is_the_latest_again(connected: str) ->
     assert told(task) == {"inputs": [], "outputs": [revision(connected, top_hash)]}
 
 
-def test_delete_tells_whether_the_package_went_or_a_revision_of_it(connected: str) -> None:
+def test_delete_reports_its_change(connected: str) -> None:
     push("a").execute({})
     top_hash = push("b").execute({})["top_hash"]
     for what, change in (({"top_hash": top_hash}, "ALTER"), ({}, "DROP"), ({"missing_ok": True}, None)):
@@ -197,7 +197,7 @@ def test_delete_tells_whether_the_package_went_or_a_revision_of_it(connected: st
         assert told(task) == {"inputs": [], "outputs": gone}
 
 
-def test_a_task_that_came_to_nothing_tells_nothing(connected: str) -> None:
+def test_failed_task_reports_nothing(connected: str) -> None:
     task = push(entries={"a.txt": "/no/such/file"})
     assert told(task) == {"inputs": [], "outputs": []}
     with pytest.raises(AirflowFailException):
@@ -205,7 +205,7 @@ def test_a_task_that_came_to_nothing_tells_nothing(connected: str) -> None:
     assert told(task) == {"inputs": [], "outputs": []}
 
 
-def test_what_cannot_be_told_is_a_warning_and_no_error(connected: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_bad_dataset_only_warns(connected: str, caplog: pytest.LogCaptureFixture) -> None:
     push().execute({})
     task = QuiltInstallOperator(task_id="install", package="team/data", dest=f"{connected}/there")
     task.execute({})
@@ -215,7 +215,7 @@ def test_what_cannot_be_told_is_a_warning_and_no_error(connected: str, caplog: p
     assert "could not be told to OpenLineage: 'no://place'" in caplog.text
 
 
-def test_an_asset_becomes_the_dataset_of_its_package_at_the_revision_of_its_extra() -> None:
+def test_asset_becomes_a_dataset() -> None:
     def converted(package: str, extra: dict[str, Any] | None = None) -> Any:
         return convert_asset_to_openlineage(quilt_asset(package, "s3://bucket", extra=extra), None)
 
@@ -225,7 +225,7 @@ def test_an_asset_becomes_the_dataset_of_its_package_at_the_revision_of_its_extr
     assert converted("team/*") is None
 
 
-def test_airflow_is_told_of_the_converter() -> None:
+def test_converter_is_registered() -> None:
     [assets] = get_provider_info()["asset-uris"]
 
     assert (
@@ -258,9 +258,7 @@ told()
 """
 
 
-def test_openlineage_sends_what_operators_and_hooks_tell(
-    database: None, connected: str, s3: S3Server, other_bucket: str, tmp_path: Path
-) -> None:
+def test_openlineage_gets_datasets(database: None, connected: str, s3: S3Server, other_bucket: str, tmp_path: Path) -> None:
     s3.client().put_object(Bucket=other_bucket, Key="in/a.txt", Body=b"a")
     dags, events = tmp_path / "dags", tmp_path / "events"
     dags.mkdir()
@@ -317,7 +315,7 @@ print("told", build.get_openlineage_facets_on_complete(None), install.get_openli
 """
 
 
-def test_without_openlineage_everything_works_and_nothing_is_told(tmp_path: Path) -> None:
+def test_openlineage_is_optional(tmp_path: Path) -> None:
     script = tmp_path / "without.py"
     script.write_text(WITHOUT, encoding="utf-8")
     done = subprocess.run(

@@ -42,7 +42,7 @@ def run(operator: type[Any], **arguments: Any) -> tuple[Any, dict[str, Any]]:
     return task, task.execute({})
 
 
-def test_the_link_leads_to_exactly_the_revision(page: str, tmp_path: Path) -> None:
+def test_link_names_the_revision(page: str, tmp_path: Path) -> None:
     first, result = run(QuiltPushOperator, entries={"a.txt": entry(content="a")})
     old = result["top_hash"]
     assert link(first) == result["catalog_url"] == f"{page}{old}/"
@@ -57,7 +57,7 @@ def test_the_link_leads_to_exactly_the_revision(page: str, tmp_path: Path) -> No
     assert link(run(QuiltDeleteOperator)[0]) == ""
 
 
-def test_a_task_that_fails_has_a_link_only_where_its_revision_is_known(page: str, tmp_path: Path) -> None:
+def test_failure_keeps_known_link(page: str, tmp_path: Path) -> None:
     _, result = run(QuiltPushOperator, entries={"a.txt": entry(content="a")})
     verify = QuiltVerifyOperator(task_id="verify", package="team/data", src=str(tmp_path))
     with pytest.raises(AirflowFailException):

@@ -58,14 +58,14 @@ def push(entries: object = None) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["api_key", "refresh_token"])
-def test_a_package_is_pushed_and_read_with_either_kind_of_login(connect: Connect, catalog: CatalogServer, kind: str) -> None:
+def test_each_login_kind_works(connect: Connect, catalog: CatalogServer, kind: str) -> None:
     connect(password=getattr(catalog, kind))
 
     assert push()["created"]
     assert catalog.calls == {"config": 1, "credentials": 1} | ({"token": 1} if kind == "refresh_token" else {})
 
 
-def test_the_login_decides_what_is_allowed(connect: Connect, catalog: CatalogServer) -> None:
+def test_role_decides_access(connect: Connect, catalog: CatalogServer) -> None:
     connect()
     push()
     catalog.role = "reader"
@@ -75,7 +75,7 @@ def test_the_login_decides_what_is_allowed(connect: Connect, catalog: CatalogSer
     assert QuiltVerifyOperator(task_id="verify", package="team/data").execute({})["entries"] == 1
 
 
-def test_a_revoked_key_fails_for_good_with_the_cure(connect: Connect, catalog: CatalogServer) -> None:
+def test_revoked_key_is_permanent(connect: Connect, catalog: CatalogServer) -> None:
     connect()
     catalog.revoke()
 
@@ -84,7 +84,7 @@ def test_a_revoked_key_fails_for_good_with_the_cure(connect: Connect, catalog: C
     assert catalog.api_key not in str(raised.value)
 
 
-def test_a_service_that_is_down_is_left_to_airflows_retries(connect: Connect, catalog: CatalogServer) -> None:
+def test_catalog_outage_is_transient(connect: Connect, catalog: CatalogServer) -> None:
     connect()
     catalog.fail("credentials", 503, headers={"Retry-After": "0"}, times=100)
 
@@ -121,9 +121,7 @@ def many(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_push_outlives_its_credentials_many_times_over(
-    connect: Connect, catalog: CatalogServer, proxy: S3Proxy, many: Path
-) -> None:
+def test_push_outlives_expiry(connect: Connect, catalog: CatalogServer, proxy: S3Proxy, many: Path) -> None:
     connect(proxy.store)
     with expiring(proxy, 0.15) as expired:
         result = push(f"{many}/")
@@ -135,9 +133,7 @@ def test_a_push_outlives_its_credentials_many_times_over(
     assert catalog.calls["config"] == 1
 
 
-def test_credentials_that_live_for_moments_are_fetched_when_they_are_due(
-    connect: Connect, catalog: CatalogServer, proxy: S3Proxy, many: Path
-) -> None:
+def test_short_credentials_refresh(connect: Connect, catalog: CatalogServer, proxy: S3Proxy, many: Path) -> None:
     catalog.lifetime = 0.1
     connect(proxy.store)
 
@@ -147,7 +143,7 @@ def test_credentials_that_live_for_moments_are_fetched_when_they_are_due(
     assert len(keys) <= catalog.calls["credentials"] <= len(keys) + 1
 
 
-def test_sixteen_threads_that_are_refused_at_once_fetch_once(connect: Connect, catalog: CatalogServer, proxy: S3Proxy) -> None:
+def test_threads_fetch_once(connect: Connect, catalog: CatalogServer, proxy: S3Proxy) -> None:
     connect(proxy.store)
     registry = QuiltHook().registry()
     registry.latest(PackageName("team", "data"))
@@ -170,9 +166,7 @@ print(QuiltPushOperator(task_id="push", package=f"team/{sys.argv[1]}", entries={
 """
 
 
-def test_four_processes_with_one_key_do_not_lock_each_other_out(
-    connect: Connect, catalog: CatalogServer, s3: S3Server, bucket: str
-) -> None:
+def test_processes_share_one_key(connect: Connect, catalog: CatalogServer, s3: S3Server, bucket: str) -> None:
     connect()
     processes = [
         subprocess.Popen([sys.executable, "-c", PROCESS, str(number)], stdout=subprocess.PIPE, text=True, env=dict(os.environ))
@@ -184,9 +178,7 @@ def test_four_processes_with_one_key_do_not_lock_each_other_out(
     assert catalog.calls == {"config": 4, "credentials": 4}
 
 
-def test_another_hook_of_the_amazon_provider_uses_the_same_credentials(
-    connect: Connect, catalog: CatalogServer, bucket: str
-) -> None:
+def test_amazon_hook_shares_login(connect: Connect, catalog: CatalogServer, bucket: str) -> None:
     class QuiltS3Hook(QuiltCredentialsMixin, S3Hook):
         """S3 with the login of a Quilt connection."""
 
@@ -201,7 +193,7 @@ def test_another_hook_of_the_amazon_provider_uses_the_same_credentials(
         hook.get_session(deferrable=True)
 
 
-def test_testing_the_connection_tells_each_part(connect: Connect, catalog: CatalogServer, bucket: str) -> None:
+def test_connection_test_lists_parts(connect: Connect, catalog: CatalogServer, bucket: str) -> None:
     connect()
     ok, text = QuiltHook().test_connection()
 
@@ -233,7 +225,7 @@ def test_testing_the_connection_tells_each_part(connect: Connect, catalog: Catal
     ],
     ids=["another page", "down", "rejected", "service down"],
 )
-def test_testing_the_connection_stops_at_the_part_that_fails(
+def test_first_failure_ends_test(
     connect: Connect, catalog: CatalogServer, endpoint: Any, status: int, body: str | None, failing: str, says: str
 ) -> None:
     connect()
@@ -246,7 +238,7 @@ def test_testing_the_connection_stops_at_the_part_that_fails(
     assert says in last
 
 
-def test_testing_a_connection_does_not_use_up_its_refresh_token(connect: Connect, catalog: CatalogServer) -> None:
+def test_refresh_token_is_not_spent(connect: Connect, catalog: CatalogServer) -> None:
     token = catalog.refresh_token
     connect(password=token)
     ok, text = QuiltHook().test_connection()

@@ -35,9 +35,8 @@ lost()
 
 
 @needs_airflow("3.3")
-def test_a_retry_returns_what_the_lost_try_published_without_looking_at_its_sources(
-    database: None, connected: str, s3_registry: Registry, tmp_path: Path
-) -> None:
+def test_lost_result_is_returned(database: None, connected: str, s3_registry: Registry, tmp_path: Path) -> None:
+    """Read no source again."""
     dags = tmp_path / "dags"
     dags.mkdir()
     (tmp_path / "a.txt").write_text("a")

@@ -81,7 +81,7 @@ def keys(registry: Registry, package: str = "team/data") -> list[str]:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_every_template_field_is_an_attribute_and_every_argument_is_templated(operator: type) -> None:
+def test_every_argument_is_templated(operator: type) -> None:
     task = operator(task_id="t", package="a/b", **REQUIRED.get(operator, {}))
     own = vars(task).keys() & ARGUMENTS
     assert own == set(operator.template_fields)
@@ -95,7 +95,8 @@ def test_every_template_field_is_an_attribute_and_every_argument_is_templated(op
     assert parameters == own
 
 
-def test_templates_are_rendered_in_values_and_in_logical_keys_but_not_in_what_a_task_returned() -> None:
+def test_templates_render_in_keys() -> None:
+    """Render values and logical keys, but not another task's output."""
     task = QuiltPushOperator(
         task_id="t",
         package="team/{{ what }}",
@@ -122,17 +123,17 @@ def test_templates_are_rendered_in_values_and_in_logical_keys_but_not_in_what_a_
 
 
 @pytest.mark.parametrize("text", ["true", "False", " TRUE "])
-def test_a_truth_value_may_come_as_text_from_a_template(text: str) -> None:
+def test_templated_bool_parses(text: str) -> None:
     assert flag("dedupe", text) is (text.strip().lower() == "true")
 
 
 @pytest.mark.parametrize("value", ["", "no", "None", None, 1, []])
-def test_what_is_no_truth_value_is_refused_and_named(value: object) -> None:
+def test_bad_bool_is_named(value: object) -> None:
     with pytest.raises(InputError, match="missing_ok .*: expected true or false"):
         flag("missing_ok", value)
 
 
-def test_templated_truth_values_count(connected: str) -> None:
+def test_templated_bools_apply(connected: str) -> None:
     push()
     assert push(dedupe="False")["created"] is True
     assert delete(package="team/nothing", missing_ok="True")["revisions_deleted"] == 0
@@ -141,7 +142,7 @@ def test_templated_truth_values_count(connected: str) -> None:
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
-def test_the_most_calls_at_a_time_are_the_operators_or_else_the_connections(connected: str, operator: type) -> None:
+def test_operator_limit_overrides(connected: str, operator: type) -> None:
     arguments = {"task_id": "t", "package": "a/b", **REQUIRED.get(operator, {})}
     templated = operator(**arguments, max_concurrency="{{ most }}")
     templated.render_template_fields({"most": 3})
@@ -150,14 +151,14 @@ def test_the_most_calls_at_a_time_are_the_operators_or_else_the_connections(conn
     assert operator(**arguments).hook.registry().stores.limits == Limits()
 
 
-def test_a_number_of_calls_that_cannot_be_fails_without_a_retry(connected: str, tmp_path: Path) -> None:
+def test_bad_concurrency_is_permanent(connected: str, tmp_path: Path) -> None:
     push(max_concurrency=2)
     for work in (push, build, delete, verify, lambda **given: install(dest=str(tmp_path), **given)):
         with pytest.raises(AirflowFailException, match="InputError: max_concurrency '0': expected a whole number above 0"):
             work(max_concurrency="0")
 
 
-def test_push_publishes_every_kind_of_source(
+def test_push_takes_every_source(
     connected: str, s3: S3Server, s3_registry: Registry, bucket: str, other_bucket: str, tmp_path: Path
 ) -> None:
     s3.client().put_object(Bucket=other_bucket, Key="in/b 1%.txt", Body=b"b")
@@ -216,19 +217,17 @@ def test_push_publishes_every_kind_of_source(
     assert (body("frame.csv"), body("frame.json")) == (b"a\n1\n", b'[{"a":1}]')
 
 
-def test_what_is_returned_is_plain_json(connected: str) -> None:
+def test_result_is_plain_json(connected: str) -> None:
     assert all(json.loads(json.dumps(result)) == result for result in (push(), delete()))
 
 
-def test_the_page_in_the_catalog_is_returned_where_the_connection_names_one(
-    connected: str, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_result_has_catalog_url(connected: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", f"quilt://catalog.example.com/?registry=s3%3A%2F%2F{bucket}")
     result = push()
     assert result["catalog_url"] == f"https://catalog.example.com/b/{bucket}/packages/team/data/tree/{result['top_hash']}/"
 
 
-def test_dest_decides_where_the_files_land(connected: str, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dest_places_files(connected: str, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     push(dest=f"s3://{bucket}/exactly/here")
     monkeypatch.setenv(
         "AIRFLOW_CONN_QUILT_DEFAULT",
@@ -241,7 +240,7 @@ def test_dest_decides_where_the_files_land(connected: str, s3: S3Server, bucket:
     assert not {key for key in listed if key.startswith("team/")}
 
 
-def test_build_publishes_to_a_local_registry_without_any_connection(tmp_path: Path) -> None:
+def test_build_needs_no_connection(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/a.txt").write_text("a")
     for registry in (str(tmp_path / "reg"), (tmp_path / "reg").as_uri()):
@@ -255,11 +254,11 @@ def test_build_publishes_to_a_local_registry_without_any_connection(tmp_path: Pa
     assert (tmp_path / "data/a.txt").read_text() == "a"
 
 
-def test_dedupe_off_makes_a_revision_of_the_same_content(connected: str) -> None:
+def test_dedupe_off_adds_revision(connected: str) -> None:
     assert [push()["created"], push()["created"], push(dedupe=False)["created"]] == [True, False, True]
 
 
-def test_delete_of_what_is_gone_is_an_error_unless_that_is_allowed(connected: str) -> None:
+def test_delete_honours_missing_ok(connected: str) -> None:
     with pytest.raises(AirflowFailException, match="PackageNotFoundError: .*there is no package team/data"):
         delete()
     assert delete(missing_ok=True)["revisions_deleted"] == 0
@@ -270,7 +269,7 @@ def test_delete_of_what_is_gone_is_an_error_unless_that_is_allowed(connected: st
     assert delete()["revisions_deleted"] == 1
 
 
-def test_rollback_makes_an_older_revision_the_latest_one_again(connected: str, s3_registry: Registry) -> None:
+def test_rollback_restores_latest(connected: str, s3_registry: Registry) -> None:
     old, new = push()["top_hash"], push(entries={"b.txt": b"b"})["top_hash"]
     task = QuiltRollbackOperator(task_id="rollback", package="team/data", top_hash=old[:8])
 
@@ -283,7 +282,7 @@ def test_rollback_makes_an_older_revision_the_latest_one_again(connected: str, s
         QuiltRollbackOperator(task_id="rollback", package="team/data", top_hash="abcdef0").execute({})
 
 
-def test_an_update_keeps_adds_and_removes(connected: str, s3_registry: Registry) -> None:
+def test_update_merges_entries(connected: str, s3_registry: Registry) -> None:
     first = push(entries={"a.txt": b"a", "old/b.txt": b"b", "c.txt": b"c"}, meta={"by": "lab"}, message="first")
     update = {"mode": "update", "entries": {"a.txt": b"A", "d/": entry(meta={"unit": "mm"}), "d/e.txt": b"e"}, "remove": ["old"]}
 
@@ -300,9 +299,7 @@ def test_an_update_keeps_adds_and_removes(connected: str, s3_registry: Registry)
     assert keys(s3_registry) == ["a.txt", "old/b.txt"]
 
 
-def test_functions_decide_what_is_copied_and_where_it_lands(
-    connected: str, s3: S3Server, s3_registry: Registry, bucket: str, other_bucket: str
-) -> None:
+def test_functions_place_entries(connected: str, s3: S3Server, s3_registry: Registry, bucket: str, other_bucket: str) -> None:
     for key in ("keep.txt", "copy.txt"):
         s3.client().put_object(Bucket=other_bucket, Key=f"in/{key}", Body=key.encode())
     push(
@@ -332,9 +329,7 @@ schemas:
 """
 
 
-def test_a_registrys_workflow_is_checked_before_anything_is_written(
-    connected: str, s3: S3Server, s3_registry: Registry, bucket: str
-) -> None:
+def test_workflow_is_checked_first(connected: str, s3: S3Server, s3_registry: Registry, bucket: str) -> None:
     s3.client().put_object(Bucket=bucket, Key="schemas/meta.json", Body=b'{"required": ["by", "on"]}')
     s3.client().put_object(Bucket=bucket, Key=".quilt/workflows/config.yml", Body=CONFIG.format(bucket=bucket).encode())
 
@@ -353,9 +348,7 @@ def test_a_registrys_workflow_is_checked_before_anything_is_written(
         push(workflow=None)
 
 
-def test_hashes_of_another_type_are_written_on_request_and_verified(
-    connected: str, s3_registry: Registry, tmp_path: Path
-) -> None:
+def test_hash_type_is_selectable(connected: str, s3_registry: Registry, tmp_path: Path) -> None:
     push(hash_type="CRC64NVME", entries={"a.txt": b"a", "empty": b""})
 
     assert {item.hash.type for item in s3_registry.read(PackageName.parse("team/data")).entries} == {"CRC64NVME"}
@@ -363,7 +356,7 @@ def test_hashes_of_another_type_are_written_on_request_and_verified(
     assert install(dest=tmp_path / "copy")["files"] == 2
 
 
-def test_install_brings_files_and_fetches_only_what_is_not_there(connected: str, tmp_path: Path) -> None:
+def test_install_reuses_files(connected: str, tmp_path: Path) -> None:
     first = push(entries={"a.txt": b"a", "d/b.txt": b"b"})
     push(entries={"a.txt": b"new"})
 
@@ -379,7 +372,7 @@ def test_install_brings_files_and_fetches_only_what_is_not_there(connected: str,
     assert json.loads(json.dumps(result)) == result
 
 
-def test_install_to_a_prefix_returns_the_urls_of_the_objects(connected: str, s3: S3Server, other_bucket: str) -> None:
+def test_install_returns_s3_urls(connected: str, s3: S3Server, other_bucket: str) -> None:
     push(entries={"a.txt": b"a", "d/b.txt": b"b"})
     [one, other] = install(dest=f"s3://{other_bucket}/copy/")["paths"]
 
@@ -389,7 +382,7 @@ def test_install_to_a_prefix_returns_the_urls_of_the_objects(connected: str, s3:
     assert verify(src=f"s3://{other_bucket}/copy/")["extra"] == 0
 
 
-def test_verify_fails_for_good_and_lists_what_differs(connected: str, tmp_path: Path) -> None:
+def test_verify_lists_differences(connected: str, tmp_path: Path) -> None:
     push(entries={"a.txt": b"a", "b.txt": b"b", "c.txt": b"c"})
     install(dest=tmp_path)
     assert verify(src=tmp_path) == verify(src=tmp_path, read_all="true") != {}
@@ -404,7 +397,7 @@ def test_verify_fails_for_good_and_lists_what_differs(connected: str, tmp_path: 
         verify(src=tmp_path)
 
 
-def test_a_uri_and_an_argument_that_say_different_things_are_refused(connected: str, tmp_path: Path) -> None:
+def test_uri_and_argument_must_agree(connected: str, tmp_path: Path) -> None:
     uri = push()["quilt_uri"]
     for what, value in {"registry": "s3://elsewhere", "revision": "abcdef"}.items():
         with pytest.raises(AirflowFailException, match=f"InputError: {what} .*give it once"):
@@ -412,7 +405,7 @@ def test_a_uri_and_an_argument_that_say_different_things_are_refused(connected: 
     assert install(package=uri, registry=connected, dest=tmp_path)["files"] == 1
 
 
-def test_a_locally_built_package_is_pushed_by_its_uri(connected: str, s3_registry: Registry, tmp_path: Path) -> None:
+def test_push_copies_local_build(connected: str, s3_registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     built = build(entries={"a.txt": tmp_path / "a.txt"}, registry=str(tmp_path / "reg"), quilt_conn_id=None)
     assert push(entries=built["quilt_uri"])["bytes_copied"] == 1
@@ -423,7 +416,7 @@ def test_a_locally_built_package_is_pushed_by_its_uri(connected: str, s3_registr
         push(entries=built["quilt_uri"], dedupe=False)
 
 
-def test_a_hash_that_comes_as_none_from_a_task_does_not_delete_the_package(connected: str, s3_registry: Registry) -> None:
+def test_none_hash_deletes_nothing(connected: str, s3_registry: Registry) -> None:
     push()
     task = QuiltDeleteOperator(task_id="delete", package="team/data", top_hash="{{ what }}")
     task.top_hash = None  # What Airflow puts there when the task before returned nothing.
@@ -432,7 +425,7 @@ def test_a_hash_that_comes_as_none_from_a_task_does_not_delete_the_package(conne
     assert keys(s3_registry) == ["a.txt"]
 
 
-def test_an_empty_result_is_an_error_unless_that_is_allowed(connected: str, s3_registry: Registry, tmp_path: Path) -> None:
+def test_allow_empty_is_required(connected: str, s3_registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(AirflowFailException, match="EmptyPackageError: entry 'd/': there is no file below"):
         push(entries={"d/": tmp_path})
     assert push(entries={"d/": tmp_path}, allow_empty=True)["entries"] == 0
@@ -491,16 +484,14 @@ BAD = {
 
 
 @pytest.mark.parametrize(("arguments", "says"), BAD.values(), ids=BAD.keys())
-def test_bad_input_fails_for_good_names_the_culprit_and_writes_nothing(
-    connected: str, s3: S3Server, bucket: str, arguments: dict[str, Any], says: str
-) -> None:
+def test_bad_input_writes_nothing(connected: str, s3: S3Server, bucket: str, arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(AirflowFailException, match=says) as raised:
         push(**arguments)
     assert isinstance(raised.value.__cause__, QuiltError)
     assert nothing_was_written(s3, bucket)
 
 
-def test_a_missing_bucket_fails_for_good(connected: str) -> None:
+def test_missing_bucket_is_permanent(connected: str) -> None:
     with pytest.raises(AirflowFailException, match=r"BucketNotFoundError: s3://no-such-bucket/.*there is no such bucket"):
         push(registry="s3://no-such-bucket")
 
@@ -510,29 +501,27 @@ def use(monkeypatch: pytest.MonkeyPatch, s3: S3Server, bucket: str, identity: Id
         monkeypatch.setenv(name, value)
 
 
-def test_a_user_who_may_only_read_fails_for_good_and_writes_nothing(
-    s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reader_push_writes_nothing(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, s3, bucket, s3.reader)
     with pytest.raises(AirflowFailException, match="AccessDeniedError: .*access denied"):
         push()
     assert nothing_was_written(s3, bucket)
 
 
-def test_a_wrong_secret_fails_for_good(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_secret_is_permanent(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, s3, bucket, Identity(s3.admin.access_key, "wrong"))
     with pytest.raises(AirflowFailException, match="the secret key does not match the access key"):
         push()
 
 
-def test_an_unreachable_endpoint_is_left_to_airflows_retries(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_endpoint_is_transient(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = S3Server("http://127.0.0.1:9", Identity.make(), Identity.make())
     use(monkeypatch, nobody, bucket, nobody.admin)
     with pytest.raises(StorageUnavailableError, match="Could not connect"):
         push()
 
 
-def test_a_conflict_is_left_to_airflows_retries() -> None:
+def test_conflict_is_transient() -> None:
     assert RevisionConflictError.transient
 
 
@@ -547,7 +536,7 @@ def test_a_conflict_is_left_to_airflows_retries() -> None:
     ],
 )
 @needs_airflow("3.3")
-def test_a_retry_policy_sees_errors_by_their_kinds(kind: str, example: QuiltError) -> None:
+def test_retry_policy_sees_errors(kind: str, example: QuiltError) -> None:
     from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
     policy = ExceptionRetryPolicy(rules=[RetryRule(f"airflow_quilt.core.errors.{kind}", RetryAction.FAIL, reason="ours")])
@@ -561,7 +550,7 @@ def test_a_retry_policy_sees_errors_by_their_kinds(kind: str, example: QuiltErro
         raise example
 
 
-def test_the_tries_of_a_task_instance_are_told_from_other_work() -> None:
+def test_attempt_key_per_instance() -> None:
     keys = [
         attempt_of(context).key  # type: ignore[arg-type]
         for context in (
@@ -578,12 +567,14 @@ def test_the_tries_of_a_task_instance_are_told_from_other_work() -> None:
     assert attempt_of({}).key != attempt_of({}).key
 
 
-def test_only_a_retry_looks_for_what_was_done_since_its_run_began() -> None:
+def test_only_retry_has_since() -> None:
     assert attempt_of(instance()).since is None  # type: ignore[arg-type]
     assert attempt_of(instance(tries=2)).since == pendulum.datetime(2026, 11, 1).timestamp()  # type: ignore[arg-type]
 
 
-def test_a_retry_after_a_lost_success_publishes_nothing_new(connected: str, s3_registry: Registry) -> None:
+def test_retry_publishes_once(connected: str, s3_registry: Registry) -> None:
+    """Recognize a lost success among the revisions of other tasks."""
+
     def push_as(context: dict[str, Any], text: str) -> dict[str, Any]:
         operator = QuiltPushOperator(task_id="push", package="team/data", entries={"a.txt": entry(content=text)}, dedupe=False)
         return operator.execute(context)  # type: ignore[arg-type]
@@ -608,7 +599,7 @@ def retried(store: StateStore, tries: int = 2, **changes: Any) -> dict[str, Any]
     return operator.execute({**instance(tries), "task_state_store": store})  # type: ignore[arg-type]
 
 
-def test_a_retry_after_a_lost_success_looks_at_no_source_again(
+def test_retry_reads_no_source(
     connected: str, s3_registry: Registry, store: StateStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -629,9 +620,7 @@ def test_a_retry_after_a_lost_success_looks_at_no_source_again(
     [{"message": "other"}, {"package": "team/other"}, {"dest": "s3://{bucket}/elsewhere"}, {"entries": {"b.txt": b"mine"}}],
     ids=lambda changes: next(iter(changes)),
 )
-def test_a_retry_that_is_told_something_else_does_it(
-    connected: str, bucket: str, store: StateStore, changes: dict[str, Any]
-) -> None:
+def test_changed_retry_publishes(connected: str, bucket: str, store: StateStore, changes: dict[str, Any]) -> None:
     retried(store, 1, entries={"a.txt": b"mine"})
     changes = {key: value.format(bucket=bucket) if isinstance(value, str) else value for key, value in changes.items()}
     again = retried(store, **{"entries": {"a.txt": b"mine"}, **changes})
@@ -640,9 +629,7 @@ def test_a_retry_that_is_told_something_else_does_it(
     assert (again["created"], again["bytes_copied"] + again["bytes_reused"]) == (True, 4)
 
 
-def test_a_retry_of_what_was_deleted_meanwhile_publishes_it_again(
-    connected: str, s3_registry: Registry, store: StateStore
-) -> None:
+def test_retry_restores_deleted(connected: str, s3_registry: Registry, store: StateStore) -> None:
     first = retried(store, 1, entries={"a.txt": b"mine"})
     s3_registry.delete(PackageName("team", "data"))
     again = retried(store, entries={"a.txt": b"mine"})
@@ -652,7 +639,7 @@ def test_a_retry_of_what_was_deleted_meanwhile_publishes_it_again(
 
 
 @pytest.mark.parametrize("entries", [{"a.txt": b"mine"}, {"a.csv": pd.DataFrame({"a": [1]})}], ids=["down", "data frame"])
-def test_without_a_note_a_retry_finds_its_revision_all_the_same(
+def test_retry_needs_no_state(
     connected: str, s3_registry: Registry, store: StateStore, entries: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     store.is_down = "a.txt" in entries
@@ -666,14 +653,14 @@ def test_without_a_note_a_retry_finds_its_revision_all_the_same(
     assert store.noted == {}
 
 
-def test_updates_are_merged_again(connected: str, s3_registry: Registry) -> None:
+def test_repeated_updates_merge(connected: str, s3_registry: Registry) -> None:
     for key in ("a.txt", "b.txt"):
         push(mode="update", conflict="rebase", entries={key: entry(content=key)})
 
     assert keys(s3_registry) == ["a.txt", "b.txt"]
 
 
-def test_on_kill_stops_the_work_and_nothing_is_published(connected: str, s3_registry: Registry) -> None:
+def test_on_kill_stops_push(connected: str, s3_registry: Registry) -> None:
     class KilledWhileRead(MappedOutput):
         """A source that is read when the work has begun, and has the task killed then."""
 
@@ -699,10 +686,10 @@ def test_on_kill_stops_the_work_and_nothing_is_published(connected: str, s3_regi
     ],
     ids=str,
 )
-def test_airflows_values_become_what_the_engine_reads(value: object, expected: object) -> None:
+def test_airflow_values_become_plain(value: object, expected: object) -> None:
     assert plain(value) == expected
 
 
-def test_an_asset_without_a_uri_is_refused() -> None:
+def test_asset_without_uri_fails() -> None:
     with pytest.raises(SourceError, match="asset 'just_a_name': it has no URI"):
         plain(Asset("just_a_name"))

@@ -26,7 +26,7 @@ def heavy(modules: list[str]) -> set[str]:
     return {name for name in modules for known in HEAVY if name == known or name.startswith(f"{known}.")}
 
 
-def test_a_dag_file_that_uses_every_operator_imports_no_boto_no_pandas_and_no_storage() -> None:
+def test_operators_import_no_boto() -> None:
     modules = modules_after(EVERY_OPERATOR)
 
     assert "airflow_quilt.operators.push" in modules
@@ -42,7 +42,7 @@ def of_an_asset(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
-def test_the_examples_are_as_light_but_for_what_airflow_imports_for_assets(path: Path, of_an_asset: set[str]) -> None:
+def test_examples_parse_lightly(path: Path, of_an_asset: set[str]) -> None:
     modules = modules_after(path)
     has_assets = "airflow_quilt.assets.uri" in modules and "quilt_asset(" in path.read_text(encoding="utf-8")
 
@@ -51,7 +51,7 @@ def test_the_examples_are_as_light_but_for_what_airflow_imports_for_assets(path:
     assert not {name for name in modules if name.startswith("airflow_quilt.core.storage")}
 
 
-def test_airflow_imports_little_of_this_provider_at_the_first_asset(of_an_asset: set[str]) -> None:
+def test_asset_imports_little(of_an_asset: set[str]) -> None:
     ours = {name for name in of_an_asset if name.startswith("airflow_quilt.")}
 
     assert "airflow_quilt.assets.uri" in ours
@@ -61,7 +61,7 @@ def test_airflow_imports_little_of_this_provider_at_the_first_asset(of_an_asset:
     assert not {name for name in ours if name.startswith(("airflow_quilt.operators", "airflow_quilt.triggers"))}
 
 
-def test_the_check_sees_a_heavy_import(tmp_path: Path) -> None:
+def test_heavy_import_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "dag.py"
     path.write_text(EVERY_OPERATOR.read_text() + "import airflow_quilt.core.push\nimport botocore.session\n", encoding="utf-8")
 

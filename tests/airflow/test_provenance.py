@@ -30,13 +30,14 @@ def meta(registry: Registry) -> Any:
 
 
 @pytest.mark.usefixtures("connected")
-def test_nothing_is_said_unless_that_is_asked_for(s3_registry: Registry) -> None:
+def test_no_provenance_by_default(s3_registry: Registry) -> None:
     push(instance())
     assert meta(s3_registry) == {}
 
 
 @pytest.mark.usefixtures("connected")
-def test_the_run_is_named_beside_the_users_metadata_and_the_same_in_every_try(s3_registry: Registry) -> None:
+def test_run_is_named_in_metadata(s3_registry: Registry) -> None:
+    """Keep the top hash in every attempt."""
     first = push(instance(1), meta={"week": 47}, provenance=True)
     about = {"dag_id": "dag", "run_id": "run", "task_id": "push"}
     assert meta(s3_registry) == {"week": 47, "airflow": about}
@@ -46,7 +47,7 @@ def test_the_run_is_named_beside_the_users_metadata_and_the_same_in_every_try(s3
 
 
 @pytest.mark.usefixtures("connected")
-def test_an_update_says_which_run_made_it_and_keeps_the_rest(s3_registry: Registry) -> None:
+def test_update_names_its_run(s3_registry: Registry) -> None:
     push(instance(), meta={"week": 47}, provenance=True)
     push(instance(task_id="later"), mode="update", entries={"b.txt": entry(content="b")}, provenance="true")
 
@@ -54,13 +55,13 @@ def test_an_update_says_which_run_made_it_and_keeps_the_rest(s3_registry: Regist
 
 
 @pytest.mark.usefixtures("connected")
-def test_the_key_is_not_for_users_then() -> None:
+def test_airflow_key_is_reserved() -> None:
     with pytest.raises(AirflowFailException, match="the key 'airflow' is written here; leave it out"):
         push(instance(), meta={"airflow": 1}, provenance=True)
     push(instance(), meta={"airflow": 1})
 
 
-def test_a_connection_may_ask_for_it(connected: str, s3_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connection_sets_provenance(connected: str, s3_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     extra = f'{{"registry": "{connected}", "provenance": "true"}}'
     monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", f'{{"conn_type": "quilt", "extra": {extra}}}')
 
@@ -70,7 +71,7 @@ def test_a_connection_may_ask_for_it(connected: str, s3_registry: Registry, monk
     assert meta(s3_registry)["airflow"]["dag_id"] == "dag"
 
 
-def test_the_events_that_triggered_a_run_are_named_oldest_first() -> None:
+def test_trigger_events_are_ordered() -> None:
     def event(hour: int, extra: dict[str, Any]) -> Any:
         at = datetime(2026, 11, 1, hour, tzinfo=UTC)
         return SimpleNamespace(timestamp=at, extra=extra, source_dag_id="producer", source_run_id="r")
@@ -96,7 +97,7 @@ def test_the_events_that_triggered_a_run_are_named_oldest_first() -> None:
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_real_run_says_its_times(dag: DAG, s3_registry: Registry) -> None:
+def test_run_times_are_recorded(dag: DAG, s3_registry: Registry) -> None:
     entries = {"a.txt": entry(content="a")}
     QuiltPushOperator(task_id="push", package=str(NAME), entries=entries, provenance=True, dag=dag)
 

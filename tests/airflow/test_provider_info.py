@@ -17,12 +17,12 @@ from airflow_quilt.hooks._settings import QuiltSettings
 from airflow_quilt.hooks.quilt import QuiltHook
 
 
-def test_it_is_valid_against_airflows_schema() -> None:
+def test_info_matches_the_schema() -> None:
     schema = json.loads(files("airflow").joinpath("provider_info.schema.json").read_text(encoding="utf-8"))
     jsonschema.validate(get_provider_info(), schema)
 
 
-def test_airflow_finds_it_under_the_name_of_the_distribution() -> None:
+def test_entry_point_is_installed() -> None:
     name = get_provider_info()["package-name"]
     dist = distribution(name)
     [entry_point] = dist.entry_points.select(group="apache_airflow_provider")
@@ -32,7 +32,7 @@ def test_airflow_finds_it_under_the_name_of_the_distribution() -> None:
     assert get_provider_info()["versions"][0] == dist.version == airflow_quilt.__version__
 
 
-def test_every_module_and_class_that_it_names_is_there() -> None:
+def test_named_modules_exist() -> None:
     info = get_provider_info()
     modules = [module for part in ("hooks", "operators") for item in info[part] for module in item["python-modules"]]
     for module in modules:
@@ -48,7 +48,7 @@ def test_every_module_and_class_that_it_names_is_there() -> None:
         assert hook.hook_name == connection["hook-name"]
 
 
-def test_every_field_of_the_connection_may_stay_empty() -> None:
+def test_form_fields_are_optional() -> None:
     [connection] = get_provider_info()["connection-types"]
     for name, field in connection["conn-fields"].items():
         assert "null" in field["schema"]["type"], name
@@ -56,7 +56,7 @@ def test_every_field_of_the_connection_may_stay_empty() -> None:
         assert field["description"]
 
 
-def test_reading_it_imports_nothing_but_itself() -> None:
+def test_reading_imports_nothing() -> None:
     code = (
         "import sys, airflow_quilt.get_provider_info as p; p.get_provider_info();"
         "print([m for m in sys.modules if m.partition('.')[0] in ('airflow', 'boto3', 'botocore', 'pendulum')])"
@@ -64,7 +64,7 @@ def test_reading_it_imports_nothing_but_itself() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip() == "[]"
 
 
-def test_airflows_that_ask_the_hook_get_the_same_form() -> None:
+def test_hook_gives_the_same_form() -> None:
     [declared] = get_provider_info()["connection-types"]
     behaviour = QuiltHook.get_ui_field_behaviour()
 
@@ -76,7 +76,7 @@ def test_airflows_that_ask_the_hook_get_the_same_form() -> None:
     assert "password" not in behaviour["hidden_fields"]
 
 
-def test_every_field_of_the_form_is_read_and_every_setting_has_a_field() -> None:
+def test_form_covers_every_setting() -> None:
     [declared] = get_provider_info()["connection-types"]
 
     assert set(declared["conn-fields"]) == {field.name for field in fields(QuiltSettings)} - {"catalog", "secret"}

@@ -17,7 +17,7 @@ def written(home: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["api_key", "refresh_token", "keys"])
-def test_no_secret_is_in_logs_xcom_rendered_templates_serialized_dags_or_the_database(
+def test_no_secret_leaks(
     run_dag: RunDag,
     connected: str,
     airflow_home: Path,
@@ -29,6 +29,7 @@ def test_no_secret_is_in_logs_xcom_rendered_templates_serialized_dags_or_the_dat
     caplog: pytest.LogCaptureFixture,
     kind: str,
 ) -> None:
+    """Search logs, XCom, rendered templates, serialized DAGs and the database."""
     secrets = {s3.admin.secret_key, catalog.api_key, catalog.refresh_token}
     quilt = {"conn_type": "quilt", "host": catalog.url, "extra": {"registry": connected}}
     if kind != "keys":

@@ -36,7 +36,7 @@ def looked(**arguments: Any) -> Any:
 
 
 @pytest.mark.usefixtures("connected")
-def test_it_waits_for_a_package_a_newer_revision_or_a_file() -> None:
+def test_poke_checks_each_condition() -> None:
     assert looked() is None
     first = publish("first")
     assert looked() == first
@@ -53,7 +53,7 @@ def test_it_waits_for_a_package_a_newer_revision_or_a_file() -> None:
     assert looked() == first
 
 
-def test_it_returns_the_revision_that_it_found(connected: str, s3_registry: Registry) -> None:
+def test_result_is_the_revision(connected: str, s3_registry: Registry) -> None:
     top_hash = publish("first")
     [revision] = s3_registry.revisions(NAME)
 
@@ -77,12 +77,12 @@ def test_it_returns_the_revision_that_it_found(connected: str, s3_registry: Regi
     ],
 )
 @pytest.mark.usefixtures("connected")
-def test_waiting_for_what_cannot_be_fails_at_once(arguments: dict[str, Any], error: str) -> None:
+def test_bad_wait_is_permanent(arguments: dict[str, Any], error: str) -> None:
     with pytest.raises(AirflowFailException, match=f"^{error}: "):
         sensor(**arguments).poke({})
 
 
-def test_a_store_that_fails_for_now_fails_the_try(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_outage_fails_attempt(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = S3Server("http://127.0.0.1:9", Identity.make(), Identity.make())
     for name, value in connections(nobody, f"s3://{bucket}").items():
         monkeypatch.setenv(name, value)
@@ -92,7 +92,7 @@ def test_a_store_that_fails_for_now_fails_the_try(bucket: str, monkeypatch: pyte
 
 
 @pytest.mark.usefixtures("connected")
-def test_it_defers_to_a_trigger_that_waits_for_the_same() -> None:
+def test_trigger_gets_same_condition() -> None:
     first = publish("first")
     task = sensor(newer_than=first, path="a.txt", deferrable=True, poke_interval=7, timeout=70)
 
@@ -114,13 +114,13 @@ def test_it_defers_to_a_trigger_that_waits_for_the_same() -> None:
 
 
 @pytest.mark.usefixtures("connected")
-def test_it_does_not_defer_where_the_revision_is_there() -> None:
+def test_no_deferral_when_found() -> None:
     top_hash = publish("first")
 
     assert sensor(deferrable=True).execute({})["top_hash"] == top_hash
 
 
-def test_what_the_triggerer_found_is_returned_and_what_is_wrong_fails_the_task() -> None:
+def test_trigger_event_is_result() -> None:
     task = sensor(deferrable=True)
     found = {"quilt_uri": "quilt+s3://b#package=team/data", "catalog_url": "https://catalog/page", "top_hash": "f" * 64}
 
@@ -130,7 +130,7 @@ def test_what_the_triggerer_found_is_returned_and_what_is_wrong_fails_the_task()
         task.execute_complete({}, {"error": "BucketNotFoundError: it is gone"})
 
 
-def test_it_may_begin_in_the_triggerer() -> None:
+def test_starts_in_the_triggerer() -> None:
     task = sensor(start_from_trigger=True, newer_than="{{ ds }}", poke_interval=5, timeout=50)
 
     assert task.deferrable
@@ -146,7 +146,7 @@ def test_it_may_begin_in_the_triggerer() -> None:
 
 @pytest.mark.usefixtures("connected")
 @pytest.mark.parametrize("mode", [{"mode": "poke"}, {"mode": "reschedule"}, {"deferrable": True}])
-def test_every_way_to_wait_ends_with_the_same_result(dag: DAG, mode: dict[str, Any]) -> None:
+def test_wait_modes_agree(dag: DAG, mode: dict[str, Any]) -> None:
     publish("first")
     sensor(**mode, dag=dag, newer_than="{{ params.since }}", poke_interval=1)
 

@@ -43,7 +43,7 @@ LOGIN = {"host": "https://catalog.example.com", "password": "qk_abc"}
     ],
     ids=["absent", "typed", "text", "file of an authority", "null", "text for nothing"],
 )
-def test_extras_come_typed_or_as_text(extra: dict[str, Any], expected: tuple[object, ...]) -> None:
+def test_extras_may_be_text(extra: dict[str, Any], expected: tuple[object, ...]) -> None:
     found = settings(extra=extra)
 
     assert (found.workflow, found.anonymous, found.verify, found.timeout, found.allow_http) == expected
@@ -59,11 +59,11 @@ def test_extras_come_typed_or_as_text(extra: dict[str, Any], expected: tuple[obj
     ],
     ids=["absent", "typed", "text", "nothing"],
 )
-def test_limits_come_typed_or_as_text(extra: dict[str, Any], expected: Limits) -> None:
+def test_limits_may_be_text(extra: dict[str, Any], expected: Limits) -> None:
     assert settings(extra=extra).limits == expected
 
 
-def test_the_password_is_the_login_and_is_not_printed() -> None:
+def test_password_is_not_printed() -> None:
     found = settings(**LOGIN)
 
     assert found.secret == LOGIN["password"]
@@ -92,7 +92,7 @@ def test_the_password_is_the_login_and_is_not_printed() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_right_names_the_connection_and_the_field(fields: dict[str, Any], says: str) -> None:
+def test_bad_field_is_named(fields: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingsError, match=f"connection 'lab': .*{says}") as raised:
         settings(**fields)
     assert "qk_abc" not in str(raised.value)

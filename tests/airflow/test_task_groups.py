@@ -40,9 +40,7 @@ def files(write: Callable[..., Path]) -> Path:
     return path.parent
 
 
-def test_a_push_by_many_tasks_is_that_of_one(
-    dag: DAG, connected: str, s3: S3Server, bucket: str, s3_registry: Registry, files: Path
-) -> None:
+def test_sharded_push_equals_one(dag: DAG, connected: str, s3: S3Server, bucket: str, s3_registry: Registry, files: Path) -> None:
     with dag:
         group = quilt_push_group(
             package=str(NAME), registry=connected, entries=str(files), message="by {{ params.who }}", shards=3, meta={"a": 1}
@@ -67,7 +65,7 @@ def test_a_push_by_many_tasks_is_that_of_one(
     assert group.output.operator.task_id == "push.commit"
 
 
-def test_a_build_by_many_tasks_names_objects_where_they_are(dag: DAG, connected: str, s3: S3Server, bucket: str) -> None:
+def test_sharded_build_in_place(dag: DAG, connected: str, s3: S3Server, bucket: str) -> None:
     for number in range(7):
         s3.client().put_object(Bucket=bucket, Key=f"raw/{number}", Body=b"x" * number)
     with dag:
@@ -82,7 +80,7 @@ def test_a_build_by_many_tasks_names_objects_where_they_are(dag: DAG, connected:
     assert staged(s3, bucket) == []
 
 
-def test_what_is_staged_goes_after_a_failure_too(dag: DAG, connected: str, s3: S3Server, bucket: str, files: Path) -> None:
+def test_failure_removes_staging(dag: DAG, connected: str, s3: S3Server, bucket: str, files: Path) -> None:
     with dag:
         quilt_push_group(package=str(NAME), entries={"gone.txt": "{{ params.gone }}"}, shards=1)
     missing = files / "gone.txt"
@@ -101,7 +99,7 @@ def test_what_is_staged_goes_after_a_failure_too(dag: DAG, connected: str, s3: S
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_plan_that_fails_leaves_nothing_to_clean_up(dag: DAG) -> None:
+def test_failed_plan_stages_nothing(dag: DAG) -> None:
     with dag:
         quilt_push_group(package=str(NAME), entries="/no/such/file")
 

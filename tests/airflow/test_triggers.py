@@ -142,7 +142,7 @@ def queue() -> Iterator[Queue]:
         QuiltRevisionTrigger("team/data", "s3://bucket", None, "2026-01-01", "a/b", 5.0),
     ],
 )
-def test_every_trigger_is_made_again_from_plain_values(trigger: Any) -> None:
+def test_serialized_trigger_is_equal(trigger: Any) -> None:
     classpath, arguments = trigger.serialize()
 
     assert classpath == f"{type(trigger).__module__}.{type(trigger).__name__}"
@@ -154,12 +154,12 @@ def test_every_trigger_is_made_again_from_plain_values(trigger: Any) -> None:
 
 
 @pytest.mark.parametrize("arguments", [{"package": "team"}, {"package": "a/b", "poll_interval": 0}])
-def test_what_cannot_be_watched_is_refused_while_the_dag_is_parsed(arguments: dict[str, Any]) -> None:
+def test_bad_watch_fails_at_parse(arguments: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         QuiltPackageTrigger(**arguments)
 
 
-def test_triggers_of_one_registry_share_looks_and_others_do_not() -> None:
+def test_same_registry_shares_polls() -> None:
     first = QuiltPackageTrigger("team/data", "s3://bucket")
 
     assert first.shared_stream_key() == QuiltPackageTrigger("other/*", "s3://bucket").shared_stream_key()
@@ -173,7 +173,8 @@ def test_triggers_of_one_registry_share_looks_and_others_do_not() -> None:
 
 
 @pytest.mark.parametrize("store", [Kept, KeptBefore332])
-def test_each_change_is_reported_once_and_what_was_missed_after_a_restart(connected: str, store: type) -> None:
+def test_changes_are_reported_once(connected: str, store: type) -> None:
+    """Report changes missed while the triggerer was down."""
     kept = store()
     first = publish("team/data", "first")
 
@@ -220,9 +221,7 @@ def test_each_change_is_reported_once_and_what_was_missed_after_a_restart(connec
 
 @pytest.mark.usefixtures("connected")
 @pytest.mark.parametrize("store", [None, KeptForSeveral()])
-def test_without_a_state_of_the_asset_changes_are_reported_from_the_first_look_on(
-    store: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_first_poll_is_the_baseline(store: Any, caplog: pytest.LogCaptureFixture) -> None:
     publish("team/data", "first")
     trigger = QuiltPackageTrigger("team/data", poll_interval=FAST)
     trigger.asset_state_store = store
@@ -240,7 +239,7 @@ def test_without_a_state_of_the_asset_changes_are_reported_from_the_first_look_o
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_pattern_reports_the_packages_that_match(connected: str) -> None:
+def test_pattern_reports_matches(connected: str) -> None:
     old = publish("team/old", "old")
     kept = Kept()
     trigger = QuiltPackageTrigger("team/*", poll_interval=FAST)
@@ -260,9 +259,7 @@ def test_a_pattern_reports_the_packages_that_match(connected: str) -> None:
 
 
 @needs_airflow("3.3")
-def test_triggers_that_share_looks_cost_as_much_as_one(
-    proxy: S3Proxy, bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shared_polls_cost_as_one(proxy: S3Proxy, bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.triggers.shared_stream import SharedStreamManager
 
     registry = f"s3://{bucket}"
@@ -306,7 +303,7 @@ class FoundOnThreads(dict[str, str]):
         return super().items()
 
 
-def test_what_matches_a_pattern_is_looked_for_on_a_thread_so_that_the_event_loop_goes_on(s3_registry: Registry) -> None:
+def test_matching_runs_on_thread(s3_registry: Registry) -> None:
     found = FoundOnThreads({"team/a": "1", "team/b": "2", "other/a": "3"})
     look = Snapshot(s3_registry, frozenset({"team/*"}), found, QuiltHook())
 
@@ -326,7 +323,7 @@ def clients() -> int:
     return sum(issubclass(type(each), BaseClient) for each in gc.get_objects())
 
 
-def test_triggers_of_one_connection_share_a_registry_for_as_long_as_one_of_them_waits(connected: str) -> None:
+def test_triggers_share_a_registry(connected: str) -> None:
     top_hash = publish("team/data", "first")
     before = clients()
 
@@ -346,7 +343,7 @@ def test_triggers_of_one_connection_share_a_registry_for_as_long_as_one_of_them_
     assert clients() == before
 
 
-def test_a_registry_that_serves_no_more_is_opened_anew_once_for_all(connected: str) -> None:
+def test_registry_reopens_once(connected: str) -> None:
     async def story() -> None:
         first, second = await asyncio.gather(opened("quilt_default", None), opened("quilt_default", None))
         assert first is second
@@ -377,13 +374,13 @@ print(len(full))
 
 
 @pytest.mark.parametrize(("how", "is_collected"), [("kept", False), ("made", True)])
-def test_what_stays_brings_no_full_collection_about(how: str, *, is_collected: bool) -> None:
+def test_long_lived_skips_full_gc(how: str, *, is_collected: bool) -> None:
     ended = subprocess.run([sys.executable, "-c", MAKING, how], capture_output=True, text=True, check=True)
 
     assert (int(ended.stdout) > 0) == is_collected
 
 
-def test_collections_that_somebody_else_has_turned_off_stay_so_and_what_is_frozen_too() -> None:
+def test_foreign_gc_state_is_kept() -> None:
     gc.disable()
     try:
         with what_stays(), what_stays():
@@ -398,7 +395,7 @@ def test_collections_that_somebody_else_has_turned_off_stay_so_and_what_is_froze
         gc.enable()
 
 
-def test_of_many_triggers_one_calls_the_state_at_a_time() -> None:
+def test_state_calls_are_serial() -> None:
     kept = KeptSlowly()
     cursors = [Cursor(kept, {"package": f"team/{number}"}, is_wide=number % 10 == 0) for number in range(40)]
 
@@ -431,7 +428,7 @@ async def story():
     ],
 )
 @pytest.mark.usefixtures("connected")
-def test_the_engine_is_imported_on_a_thread_so_that_the_event_loop_goes_on(story: str) -> None:
+def test_core_imports_on_thread(story: str) -> None:
     publish("team/data", "first")
     code = f"""
 import asyncio, sys, threading
@@ -447,7 +444,7 @@ print([name for name, is_loop in ours if is_loop], len(ours) > 10)
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_store_that_fails_is_asked_again(s3: S3Server, bucket: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_store_outage_is_retried(s3: S3Server, bucket: str, caplog: pytest.LogCaptureFixture) -> None:
     trigger = QuiltPackageTrigger("team/*", f"s3://{bucket}-later", poll_interval=FAST)
     kept = Kept()
     trigger.asset_state_store = kept  # type: ignore[assignment]
@@ -463,9 +460,7 @@ def test_a_store_that_fails_is_asked_again(s3: S3Server, bucket: str, caplog: py
     watch(story)
 
 
-def test_a_missing_connection_is_waited_for(
-    connected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_missing_connection_waits(connected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     trigger = QuiltPackageTrigger("team/data", connected, "later", poll_interval=FAST)
     kept = Kept()
     trigger.asset_state_store = kept  # type: ignore[assignment]
@@ -480,7 +475,7 @@ def test_a_missing_connection_is_waited_for(
     watch(story)
 
 
-def test_a_connection_that_was_wrong_is_read_again(connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fixed_connection_is_reread(connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = os.environ["AIRFLOW_CONN_AWS_DEFAULT"]
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps({**json.loads(right), "password": "wrong"}))
     trigger = QuiltPackageTrigger("team/data", connected, poll_interval=FAST)
@@ -498,7 +493,7 @@ def test_a_connection_that_was_wrong_is_read_again(connected: str, monkeypatch: 
     watch(story)
 
 
-def test_an_event_of_the_queue_causes_a_look_at_once(queue: Queue, connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_event_causes_poll(queue: Queue, connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
     connection["extra"]["service_config"] = {"sqs": {"endpoint_url": queue.endpoint}}
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
@@ -524,7 +519,8 @@ def test_an_event_of_the_queue_causes_a_look_at_once(queue: Queue, connected: st
     watch(story)
 
 
-def test_where_the_queue_fails_packages_are_looked_at_every_so_often(connected: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_queue_outage_falls_back(connected: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Poll at every interval until the queue answers."""
     first = publish("team/data", "first")
     kept = Kept()
     trigger = QuiltPackageTrigger("team/data", poll_interval=1, queue_url=f"{connected.replace('s3', 'http')}.invalid/none")
@@ -542,7 +538,7 @@ def test_where_the_queue_fails_packages_are_looked_at_every_so_often(connected: 
     watch(story)
 
 
-def test_events_that_came_through_sns_are_wrapped_once_more() -> None:
+def test_sns_events_are_unwrapped() -> None:
     detail = {"version": "0.1", "type": "created", "bucket": "b", "handle": "team/data", "topHash": "f" * 64}
     event = {"source": "com.quiltdata", "detail-type": "package-revision", "detail": detail}
 
@@ -561,7 +557,7 @@ def test_events_that_came_through_sns_are_wrapped_once_more() -> None:
 
 
 @pytest.mark.usefixtures("connected")
-def test_a_revision_is_waited_for_in_the_triggerer(s3_registry: Registry) -> None:
+def test_trigger_awaits_revision(s3_registry: Registry) -> None:
     first = publish("team/data", "first")
     trigger = QuiltRevisionTrigger("team/data", newer_than=first, poll_interval=FAST)
 
@@ -586,7 +582,7 @@ def test_a_revision_is_waited_for_in_the_triggerer(s3_registry: Registry) -> Non
         ({"package": "team/data", "newer_than": "xyz"}, "TopHashError"),
     ],
 )
-def test_waiting_ends_where_it_is_of_no_use(arguments: dict[str, Any], error: str) -> None:
+def test_hopeless_wait_ends(arguments: dict[str, Any], error: str) -> None:
     async def story() -> None:
         async with aclosing(QuiltRevisionTrigger(**arguments).run()) as events, asyncio.timeout(PATIENCE):
             [event] = [event async for event in events]
