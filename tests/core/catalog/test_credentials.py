@@ -38,7 +38,7 @@ def make(service: Callable[[], TemporaryCredentials], clock: Clock) -> Credentia
     return CredentialSource(service, clock=clock)
 
 
-def test_nothing_is_fetched_before_the_first_use(clock: Clock) -> None:
+def test_fetch_waits_for_first_use(clock: Clock) -> None:
     service = Service()
     source = make(service, clock)
     assert service.calls == 0
@@ -52,7 +52,7 @@ def test_nothing_is_fetched_before_the_first_use(clock: Clock) -> None:
     [(HOUR, HOUR - 600), (12 * HOUR, 12 * HOUR - 600), (900.0, 675.0), (4.0, 3.0)],
     ids=["an hour", "half a day", "a quarter of an hour", "seconds"],
 )
-def test_new_ones_are_fetched_before_the_old_ones_expire(clock: Clock, lifetime: float, due: float) -> None:
+def test_refresh_before_expiry(clock: Clock, lifetime: float, due: float) -> None:
     source = make(Service(lifetime), clock)
     source.current()
 
@@ -62,7 +62,7 @@ def test_new_ones_are_fetched_before_the_old_ones_expire(clock: Clock, lifetime:
     assert source.current().access_key == "AK2"
 
 
-def test_short_lived_credentials_are_not_fetched_for_each_request(clock: Clock) -> None:
+def test_short_lived_are_cached(clock: Clock) -> None:
     service = Service(lifetime=4.0)
     source = make(service, clock)
     for _ in range(120):
@@ -72,7 +72,7 @@ def test_short_lived_credentials_are_not_fetched_for_each_request(clock: Clock) 
     assert service.calls == 4
 
 
-def test_sixteen_threads_fetch_once(clock: Clock) -> None:
+def test_threads_fetch_once(clock: Clock) -> None:
     service = Service()
     source = make(service, clock)
     start = threading.Barrier(16)
@@ -86,7 +86,7 @@ def test_sixteen_threads_fetch_once(clock: Clock) -> None:
     assert service.calls == 1
 
 
-def test_credentials_that_a_store_refused_are_replaced_once_however_many_requests_failed(clock: Clock) -> None:
+def test_rejected_replaced_once(clock: Clock) -> None:
     service = Service()
     source = make(service, clock)
     refused = source.current().access_key
@@ -97,7 +97,7 @@ def test_credentials_that_a_store_refused_are_replaced_once_however_many_request
     assert service.calls == 2
 
 
-def test_the_old_ones_are_used_on_while_the_service_fails_for_now(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_old_kept_while_service_down(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     service = Service()
     source = make(service, clock)
     source.current()
@@ -114,7 +114,7 @@ def test_the_old_ones_are_used_on_while_the_service_fails_for_now(clock: Clock, 
 
 
 @pytest.mark.parametrize("error", [CatalogUnavailableError("down"), LoginError("revoked")], ids=["down", "revoked"])
-def test_without_credentials_that_live_the_failure_is_told(clock: Clock, error: CatalogError) -> None:
+def test_expired_raises_the_failure(clock: Clock, error: CatalogError) -> None:
     service = Service()
     source = make(service, clock)
     source.current()
@@ -125,7 +125,8 @@ def test_without_credentials_that_live_the_failure_is_told(clock: Clock, error: 
         source.current()
 
 
-def test_a_login_that_is_rejected_is_told_though_the_old_credentials_live(clock: Clock) -> None:
+def test_login_error_is_not_deferred(clock: Clock) -> None:
+    """Raise a rejected login at once, although the old credentials are still valid."""
     service = Service()
     source = make(service, clock)
     source.current()
@@ -136,12 +137,12 @@ def test_a_login_that_is_rejected_is_told_though_the_old_credentials_live(clock:
         source.current()
 
 
-def test_credentials_that_have_expired_when_they_come_are_refused(clock: Clock) -> None:
+def test_already_expired_is_refused(clock: Clock) -> None:
     with pytest.raises(CatalogError, match="expired 60 seconds ago"):
         make(Service(lifetime=-60.0), clock).current()
 
 
-def test_no_secret_is_in_what_prints() -> None:
+def test_repr_hides_secrets() -> None:
     printed = repr(TemporaryCredentials("AK", "the-secret", "the-token", HOUR))
 
     assert "AK" in printed

@@ -1,4 +1,4 @@
-"""What changed between two streams of entries."""
+"""Changes between two streams of entries."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -38,7 +38,7 @@ A = entry("a", user_meta={"x": 1})
         pytest.param(replace(A, physical_keys=("file:///a", "s3://b/a")), False, id="other-places-of-the-same-bytes"),
     ],
 )
-def test_an_entry_that_is_in_both_is_modified_by_size_hash_or_metadata_alone(other: Entry, *, is_change: bool) -> None:
+def test_modified_by_size_hash_meta(other: Entry, *, is_change: bool) -> None:
     assert list(compare([A], [other])) == ([Change(A, other)] if is_change else [])
     assert [change.kind for change in compare([A], [other])] == (["modified"] if is_change else [])
 
@@ -58,13 +58,11 @@ def test_an_entry_that_is_in_both_is_modified_by_size_hash_or_metadata_alone(oth
         pytest.param(["a/z", "a-b"], ["a/z", "a/z2", "a-b"], [("a/z2", "added")], id="inside-a-directory"),
     ],
 )
-def test_what_is_in_one_only_was_added_or_deleted_and_comes_in_walk_order(
-    old: list[str], new: list[str], changes: list[tuple[str, str]]
-) -> None:
+def test_added_deleted_in_walk_order(old: list[str], new: list[str], changes: list[tuple[str, str]]) -> None:
     assert kinds([entry(key) for key in old], [entry(key) for key in new]) == changes
 
 
-def test_a_change_has_both_entries_or_the_one_there_is() -> None:
+def test_change_holds_its_entries() -> None:
     newer = replace(A, size=9)
     changes = list(compare([A, entry("b")], [newer, entry("c")]))
 
@@ -72,12 +70,12 @@ def test_a_change_has_both_entries_or_the_one_there_is() -> None:
     assert [change.logical_key for change in changes] == ["a", "b", "c"]
 
 
-def test_a_change_without_entries_has_no_key() -> None:
+def test_empty_change_has_no_key() -> None:
     with pytest.raises(ValueError, match="an entry on one side"):
         _ = Change(None, None).logical_key
 
 
-def test_streams_are_read_as_far_as_changes_are_asked_for() -> None:
+def test_streams_are_read_lazily() -> None:
     read: list[str] = []
 
     def stream(side: str) -> Iterator[Entry]:

@@ -63,13 +63,13 @@ def cut(data: bytes, edges: Sequence[int]) -> list[bytes]:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_the_hash_is_what_a_plain_computation_says(hash_type: str, size: int) -> None:
+def test_hash_equals_reference(hash_type: str, size: int) -> None:
     assert hash_of(DATA[:size], hash_type) == plainly(DATA[:size], hash_type)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_the_digests_of_the_parts_make_the_hash_whatever_their_chunks(hash_type: str, size: int) -> None:
+def test_part_digests_make_hash(hash_type: str, size: int) -> None:
     kind, data = algorithm(hash_type), DATA[:size]
     digests = [
         digest_of(
@@ -92,11 +92,11 @@ def test_the_digests_of_the_parts_make_the_hash_whatever_their_chunks(hash_type:
         pytest.param(CRC64NVME, b"123456789", in_base64(bytes.fromhex("ae8b14860a799888")), id="crc-of-the-catalogue"),
     ],
 )
-def test_known_bytes_have_their_published_hash(hash_type: str, data: bytes, value: str) -> None:
+def test_known_hashes_match(hash_type: str, data: bytes, value: str) -> None:
     assert hash_of(data, hash_type) == Hash(hash_type, value)
 
 
-def test_a_hash_is_chunked_where_no_type_is_said() -> None:
+def test_default_type_is_chunked() -> None:
     assert hash_of(b"hello") == hash_of(b"hello", "sha2-256-chunked")
 
 
@@ -104,7 +104,7 @@ def test_a_hash_is_chunked_where_no_type_is_said() -> None:
     ("hash_type", "store", "by_parts"),
     [(CHUNKED, "SHA256", True), (SHA256, "SHA256", False), (CRC64NVME, "CRC64NVME", True)],
 )
-def test_each_type_says_which_checksum_of_s3_the_digest_of_a_part_is(hash_type: str, store: str, *, by_parts: bool) -> None:
+def test_type_names_s3_checksum(hash_type: str, store: str, *, by_parts: bool) -> None:
     kind = algorithm(hash_type)
     plain = {"SHA256": sha256, "CRC64NVME": crc}[store]
 
@@ -114,13 +114,13 @@ def test_each_type_says_which_checksum_of_s3_the_digest_of_a_part_is(hash_type: 
 
 @pytest.mark.parametrize("size", [*SIZES, LIMIT + 1])
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_the_parts_are_those_of_the_grid_or_the_whole(hash_type: str, size: int) -> None:
+def test_parts_follow_the_grid(hash_type: str, size: int) -> None:
     kind = algorithm(hash_type)
 
     assert list(kind.parts(size)) == (list(part_ranges(size)) if kind.by_parts else [(0, size)])
 
 
-def test_a_crc_is_not_made_of_more_or_fewer_digests_than_there_are_parts() -> None:
+def test_crc_needs_all_digests() -> None:
     kind = algorithm(CRC64NVME)
 
     for digests in ([], [bytes(8), bytes(8)]):
@@ -129,18 +129,18 @@ def test_a_crc_is_not_made_of_more_or_fewer_digests_than_there_are_parts() -> No
 
 
 @pytest.mark.parametrize("hash_type", ["", "sha256", "MD5", None, 5, [], {}], ids=repr)
-def test_a_type_that_nobody_knows_is_refused_with_those_that_are(hash_type: str) -> None:
+def test_unknown_type_lists_known(hash_type: str) -> None:
     with pytest.raises(HashTypeError, match="expected one of sha2-256-chunked, SHA256, CRC64NVME"):
         algorithm(hash_type)
 
 
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
-def test_new_entries_get_one_of_two_types(hash_type: str) -> None:
+def test_new_entry_types_accepted(hash_type: str) -> None:
     check_new_hash_type(hash_type)
 
 
 @pytest.mark.parametrize("hash_type", [SHA256, "", "sha256", None, [], {}], ids=repr)
-def test_new_entries_get_no_other_type(hash_type: str) -> None:
+def test_new_entry_types_refused(hash_type: str) -> None:
     with pytest.raises(HashTypeError, match="new entries get 'sha2-256-chunked' or 'CRC64NVME'"):
         check_new_hash_type(hash_type)
 
@@ -159,14 +159,15 @@ def test_new_entries_get_no_other_type(hash_type: str) -> None:
         pytest.param(5 * 1024**4, 128 * PART, 5_120, id="5-tib"),
     ],
 )
-def test_the_part_size_doubles_until_there_are_at_most_10_000_parts(size: int, part: int, parts: int) -> None:
+def test_at_most_10_000_parts(size: int, part: int, parts: int) -> None:
+    """Double the part size until there are at most 10,000 parts."""
     ranges = list(part_ranges(size))
 
     assert part_size(size) == part
     assert len(ranges) == parts
 
 
-def test_s3_writes_digests_in_base64() -> None:
+def test_s3_digests_are_base64() -> None:
     assert to_s3(bytes(range(250, 256))) == "+vv8/f7/"
 
 
@@ -185,7 +186,7 @@ EDGES = [
 
 @pytest.mark.parametrize("edges", EDGES)
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_the_right_bytes_pass_as_they_come(hash_type: str, edges: Sequence[int]) -> None:
+def test_right_bytes_pass_in_chunks(hash_type: str, edges: Sequence[int]) -> None:
     data = DATA[: 2 * PART + 7]
     chunks = cut(data, edges)
 
@@ -194,7 +195,7 @@ def test_the_right_bytes_pass_as_they_come(hash_type: str, edges: Sequence[int])
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_the_right_bytes_of_any_size_pass(hash_type: str, size: int) -> None:
+def test_right_bytes_pass_any_size(hash_type: str, size: int) -> None:
     data = DATA[:size]
 
     assert b"".join(verify_stream([data], size, plainly(data, hash_type), "here")) == data
@@ -202,12 +203,12 @@ def test_the_right_bytes_of_any_size_pass(hash_type: str, size: int) -> None:
 
 @pytest.mark.parametrize("chunks", [[], [b""], [b"", b""]], ids=["none", "one", "two"])
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_nothing_is_right_where_nothing_is_expected(hash_type: str, chunks: list[bytes]) -> None:
+def test_empty_object_passes(hash_type: str, chunks: list[bytes]) -> None:
     assert list(verify_stream(chunks, 0, plainly(b"", hash_type), "here")) == chunks
 
 
 def passed(chunks: Iterable[bytes], size: int, expected: Hash) -> bytes:
-    """Let wrong bytes pass, and return what came through before they were refused."""
+    """Return the bytes that came through before the wrong ones were refused."""
     came: list[bytes] = []
     with pytest.raises(EntryDamagedError, match="^s3://b/k: these are not the bytes that the package names"):
         came.extend(verify_stream(chunks, size, expected, "s3://b/k"))
@@ -217,7 +218,7 @@ def passed(chunks: Iterable[bytes], size: int, expected: Hash) -> bytes:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("edges", [[], [PART]], ids=["whole", "cut"])
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_one_byte_too_many_is_refused(hash_type: str, edges: list[int], size: int) -> None:
+def test_extra_byte_is_refused(hash_type: str, edges: list[int], size: int) -> None:
     wrong = DATA[:size] + b"x"
 
     assert passed(cut(wrong, [edge for edge in edges if edge < size]), size, plainly(DATA[:size], hash_type)) == wrong
@@ -226,7 +227,7 @@ def test_one_byte_too_many_is_refused(hash_type: str, edges: list[int], size: in
 @pytest.mark.parametrize("size", [size for size in SIZES if size])
 @pytest.mark.parametrize("edges", [[], [PART]], ids=["whole", "cut"])
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_one_byte_too_few_is_refused(hash_type: str, edges: list[int], size: int) -> None:
+def test_missing_byte_is_refused(hash_type: str, edges: list[int], size: int) -> None:
     wrong = DATA[: size - 1]
 
     assert passed(cut(wrong, [edge for edge in edges if edge < size]), size, plainly(DATA[:size], hash_type)) == wrong
@@ -234,19 +235,19 @@ def test_one_byte_too_few_is_refused(hash_type: str, edges: list[int], size: int
 
 @pytest.mark.parametrize("count", [0, 1, PART, 2 * PART], ids=["nothing", "one-byte", "one-part", "two-parts"])
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_an_object_that_ends_early_is_refused_and_both_sizes_are_told(hash_type: str, count: int) -> None:
+def test_early_end_names_both_sizes(hash_type: str, count: int) -> None:
     with pytest.raises(EntryDamagedError, match=f"{count:,} bytes of 16,777,223 came"):
         list(verify_stream([DATA[:count]], 2 * PART + 7, plainly(DATA[: 2 * PART + 7], hash_type), "here"))
 
 
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_bytes_beyond_the_size_are_not_right_though_their_hash_is(hash_type: str) -> None:
+def test_size_mismatch_is_refused(hash_type: str) -> None:
     assert passed([b"hello"], 4, plainly(b"hello", hash_type)) == b"hello"
 
 
 @pytest.mark.parametrize("at", [0, PART - 1, PART, PART + 1, 2 * PART - 1, 2 * PART, 2 * PART + 6])
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_one_wrong_byte_is_refused_wherever_it_is(hash_type: str, at: int) -> None:
+def test_wrong_byte_is_refused(hash_type: str, at: int) -> None:
     data = bytearray(DATA[: 2 * PART + 7])
     expected = plainly(bytes(data), hash_type)
     data[at] ^= 1
@@ -254,14 +255,14 @@ def test_one_wrong_byte_is_refused_wherever_it_is(hash_type: str, at: int) -> No
     assert passed(cut(bytes(data), [MIB, 2 * PART]), len(data), expected) == data
 
 
-def test_two_parts_that_changed_places_are_refused() -> None:
+def test_swapped_parts_are_refused() -> None:
     data = b"a" * PART + b"b" * PART
 
     for hash_type in TYPES:
         passed([data[PART:], data[:PART]], len(data), plainly(data, hash_type))
 
 
-def test_bytes_are_not_held_back_until_they_are_known_to_be_right() -> None:
+def test_chunks_are_not_held_back() -> None:
     source = iter([DATA[:MIB], DATA[MIB : 2 * MIB]])
     chunks = verify_stream(source, 2 * MIB, Hash(CHUNKED, "wrong"), "here")
 
@@ -269,7 +270,7 @@ def test_bytes_are_not_held_back_until_they_are_known_to_be_right() -> None:
     assert next(source) == DATA[MIB : 2 * MIB]
 
 
-def test_a_hash_of_a_type_that_nobody_knows_is_no_damage() -> None:
+def test_unknown_type_is_no_damage() -> None:
     with pytest.raises(HashTypeError, match="'MD5'"):
         list(verify_stream([b"hello"], 5, Hash("MD5", "x"), "here"))
 
@@ -278,21 +279,22 @@ def test_a_hash_of_a_type_that_nobody_knows_is_no_damage() -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_whole_sha256_of_s3_proves_the_chunked_hash_up_to_one_part(size: int) -> None:
+def test_s3_sha256_proves_one_part(size: int) -> None:
+    """A whole SHA-256 of S3 proves the chunked hash up to one part."""
     proven = algorithm(CHUNKED).proven(size, in_base64(sha256(DATA[:size])), None)
 
     assert proven == (plainly(DATA[:size], CHUNKED) if size <= PART else None)
 
 
 @pytest.mark.parametrize("size", [*SIZES, LIMIT])
-def test_a_whole_sha256_of_s3_proves_the_plain_one_of_any_size(size: int) -> None:
+def test_s3_sha256_proves_plain(size: int) -> None:
     digest = sha256(b"any bytes")
 
     assert algorithm(SHA256).proven(size, in_base64(digest), None) == Hash(SHA256, digest.hex())
 
 
 @pytest.mark.parametrize("size", [*SIZES, LIMIT])
-def test_a_whole_crc_of_s3_is_the_hash_of_any_size(size: int) -> None:
+def test_s3_crc_proves_any_size(size: int) -> None:
     assert algorithm(CRC64NVME).proven(size, None, "rosUhgp5mIg=") == Hash(CRC64NVME, "rosUhgp5mIg=")
 
 
@@ -300,7 +302,7 @@ WHOLE_SHA256, WHOLE_CRC = in_base64(sha256(b"hello")), in_base64(crc(b"hello"))
 
 
 @pytest.mark.parametrize(
-    ("told_sha256", "told_crc", "proven"),
+    ("s3_sha256", "s3_crc", "proven"),
     [
         pytest.param(None, None, set(), id="nothing"),
         pytest.param("", "", set(), id="empty"),
@@ -312,17 +314,15 @@ WHOLE_SHA256, WHOLE_CRC = in_base64(sha256(b"hello")), in_base64(crc(b"hello"))
         pytest.param(WHOLE_SHA256 + "-2", WHOLE_CRC, {CRC64NVME}, id="composite-sha256-and-crc"),
     ],
 )
-def test_only_checksums_of_the_whole_object_prove_its_hash(
-    told_sha256: str | None, told_crc: str | None, proven: set[str]
-) -> None:
-    stat = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", told_sha256, told_crc)
+def test_only_whole_checksums_prove(s3_sha256: str | None, s3_crc: str | None, proven: set[str]) -> None:
+    stat = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", s3_sha256, s3_crc)
 
     assert {kind: stat.proven(kind) for kind in TYPES} == {
         kind: plainly(b"hello", kind) if kind in proven else None for kind in TYPES
     }
 
 
-def test_nothing_is_proven_or_contradicted_of_a_type_that_nobody_knows() -> None:
+def test_unknown_type_proves_nothing() -> None:
     stat = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256, WHOLE_CRC)
 
     assert stat.proven("MD5") is None
@@ -330,21 +330,21 @@ def test_nothing_is_proven_or_contradicted_of_a_type_that_nobody_knows() -> None
 
 
 @pytest.mark.parametrize("hash_type", TYPES)
-def test_an_object_is_contradicted_by_the_checksums_of_other_bytes_only(hash_type: str) -> None:
-    told = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256, WHOLE_CRC)
-    silent = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256 + "-1")
+def test_only_other_bytes_contradict(hash_type: str) -> None:
+    whole = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256, WHOLE_CRC)
+    composite = ObjectInfo(PhysicalKey("b", "k"), 5, "etag", WHOLE_SHA256 + "-1")
 
-    assert told.contradicts(plainly(b"other", hash_type))
-    assert not told.contradicts(plainly(b"hello", hash_type))
-    assert not silent.contradicts(plainly(b"other", hash_type))
-
-
-@pytest.mark.parametrize("told", [None, "", "A", "AAA", "AA=A", "####", "\u00e9AAA"])
-def test_a_checksum_that_was_damaged_on_its_way_proves_nothing(told: str | None) -> None:
-    assert from_s3(told) is None
-    assert algorithm(CHUNKED).proven(5, told, told) is None
-    assert algorithm(CRC64NVME).proven(5, told, told) is None
+    assert whole.contradicts(plainly(b"other", hash_type))
+    assert not whole.contradicts(plainly(b"hello", hash_type))
+    assert not composite.contradicts(plainly(b"other", hash_type))
 
 
-def test_a_checksum_of_s3_is_read_as_it_is_written() -> None:
+@pytest.mark.parametrize("checksum", [None, "", "A", "AAA", "AA=A", "####", "\u00e9AAA"])
+def test_bad_checksum_proves_nothing(checksum: str | None) -> None:
+    assert from_s3(checksum) is None
+    assert algorithm(CHUNKED).proven(5, checksum, checksum) is None
+    assert algorithm(CRC64NVME).proven(5, checksum, checksum) is None
+
+
+def test_s3_checksum_round_trips() -> None:
     assert from_s3(to_s3(b"digest")) == b"digest"

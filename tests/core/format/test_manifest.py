@@ -60,15 +60,15 @@ def nested(depth: int) -> dict[str, Any]:
         pytest.param("hi", {"b": 1, "a": 2}, b'{"version": "v0", "user_meta": {"b": 1, "a": 2}, "message": "hi"}', id="both"),
     ],
 )
-def test_the_header_says_version_then_metadata_then_message(message: str | None, user_meta: Any, line: bytes) -> None:
+def test_header_key_order(message: str | None, user_meta: Any, line: bytes) -> None:
     assert header_line(make_header(message, user_meta)) == line
 
 
-def test_an_entry_is_one_line_with_its_keys_in_quilts_order() -> None:
+def test_entry_is_one_line() -> None:
     assert entry_line(ENTRY) == LINE
 
 
-def test_an_entrys_metadata_stands_as_it_was_given() -> None:
+def test_entry_meta_is_verbatim() -> None:
     line = entry_line(replace(ENTRY, meta={"user_meta": {"b": 1, "a": [True, None, 1.5]}, "other": "x"}))
 
     assert line.endswith(b'"meta": {"user_meta": {"b": 1, "a": [true, null, 1.5]}, "other": "x"}}')
@@ -91,20 +91,20 @@ def test_an_entrys_metadata_stands_as_it_was_given() -> None:
         pytest.param((1, 2), "[1, 2]", id="tuple"),
     ],
 )
-def test_the_lines_hold_unicode_as_it_is_and_floats_as_python_prints_them(value: object, text: str) -> None:
+def test_unicode_and_float_format(value: object, text: str) -> None:
     line = header_line(make_header(None, {"k": value}))
 
     assert line.decode() == f'{{"version": "v0", "user_meta": {{"k": {text}}}, "message": null}}'
 
 
-def test_the_top_hash_of_an_empty_package_is_the_known_one() -> None:
+def test_empty_top_hash_is_known() -> None:
     summary, lines = written(make_header(None, None))
 
     assert summary == Summary(TopHash("2a5a67156ca9238c14d12042db51c5b52260fdd5511b61ea89b58929d6e1769b"), 0, 0)
     assert lines == HEADER + b"\n"
 
 
-def test_the_top_hash_is_taken_over_the_canonical_text() -> None:
+def test_top_hash_is_canonical() -> None:
     meta = {"user_meta": {"z": "\x7f", "é": 1e16, "Z": "😀", "a": [1, {}]}}
     header = make_header("café\n", {"b": 1e-7, "a": None})
     entry = replace(ENTRY, logical_key=LogicalKey("a/ü"), meta=meta)
@@ -118,7 +118,7 @@ def test_the_top_hash_is_taken_over_the_canonical_text() -> None:
     assert top_hash(header, [entry, replace(ENTRY, logical_key=LogicalKey("b"))]) == hashlib.sha256(canonical).hexdigest()
 
 
-def test_metadata_that_is_null_empty_and_absent_gives_three_hashes() -> None:
+def test_null_empty_absent_differ() -> None:
     headers: list[dict[str, Any]] = [
         {"version": "v0", "message": None},
         {"version": "v0", "message": None, "user_meta": None},
@@ -128,19 +128,19 @@ def test_metadata_that_is_null_empty_and_absent_gives_three_hashes() -> None:
     assert len({top_hash(header) for header in headers}) == 3
 
 
-def test_no_metadata_and_empty_metadata_make_two_headers() -> None:
+def test_empty_meta_is_in_header() -> None:
     assert "user_meta" not in make_header(None, None)
     assert make_header(None, {})["user_meta"] == {}
 
 
-def test_the_order_of_keys_shows_in_the_lines_but_not_in_the_top_hash() -> None:
+def test_key_order_not_in_top_hash() -> None:
     one, other = make_header("m", {"a": 1, "b": 2}), make_header("m", {"b": 2, "a": 1})
 
     assert top_hash(one) == top_hash(other)
     assert header_line(one) != header_line(other)
 
 
-def test_a_manifest_is_summed_up_and_has_a_newline_after_each_line() -> None:
+def test_summary_and_newlines() -> None:
     entries = [replace(ENTRY, logical_key=LogicalKey(key), size=size) for key, size in (("a", 3), ("b", 0), ("c", 2**40))]
     summary, lines = written(make_header(None, None), entries)
 
@@ -149,7 +149,7 @@ def test_a_manifest_is_summed_up_and_has_a_newline_after_each_line() -> None:
 
 
 @pytest.mark.parametrize("letter", ["x", "é"], ids=["ascii", "two-bytes"])
-def test_an_entrys_record_may_have_a_million_bytes_and_not_one_more(letter: str) -> None:
+def test_entry_limit_is_1_mb(letter: str) -> None:
     left = 1_000_000 - len(entry_line(replace(ENTRY, meta={"user_meta": {"k": ""}})))
     wide = len(letter.encode())
     fits = letter * (left // wide) + "x" * (left % wide)
@@ -159,7 +159,7 @@ def test_an_entrys_record_may_have_a_million_bytes_and_not_one_more(letter: str)
         entry_line(replace(ENTRY, meta={"user_meta": {"k": fits + "x"}}))
 
 
-def test_the_header_may_have_a_million_bytes_and_not_one_more() -> None:
+def test_header_limit_is_1_mb() -> None:
     left = 1_000_000 - len(header_line(make_header("", {})))
 
     assert len(header_line(make_header("x" * left, {}))) == 1_000_000
@@ -167,7 +167,7 @@ def test_the_header_may_have_a_million_bytes_and_not_one_more() -> None:
         header_line(make_header("x" * (left + 1), {}))
 
 
-def test_a_manifest_with_a_record_that_is_too_long_is_not_written() -> None:
+def test_long_record_not_written() -> None:
     with pytest.raises(RecordSizeError, match=r"'a/b\.txt'"):
         written(make_header(None, None), [replace(ENTRY, meta={"user_meta": {"k": "x" * 1_000_000}})])
 
@@ -195,7 +195,7 @@ NOT_JSON = [
 
 
 @pytest.mark.parametrize(("value", "words"), NOT_JSON)
-def test_metadata_that_is_not_json_is_refused_with_its_place(value: Any, words: str) -> None:
+def test_non_json_meta_names_place(value: Any, words: str) -> None:
     with pytest.raises(MetadataError) as caught:
         make_header(None, value)
 
@@ -203,24 +203,24 @@ def test_metadata_that_is_not_json_is_refused_with_its_place(value: Any, words: 
 
 
 @pytest.mark.parametrize(("message", "words"), [(5, "got int"), (b"m", "got bytes"), ("\ud800", "not valid Unicode")])
-def test_a_message_that_is_no_text_is_refused(message: Any, words: str) -> None:
+def test_non_str_message_refused(message: Any, words: str) -> None:
     with pytest.raises(MetadataError, match=f"^message.*{words}"):
         make_header(message, None)
 
 
-def test_metadata_that_is_json_passes_as_a_manifest_will_give_it_back() -> None:
+def test_json_meta_is_normalised() -> None:
     value = {"a": [1, 2.5, None, True, "x", ("y",)], "": {}}
 
     assert check_meta(value, "meta") == {"a": [1, 2.5, None, True, "x", ["y"]], "": {}}
     assert value["a"] == [1, 2.5, None, True, "x", ("y",)]
 
 
-def test_metadata_that_is_nested_too_deeply_is_refused() -> None:
+def test_deep_meta_is_refused() -> None:
     with pytest.raises(MetadataError, match="nested too deeply"):
         make_header(None, nested(100_000))
 
 
-def test_metadata_that_holds_itself_is_refused() -> None:
+def test_cyclic_meta_is_refused() -> None:
     value: dict[str, Any] = {}
     value["self"] = value
 
@@ -228,7 +228,7 @@ def test_metadata_that_holds_itself_is_refused() -> None:
         make_header(None, value)
 
 
-def test_metadata_of_any_depth_is_refused_or_can_be_written_and_read() -> None:
+def test_writable_meta_is_readable() -> None:
     outcomes = set()
     for depth in range(200, 1100, 7):
         try:
@@ -243,7 +243,7 @@ def test_metadata_of_any_depth_is_refused_or_can_be_written_and_read() -> None:
     assert outcomes == {"refused", "written"}
 
 
-def test_an_integer_too_long_to_print_is_refused() -> None:
+def test_huge_integer_is_refused() -> None:
     with pytest.raises(MetadataError):
         header_line(make_header(None, {"x": 10**5000}))
 
@@ -261,7 +261,7 @@ OTHER = replace(
 DIRECTORY = b'{"logical_key": "a/", "meta": {"x": 1}}'
 
 
-def test_what_was_written_is_read_back_with_the_header_in_its_order() -> None:
+def test_manifest_round_trips() -> None:
     header = make_header("m", {"b": 1, "a": 2})
     manifest = read_manifest([written(header, [ENTRY, OTHER])[1]])
 
@@ -270,7 +270,7 @@ def test_what_was_written_is_read_back_with_the_header_in_its_order() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 10_000])
-def test_the_file_may_come_in_chunks_cut_anywhere(size: int) -> None:
+def test_chunks_may_cut_anywhere(size: int) -> None:
     _, lines = written(make_header("é", None), [ENTRY, OTHER])
     manifest = read_manifest(lines[at : at + size] for at in range(0, len(lines), size))
 
@@ -278,13 +278,13 @@ def test_the_file_may_come_in_chunks_cut_anywhere(size: int) -> None:
     assert list(manifest.entries) == [ENTRY, OTHER]
 
 
-def test_empty_chunks_and_a_missing_last_newline_do_no_harm() -> None:
+def test_last_newline_is_optional() -> None:
     manifest = read_manifest([b"", HEADER, b"", b"\n", LINE, b""])
 
     assert list(manifest.entries) == [ENTRY]
 
 
-def test_lines_may_end_as_on_windows_and_mean_the_same() -> None:
+def test_crlf_lines_mean_the_same() -> None:
     summary, lines = written(make_header("m", {"a": 1}), [ENTRY, OTHER])
     manifest = read_manifest([lines.replace(b"\n", b"\r\n")], summary.top_hash)
 
@@ -292,7 +292,7 @@ def test_lines_may_end_as_on_windows_and_mean_the_same() -> None:
     assert list(manifest.entries) == [ENTRY, OTHER]
 
 
-def test_unknown_keys_of_the_header_survive_in_their_place_and_in_the_hash() -> None:
+def test_unknown_header_keys_survive() -> None:
     lines = b'{"zeta": [1], "version": "v0", "workflow": {"id": "x"}, "message": null}\n'
     header = read_manifest([lines]).header
 
@@ -300,7 +300,7 @@ def test_unknown_keys_of_the_header_survive_in_their_place_and_in_the_hash() -> 
     assert top_hash(header) != top_hash(make_header(None, None))
 
 
-def test_unknown_keys_of_an_entrys_metadata_survive_in_their_place_and_in_the_hash() -> None:
+def test_unknown_meta_keys_survive() -> None:
     line = LINE.replace(b'"meta": {}', b'"meta": {"zeta": [1], "user_meta": {"x": 1}, "alpha": null}')
     (entry,) = read_manifest([HEADER + b"\n" + line]).entries
 
@@ -309,7 +309,7 @@ def test_unknown_keys_of_an_entrys_metadata_survive_in_their_place_and_in_the_ha
     assert top_hash({}, [entry]) != top_hash({}, [replace(entry, meta={"user_meta": {"x": 1}})])
 
 
-def test_all_physical_keys_survive_in_their_order() -> None:
+def test_physical_keys_keep_order() -> None:
     line = LINE.replace(b'["s3://b/k?versionId=v"]', b'["s3://b/2", "file:///1", "s3://b/2"]')
     (entry,) = read_manifest([HEADER + b"\n" + line]).entries
 
@@ -317,7 +317,7 @@ def test_all_physical_keys_survive_in_their_order() -> None:
     assert entry_line(entry) == line
 
 
-def test_an_obsolete_top_hash_in_the_header_is_dropped() -> None:
+def test_obsolete_top_hash_dropped() -> None:
     manifest = read_manifest(
         [b'{"version": "v0", "message": null, "top_hash": "abc"}\n'], TopHash(top_hash(make_header(None, None)))
     )
@@ -326,7 +326,7 @@ def test_an_obsolete_top_hash_in_the_header_is_dropped() -> None:
     assert list(manifest.entries) == []
 
 
-def test_metadata_that_is_null_reads_as_none_given() -> None:
+def test_null_meta_reads_as_empty() -> None:
     lines = HEADER + b"\n" + LINE.replace(b'"meta": {}', b'"meta": null')
 
     assert list(read_manifest([lines]).entries) == [ENTRY]
@@ -337,7 +337,7 @@ def test_metadata_that_is_null_reads_as_none_given() -> None:
     [(b"{}", {}), (b'{"user_meta": {}}', {}), (b'{"user_meta": null}', None), (b'{"user_meta": {"a": 1}}', {"a": 1})],
     ids=["none", "empty", "null", "some"],
 )
-def test_what_a_user_said_of_the_package_is_empty_where_nobody_said_anything(header: bytes, user_meta: object) -> None:
+def test_no_package_meta_is_empty(header: bytes, user_meta: object) -> None:
     assert read_manifest([header]).user_meta == user_meta
 
 
@@ -346,7 +346,7 @@ def test_what_a_user_said_of_the_package_is_empty_where_nobody_said_anything(hea
     [({}, {}), ({"other": 1}, {}), ({"user_meta": None}, None), ({"user_meta": {"a": 1}, "other": 2}, {"a": 1})],
     ids=["none", "others", "null", "some"],
 )
-def test_what_a_user_said_of_an_entry_is_empty_where_nobody_said_anything(meta: dict[str, Any], user_meta: object) -> None:
+def test_no_entry_meta_is_empty(meta: dict[str, Any], user_meta: object) -> None:
     assert replace(ENTRY, meta=meta).user_meta == user_meta
 
 
@@ -360,7 +360,7 @@ DIRECTORIES = {
 }
 
 
-def test_the_metadata_of_directories_stands_after_the_header_in_the_order_of_a_walk() -> None:
+def test_directories_after_header() -> None:
     out = io.BytesIO()
     write_manifest(make_header(None, None), [ENTRY], out, dict(reversed(DIRECTORIES.items())))
 
@@ -374,7 +374,7 @@ def test_the_metadata_of_directories_stands_after_the_header_in_the_order_of_a_w
     ]
 
 
-def test_the_metadata_of_directories_is_read_back_and_is_no_entry() -> None:
+def test_directories_are_no_entries() -> None:
     out = io.BytesIO()
     summary = write_manifest(make_header(None, None), [ENTRY], out, DIRECTORIES)
     manifest = read_manifest([out.getvalue()], summary.top_hash)
@@ -384,11 +384,11 @@ def test_the_metadata_of_directories_is_read_back_and_is_no_entry() -> None:
     assert (summary.entries, summary.bytes) == (1, 5)
 
 
-def test_the_metadata_of_directories_does_not_count_for_the_top_hash() -> None:
+def test_directories_not_in_hash() -> None:
     assert write_manifest({}, [ENTRY], io.BytesIO(), DIRECTORIES).top_hash == top_hash({}, [ENTRY])
 
 
-def test_the_metadata_of_a_directory_is_read_from_before_the_entries() -> None:
+def test_directories_before_entries() -> None:
     manifest = read_manifest([b"\n".join([HEADER, DIRECTORY, LINE, entry_line(OTHER)])])
 
     assert list(manifest.entries) == [ENTRY, OTHER]
@@ -396,13 +396,13 @@ def test_the_metadata_of_a_directory_is_read_from_before_the_entries() -> None:
 
 
 @pytest.mark.parametrize("before", [1, 2])
-def test_the_metadata_of_a_directory_after_an_entry_is_refused(before: int) -> None:
+def test_late_directory_refused(before: int) -> None:
     lines = [LINE, entry_line(OTHER)]
     assert "before all entries" in refused(HEADER, *lines[:before], DIRECTORY, *lines[before:])
 
 
 @pytest.mark.parametrize("physical_keys", ["[]", "null"])
-def test_what_has_no_physical_key_is_a_directory(physical_keys: str) -> None:
+def test_null_keys_mean_directory(physical_keys: str) -> None:
     line = f'{{"logical_key": "a/", "physical_keys": {physical_keys}, "size": null, "hash": null, "meta": {{}}}}'
     manifest = read_manifest([HEADER + b"\n" + line.encode()])
 
@@ -410,7 +410,7 @@ def test_what_has_no_physical_key_is_a_directory(physical_keys: str) -> None:
     assert manifest.directories == {"a/": {}}
 
 
-def test_a_directorys_record_may_have_a_million_bytes_and_not_one_more() -> None:
+def test_directory_limit_is_1_mb() -> None:
     key = DirectoryKey("a/")
     left = 1_000_000 - len(directory_line(key, ""))
 
@@ -441,9 +441,7 @@ BASE = {"zeta": 1, "version": "v0", "user_meta": {"a": 1}, "workflow": {"id": "o
         ),
     ],
 )
-def test_a_derived_header_keeps_what_others_wrote_in_its_place(
-    user_meta: Any, workflow: Any, expected: Mapping[str, Any]
-) -> None:
+def test_derived_header_keeps_rest(user_meta: Any, workflow: Any, expected: Mapping[str, Any]) -> None:
     before = copy.deepcopy(BASE)
     header = make_header("new", user_meta, workflow, BASE)
 
@@ -451,11 +449,11 @@ def test_a_derived_header_keeps_what_others_wrote_in_its_place(
     assert before == BASE
 
 
-def test_a_message_is_never_that_of_the_base() -> None:
+def test_base_message_not_inherited() -> None:
     assert make_header(None, None, None, BASE)["message"] is None
 
 
-def test_the_workflow_stands_before_the_message() -> None:
+def test_workflow_before_message() -> None:
     header = make_header("m", {"a": 1}, {"id": "x", "config": "c"})
 
     assert header_line(header) == (
@@ -463,7 +461,7 @@ def test_the_workflow_stands_before_the_message() -> None:
     )
 
 
-def test_metadata_that_a_base_does_not_have_is_added() -> None:
+def test_base_without_meta_gets_it() -> None:
     header = make_header("m", {"a": 1}, None, {"version": "v0", "message": None})
 
     assert header == {"version": "v0", "user_meta": {"a": 1}, "message": "m"}
@@ -498,14 +496,14 @@ ODD_VALUES = [
 
 
 def refused(*lines: bytes) -> str:
-    """Read lines that are no manifest, and return what is said of them."""
+    """Return the error of reading lines that are no manifest."""
     with pytest.raises(ManifestError) as caught:
         list(read_manifest([b"\n".join(lines) + b"\n"]).entries)
     return str(caught.value)
 
 
-def said_of(line: bytes) -> str:
-    """Return what is said of a line that stands among good ones, which begins with its number."""
+def line_error(line: bytes) -> str:
+    """Return the error of a bad line among good ones; it begins with the number of the line."""
     message = refused(HEADER, LINE, entry_line(OTHER), line, entry_line(replace(OTHER, logical_key=LogicalKey("êêê"))))
     assert message.startswith("line 4: ")
     return message
@@ -522,7 +520,7 @@ def without(key: str) -> bytes:
     return json.dumps(record).encode()
 
 
-def test_the_line_from_which_the_damaged_ones_are_made_is_good() -> None:
+def test_template_line_is_good() -> None:
     manifest = read_manifest([b"\n".join([HEADER, LINE, entry_line(OTHER), having()])])
 
     assert [entry.logical_key for entry in manifest.entries] == ["a/b.txt", "é", "ê"]
@@ -530,38 +528,38 @@ def test_the_line_from_which_the_damaged_ones_are_made_is_good() -> None:
 
 @pytest.mark.parametrize("value", ODD_VALUES)
 @pytest.mark.parametrize("key", ["user_meta", "message", "other"])
-def test_an_odd_value_in_the_header_is_line_1(key: str, value: bytes) -> None:
+def test_odd_header_is_line_1(key: str, value: bytes) -> None:
     assert refused(b'{"version": "v0", "%s": %s}' % (key.encode(), value), LINE).startswith("line 1: ")
 
 
 @pytest.mark.parametrize("value", ODD_VALUES)
 @pytest.mark.parametrize("before", [b"", b'"user_meta": {}, '], ids=["only", "beside"])
-def test_an_odd_value_in_the_metadata_of_an_entry_names_its_line(before: bytes, value: bytes) -> None:
-    said_of(having(meta=0).replace(b'"meta": 0', b'"meta": {%s"x": %s}' % (before, value)))
+def test_odd_entry_meta_names_line(before: bytes, value: bytes) -> None:
+    line_error(having(meta=0).replace(b'"meta": 0', b'"meta": {%s"x": %s}' % (before, value)))
 
 
 @pytest.mark.parametrize("value", ODD_VALUES)
 @pytest.mark.parametrize("field", ["logical_key", "physical_keys", "size", "hash", "meta"])
-def test_an_odd_value_of_a_field_names_its_line(field: str, value: bytes) -> None:
-    said_of(having(**{field: 77}).replace(b'"%s": 77' % field.encode(), b'"%s": %s' % (field.encode(), value)))
+def test_odd_field_names_line(field: str, value: bytes) -> None:
+    line_error(having(**{field: 77}).replace(b'"%s": 77' % field.encode(), b'"%s": %s' % (field.encode(), value)))
 
 
 @pytest.mark.parametrize("value", ODD_VALUES)
 @pytest.mark.parametrize(
     "where", [b'"hash": {"type": %s, "value": "x"}', b'"hash": {"type": "x", "value": %s}'], ids=["type", "value"]
 )
-def test_an_odd_value_in_a_hash_names_its_line(where: bytes, value: bytes) -> None:
-    said_of(having(hash=77).replace(b'"hash": 77', where % value))
+def test_odd_hash_names_line(where: bytes, value: bytes) -> None:
+    line_error(having(hash=77).replace(b'"hash": 77', where % value))
 
 
 @pytest.mark.parametrize("value", ODD_VALUES)
-def test_an_odd_physical_key_names_its_line(value: bytes) -> None:
-    said_of(having(physical_keys=77).replace(b'"physical_keys": 77', b'"physical_keys": ["s3://b/k", %s]' % value))
+def test_odd_physical_key_refused(value: bytes) -> None:
+    line_error(having(physical_keys=77).replace(b'"physical_keys": 77', b'"physical_keys": ["s3://b/k", %s]' % value))
 
 
 @pytest.mark.parametrize("value", ODD_VALUES)
-def test_an_odd_value_in_the_metadata_of_a_directory_names_its_line(value: bytes) -> None:
-    said_of(b'{"logical_key": "a/", "meta": %s}' % value)
+def test_odd_directory_meta_refused(value: bytes) -> None:
+    line_error(b'{"logical_key": "a/", "meta": %s}' % value)
 
 
 @pytest.mark.parametrize(
@@ -591,7 +589,7 @@ def test_an_odd_value_in_the_metadata_of_a_directory_names_its_line(value: bytes
         pytest.param([b"\x1f\x8b\x08\x00"], id="gzip"),
     ],
 )
-def test_a_damaged_header_is_line_1(chunks: list[bytes]) -> None:
+def test_damaged_header_is_line_1(chunks: list[bytes]) -> None:
     with pytest.raises(ManifestError, match="^line 1: "):
         read_manifest(chunks)
 
@@ -614,13 +612,13 @@ def test_a_damaged_header_is_line_1(chunks: list[bytes]) -> None:
         pytest.param(having()[:-1] + b', "size": 5}', id="field-given-twice"),
     ],
 )
-def test_a_line_that_is_no_record_names_its_number(line: bytes) -> None:
-    said_of(line)
+def test_non_record_names_line(line: bytes) -> None:
+    line_error(line)
 
 
 @pytest.mark.parametrize("field", ["logical_key", "physical_keys", "size", "hash", "meta"])
-def test_a_missing_field_names_its_line(field: str) -> None:
-    said_of(without(field))
+def test_missing_field_names_line(field: str) -> None:
+    line_error(without(field))
 
 
 WRONG: dict[str, list[object]] = {
@@ -648,11 +646,11 @@ WRONG: dict[str, list[object]] = {
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in WRONG.items() for value in values], ids=repr)
-def test_a_field_of_a_wrong_type_names_its_line(field: str, value: object) -> None:
-    said_of(having(**{field: value}))
+def test_wrong_type_names_line(field: str, value: object) -> None:
+    line_error(having(**{field: value}))
 
 
-def test_the_largest_size_is_what_fits_in_64_bits() -> None:
+def test_size_fits_64_bits() -> None:
     (entry,) = read_manifest([HEADER + b"\n" + having(size=2**63 - 1)]).entries
 
     assert entry.size == 2**63 - 1
@@ -662,17 +660,17 @@ BAD_KEYS = ["", "/", "//", ".", "..", "./ê", "../ê", "ê/.", "ê/..", "ê/../�
 
 
 @pytest.mark.parametrize("key", [*BAD_KEYS, "ê/"], ids=ascii)
-def test_a_key_that_no_entry_can_have_names_its_line(key: str) -> None:
-    assert "logical" in said_of(having(logical_key=key))
+def test_bad_entry_key_names_line(key: str) -> None:
+    assert "logical" in line_error(having(logical_key=key))
 
 
 @pytest.mark.parametrize("key", [*(f"{key}/" for key in BAD_KEYS), "ê", "", None, 5, [], {}], ids=ascii)
-def test_a_key_that_no_directory_can_have_names_its_line(key: object) -> None:
-    assert "logical" in said_of(json.dumps({"logical_key": key, "meta": {}}).encode())
+def test_bad_directory_key_refused(key: object) -> None:
+    assert "logical" in line_error(json.dumps({"logical_key": key, "meta": {}}).encode())
 
 
-def test_a_directory_without_a_key_names_its_line() -> None:
-    assert "logical" in said_of(b'{"meta": {}}')
+def test_keyless_directory_refused() -> None:
+    assert "logical" in line_error(b'{"meta": {}}')
 
 
 @pytest.mark.parametrize(
@@ -684,11 +682,11 @@ def test_a_directory_without_a_key_names_its_line() -> None:
         pytest.param("b", "'b' comes after 'é'", id="not-in-order"),
     ],
 )
-def test_keys_that_make_no_tree_in_order_name_the_line(key: str, words: str) -> None:
-    assert words in said_of(having(logical_key=key))
+def test_bad_tree_names_line(key: str, words: str) -> None:
+    assert words in line_error(having(logical_key=key))
 
 
-def test_the_order_is_that_of_a_walk_and_not_of_the_letters() -> None:
+def test_order_is_walk_order() -> None:
     keys = ["a/b", "a-b", "a.txt"]
     lines = [having(logical_key=key) for key in keys]
 
@@ -696,18 +694,18 @@ def test_the_order_is_that_of_a_walk_and_not_of_the_letters() -> None:
     assert refused(HEADER, *(having(logical_key=key) for key in sorted(keys))).startswith("line 4: ")
 
 
-def test_a_directory_that_is_given_twice_names_the_line() -> None:
+def test_duplicate_directory_refused() -> None:
     assert refused(HEADER, DIRECTORY, DIRECTORY).startswith("line 3: ")
 
 
 @pytest.mark.parametrize("first", [0, 1], ids=["directory-first", "file-first"])
-def test_a_directory_that_is_also_a_file_names_the_line(first: int) -> None:
+def test_directory_also_file_refused(first: int) -> None:
     lines = [b'{"logical_key": "a/b.txt/", "meta": {"x": 1}}', LINE]
 
     assert refused(HEADER, lines[first], lines[1 - first]).startswith("line 3: ")
 
 
-def test_metadata_that_can_be_read_can_be_written_or_is_refused_by_name() -> None:
+def test_readable_meta_is_writable() -> None:
     outcomes = set()
     for depth in range(200, 1100, 7):
         line = having(meta=0).replace(b'"meta": 0', b'"meta": ' + b'{"a": ' * depth + b"1" + b"}" * depth)
@@ -762,7 +760,7 @@ class Endless:
         pytest.param(HEADER + b"\n" + LINE + b'\n{"logical_key": "', 3, id="entry"),
     ],
 )
-def test_a_line_of_100_mb_is_refused_when_16_mib_of_it_have_come(beginning: bytes, number: int) -> None:
+def test_long_line_refused_at_16_mib(beginning: bytes, number: int) -> None:
     chunks = Endless(beginning)
     with pytest.raises(ManifestError, match=f"^line {number}: longer than 16,777,216 bytes"):
         list(read_manifest(chunks).entries)
@@ -776,7 +774,7 @@ def header_of(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("step", [64 * 1024, MIB, 32 * MIB], ids=["64-kib", "1-mib", "whole"])
-def test_a_line_may_have_16_mib_and_not_one_byte_more_however_it_comes(step: int) -> None:
+def test_line_limit_is_16_mib(step: int) -> None:
     fits, too_long = (header_of(size) + b"\n" for size in (16 * MIB, 16 * MIB + 1))
 
     assert len(read_manifest(fits[at : at + step] for at in range(0, len(fits), step)).header["message"]) == 16 * MIB - 15
@@ -803,7 +801,7 @@ def content(lines: bytes, name: TopHash | None = None) -> tuple[object, ...] | N
         return None
 
 
-def test_a_manifest_that_ends_early_is_never_read_as_whole() -> None:
+def test_truncated_is_refused() -> None:
     name, lines = small()
     whole = content(lines, name)
 
@@ -811,7 +809,8 @@ def test_a_manifest_that_ends_early_is_never_read_as_whole() -> None:
     assert [content(lines[:stop], name) for stop in range(len(lines))] == [None] * (len(lines) - 1) + [whole]
 
 
-def test_without_its_name_a_manifest_that_ends_early_is_refused_or_has_whole_lines_only() -> None:
+def test_truncated_keeps_whole_lines() -> None:
+    """Refuse a truncated manifest or read whole lines only, when its top hash is unknown."""
     _, lines = small()
     edges = {stop for stop in range(1, len(lines)) if b"\n" in lines[stop - 1 : stop + 1]}
     read = {stop for stop in range(len(lines)) if content(lines[:stop]) is not None}
@@ -819,7 +818,7 @@ def test_without_its_name_a_manifest_that_ends_early_is_refused_or_has_whole_lin
     assert read == edges
 
 
-def test_a_manifest_with_a_changed_bit_is_refused_or_says_the_same() -> None:
+def test_bit_flip_refused_or_same() -> None:
     name, lines = small()
     whole = content(lines, name)
     assert whole is not None
@@ -831,11 +830,11 @@ def test_a_manifest_with_a_changed_bit_is_refused_or_says_the_same() -> None:
 
 
 def unplaced(entries: Any) -> list[Entry]:
-    """Return entries without their places, which a top hash does not tell."""
+    """Return entries without their places, which a top hash does not cover."""
     return [replace(entry, physical_keys=()) for entry in entries]
 
 
-def test_the_entries_before_a_damaged_line_are_read() -> None:
+def test_entries_before_damage_read() -> None:
     entries = read_manifest([HEADER + b"\n" + LINE + b"\n{"]).entries
 
     assert next(entries) == ENTRY
@@ -843,7 +842,7 @@ def test_the_entries_before_a_damaged_line_are_read() -> None:
         next(entries)
 
 
-def test_a_manifest_that_does_not_have_the_top_hash_of_its_name_is_an_error_at_its_end() -> None:
+def test_wrong_top_hash_at_end() -> None:
     summary, lines = written(make_header(None, None), [ENTRY])
 
     assert list(read_manifest([lines], summary.top_hash).entries) == [ENTRY]
@@ -852,7 +851,7 @@ def test_a_manifest_that_does_not_have_the_top_hash_of_its_name_is_an_error_at_i
             list(read_manifest([changed], summary.top_hash).entries)
 
 
-def test_a_physical_key_may_change_under_the_same_top_hash() -> None:
+def test_physical_key_not_in_hash() -> None:
     summary, lines = written(make_header(None, None), [ENTRY])
     moved = lines.replace(ENTRY.physical_keys[0].encode(), b"s3://elsewhere/key")
 

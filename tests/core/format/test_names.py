@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -7,7 +7,7 @@ from airflow_quilt.core.format.names import (
     LogicalKey,
     PackageName,
     TopHash,
-    check_tree,
+    check_next,
     match_hash,
     parse_logical_key,
     parse_top_hash,
@@ -20,7 +20,7 @@ HASH_C = TopHash("123456" + "7" * 58)
 
 
 @pytest.mark.parametrize("text", ["a/b", "genomics/run-42", "A_b/C-d", "0/9", "-/_"])
-def test_a_name_of_two_ascii_words_can_be_published(text: str) -> None:
+def test_ascii_name_is_publishable(text: str) -> None:
     name = PackageName.parse(text)
 
     assert f"{name.namespace}/{name.name}" == text == str(name)
@@ -49,7 +49,7 @@ BAD_NAMES = [
 
 @pytest.mark.parametrize("parse", [PackageName.parse, PackageName.parse_existing], ids=["publish", "read"])
 @pytest.mark.parametrize("text", BAD_NAMES)
-def test_anything_else_is_no_package_name(parse: Callable[[object], PackageName], text: object) -> None:
+def test_bad_package_name_refused(parse: Callable[[object], PackageName], text: object) -> None:
     with pytest.raises(PackageNameError) as caught:
         parse(text)
 
@@ -57,7 +57,7 @@ def test_anything_else_is_no_package_name(parse: Callable[[object], PackageName]
 
 
 @pytest.mark.parametrize("text", ["équipe/données", "チーム/データ", "team/数"])
-def test_letters_outside_ascii_can_be_read_but_not_published(text: str) -> None:
+def test_unicode_name_is_read_only(text: str) -> None:
     assert str(PackageName.parse_existing(text)) == text
     with pytest.raises(PackageNameError, match="ASCII"):
         PackageName.parse(text)
@@ -66,7 +66,7 @@ def test_letters_outside_ascii_can_be_read_but_not_published(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["a", "a/b.txt", "plots/bill length.png", ".hidden", "...", "a/..b", "é/ü", "+%?#&<>", "a\\b", " "]
 )
-def test_a_path_inside_the_package_is_a_logical_key(text: str) -> None:
+def test_path_is_a_logical_key(text: str) -> None:
     assert parse_logical_key(text) == text
 
 
@@ -90,43 +90,45 @@ def test_a_path_inside_the_package_is_a_logical_key(text: str) -> None:
         pytest.param(b"a", id="bytes"),
     ],
 )
-def test_anything_else_is_no_logical_key_and_is_named(text: object) -> None:
+def test_bad_logical_key_is_named(text: object) -> None:
     with pytest.raises(LogicalKeyError) as caught:
         parse_logical_key(text)
 
     assert repr(text) in str(caught.value)
 
 
-def test_a_directory_comes_before_the_files_whose_names_only_begin_like_it() -> None:
+def test_directory_sorts_first() -> None:
     keys = ["a.txt", "a/b.txt", "b", "a/b/c", "a-b", "A", "a/b"]
 
     assert sorted(keys, key=walk_order) == ["A", "a/b", "a/b/c", "a/b.txt", "a-b", "a.txt", "b"]
 
 
-def test_keys_that_only_begin_alike_make_a_tree_and_are_read_once() -> None:
-    keys = iter(sorted(map(LogicalKey, ["a/b", "a/c", "a.b", "ab", "a b/c"]), key=walk_order))
-    check_tree(keys)
-
-    assert list(keys) == []
+def check_each(keys: Sequence[LogicalKey]) -> None:
+    for previous, key in zip([None, *keys], keys, strict=False):
+        check_next(previous, key)
 
 
-def test_a_key_that_is_given_twice_is_refused() -> None:
+def test_similar_keys_make_a_tree() -> None:
+    check_each(sorted(map(LogicalKey, ["a/b", "a/c", "a.b", "ab", "a b/c"]), key=walk_order))
+
+
+def test_duplicate_key_refused() -> None:
     with pytest.raises(LogicalKeyError, match=r"'a/b' is given twice"):
-        check_tree(map(LogicalKey, ["a/a", "a/b", "a/b"]))
+        check_each(list(map(LogicalKey, ["a/a", "a/b", "a/b"])))
 
 
 @pytest.mark.parametrize("below", ["a/b", "a/b/c", "a/!"])
-def test_a_key_that_is_both_file_and_directory_is_refused_by_name(below: str) -> None:
+def test_file_and_directory_refused(below: str) -> None:
     keys = sorted(map(LogicalKey, ["a", below, "a!", "a.txt"]), key=walk_order)
 
     with pytest.raises(LogicalKeyError) as caught:
-        check_tree(keys)
+        check_each(keys)
 
     assert "'a' is a file, and a directory" in str(caught.value)
     assert repr(below) in str(caught.value)
 
 
-def test_64_hex_digits_are_a_top_hash() -> None:
+def test_top_hash_is_64_hex_digits() -> None:
     assert parse_top_hash("0123456789abcdef" * 4) == "0123456789abcdef" * 4
 
 
@@ -142,29 +144,29 @@ def test_64_hex_digits_are_a_top_hash() -> None:
         pytest.param(None, id="none"),
     ],
 )
-def test_anything_else_is_no_top_hash(text: object) -> None:
+def test_bad_top_hash_refused(text: object) -> None:
     with pytest.raises(TopHashError, match="64 lower-case hex digits"):
         parse_top_hash(text)
 
 
 @pytest.mark.parametrize("digits", [6, 7, 32, 63, 64])
-def test_a_short_hash_finds_the_one_revision_that_begins_with_it(digits: int) -> None:
+def test_short_hash_finds_revision(digits: int) -> None:
     assert match_hash(HASH_C[:digits], [HASH_A, HASH_B, HASH_C, HASH_C]) == HASH_C
 
 
-def test_a_short_hash_of_several_revisions_names_them() -> None:
+def test_ambiguous_hash_lists_all() -> None:
     with pytest.raises(TopHashError) as caught:
         match_hash("abcdef", [HASH_B, HASH_A, HASH_C])
 
     assert f"{HASH_A}, {HASH_B}" in str(caught.value)
 
 
-def test_a_short_hash_of_no_revision_says_so() -> None:
+def test_unmatched_hash_refused() -> None:
     with pytest.raises(TopHashError, match="'fedcba' matches no revision"):
         match_hash("fedcba", [HASH_A])
 
 
 @pytest.mark.parametrize("prefix", ["", "abcde", "ABCDEF", "abcdeg", "a" * 65, "abcdef\n", None, 123456])
-def test_a_malformed_short_hash_is_refused_whatever_revisions_there_are(prefix: object) -> None:
+def test_malformed_hash_refused(prefix: object) -> None:
     with pytest.raises(TopHashError, match="6 to 64"):
         match_hash(prefix, [HASH_A])

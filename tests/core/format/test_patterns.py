@@ -5,13 +5,13 @@ from airflow_quilt.core.format.names import check_pattern, is_pattern, matches
 
 
 @pytest.mark.parametrize("pattern", ["team/data", "team/*", "*/data", "*/*", "te*m/d*-*", "Ünï/cödé"])
-def test_names_and_patterns_of_names(pattern: str) -> None:
+def test_patterns_are_recognised(pattern: str) -> None:
     assert check_pattern(pattern) == pattern
     assert is_pattern(pattern) == ("*" in pattern)
 
 
 @pytest.mark.parametrize("pattern", ["team", "*", "", "team/", "/data", "a/b/c", "team/da ta", "team/?", "team/[a]", "**"])
-def test_anything_else_is_refused(pattern: str) -> None:
+def test_bad_pattern_refused(pattern: str) -> None:
     with pytest.raises(PackageNameError, match="expected namespace/name, in which"):
         check_pattern(pattern)
 
@@ -29,5 +29,5 @@ def test_anything_else_is_refused(pattern: str) -> None:
         ("team/data", "*/*", True),
     ],
 )
-def test_a_star_stands_for_any_characters_of_one_part(package: str, pattern: str, expected: bool) -> None:  # noqa: FBT001
+def test_star_matches_in_one_part(package: str, pattern: str, expected: bool) -> None:  # noqa: FBT001
     assert matches(package, pattern) is expected

@@ -35,7 +35,7 @@ S3_KEYS = [
 
 
 @pytest.mark.parametrize(("key", "text"), S3_KEYS)
-def test_an_s3_key_is_printed_as_quilt_prints_it(key: PhysicalKey, text: str) -> None:
+def test_s3_key_prints_as_in_quilt(key: PhysicalKey, text: str) -> None:
     query = urlencode({"versionId": key.version_id}) if key.version_id is not None else ""
 
     assert str(key) == text
@@ -43,7 +43,7 @@ def test_an_s3_key_is_printed_as_quilt_prints_it(key: PhysicalKey, text: str) ->
 
 
 @pytest.mark.parametrize(("key", "text"), S3_KEYS)
-def test_an_s3_url_is_read_as_the_key_that_prints_it(key: PhysicalKey, text: str) -> None:
+def test_s3_url_round_trips(key: PhysicalKey, text: str) -> None:
     assert PhysicalKey.parse(text) == key
 
 
@@ -57,7 +57,7 @@ def test_an_s3_url_is_read_as_the_key_that_prints_it(key: PhysicalKey, text: str
         pytest.param("s3://b/k?versionId=a%2Bb", PhysicalKey("b", "k", "a+b"), id="escaped-version"),
     ],
 )
-def test_people_may_write_s3_urls_loosely(text: str, key: PhysicalKey) -> None:
+def test_loose_s3_urls_accepted(text: str, key: PhysicalKey) -> None:
     assert PhysicalKey.parse(text) == key
 
 
@@ -94,20 +94,20 @@ def test_people_may_write_s3_urls_loosely(text: str, key: PhysicalKey) -> None:
         pytest.param("~/a", "absolute", id="home"),
     ],
 )
-def test_what_is_no_location_is_refused_with_the_part_that_is_wrong(text: str, words: str) -> None:
+def test_bad_location_names_part(text: str, words: str) -> None:
     with pytest.raises(LocationError) as caught:
         PhysicalKey.parse(text)
 
     assert words in str(caught.value)
 
 
-def test_an_escaped_nul_in_a_file_url_is_refused() -> None:
+def test_escaped_nul_is_refused() -> None:
     with pytest.raises(LocationError):
         PhysicalKey.parse("file:///a%00b")
 
 
 @pytest.mark.parametrize("text", ["s3://b/a\tb", "s3://b/a\nb", "s3://b/k\n", "s3://b/k?versionId=v\n"])
-def test_a_tab_or_newline_in_a_url_is_kept_or_refused_never_dropped(text: str) -> None:
+def test_tab_or_newline_not_dropped(text: str) -> None:
     try:
         key = PhysicalKey.parse(text)
     except LocationError:
@@ -115,7 +115,7 @@ def test_a_tab_or_newline_in_a_url_is_kept_or_refused_never_dropped(text: str) -
     assert str(key) not in {"s3://b/ab", "s3://b/k", "s3://b/k?versionId=v"}
 
 
-def test_an_empty_version_is_refused_or_is_none() -> None:
+def test_empty_version_is_none() -> None:
     try:
         key = PhysicalKey.parse("s3://b/k?versionId=")
     except LocationError:
@@ -135,7 +135,7 @@ LOCAL_NAMES = [
 
 
 @pytest.mark.parametrize(("name", "printed"), LOCAL_NAMES)
-def test_a_local_path_is_printed_as_a_file_url_and_read_back(tmp_path: Path, name: str, printed: str) -> None:
+def test_local_path_round_trips(tmp_path: Path, name: str, printed: str) -> None:
     key = PhysicalKey.parse(f"{tmp_path}/{name}")
 
     assert key == PhysicalKey(None, f"{tmp_path.resolve()}/{name}")
@@ -143,7 +143,7 @@ def test_a_local_path_is_printed_as_a_file_url_and_read_back(tmp_path: Path, nam
     assert PhysicalKey.parse(str(key)) == key
 
 
-def test_the_root_of_the_disk_is_a_directory() -> None:
+def test_disk_root_is_directory() -> None:
     root = PhysicalKey.parse("/")
 
     assert str(root) == "file:///"
@@ -152,11 +152,11 @@ def test_the_root_of_the_disk_is_a_directory() -> None:
     assert PhysicalKey.parse("file:///") == root
 
 
-def test_localhost_is_this_machine(tmp_path: Path) -> None:
+def test_localhost_is_local(tmp_path: Path) -> None:
     assert PhysicalKey.parse(f"file://localhost{tmp_path}/a") == PhysicalKey.parse(f"{tmp_path}/a")
 
 
-def test_a_path_that_is_no_unicode_goes_through_a_file_url(tmp_path: Path) -> None:
+def test_non_unicode_path_round_trips(tmp_path: Path) -> None:
     key = resolve_path(f"{tmp_path}/\udcff.bin")
 
     assert str(key).endswith("/%FF.bin")
@@ -164,7 +164,7 @@ def test_a_path_that_is_no_unicode_goes_through_a_file_url(tmp_path: Path) -> No
     assert PhysicalKey.parse(f"file://{tmp_path}/\udcff.bin") == key
 
 
-def test_a_path_that_is_unicode_byte_by_byte_is_the_plain_one(tmp_path: Path) -> None:
+def test_escaped_utf8_path_is_plain(tmp_path: Path) -> None:
     assert resolve_path(f"{tmp_path}/\udcc3\udca9") == resolve_path(f"{tmp_path}/é")
 
 
@@ -180,7 +180,7 @@ def test_a_path_that_is_unicode_byte_by_byte_is_the_plain_one(tmp_path: Path) ->
         ("file:////a", "/a"),
     ],
 )
-def test_a_path_has_no_empty_parts_and_no_dots(text: str, plain: str) -> None:
+def test_path_is_normalised(text: str, plain: str) -> None:
     assert PhysicalKey.parse(text) == PhysicalKey(None, plain)
 
 
@@ -194,7 +194,7 @@ def test_a_path_has_no_empty_parts_and_no_dots(text: str, plain: str) -> None:
         pytest.param(PhysicalKey(None, "/a/b/"), "b", True, id="directory"),
     ],
 )
-def test_a_key_knows_its_last_part_and_whether_it_is_a_prefix(key: PhysicalKey, name: str, is_prefix: bool) -> None:  # noqa: FBT001
+def test_name_and_is_prefix(key: PhysicalKey, name: str, is_prefix: bool) -> None:  # noqa: FBT001
     assert (key.name, key.is_prefix) == (name, is_prefix)
 
 
@@ -209,11 +209,11 @@ def test_a_key_knows_its_last_part_and_whether_it_is_a_prefix(key: PhysicalKey, 
         pytest.param(PhysicalKey(None, "/"), PhysicalKey(None, "/x/y"), id="root"),
     ],
 )
-def test_a_path_is_joined_with_one_slash(base: PhysicalKey, joined: PhysicalKey) -> None:
+def test_join_adds_one_slash(base: PhysicalKey, joined: PhysicalKey) -> None:
     assert base.join("x/y") == joined
 
 
-def test_a_key_at_another_version_is_the_same_key_elsewise() -> None:
+def test_at_version_keeps_key() -> None:
     key = PhysicalKey("b", "k", "v1")
 
     assert key.at_version("v2") == PhysicalKey("b", "k", "v2")
@@ -221,7 +221,7 @@ def test_a_key_at_another_version_is_the_same_key_elsewise() -> None:
 
 
 @pytest.mark.parametrize("text", ["s3://bucket", "s3://bucket/"])
-def test_a_registry_on_s3_is_a_whole_bucket(text: str) -> None:
+def test_s3_registry_is_a_bucket(text: str) -> None:
     location = resolve_registry(text)
 
     assert location.root == PhysicalKey("bucket", "")
@@ -230,7 +230,7 @@ def test_a_registry_on_s3_is_a_whole_bucket(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["s3://bucket/prefix", "s3://bucket/prefix/", "s3://bucket//", "s3://bucket?versionId=v"])
-def test_a_registry_inside_a_bucket_is_refused_with_the_cure(text: str) -> None:
+def test_registry_prefix_refused(text: str) -> None:
     with pytest.raises(LocationError) as caught:
         resolve_registry(text)
 
@@ -239,14 +239,14 @@ def test_a_registry_inside_a_bucket_is_refused_with_the_cure(text: str) -> None:
 
 
 @pytest.mark.parametrize("ending", ["", "/"])
-def test_a_local_registry_is_a_directory_however_it_is_written(tmp_path: Path, ending: str) -> None:
+def test_local_registry_spellings(tmp_path: Path, ending: str) -> None:
     locations = {resolve_registry(f"{tmp_path}/reg{ending}"), resolve_registry(f"{tmp_path.as_uri()}/reg{ending}")}
 
     assert [str(location) for location in locations] == [f"{tmp_path.resolve().as_uri()}/reg"]
     assert all(location.is_local for location in locations)
 
 
-def test_the_whole_disk_may_be_a_registry() -> None:
+def test_whole_disk_as_registry() -> None:
     assert str(resolve_registry("/")) == "file:///"
 
 
@@ -293,7 +293,7 @@ URIS = [
 
 
 @pytest.mark.parametrize(("uri", "text"), URIS)
-def test_a_quilt_uri_is_printed_and_read_back(uri: QuiltUri, text: str) -> None:
+def test_quilt_uri_round_trips(uri: QuiltUri, text: str) -> None:
     assert str(uri) == text
     assert QuiltUri.parse(text) == uri
 
@@ -307,7 +307,7 @@ def test_a_quilt_uri_is_printed_and_read_back(uri: QuiltUri, text: str) -> None:
         pytest.param("quilt+s3://b#package=team/data&catalog=", id="empty-catalog"),
     ],
 )
-def test_other_spellings_of_a_quilt_uri_mean_the_plain_one(text: str) -> None:
+def test_quilt_uri_spellings(text: str) -> None:
     uri = QuiltUri.parse(text)
 
     assert str(uri) == "quilt+s3://b#package=team/data"
@@ -315,7 +315,7 @@ def test_other_spellings_of_a_quilt_uri_mean_the_plain_one(text: str) -> None:
 
 
 @pytest.mark.parametrize("directory", ["file:///no-such-place/r/", "file://localhost/no-such-place/r", "file:/no-such-place/r"])
-def test_other_spellings_of_a_local_quilt_uri_mean_the_plain_one(directory: str) -> None:
+def test_local_quilt_uri_spellings(directory: str) -> None:
     assert str(QuiltUri.parse(f"quilt+{directory}#package=team/data")) == "quilt+file:///no-such-place/r#package=team/data"
 
 
@@ -351,6 +351,6 @@ def test_other_spellings_of_a_local_quilt_uri_mean_the_plain_one(directory: str)
         pytest.param("quilt+s3://b#package=a/b&path=/", LogicalKeyError, id="path-slash"),
     ],
 )
-def test_anything_else_is_no_quilt_uri(text: str, kind: type[Exception]) -> None:
+def test_bad_quilt_uri_refused(text: str, kind: type[Exception]) -> None:
     with pytest.raises(kind):
         QuiltUri.parse(text)

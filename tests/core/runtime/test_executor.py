@@ -28,7 +28,7 @@ WAIT = 60
 
 @pytest.fixture(autouse=True)
 def no_thread_stays() -> Iterator[None]:
-    """Check that no thread stays behind, whatever comes of the jobs; timers of the tests are waited for."""
+    """Check that no thread outlives the jobs; wait for the timers of the tests."""
     before = set(threading.enumerate())
     yield
     for thread in threading.enumerate():
@@ -76,7 +76,7 @@ def stopped() -> threading.Event:
     return stop
 
 
-def test_results_come_with_their_keys_as_they_are_done_whichever_was_begun_first() -> None:
+def test_results_come_as_completed() -> None:
     second_was_handed_out = threading.Event()
     results = Executor(max_concurrency=THREADS).run(
         [("first", steps([waits_for(second_was_handed_out, 1)])), ("second", steps([lambda: 2], [lambda: 3]))]
@@ -87,7 +87,7 @@ def test_results_come_with_their_keys_as_they_are_done_whichever_was_begun_first
     assert list(results) == [("first", [[1]])]
 
 
-def test_steps_get_the_results_of_each_batch_in_its_order_whichever_was_done_first() -> None:
+def test_batch_results_keep_order() -> None:
     later_is_done = threading.Event()
     batches = [[waits_for(later_is_done, "a"), lambda: "b", sets(later_is_done, "c")], [lambda: None], [lambda: "d", lambda: "e"]]
 
@@ -96,7 +96,7 @@ def test_steps_get_the_results_of_each_batch_in_its_order_whichever_was_done_fir
     ]
 
 
-def test_the_next_batch_of_a_job_begins_when_all_calls_of_the_one_before_are_done() -> None:
+def test_batches_run_in_sequence() -> None:
     done: list[str] = []
     batches = [[lambda name=f"{batch}{call}": done.append(name) for call in range(5)] for batch in range(4)]
     list(Executor(max_concurrency=THREADS).run([("job", steps(*batches))]))
@@ -105,11 +105,11 @@ def test_the_next_batch_of_a_job_begins_when_all_calls_of_the_one_before_are_don
 
 
 @pytest.mark.parametrize("count", [1, 1000])
-def test_a_job_that_needs_no_call_is_done_at_once(count: int) -> None:
+def test_job_without_calls_is_done(count: int) -> None:
     assert list(Executor(max_concurrency=THREADS).run((i, steps()) for i in range(count))) == [(i, []) for i in range(count)]
 
 
-def test_no_jobs_have_no_results() -> None:
+def test_no_jobs_no_results() -> None:
     assert list(Executor(max_concurrency=THREADS).run([])) == []
 
 
@@ -123,13 +123,13 @@ def test_no_jobs_have_no_results() -> None:
         pytest.param([[], []], [[], []], id="all of them"),
     ],
 )
-def test_a_batch_without_calls_has_no_results_and_the_job_goes_on(batches: list[list[Call]], result: list[list[int]]) -> None:
+def test_empty_batch_continues_job(batches: list[list[Call]], result: list[list[int]]) -> None:
     assert list(Executor(max_concurrency=THREADS).run([("job", steps(*batches))])) == [("job", result)]
 
 
 @pytest.mark.parametrize("threads", [1, THREADS])
 @pytest.mark.parametrize("shape", ["one job of many calls", "many jobs of one call"])
-def test_as_many_calls_run_at_a_time_as_there_are_threads_and_never_more(threads: int, shape: str) -> None:
+def test_concurrency_equals_limit(threads: int, shape: str) -> None:
     meet = threading.Barrier(threads)
     lock = threading.Lock()
     at_once = most = 0
@@ -151,7 +151,7 @@ def test_as_many_calls_run_at_a_time_as_there_are_threads_and_never_more(threads
 
 
 @pytest.mark.parametrize("calls", [0, 1, 5])
-def test_of_a_million_jobs_few_are_held_at_a_time(calls: int) -> None:
+def test_jobs_are_taken_lazily(calls: int) -> None:
     taken = 0
 
     def million() -> Iterator[tuple[int, Steps[list[Any]]]]:
@@ -166,7 +166,7 @@ def test_of_a_million_jobs_few_are_held_at_a_time(calls: int) -> None:
     assert max(ahead) <= 4 * THREADS
 
 
-def test_a_call_that_fails_ends_the_work_with_its_error_when_the_running_calls_are_done() -> None:
+def test_failure_waits_for_running() -> None:
     other_runs, failed = threading.Event(), threading.Event()
     begun: list[str] = []
     ended: list[str] = []
@@ -209,15 +209,15 @@ def broken_jobs() -> Iterator[tuple[int, Steps[list[Any]]]]:
         pytest.param(lambda: [(0, steps([lambda: None, fails]))], id="a call"),
         pytest.param(lambda: [(0, steps([lambda: None], [fails]))], id="a call of a later batch"),
         pytest.param(lambda: [(0, broken_steps())], id="the steps of a job"),
-        pytest.param(broken_jobs, id="what names the jobs"),
+        pytest.param(broken_jobs, id="the iterator of jobs"),
     ],
 )
-def test_whatever_fails_its_error_ends_the_work(work: Callable[[], Any]) -> None:
+def test_any_failure_ends_work(work: Callable[[], Any]) -> None:
     with pytest.raises(StorageUnavailableError, match="down"):
         list(Executor(max_concurrency=THREADS, retry=NO_RETRY).run(work()))
 
 
-def test_jobs_that_were_done_before_one_fails_are_handed_out() -> None:
+def test_done_jobs_precede_failure() -> None:
     first_was_handed_out = threading.Event()
 
     def failing() -> None:
@@ -240,13 +240,13 @@ def test_jobs_that_were_done_before_one_fails_are_handed_out() -> None:
         pytest.param(list, id="no jobs"),
     ],
 )
-def test_jobs_that_were_told_to_stop_before_they_began_are_cancelled(work: Callable[[], Any]) -> None:
+def test_stopped_jobs_never_start(work: Callable[[], Any]) -> None:
     with pytest.raises(CancelledError):
         list(Executor(max_concurrency=THREADS, stop=stopped()).run(work()))
 
 
 @pytest.mark.parametrize("shape", ["one job of many calls", "many jobs of one call"])
-def test_a_stop_meanwhile_ends_the_work_within_few_calls(shape: str) -> None:
+def test_stop_ends_within_few_calls(shape: str) -> None:
     stop = threading.Event()
     begun: list[int] = []
 
@@ -261,14 +261,14 @@ def test_a_stop_meanwhile_ends_the_work_within_few_calls(shape: str) -> None:
     assert max(begun) <= 20 + 4 * THREADS
 
 
-def test_a_stop_after_the_last_call_cancels_the_work_all_the_same() -> None:
+def test_late_stop_still_cancels() -> None:
     stop = threading.Event()
 
     with pytest.raises(CancelledError):
         list(Executor(max_concurrency=THREADS, stop=stop).run(jobs([stop.set])))
 
 
-def test_calls_that_run_when_the_work_is_stopped_are_waited_for() -> None:
+def test_stop_waits_for_running() -> None:
     stop = threading.Event()
     ended: list[bool] = []
 
@@ -282,7 +282,7 @@ def test_calls_that_run_when_the_work_is_stopped_are_waited_for() -> None:
     assert ended == [True]
 
 
-def test_a_consumer_that_has_enough_leaves_no_thread_and_no_further_call() -> None:
+def test_early_close_ends_calls() -> None:
     begun: list[int] = []
     results = Executor(max_concurrency=THREADS).run(jobs([lambda: begun.append(1)] * 1000))
     next(results)
@@ -294,7 +294,7 @@ def test_a_consumer_that_has_enough_leaves_no_thread_and_no_further_call() -> No
     assert len(begun) == so_far
 
 
-def test_progress_is_told_of_every_job_that_is_done() -> None:
+def test_progress_counts_jobs() -> None:
     lines: list[str] = []
     seconds = itertools.count()
     progress = Progress("Working", interval=0.0, clock=lambda: next(seconds), say=lines.append)
@@ -327,7 +327,7 @@ def unavailable(times: int) -> list[QuiltError]:
     return [StorageUnavailableError("down", "s3://registry/key") for _ in range(times)]
 
 
-def test_a_call_that_fails_for_now_is_made_again_and_its_job_does_not_notice() -> None:
+def test_retry_is_hidden_from_job() -> None:
     flaky, other = Flaky(*unavailable(5)), Flaky()
 
     assert list(Executor(max_concurrency=THREADS, retry=QUICK).run([("job", steps([flaky, other], [lambda: "next"]))])) == [
@@ -336,14 +336,14 @@ def test_a_call_that_fails_for_now_is_made_again_and_its_job_does_not_notice() -
     assert (flaky.calls, other.calls) == (6, 1)
 
 
-def test_other_jobs_go_on_while_a_call_rests() -> None:
+def test_retry_pause_frees_thread() -> None:
     slow = RetryPolicy(seconds=60, shortest=0.5, chance=lambda: 1.0)
     results = Executor(max_concurrency=1, retry=slow).run(jobs([Flaky(*unavailable(1)), *[Flaky() for _ in range(20)]]))
 
     assert [key for key, _ in results][-1] == 0
 
 
-def test_a_call_that_fails_for_too_long_ends_the_work() -> None:
+def test_retry_limit_ends_work() -> None:
     flaky = Flaky(*unavailable(10_000))
 
     with pytest.raises(StorageUnavailableError, match="down"):
@@ -351,7 +351,7 @@ def test_a_call_that_fails_for_too_long_ends_the_work() -> None:
     assert 5 < flaky.calls < 1000
 
 
-def test_what_fails_for_good_is_not_tried_again() -> None:
+def test_permanent_not_retried() -> None:
     flaky = Flaky(AccessDeniedError("no", "s3://registry/key"))
 
     with pytest.raises(AccessDeniedError):
@@ -359,7 +359,7 @@ def test_what_fails_for_good_is_not_tried_again() -> None:
     assert flaky.calls == 1
 
 
-def test_a_stop_ends_the_rest_of_a_call() -> None:
+def test_stop_ends_retry_pause() -> None:
     stop = threading.Event()
     patience = RetryPolicy(seconds=1000, shortest=500, chance=lambda: 1.0)
     threading.Timer(0.2, stop.set).start()
@@ -393,7 +393,7 @@ class Store:
             raise ThrottledError("slow down", "s3://registry/key")
 
 
-def test_fewer_calls_run_while_the_store_asks_to_slow_down(caplog: pytest.LogCaptureFixture) -> None:
+def test_throttling_slows_pace(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     store = Store(bears=4)
     list(Executor(max_concurrency=16, retry=RetryPolicy(seconds=300, shortest=0.01, longest=0.02)).run(jobs([store] * 120)))
@@ -404,7 +404,7 @@ def test_fewer_calls_run_while_the_store_asks_to_slow_down(caplog: pytest.LogCap
     assert "The store asks to slow down: 8 calls at a time now" in caplog.text
 
 
-def test_the_pace_grows_again_when_the_store_bears_it() -> None:
+def test_pace_grows_back() -> None:
     store = Store(bears=16)
     first = Flaky(ThrottledError("slow down", "s3://registry/key"))
     list(Executor(max_concurrency=16, retry=QUICK).run(jobs([first, *[store] * 500])))
@@ -414,7 +414,7 @@ def test_the_pace_grows_again_when_the_store_bears_it() -> None:
 
 
 class Vanishing:
-    """The steps of a job whose upload somebody ends, once for each number given."""
+    """The steps of a job whose upload vanishes, once for each number given."""
 
     def __init__(self, *at: int) -> None:
         self.at = list(at)
@@ -438,7 +438,7 @@ class Vanishing:
 
 
 @pytest.mark.parametrize("at", [0, 20, 39])
-def test_a_job_is_told_that_its_upload_was_ended_and_may_begin_again(at: int) -> None:
+def test_vanished_upload_restarts(at: int) -> None:
     vanishing = Vanishing(at, at)
 
     assert list(
@@ -451,12 +451,12 @@ def test_a_job_is_told_that_its_upload_was_ended_and_may_begin_again(at: int) ->
     assert set(vanishing.sent[-40:]) == set(range(40))
 
 
-def test_a_job_that_does_not_care_ends_the_work() -> None:
+def test_unhandled_vanish_ends_work() -> None:
     with pytest.raises(UploadVanishedError):
         list(Executor(max_concurrency=THREADS, retry=QUICK).run(jobs([Flaky(UploadVanishedError("gone", "s3://registry/key"))])))
 
 
-def test_a_call_that_hangs_does_not_keep_the_end_of_the_work_waiting() -> None:
+def test_hanging_call_does_not_block() -> None:
     release = threading.Event()
     stop = threading.Event()
     threading.Timer(0.1, stop.set).start()

@@ -30,7 +30,7 @@ WAIT = 60
 Work = Callable[[Registry, Path], object]
 
 WORKS: dict[str, tuple[Work, str, str]] = {
-    "look at sources": (lambda registry, out: find(registry, files(out)), "stat", "out/"),
+    "check sources": (lambda registry, out: find(registry, files(out)), "stat", "out/"),
     "hash in place": (lambda registry, _: build(registry, Draft(package="a/b", entries="s3://source/d/")), "stat", "d/"),
     "verify": (lambda registry, _: verify(registry, Reference(str(NAME))), "stat", "d/"),
     "install": (lambda registry, out: install(registry, Reference(str(NAME)), str(out)), "create", "out/"),
@@ -67,9 +67,7 @@ class Meeting:
 
 @pytest.mark.parametrize("threads", [1, 3, 6])
 @pytest.mark.parametrize("work", WORKS)
-def test_as_many_calls_run_at_a_time_as_the_stores_allow(
-    registry: Registry, memory: MemoryStorage, tmp_path: Path, work: str, threads: int
-) -> None:
+def test_concurrency_equals_limit(registry: Registry, memory: MemoryStorage, tmp_path: Path, work: str, threads: int) -> None:
     entries = [entry_of(f"{i:02}", b"x", put(memory, f"s3://source/d/{i:02}", b"x")) for i in range(COUNT)]
     for i in range(COUNT):
         commit(registry, NAME, entries, {"version": "v0", "message": str(i)})
@@ -83,11 +81,11 @@ def test_as_many_calls_run_at_a_time_as_the_stores_allow(
 
 
 @pytest.mark.parametrize("threads", [1, 16, 100])
-def test_the_client_has_a_connection_for_every_call(threads: int) -> None:
+def test_pool_fits_concurrency(threads: int) -> None:
     assert client_config(None, Limits(max_concurrency=threads)).max_pool_connections >= threads
 
 
-def test_taps_leave_the_limits_of_stores_alone(registry: Registry) -> None:
+def test_taps_keep_store_limits(registry: Registry) -> None:
     limits = Limits(max_concurrency=2, memory=3, spill=4)
 
     assert tapped(replace(registry.stores, limits=limits), Recorder()).limits == limits

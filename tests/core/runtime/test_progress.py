@@ -21,7 +21,7 @@ def progress(clock: Clock, lines: list[str]) -> Progress:
     return Progress("Pushing team/data", interval=10, clock=clock, say=lines.append)
 
 
-def test_nothing_is_said_before_the_interval_is_over(progress: Progress, clock: Clock, lines: list[str]) -> None:
+def test_silent_before_interval(progress: Progress, clock: Clock, lines: list[str]) -> None:
     progress.begin(10, 1000)
     clock.now += 9.99
     progress.add(5, 500)
@@ -29,7 +29,7 @@ def test_nothing_is_said_before_the_interval_is_over(progress: Progress, clock: 
     assert lines == []
 
 
-def test_a_line_tells_entries_bytes_rate_and_time_left(progress: Progress, clock: Clock, lines: list[str]) -> None:
+def test_line_has_rate_and_time_left(progress: Progress, clock: Clock, lines: list[str]) -> None:
     progress.begin(2000, 4 * 1024**2)
     clock.now += 10
     progress.add(1500, 1024**2)
@@ -37,9 +37,7 @@ def test_a_line_tells_entries_bytes_rate_and_time_left(progress: Progress, clock
     assert lines == ["Pushing team/data: 1,500 of 2,000 entries, 1.0 MiB of 4.0 MiB, 102.4 KiB/s, about 30 s left"]
 
 
-def test_there_is_one_line_an_interval_however_often_something_is_done(
-    progress: Progress, clock: Clock, lines: list[str]
-) -> None:
+def test_one_line_per_interval(progress: Progress, clock: Clock, lines: list[str]) -> None:
     progress.begin(100, 100)
     for _ in range(100):
         clock.now += 1
@@ -50,7 +48,7 @@ def test_there_is_one_line_an_interval_however_often_something_is_done(
     ]
 
 
-def test_a_call_that_does_nothing_still_keeps_the_log_alive(progress: Progress, clock: Clock, lines: list[str]) -> None:
+def test_empty_add_still_logs(progress: Progress, clock: Clock, lines: list[str]) -> None:
     progress.begin(1, 100)
     clock.now += 30
     progress.add()
@@ -58,7 +56,7 @@ def test_a_call_that_does_nothing_still_keeps_the_log_alive(progress: Progress, 
     assert lines == ["Pushing team/data: 0 of 1 entries, 0 B of 100 B, 0 B/s"]
 
 
-def test_without_bytes_the_time_left_follows_the_entries(progress: Progress, clock: Clock, lines: list[str]) -> None:
+def test_time_left_without_bytes(progress: Progress, clock: Clock, lines: list[str]) -> None:
     progress.begin(4, 0)
     clock.now += 20
     progress.add(entries=1)
@@ -66,7 +64,7 @@ def test_without_bytes_the_time_left_follows_the_entries(progress: Progress, clo
     assert lines == ["Pushing team/data: 1 of 4 entries, 0 B of 0 B, 0 B/s, about 1 min 0 s left"]
 
 
-def test_more_bytes_than_expected_leave_no_time(progress: Progress, clock: Clock, lines: list[str]) -> None:
+def test_excess_bytes_leave_0_s(progress: Progress, clock: Clock, lines: list[str]) -> None:
     progress.begin(1, 100)
     clock.now += 10
     progress.add(1, 200)
@@ -74,7 +72,7 @@ def test_more_bytes_than_expected_leave_no_time(progress: Progress, clock: Clock
     assert lines[0].endswith("about 0 s left")
 
 
-def test_to_begin_again_counts_from_nothing(progress: Progress, clock: Clock, lines: list[str]) -> None:
+def test_begin_resets_counts(progress: Progress, clock: Clock, lines: list[str]) -> None:
     progress.begin(1, 100)
     clock.now += 9
     progress.add(1, 100)
@@ -87,7 +85,7 @@ def test_to_begin_again_counts_from_nothing(progress: Progress, clock: Clock, li
     assert lines == ["Pushing team/data: 1 of 2 entries, 5 B of 10 B, 0 B/s, about 10 s left"]
 
 
-def test_an_interval_of_nothing_says_every_step_even_when_no_time_went_by(clock: Clock, lines: list[str]) -> None:
+def test_zero_interval_logs_each(clock: Clock, lines: list[str]) -> None:
     progress = Progress("Pushing", interval=0, clock=clock, say=lines.append)
     progress.begin(2, 10)
     progress.add(1, 5)
@@ -95,7 +93,7 @@ def test_an_interval_of_nothing_says_every_step_even_when_no_time_went_by(clock:
     assert len(lines) == 1
 
 
-def test_what_many_threads_do_is_counted_once_each(clock: Clock, lines: list[str]) -> None:
+def test_threads_lose_no_counts(clock: Clock, lines: list[str]) -> None:
     progress = Progress("Pushing", interval=10, clock=clock, say=lines.append)
     progress.begin(8000, 16_000)
     barrier = threading.Barrier(8)
@@ -117,7 +115,7 @@ def test_what_many_threads_do_is_counted_once_each(clock: Clock, lines: list[str
     assert lines[0].startswith("Pushing: 8,000 of 8,000 entries, 15.6 KiB of 15.6 KiB")
 
 
-def test_the_line_is_said_outside_the_lock(clock: Clock) -> None:
+def test_line_written_outside_lock(clock: Clock) -> None:
     said: list[str] = []
 
     def say(line: str) -> None:
@@ -149,7 +147,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize(("size", "text"), SIZES)
-def test_sizes_are_written_in_binary_units(size: float, text: str) -> None:
+def test_sizes_in_binary_units(size: float, text: str) -> None:
     assert human_size(size) == text
 
 
@@ -165,5 +163,5 @@ def test_sizes_are_written_in_binary_units(size: float, text: str) -> None:
         (7384, "2 h 3 min"),
     ],
 )
-def test_time_spans_are_written_for_people(seconds: float, text: str) -> None:
+def test_durations_are_readable(seconds: float, text: str) -> None:
     assert duration(seconds) == text

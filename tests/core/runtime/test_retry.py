@@ -1,4 +1,4 @@
-"""How long to try again what fails for now."""
+"""Retries of transient errors, and their limit."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -40,29 +40,29 @@ def failing(times: int, error: QuiltError = DOWN) -> Callable[[], str]:
     return call
 
 
-def test_pauses_double_until_they_are_longest() -> None:
-    told = patience(Clock(0.0))
+def test_pauses_double_up_to_limit() -> None:
+    policy = patience(Clock(0.0))
 
-    assert [told.pause(DOWN, failures, 0.0) for failures in range(1, 7)] == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+    assert [policy.pause(DOWN, failures, 0.0) for failures in range(1, 7)] == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.25, 1.0])
-def test_a_pause_is_a_random_part_of_its_longest(chance: float) -> None:
+def test_pause_is_random_fraction(chance: float) -> None:
     assert patience(Clock(0.0), chance).pause(DOWN, 3, 0.0) == 4.0 * chance
 
 
-def test_the_millionth_pause_is_still_a_number() -> None:
+def test_millionth_pause_is_finite() -> None:
     assert patience(Clock(0.0)).pause(DOWN, 1_000_000, 0.0) == 8.0
 
 
-def test_what_fails_for_now_is_called_until_it_succeeds() -> None:
+def test_retry_until_success() -> None:
     clock = Clock(0.0)
 
     assert patience(clock).call(failing(4)) == "done"
     assert clock.now == 1.0 + 2.0 + 4.0 + 8.0
 
 
-def test_patience_ends_in_time() -> None:
+def test_retry_ends_in_time() -> None:
     clock = Clock(50.0)
     calls = itertools.count()
 
@@ -88,22 +88,22 @@ def test_patience_ends_in_time() -> None:
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_what_the_same_call_will_not_mend_is_not_tried_again(error: Exception) -> None:
+def test_permanent_is_not_retried(error: Exception) -> None:
     assert patience(Clock(0.0)).pause(error, 1, 0.0) is None
 
 
 @pytest.mark.parametrize("error", [DOWN, ThrottledError("slow down", WHERE), CredentialsExpiredError("old", WHERE)])
-def test_what_may_succeed_later_is_tried_again(error: QuiltError) -> None:
+def test_transient_is_retried(error: QuiltError) -> None:
     assert patience(Clock(0.0)).pause(error, 1, 0.0) == 1.0
 
 
-def test_credentials_that_stay_expired_are_given_up_soon() -> None:
-    told = patience(Clock(0.0))
-    pauses = [told.pause(CredentialsExpiredError("old", WHERE), failures, 0.0) for failures in range(1, 6)]
+def test_expired_credentials_give_up() -> None:
+    policy = patience(Clock(0.0))
+    pauses = [policy.pause(CredentialsExpiredError("old", WHERE), failures, 0.0) for failures in range(1, 6)]
 
     assert pauses == [1.0, 2.0, 4.0, None, None]
 
 
-def test_without_patience_the_first_failure_is_the_last() -> None:
+def test_no_retry_fails_at_once() -> None:
     with pytest.raises(StorageUnavailableError):
         NO_RETRY.call(failing(1))

@@ -31,7 +31,7 @@ def open_files() -> set[str]:
 
 @pytest.mark.parametrize("most", [0, 1, 999, 1000, 2500, 10_000])
 @pytest.mark.parametrize("kind", ["in order", "shuffled", "backwards", "two halves"])
-def test_records_come_in_walk_order_however_many_are_in_memory_as_often_as_they_are_read(most: int, kind: str) -> None:
+def test_spool_iterates_in_walk_order(most: int, kind: str) -> None:
     records = sources(4321)
     put = {
         "in order": records,
@@ -48,7 +48,7 @@ def test_records_come_in_walk_order_however_many_are_in_memory_as_often_as_they_
         assert list(zip(spool, spool, strict=True)) == list(zip(records, records, strict=True))
 
 
-def test_no_more_records_stay_in_memory_than_were_allowed_and_one_batch() -> None:
+def test_spool_bounds_memory() -> None:
     seen = 0
     with Spool[Source](Source, 2000) as spool:
         for start in range(0, 50_000, 5000):
@@ -57,7 +57,7 @@ def test_no_more_records_stay_in_memory_than_were_allowed_and_one_batch() -> Non
         assert seen <= 2000
 
 
-def test_threads_may_put_records_in_at_the_same_time() -> None:
+def test_threads_extend_together() -> None:
     records = sources(20_000)
     parts = [records[start::8] for start in range(8)]
     with Spool[Source](Source, 1500) as spool:
@@ -74,7 +74,7 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("most", [0, 100])
-def test_records_come_back_as_they_were(most: int) -> None:
+def test_records_round_trip(most: int) -> None:
     entries = [Entry(source.logical_key, ("s3://b/k",), 5, Hash("SHA256", "é"), source.meta) for source in ODD]
     tasks = [
         HashInPlace(ODD[0], ORIGIN),
@@ -89,7 +89,7 @@ def test_records_come_back_as_they_were(most: int) -> None:
             assert list(spool) == records
 
 
-def test_the_file_has_no_name_and_goes_with_the_spool(tmp_path: Path) -> None:
+def test_spill_file_is_anonymous(tmp_path: Path) -> None:
     before = open_files()
     with Spool[Source](Source, 10, tmp_path) as spool:
         spool.extend(sources(100))
@@ -98,12 +98,12 @@ def test_the_file_has_no_name_and_goes_with_the_spool(tmp_path: Path) -> None:
     assert open_files() == before
 
 
-def test_a_directory_for_temporary_files_that_is_gone_is_told_of(tmp_path: Path) -> None:
+def test_missing_tmpdir_is_reported(tmp_path: Path) -> None:
     with Spool[Source](Source, 10, tmp_path / "gone") as spool, pytest.raises(DiskError, match="gone.*TMPDIR"):
         spool.extend(sources(100))
 
 
-def test_walk_order_is_what_records_are_sorted_by() -> None:
+def test_sort_key_is_walk_order() -> None:
     records = [Source(logical_key=LogicalKey(key), origin=ORIGIN, size=0) for key in ("a/b", "a/b.txt", "a-b", "a.txt")]
 
     assert sorted([*records[2:], *records[:2]], key=sort_key) == records

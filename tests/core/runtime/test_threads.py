@@ -11,7 +11,7 @@ PATIENCE = 10.0
 """Seconds after which something that must happen counts as not happening."""
 
 
-def test_results_come_in_the_order_of_the_items_whichever_is_ready_first() -> None:
+def test_results_keep_item_order() -> None:
     later = threading.Event()
 
     def work(item: int) -> int:
@@ -24,11 +24,11 @@ def test_results_come_in_the_order_of_the_items_whichever_is_ready_first() -> No
     assert list(map_concurrently(work, range(100), threads=4)) == [item * 10 for item in range(100)]
 
 
-def test_no_items_give_no_results() -> None:
+def test_no_items_no_results() -> None:
     assert list(map_concurrently(str, [], threads=4)) == []
 
 
-def test_so_many_calls_run_at_a_time_as_there_are_threads() -> None:
+def test_all_threads_are_used() -> None:
     together = threading.Barrier(5)
 
     def work(item: int) -> int:
@@ -38,7 +38,7 @@ def test_so_many_calls_run_at_a_time_as_there_are_threads() -> None:
     assert list(map_concurrently(work, range(20), threads=5)) == list(range(20))
 
 
-def test_no_more_calls_run_at_a_time_than_there_are_threads() -> None:
+def test_threads_bound_concurrency() -> None:
     lock, running, most = threading.Lock(), [0], [0]
 
     def work(_item: int) -> None:
@@ -54,7 +54,7 @@ def test_no_more_calls_run_at_a_time_than_there_are_threads() -> None:
     assert 1 <= most[0] <= 3
 
 
-def test_items_are_taken_only_a_little_ahead_of_the_results() -> None:
+def test_items_are_taken_lazily() -> None:
     taken = itertools.count()
 
     def items() -> Iterator[int]:
@@ -69,7 +69,7 @@ def test_items_are_taken_only_a_little_ahead_of_the_results() -> None:
     assert next(taken) <= 10 + 2 * 4 + 1
 
 
-def test_the_error_of_a_call_comes_in_its_place_and_ends_the_work() -> None:
+def test_call_error_in_its_place() -> None:
     done = []
 
     def work(item: int) -> int:
@@ -87,7 +87,7 @@ def test_the_error_of_a_call_comes_in_its_place_and_ends_the_work() -> None:
     assert len(done) < 20
 
 
-def test_an_error_of_the_items_ends_the_work() -> None:
+def test_item_error_ends_work() -> None:
     def items() -> Iterator[int]:
         yield 1
         raise LookupError("no more items")
@@ -96,7 +96,7 @@ def test_an_error_of_the_items_ends_the_work() -> None:
         list(map_concurrently(lambda item: item, items(), threads=4))
 
 
-def test_a_reader_that_stops_early_leaves_no_thread_behind() -> None:
+def test_early_close_leaves_no_thread() -> None:
     before = set(threading.enumerate())
     results = map_concurrently(lambda item: item, itertools.count(), threads=4)
     next(results)
@@ -105,7 +105,7 @@ def test_a_reader_that_stops_early_leaves_no_thread_behind() -> None:
     assert set(threading.enumerate()) <= before
 
 
-def test_the_budget_is_never_exceeded() -> None:
+def test_budget_never_exceeded() -> None:
     budget, lock, held, most = ByteBudget(100), threading.Lock(), [0], [0]
 
     def work(size: int) -> None:
@@ -123,7 +123,7 @@ def test_the_budget_is_never_exceeded() -> None:
     assert 0 < most[0] <= 100
 
 
-def test_what_fits_together_is_held_together() -> None:
+def test_fitting_holds_overlap() -> None:
     budget, together = ByteBudget(100), threading.Barrier(4)
 
     def work(size: int) -> int:
@@ -135,7 +135,7 @@ def test_what_fits_together_is_held_together() -> None:
 
 
 def holding(budget: ByteBudget, size: int) -> tuple[threading.Thread, threading.Event]:
-    """Hold so many bytes in a thread; the event tells when it got them."""
+    """Hold so many bytes in a thread; the event is set when it has them."""
     got = threading.Event()
 
     def work() -> None:
@@ -147,17 +147,17 @@ def holding(budget: ByteBudget, size: int) -> tuple[threading.Thread, threading.
     return thread, got
 
 
-@pytest.mark.parametrize(("held", "wanted"), [(60, 41), (1, 100), (1, 1000)], ids=["too-much", "all", "more-than-all"])
-def test_a_demand_waits_until_there_is_room_for_it(held: int, wanted: int) -> None:
+@pytest.mark.parametrize(("held", "demand"), [(60, 41), (1, 100), (1, 1000)], ids=["too-much", "all", "more-than-all"])
+def test_demand_waits_for_room(held: int, demand: int) -> None:
     budget = ByteBudget(100)
     with budget.hold(held):
-        thread, got = holding(budget, wanted)
+        thread, got = holding(budget, demand)
         assert not got.wait(0.05)
     assert got.wait(PATIENCE)
     thread.join()
 
 
-def test_a_demand_for_more_than_all_there_is_is_met_when_it_is_alone() -> None:
+def test_oversized_demand_runs_alone() -> None:
     budget = ByteBudget(100)
     with budget.hold(10**9):
         thread, got = holding(budget, 1)
@@ -166,7 +166,7 @@ def test_a_demand_for_more_than_all_there_is_is_met_when_it_is_alone() -> None:
     thread.join()
 
 
-def test_what_was_held_comes_back_after_an_error() -> None:
+def test_error_returns_the_budget() -> None:
     budget = ByteBudget(100)
     with contextlib.suppress(LookupError), budget.hold(100):
         raise LookupError
@@ -176,7 +176,7 @@ def test_what_was_held_comes_back_after_an_error() -> None:
     thread.join()
 
 
-def test_a_demand_for_nothing_never_waits() -> None:
+def test_zero_demand_never_waits() -> None:
     budget = ByteBudget(100)
     with budget.hold(100):
         thread, got = holding(budget, 0)
