@@ -99,7 +99,7 @@ class StorageContract:
     def key(self, root: PhysicalKey) -> PhysicalKey:
         return root.join("file.txt")
 
-    def test_what_was_put_can_be_got(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_put_is_read_back(self, storage: Storage, key: PhysicalKey) -> None:
         stat = storage.put(key, b"hello")
         blob = storage.get(key)
 
@@ -108,14 +108,14 @@ class StorageContract:
         assert stat.size == 5
 
     @pytest.mark.parametrize("data", [b"", b"\0\xff\r\n", pattern(3 * MIB)], ids=["empty", "binary", "large"])
-    def test_any_bytes_are_kept_as_they_are(self, storage: Storage, key: PhysicalKey, data: bytes) -> None:
+    def test_any_bytes_round_trip(self, storage: Storage, key: PhysicalKey, data: bytes) -> None:
         storage.put(key, data)
 
         assert storage.get(key).data == data
         assert storage.stat(key).size == len(data)
         assert b"".join(storage.stream(key, 0, len(data))) == data
 
-    def test_a_file_can_be_put(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_file_object_can_be_put(self, storage: Storage, key: PhysicalKey) -> None:
         with tempfile.SpooledTemporaryFile(max_size=10) as body:
             body.write(pattern(100_000))
             body.seek(0)
@@ -124,32 +124,32 @@ class StorageContract:
         assert stat.size == 100_000
         assert storage.get(key).data == pattern(100_000)
 
-    def test_an_empty_file_can_be_put(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_empty_file_can_be_put(self, storage: Storage, key: PhysicalKey) -> None:
         assert storage.put(key, io.BytesIO()).size == 0
         assert storage.get(key).data == b""
 
-    def test_put_get_and_stat_tell_the_same_etag(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_etag_is_consistent(self, storage: Storage, key: PhysicalKey) -> None:
         etag = storage.put(key, b"hello").etag
 
         assert etag == storage.get(key).etag == storage.stat(key).etag
 
-    def test_get_and_stat_tell_the_same_key_at_its_version(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_version_is_consistent(self, storage: Storage, key: PhysicalKey) -> None:
         written = storage.put(key, b"one")
 
         assert storage.get(key).key == storage.get(written.key).key == storage.stat(key).key == written.key
 
-    def test_other_bytes_have_another_etag(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_other_bytes_change_etag(self, storage: Storage, key: PhysicalKey) -> None:
         etags = [storage.put(key, f"{number:064}".encode()).etag for number in range(20)]
 
         assert len(set(etags)) == 20
 
-    def test_the_same_bytes_can_be_put_again(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_put_overwrites_object(self, storage: Storage, key: PhysicalKey) -> None:
         storage.put(key, b"one")
         storage.put(key, b"two", "overwrite")
 
         assert storage.get(key).data == b"two"
 
-    def test_what_is_larger_than_the_bound_is_not_read_whole(self, tight: Storage, key: PhysicalKey) -> None:
+    def test_get_refuses_large_object(self, tight: Storage, key: PhysicalKey) -> None:
         tight.put(key, b"0123456789")
         assert tight.get(key).data == b"0123456789"
         tight.put(key, b"0123456789+")
@@ -167,20 +167,18 @@ class StorageContract:
         [(0, 1), (0, 10), (3, 7), (9, 10), (0, 0), (5, 5)],
         ids=["first", "all", "middle", "last", "nothing", "nothing-inside"],
     )
-    def test_a_range_is_read_up_to_its_end(self, storage: Storage, key: PhysicalKey, start: int, stop: int) -> None:
+    def test_range_ends_at_stop(self, storage: Storage, key: PhysicalKey, start: int, stop: int) -> None:
         storage.put(key, b"0123456789")
 
         assert b"".join(storage.stream(key, start, stop)) == b"0123456789"[start:stop]
 
     @pytest.mark.parametrize(("start", "stop"), [(5, 100), (10, 20), (50, 60)], ids=["across", "at-the-end", "beyond"])
-    def test_fewer_bytes_come_where_the_object_is_shorter(
-        self, storage: Storage, key: PhysicalKey, start: int, stop: int
-    ) -> None:
+    def test_short_object_ends_range(self, storage: Storage, key: PhysicalKey, start: int, stop: int) -> None:
         storage.put(key, b"0123456789")
 
         assert b"".join(storage.stream(key, start, stop)) == b"0123456789"[start:stop]
 
-    def test_a_large_range_comes_in_chunks(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_large_range_is_chunked(self, storage: Storage, key: PhysicalKey) -> None:
         data = pattern(4 * MIB)
         storage.put(key, data)
         chunks = list(storage.stream(key, 1, 4 * MIB - 1))
@@ -190,33 +188,33 @@ class StorageContract:
 
     # Conditions.
 
-    def test_create_writes_where_nothing_is(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_create_writes_new_object(self, storage: Storage, key: PhysicalKey) -> None:
         storage.put(key, b"hello", "create")
 
         assert storage.get(key).data == b"hello"
 
     @pytest.mark.parametrize("data", [b"hello", b""], ids=["bytes", "empty"])
-    def test_create_is_refused_where_something_is(self, storage: Storage, key: PhysicalKey, data: bytes) -> None:
+    def test_create_keeps_existing(self, storage: Storage, key: PhysicalKey, data: bytes) -> None:
         storage.put(key, data)
         with pytest.raises(PreconditionError):
             storage.put(key, b"other", "create")
 
         assert storage.get(key).data == data
 
-    def test_create_writes_again_after_a_delete(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_create_works_after_delete(self, storage: Storage, key: PhysicalKey) -> None:
         storage.put(key, b"one", "create")
         storage.delete([key])
         storage.put(key, b"two", "create")
 
         assert storage.get(key).data == b"two"
 
-    def test_replace_writes_over_the_state_that_was_seen(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_if_match_overwrites(self, storage: Storage, key: PhysicalKey) -> None:
         storage.put(key, b"one")
         storage.put(key, b"two", IfMatch(storage.get(key).etag))
 
         assert storage.get(key).data == b"two"
 
-    def test_replace_is_refused_when_the_object_moved_on(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_stale_if_match_is_refused(self, storage: Storage, key: PhysicalKey) -> None:
         seen = storage.put(key, b"one").etag
         storage.put(key, b"two")
         with pytest.raises(PreconditionError):
@@ -224,14 +222,14 @@ class StorageContract:
 
         assert storage.get(key).data == b"two"
 
-    def test_replace_is_refused_where_nothing_was_ever(self, storage: Storage, root: PhysicalKey) -> None:
+    def test_if_match_needs_an_object(self, storage: Storage, root: PhysicalKey) -> None:
         seen = storage.put(root.join("other"), b"one").etag
         with pytest.raises(PreconditionError):
             storage.put(root.join("never"), b"two", IfMatch(seen))
         with pytest.raises(ObjectNotFoundError):
             storage.get(root.join("never"))
 
-    def test_replace_is_refused_where_the_object_was_deleted(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_if_match_fails_after_delete(self, storage: Storage, key: PhysicalKey) -> None:
         seen = storage.put(key, b"one").etag
         storage.delete([key])
         with pytest.raises(PreconditionError):
@@ -239,7 +237,7 @@ class StorageContract:
         with pytest.raises(ObjectNotFoundError):
             storage.get(key)
 
-    def test_exactly_one_of_many_writers_creates(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_one_writer_creates(self, storage: Storage, key: PhysicalKey) -> None:
         bodies = [f"writer {number:02}".encode() for number in range(WRITERS)]
         outcomes = race([lambda body=body: storage.put(key, body, "create") for body in bodies])  # type: ignore[misc]
         winners = [body for body, outcome in zip(bodies, outcomes, strict=True) if outcome]
@@ -247,7 +245,7 @@ class StorageContract:
         assert len(winners) == 1
         assert storage.get(key).data == winners[0]
 
-    def test_exactly_one_of_many_writers_replaces(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_one_writer_replaces(self, storage: Storage, key: PhysicalKey) -> None:
         mode = IfMatch(storage.put(key, b"writer --").etag)
         bodies = [f"writer {number:02}".encode() for number in range(WRITERS)]
         outcomes = race([lambda body=body: storage.put(key, body, mode) for body in bodies])  # type: ignore[misc]
@@ -256,7 +254,7 @@ class StorageContract:
         assert len(winners) == 1
         assert storage.get(key).data == winners[0]
 
-    def test_many_writers_of_different_objects_all_succeed(self, storage: Storage, root: PhysicalKey) -> None:
+    def test_distinct_keys_all_succeed(self, storage: Storage, root: PhysicalKey) -> None:
         keys = [root.join(f"new/place/{number:02}") for number in range(WRITERS)]
         outcomes = race([lambda key=key: storage.put(key, str(key).encode(), "create") for key in keys])  # type: ignore[misc]
 
@@ -274,7 +272,7 @@ class StorageContract:
         ],
     )
     @pytest.mark.parametrize("name", ["never", "new/place/never", "deleted", "sub", "file.txt/below"])
-    def test_what_is_not_there_is_an_error_that_says_where(
+    def test_missing_object_is_named(
         self, storage: Storage, root: PhysicalKey, read: Callable[[Storage, PhysicalKey], object], name: str
     ) -> None:
         for put in ("deleted", "sub/file.txt", "file.txt"):
@@ -285,7 +283,7 @@ class StorageContract:
 
         assert caught.value.location == str(root.join(name))
 
-    def test_nothing_is_left_of_a_write_that_was_refused(self, storage: Storage, root: PhysicalKey) -> None:
+    def test_refused_write_leaves_nothing(self, storage: Storage, root: PhysicalKey) -> None:
         storage.put(root.join("a"), b"one")
         with pytest.raises(PreconditionError):
             storage.put(root.join("a"), b"two", "create")
@@ -297,9 +295,7 @@ class StorageContract:
     # Listing.
 
     @pytest.mark.parametrize("mode", ["create", "overwrite"])
-    def test_a_mark_stays_beside_the_object_until_it_is_written_again(
-        self, storage: Storage, key: PhysicalKey, mode: WriteMode
-    ) -> None:
+    def test_writer_tag_lasts_one_write(self, storage: Storage, key: PhysicalKey, mode: WriteMode) -> None:
         storage.put(key, b"x", mode, "pending work writer")
         assert (storage.get(key).data, storage.get(key).writer_tag) == (b"x", "pending work writer")
 
@@ -308,14 +304,14 @@ class StorageContract:
         storage.put(key, b"x")
         assert storage.get(key).writer_tag is None
 
-    def test_conditions_hold_and_to_ask_changes_nothing(self, storage: Storage, key: PhysicalKey) -> None:
+    def test_probe_keeps_the_object(self, storage: Storage, key: PhysicalKey) -> None:
         before = storage.put(key, b"x", writer_tag="a mark")
 
         assert storage.supports_conditional_writes(key, b"x")
         assert storage.stat(key).etag == before.etag
         assert storage.get(key).writer_tag == "a mark"
 
-    def test_a_scan_lists_all_objects_below_a_prefix_without_versions(self, storage: Storage, root: PhysicalKey) -> None:
+    def test_listing_is_recursive(self, storage: Storage, root: PhysicalKey) -> None:
         sizes = {"d/a.txt": 1, "d/b/c/d.txt": 2, "d/.hidden": 3, "d/empty": 0}
         stats = {name: storage.put(root.join(name), b"x" * size) for name, size in sizes.items()}
         for name in ("e", "da.txt", "d.txt"):
@@ -327,10 +323,10 @@ class StorageContract:
             assert found[root.join(name)].size == size
             assert found[root.join(name)].etag == stats[name].etag
 
-    def test_a_scan_of_nothing_is_empty(self, storage: Storage, root: PhysicalKey) -> None:
+    def test_empty_prefix_lists_nothing(self, storage: Storage, root: PhysicalKey) -> None:
         assert list(storage.list_objects(root.join("no/such/place/"))) == []
 
-    def test_a_scan_does_not_list_what_was_deleted(self, storage: Storage, root: PhysicalKey) -> None:
+    def test_deleted_key_is_not_listed(self, storage: Storage, root: PhysicalKey) -> None:
         for name in ("d/a", "d/b"):
             storage.put(root.join(name), b"x")
         storage.delete([root.join("d/a")])
@@ -340,7 +336,7 @@ class StorageContract:
     @pytest.mark.parametrize(
         ("after", "left"), [("", 4), ("0", 4), ("10", 3), ("105", 3), ("11", 2), ("k", 1), ("latest", 0), ("z", 0)]
     )
-    def test_a_scan_may_begin_after_a_name(self, storage: Storage, root: PhysicalKey, after: str, left: int) -> None:
+    def test_listing_starts_after_key(self, storage: Storage, root: PhysicalKey, after: str, left: int) -> None:
         names = ["10", "11", "12", "latest"]
         for name in (*(f"d/{name}" for name in names), "c/99", "e/99"):
             storage.put(root.join(name), b"x")
@@ -348,9 +344,7 @@ class StorageContract:
 
         assert found == {root.join(f"d/{name}") for name in names[len(names) - left :]}
 
-    def test_what_was_written_again_is_never_listed_as_the_same(
-        self, storage: Storage, root: PhysicalKey, key: PhysicalKey
-    ) -> None:
+    def test_rewrite_changes_written(self, storage: Storage, root: PhysicalKey, key: PhysicalKey) -> None:
         told = set()
         for _ in range(3):
             storage.put(key, b"x")
@@ -360,7 +354,7 @@ class StorageContract:
 
     # Deleting.
 
-    def test_what_was_deleted_is_gone_and_the_rest_stays(self, storage: Storage, root: PhysicalKey) -> None:
+    def test_delete_keeps_other_keys(self, storage: Storage, root: PhysicalKey) -> None:
         keys = [root.join(f"d/{number}") for number in range(5)]
         for key in keys:
             storage.put(key, b"x")
@@ -368,7 +362,7 @@ class StorageContract:
 
         assert {stat.key for stat in storage.list_objects(root.join("d/"))} == set(keys[3:])
 
-    def test_to_delete_what_is_not_there_is_no_error(self, storage: Storage, root: PhysicalKey, key: PhysicalKey) -> None:
+    def test_delete_of_missing_succeeds(self, storage: Storage, root: PhysicalKey, key: PhysicalKey) -> None:
         storage.put(key, b"x")
         storage.delete([root.join("never"), root.join("no/such/place"), key])
         storage.delete([key])
@@ -377,7 +371,7 @@ class StorageContract:
         assert list(storage.list_objects(root)) == []
 
     @pytest.mark.parametrize("name", ODD_NAMES)
-    def test_an_odd_name_is_kept(self, storage: Storage, root: PhysicalKey, name: str) -> None:
+    def test_odd_name_round_trips(self, storage: Storage, root: PhysicalKey, name: str) -> None:
         key = root.join(f"d/{name}")
         etag = storage.put(key, b"hello", "create").etag
 
@@ -393,7 +387,7 @@ class StorageContract:
 class FileStoreContract(StorageContract):
     """What the stores have in common that packages are installed to."""
 
-    def test_parts_that_threads_write_out_of_order_make_the_file(self, storage: FileStore, key: PhysicalKey) -> None:
+    def test_writes_come_in_any_order(self, storage: FileStore, key: PhysicalKey) -> None:
         data = pattern(4 * MIB + 17)
         edges = [*range(0, len(data), 300_007), len(data)]
         file = storage.create(key, len(data))
@@ -409,13 +403,13 @@ class FileStoreContract(StorageContract):
         assert storage.stat(key).size == len(data)
         assert storage.get(key).data == data
 
-    def test_a_file_without_bytes_can_be_made(self, storage: FileStore, key: PhysicalKey) -> None:
+    def test_empty_file_is_created(self, storage: FileStore, key: PhysicalKey) -> None:
         storage.create(key, 0).complete()
 
         assert storage.get(key).data == b""
 
     @pytest.mark.parametrize("chunks", [[], [b""]], ids=["none", "empty"])
-    def test_a_part_without_bytes_changes_nothing(self, storage: FileStore, key: PhysicalKey, chunks: list[bytes]) -> None:
+    def test_empty_write_changes_nothing(self, storage: FileStore, key: PhysicalKey, chunks: list[bytes]) -> None:
         file = storage.create(key, 5)
         file.write(0, [b"hello"])
         file.write(3, chunks)
@@ -423,7 +417,7 @@ class FileStoreContract(StorageContract):
 
         assert storage.get(key).data == b"hello"
 
-    def test_a_part_may_be_written_again(self, storage: FileStore, key: PhysicalKey) -> None:
+    def test_write_may_be_repeated(self, storage: FileStore, key: PhysicalKey) -> None:
         file = storage.create(key, 10)
         file.write(5, [b"wrong"])
         file.write(0, [b"first"])
@@ -432,7 +426,7 @@ class FileStoreContract(StorageContract):
 
         assert storage.get(key).data == b"firstagain"
 
-    def test_a_file_appears_only_when_it_is_complete(self, storage: FileStore, root: PhysicalKey, key: PhysicalKey) -> None:
+    def test_file_appears_on_complete(self, storage: FileStore, root: PhysicalKey, key: PhysicalKey) -> None:
         file = storage.create(key, 5)
         file.write(0, [b"hello"])
 
@@ -442,7 +436,7 @@ class FileStoreContract(StorageContract):
         file.complete()
         assert [(stat.key, stat.size) for stat in storage.list_objects(root)] == [(key, 5)]
 
-    def test_what_had_the_name_stays_until_the_file_is_complete(self, storage: FileStore, key: PhysicalKey) -> None:
+    def test_old_object_until_complete(self, storage: FileStore, key: PhysicalKey) -> None:
         before = storage.put(key, b"before")
         file = storage.create(key, 5)
         file.write(0, [b"after"])
@@ -454,7 +448,7 @@ class FileStoreContract(StorageContract):
 
     @pytest.mark.parametrize("existing", [None, b"before"], ids=["nothing-there", "a-file-there"])
     @pytest.mark.parametrize("parts", [0, 1, 2])
-    def test_a_file_that_is_aborted_leaves_what_was_there(
+    def test_abort_keeps_old_object(
         self, storage: FileStore, root: PhysicalKey, key: PhysicalKey, parts: int, existing: bytes | None
     ) -> None:
         if existing is not None:
@@ -467,7 +461,7 @@ class FileStoreContract(StorageContract):
 
         assert [(stat.key, stat.etag) for stat in storage.list_objects(root)] == before
 
-    def test_to_abort_again_or_too_late_does_no_harm(self, storage: FileStore, root: PhysicalKey, key: PhysicalKey) -> None:
+    def test_repeated_abort_is_harmless(self, storage: FileStore, root: PhysicalKey, key: PhysicalKey) -> None:
         dropped, kept = storage.create(root.join("dropped"), 5), storage.create(key, 5)
         kept.write(0, [b"hello"])
         kept.complete()
@@ -477,13 +471,13 @@ class FileStoreContract(StorageContract):
         assert [stat.key for stat in storage.list_objects(root)] == [key]
         assert storage.get(key).data == b"hello"
 
-    def test_directories_are_made_for_a_file(self, storage: FileStore, root: PhysicalKey) -> None:
+    def test_create_makes_directories(self, storage: FileStore, root: PhysicalKey) -> None:
         key = root.join("new/deep/place/file")
         storage.create(key, 0).complete()
 
         assert [stat.key for stat in storage.list_objects(root)] == [key]
 
-    def test_an_error_of_what_is_written_is_passed_on(self, storage: FileStore, root: PhysicalKey, key: PhysicalKey) -> None:
+    def test_source_error_is_raised(self, storage: FileStore, root: PhysicalKey, key: PhysicalKey) -> None:
         file = storage.create(key, 10)
         chunks = verify_stream([b"hello"], 5, hash_of(b"other"), "here")
         with pytest.raises(EntryDamagedError, match="^here: "):
@@ -492,9 +486,7 @@ class FileStoreContract(StorageContract):
 
         assert list(storage.list_objects(root)) == []
 
-    def test_two_who_make_one_file_do_not_disturb_each_other(
-        self, storage: FileStore, root: PhysicalKey, key: PhysicalKey
-    ) -> None:
+    def test_last_complete_wins(self, storage: FileStore, root: PhysicalKey, key: PhysicalKey) -> None:
         one, other = storage.create(key, 3), storage.create(key, 5)
         one.write(0, [b"one"])
         other.write(0, [b"other"])
@@ -506,7 +498,7 @@ class FileStoreContract(StorageContract):
         assert storage.get(key).data == b"other"
 
     @pytest.mark.parametrize("name", ODD_NAMES)
-    def test_a_file_with_an_odd_name_can_be_made(self, storage: FileStore, root: PhysicalKey, name: str) -> None:
+    def test_odd_name_is_created(self, storage: FileStore, root: PhysicalKey, name: str) -> None:
         key = root.join(f"d/{name}")
         file = storage.create(key, 5)
         file.write(0, [b"hello"])
@@ -528,7 +520,7 @@ class ObjectStoreContract(StorageContract):
 
     # Versions.
 
-    def test_every_write_is_a_version_that_stays(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_every_put_is_a_version(self, storage: ObjectStore, key: PhysicalKey) -> None:
         one, two = storage.put(key, b"one").key, storage.put(key, b"second").key
 
         assert one.version_id
@@ -540,7 +532,7 @@ class ObjectStoreContract(StorageContract):
         assert (storage.stat(one).key, storage.stat(one).size) == (one, 3)
         assert storage.stat(key).key == two
 
-    def test_a_version_is_not_looked_at_when_an_object_is_written(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_write_ignores_key_version(self, storage: ObjectStore, key: PhysicalKey) -> None:
         one = storage.put(key, b"one").key
         other = storage.put(key.at_version(None).join("other"), b"other")  # S3 copies no object onto itself.
         writes = [
@@ -552,7 +544,7 @@ class ObjectStoreContract(StorageContract):
         assert len({one, *(stat.key for stat in writes)}) == 4
         assert storage.get(one).data == b"one"
 
-    def test_a_version_that_was_deleted_over_is_still_there(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_version_outlives_delete(self, storage: ObjectStore, key: PhysicalKey) -> None:
         one = storage.put(key, b"one").key
         storage.delete([key])
 
@@ -560,7 +552,7 @@ class ObjectStoreContract(StorageContract):
         assert storage.stat(one).key == one
 
     @pytest.mark.parametrize("existing", [True, False], ids=["object-there", "object-not-there"])
-    def test_a_version_that_never_was_is_not_found(self, storage: ObjectStore, root: PhysicalKey, *, existing: bool) -> None:
+    def test_unknown_version_is_missing(self, storage: ObjectStore, root: PhysicalKey, *, existing: bool) -> None:
         stranger = storage.put(root.join("other"), b"x").key.version_id
         key = root.join("object")
         if existing:
@@ -571,7 +563,7 @@ class ObjectStoreContract(StorageContract):
         with pytest.raises(ObjectNotFoundError):
             storage.get(key.at_version(stranger))
 
-    def test_a_bucket_without_versions_tells_none(self, storage: ObjectStore, plain_root: PhysicalKey) -> None:
+    def test_unversioned_has_no_ids(self, storage: ObjectStore, plain_root: PhysicalKey) -> None:
         key = plain_root.join("object")
         upload = storage.begin(key)
         upload.send(1, b"one", digest(b"one"))
@@ -589,7 +581,7 @@ class ObjectStoreContract(StorageContract):
         assert [stat.key.version_id for stat in stats] == [None] * 9
         assert storage.get(key).data == storage.get(plain_root.join("copy")).data == b"two"
 
-    def test_what_is_deleted_without_versions_is_gone(self, storage: ObjectStore, plain_root: PhysicalKey) -> None:
+    def test_unversioned_delete_is_final(self, storage: ObjectStore, plain_root: PhysicalKey) -> None:
         storage.put(plain_root.join("object"), b"one")
         storage.delete([plain_root.join("object")])
 
@@ -599,7 +591,7 @@ class ObjectStoreContract(StorageContract):
 
     # Current versions.
 
-    def test_a_scan_of_current_versions_shows_those_and_nothing_deleted(self, storage: ObjectStore, root: PhysicalKey) -> None:
+    def test_current_versions_are_listed(self, storage: ObjectStore, root: PhysicalKey) -> None:
         storage.put(root.join("d/a"), b"old")
         storage.put(root.join("d/deleted"), b"x")
         storage.put(root.join("d/back"), b"old")
@@ -611,14 +603,14 @@ class ObjectStoreContract(StorageContract):
         assert {stat.key for stat in found} == {stat.key for stat in current}
         assert {(stat.key, stat.size, stat.etag) for stat in found} == {(stat.key, stat.size, stat.etag) for stat in current}
 
-    def test_a_scan_of_current_versions_of_nothing_is_empty(self, storage: ObjectStore, root: PhysicalKey) -> None:
+    def test_empty_prefix_has_no_versions(self, storage: ObjectStore, root: PhysicalKey) -> None:
         assert list(storage.list_versions(root.join("no/such/"))) == []
 
     # Checksums.
 
     @pytest.mark.parametrize("data", [b"hello", b"", pattern(2 * MIB)], ids=["small", "empty", "large"])
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_the_right_digest_is_kept_as_the_checksum(
+    def test_digest_becomes_checksum(
         self, storage: ObjectStore, key: PhysicalKey, algorithm: StoreAlgorithm, data: bytes
     ) -> None:
         uploaded = storage.upload(key, data, DIGESTS[algorithm](data), algorithm)
@@ -630,9 +622,7 @@ class ObjectStoreContract(StorageContract):
         assert storage.get(key).data == b"".join(storage.stream(key, 0, len(data))) == data
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_wrong_digest_is_refused_and_nothing_is_kept(
-        self, storage: ObjectStore, key: PhysicalKey, algorithm: StoreAlgorithm
-    ) -> None:
+    def test_wrong_digest_is_refused(self, storage: ObjectStore, key: PhysicalKey, algorithm: StoreAlgorithm) -> None:
         with pytest.raises(ChecksumMismatchError) as caught:
             storage.upload(key, b"hello", DIGESTS[algorithm](b"other"), algorithm)
 
@@ -641,31 +631,25 @@ class ObjectStoreContract(StorageContract):
             storage.stat(key)
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_wrong_digest_leaves_the_object_that_is_there(
-        self, storage: ObjectStore, key: PhysicalKey, algorithm: StoreAlgorithm
-    ) -> None:
+    def test_wrong_digest_keeps_object(self, storage: ObjectStore, key: PhysicalKey, algorithm: StoreAlgorithm) -> None:
         before = storage.put(key, b"before").key
         with pytest.raises(ChecksumMismatchError):
             storage.upload(key, b"hello", DIGESTS[algorithm](b"other"), algorithm)
 
         assert storage.stat(key).key == before
 
-    def test_an_object_that_was_put_without_a_digest_has_no_sha256(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_plain_put_has_no_sha256(self, storage: ObjectStore, key: PhysicalKey) -> None:
         storage.put(key, b"hello")
 
         assert storage.stat(key).sha256 is None
 
-    def test_an_object_that_was_put_without_a_digest_tells_its_own_crc_or_none(
-        self, storage: ObjectStore, key: PhysicalKey
-    ) -> None:
+    def test_plain_put_may_have_a_crc(self, storage: ObjectStore, key: PhysicalKey) -> None:
         storage.put(key, b"hello")
 
         assert storage.stat(key).crc64nvme in {None, in_base64(crc(b"hello"))}
 
     @pytest.mark.parametrize("size", [0, 5, 8 * MIB, 8 * MIB + 1])
-    def test_a_sha256_of_the_whole_proves_quilts_hash_up_to_one_part(
-        self, storage: ObjectStore, key: PhysicalKey, size: int
-    ) -> None:
+    def test_sha256_proves_one_part(self, storage: ObjectStore, key: PhysicalKey, size: int) -> None:
         data = pattern(size)
         storage.upload(key, data, digest(data))
         stat = storage.stat(key)
@@ -677,7 +661,7 @@ class ObjectStoreContract(StorageContract):
         assert stat.contradicts(hash_of(b"other", SHA256))
 
     @pytest.mark.parametrize("size", [0, 5, 8 * MIB + 1])
-    def test_a_crc_proves_the_hash_of_its_kind_only(self, storage: ObjectStore, key: PhysicalKey, size: int) -> None:
+    def test_crc_proves_only_crc(self, storage: ObjectStore, key: PhysicalKey, size: int) -> None:
         data = pattern(size)
         storage.upload(key, data, crc(data), "CRC64NVME")
         stat = storage.stat(key)
@@ -691,9 +675,7 @@ class ObjectStoreContract(StorageContract):
     # Copies.
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_copy_has_the_bytes_and_a_version_and_checksum_of_its_own(
-        self, storage: ObjectStore, root: PhysicalKey, algorithm: StoreAlgorithm
-    ) -> None:
+    def test_copy_has_own_version(self, storage: ObjectStore, root: PhysicalKey, algorithm: StoreAlgorithm) -> None:
         source = storage.upload(root.join("source"), b"hello", DIGESTS[algorithm](b"hello"), algorithm)
         copied = storage.copy(source, root.join("copy"), algorithm)
 
@@ -704,9 +686,7 @@ class ObjectStoreContract(StorageContract):
         assert storage.stat(root.join("copy")).key == copied.key
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_copy_tells_its_own_checksum_or_none(
-        self, storage: ObjectStore, root: PhysicalKey, algorithm: StoreAlgorithm
-    ) -> None:
+    def test_copy_checksum_may_be_none(self, storage: ObjectStore, root: PhysicalKey, algorithm: StoreAlgorithm) -> None:
         """S3 and LocalStack compute the checksum that was asked for; SeaweedFS copies those that the source has."""
         storage.put(root.join("source"), b"hello")
         copied = storage.copy(storage.stat(root.join("source")), root.join("copy"), algorithm)
@@ -714,9 +694,7 @@ class ObjectStoreContract(StorageContract):
         assert told(copied, algorithm) in {None, in_base64(DIGESTS[algorithm](b"hello"))}
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_copy_of_an_object_with_the_other_checksum_tells_its_own_or_none(
-        self, storage: ObjectStore, root: PhysicalKey, algorithm: StoreAlgorithm
-    ) -> None:
+    def test_copy_may_change_algorithm(self, storage: ObjectStore, root: PhysicalKey, algorithm: StoreAlgorithm) -> None:
         """S3 and LocalStack compute the checksum that was asked for; SeaweedFS copies those that the source has."""
         (other,) = DIGESTS.keys() - {algorithm}
         source = storage.upload(root.join("source"), b"hello", DIGESTS[other](b"hello"), other)
@@ -726,14 +704,14 @@ class ObjectStoreContract(StorageContract):
         assert all(told(copied, each) in {None, in_base64(DIGESTS[each](b"hello"))} for each in ALGORITHMS)
         assert storage.get(copied.key).data == b"hello"
 
-    def test_an_old_version_can_be_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
+    def test_old_version_can_be_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
         old = storage.put(root.join("source"), b"old")
         storage.put(root.join("source"), b"newer")
         copied = storage.copy(old, root.join("copy"))
 
         assert storage.get(copied.key).data == b"old"
 
-    def test_a_source_that_changed_is_not_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
+    def test_changed_source_is_not_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
         storage.put(root.join("source"), b"seen")
         (seen,) = storage.list_objects(root.join("source"))
         storage.put(root.join("source"), b"changed")
@@ -742,7 +720,7 @@ class ObjectStoreContract(StorageContract):
         with pytest.raises(ObjectNotFoundError):
             storage.stat(root.join("copy"))
 
-    def test_a_source_that_is_gone_is_not_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
+    def test_missing_source_is_not_copied(self, storage: ObjectStore, root: PhysicalKey) -> None:
         storage.put(root.join("source"), b"seen")
         (seen,) = storage.list_objects(root.join("source"))
         storage.delete([root.join("source")])
@@ -750,7 +728,7 @@ class ObjectStoreContract(StorageContract):
             storage.copy(seen, root.join("copy"))
 
     @pytest.mark.parametrize("name", ODD_NAMES)
-    def test_an_object_with_an_odd_name_is_uploaded_and_copied(self, storage: ObjectStore, root: PhysicalKey, name: str) -> None:
+    def test_odd_name_is_copied(self, storage: ObjectStore, root: PhysicalKey, name: str) -> None:
         source = storage.upload(root.join(f"s/{name}"), b"hello", digest(b"hello"))
         copied = storage.copy(source, root.join(f"d/{name}"))
         upload = storage.begin(root.join(f"m/{name}"))
@@ -764,7 +742,7 @@ class ObjectStoreContract(StorageContract):
 
     # Uploads in parts.
 
-    def test_parts_that_arrive_out_of_order_are_put_together_in_order(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_parts_arrive_in_any_order(self, storage: ObjectStore, key: PhysicalKey) -> None:
         parts = [pattern(5 * MIB), pattern(5 * MIB, seed=1), pattern(1000, seed=2)]
         upload = storage.begin(key)
         for number in (3, 1, 2):
@@ -779,7 +757,7 @@ class ObjectStoreContract(StorageContract):
         assert stat.sha256 == in_base64(digest(b"".join(map(digest, parts)))) + "-3"
         assert stat.proven(CHUNKED) is None
 
-    def test_the_sizes_of_parts_are_told(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_part_sizes_are_listed(self, storage: ObjectStore, key: PhysicalKey) -> None:
         upload = storage.begin(key)
         for number, size in enumerate((6 * MIB, 5 * MIB, 1000), 1):
             upload.send(number, part := pattern(size, seed=number), digest(part))
@@ -787,12 +765,12 @@ class ObjectStoreContract(StorageContract):
 
         assert list(storage.part_sizes(stat)) == [6 * MIB, 5 * MIB, 1000]
 
-    def test_an_object_in_one_piece_has_no_parts_of_several_sizes(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_single_part_has_no_sizes(self, storage: ObjectStore, key: PhysicalKey) -> None:
         stat = storage.upload(key, b"data", digest(b"data"))
 
         assert list(storage.part_sizes(stat)) in ([], [4])
 
-    def test_the_crc_of_parts_is_that_of_the_whole_object(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_crc_covers_whole_object(self, storage: ObjectStore, key: PhysicalKey) -> None:
         parts = [pattern(5 * MIB), pattern(5 * MIB, seed=1), pattern(1000, seed=2)]
         upload = storage.begin(key, "CRC64NVME")
         for number in (3, 1, 2):
@@ -807,15 +785,13 @@ class ObjectStoreContract(StorageContract):
         assert stat.proven(CRC64NVME) == hash_of(data, CRC64NVME)
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_complete_upload_tells_what_a_stat_tells(
-        self, storage: ObjectStore, key: PhysicalKey, algorithm: StoreAlgorithm
-    ) -> None:
+    def test_complete_agrees_with_stat(self, storage: ObjectStore, key: PhysicalKey, algorithm: StoreAlgorithm) -> None:
         upload = storage.begin(key, algorithm)
         upload.send(1, b"hello", DIGESTS[algorithm](b"hello"))
 
         assert upload.complete() == storage.stat(key)
 
-    def test_parts_may_be_sent_from_several_threads(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_threads_may_send_parts(self, storage: ObjectStore, key: PhysicalKey) -> None:
         parts = [pattern(5 * MIB, seed) for seed in range(4)]
         upload = storage.begin(key)
         with ThreadPoolExecutor(4) as pool:
@@ -824,7 +800,7 @@ class ObjectStoreContract(StorageContract):
 
         assert b"".join(storage.stream(key, 0, 20 * MIB)) == b"".join(parts)
 
-    def test_a_part_may_be_sent_again(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_part_may_be_sent_again(self, storage: ObjectStore, key: PhysicalKey) -> None:
         upload = storage.begin(key)
         upload.send(1, b"first try", digest(b"first try"))
         upload.send(1, b"second try", digest(b"second try"))
@@ -832,7 +808,7 @@ class ObjectStoreContract(StorageContract):
 
         assert storage.get(key).data == b"second try"
 
-    def test_an_object_appears_only_when_its_upload_is_complete(
+    def test_upload_appears_on_complete(
         self, storage: ObjectStore, root: PhysicalKey, key: PhysicalKey, open_uploads: Callable[[], Sequence[object]]
     ) -> None:
         before = storage.put(key, b"before").key
@@ -848,9 +824,7 @@ class ObjectStoreContract(StorageContract):
         assert [stat.key for stat in storage.list_versions(root)] == [completed.key]
 
     @pytest.mark.parametrize("kind", ALGORITHMS)
-    def test_an_unfinished_upload_is_found_with_its_parts_and_completed(
-        self, storage: ObjectStore, key: PhysicalKey, kind: StoreAlgorithm
-    ) -> None:
+    def test_unfinished_upload_resumes(self, storage: ObjectStore, key: PhysicalKey, kind: StoreAlgorithm) -> None:
         began = time.time()
         parts = [pattern(5 * MIB, 1), pattern(5 * MIB, 2), b"the end"]
         begun = storage.begin(key, kind)
@@ -867,9 +841,10 @@ class ObjectStoreContract(StorageContract):
         assert storage.unfinished(key, began - 60, kind) == []
 
     @pytest.mark.parametrize("kind", ALGORITHMS)
-    def test_a_part_that_was_copied_is_found_by_its_size_where_the_store_lists_its_digest(
+    def test_copied_part_is_recognized(
         self, storage: ObjectStore, key: PhysicalKey, root: PhysicalKey, kind: StoreAlgorithm
     ) -> None:
+        """Find it by its size where the store lists its digest."""
         data = pattern(5 * MIB + 1, 1)
         source = storage.stat(storage.upload(root.join("the source"), data, digest(data)).key)
         told = storage.begin(key, kind).copy(1, source, 0, 5 * MIB)
@@ -884,9 +859,7 @@ class ObjectStoreContract(StorageContract):
         upload.copy(2, source, 5 * MIB, len(data))
         assert storage.get(upload.complete().key).data == data
 
-    def test_uploads_of_another_time_key_or_kind_are_not_found(
-        self, storage: ObjectStore, key: PhysicalKey, root: PhysicalKey
-    ) -> None:
+    def test_other_uploads_are_not_found(self, storage: ObjectStore, key: PhysicalKey, root: PhysicalKey) -> None:
         upload = storage.begin(key)
 
         assert storage.unfinished(key, time.time() + 60) == []
@@ -894,7 +867,7 @@ class ObjectStoreContract(StorageContract):
         upload.abort()
         assert storage.unfinished(key, 0.0) == []
 
-    def test_an_upload_that_somebody_else_aborted_is_gone(self, storage: ObjectStore, key: PhysicalKey) -> None:
+    def test_foreign_abort_ends_upload(self, storage: ObjectStore, key: PhysicalKey) -> None:
         mine = storage.begin(key)
         (other,) = storage.unfinished(key, 0.0)
         other.abort()
@@ -904,7 +877,7 @@ class ObjectStoreContract(StorageContract):
                 call()
 
     @pytest.mark.parametrize("parts", [0, 2])
-    def test_an_upload_that_is_aborted_leaves_nothing(
+    def test_abort_removes_the_upload(
         self, storage: ObjectStore, root: PhysicalKey, open_uploads: Callable[[], Sequence[object]], parts: int
     ) -> None:
         upload = storage.begin(root.join("object"))
@@ -918,9 +891,7 @@ class ObjectStoreContract(StorageContract):
             storage.stat(root.join("object"))
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_a_part_with_a_wrong_digest_is_refused(
-        self, storage: ObjectStore, key: PhysicalKey, algorithm: StoreAlgorithm
-    ) -> None:
+    def test_wrong_part_digest_is_refused(self, storage: ObjectStore, key: PhysicalKey, algorithm: StoreAlgorithm) -> None:
         upload = storage.begin(key, algorithm)
         with pytest.raises(ChecksumMismatchError) as caught:
             upload.send(1, b"hello", DIGESTS[algorithm](b"other"))
@@ -929,7 +900,7 @@ class ObjectStoreContract(StorageContract):
         assert str(key) in str(caught.value)
 
     @pytest.mark.parametrize("algorithm", ALGORITHMS)
-    def test_parts_are_copied_from_another_object(
+    def test_parts_copy_from_an_object(
         self, storage: ObjectStore, root: PhysicalKey, key: PhysicalKey, algorithm: StoreAlgorithm
     ) -> None:
         data = pattern(6 * MIB)
@@ -944,9 +915,7 @@ class ObjectStoreContract(StorageContract):
         assert all(one in {None, other} for one, other in zip(digests, expected, strict=True))
         assert completed.crc64nvme in {None, in_base64(crc(data))}
 
-    def test_parts_of_a_source_that_changed_are_not_copied(
-        self, storage: ObjectStore, root: PhysicalKey, key: PhysicalKey
-    ) -> None:
+    def test_changed_part_source_fails(self, storage: ObjectStore, root: PhysicalKey, key: PhysicalKey) -> None:
         storage.put(root.join("source"), b"seen")
         (seen,) = storage.list_objects(root.join("source"))
         storage.put(root.join("source"), b"else")
@@ -958,7 +927,7 @@ class ObjectStoreContract(StorageContract):
         with pytest.raises(ObjectNotFoundError):
             storage.stat(key)
 
-    def test_many_objects_are_listed_and_deleted(self, storage: ObjectStore, root: PhysicalKey) -> None:
+    def test_many_keys_list_and_delete(self, storage: ObjectStore, root: PhysicalKey) -> None:
         keys = [root.join(f"d/{number:04}") for number in range(1005)]
         with ThreadPoolExecutor(8) as pool:
             stats = list(pool.map(lambda key: storage.put(key, b""), keys))

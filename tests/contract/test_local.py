@@ -91,7 +91,7 @@ def busily(work: Callable[[], object]) -> Iterator[None]:
 # Whole files only.
 
 
-def test_a_reader_never_sees_half_a_file(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_reader_sees_whole_files(storage: LocalStorage, key: PhysicalKey) -> None:
     bodies = [bytes([letter]) * MIB for letter in b"ab"]
     storage.put(key, bodies[0])
     seen = set()
@@ -106,7 +106,7 @@ def test_a_reader_never_sees_half_a_file(storage: LocalStorage, key: PhysicalKey
     assert seen == {*b"ab"}
 
 
-def test_the_old_file_is_there_until_the_new_one_is_complete(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_put_replaces_atomically(storage: LocalStorage, key: PhysicalKey) -> None:
     storage.put(key, b"old")
     seen = []
     storage.put(key, Body(b"new", lambda: seen.append(storage.get(key).data)))
@@ -115,7 +115,7 @@ def test_the_old_file_is_there_until_the_new_one_is_complete(storage: LocalStora
     assert storage.get(key).data == b"new"
 
 
-def test_who_has_the_old_file_open_reads_it_to_its_end(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_open_stream_keeps_old_file(storage: LocalStorage, key: PhysicalKey) -> None:
     storage.put(key, b"a" * 3 * MIB)
     chunks = storage.stream(key, 0, 3 * MIB)
     first = next(chunks)
@@ -124,7 +124,7 @@ def test_who_has_the_old_file_open_reads_it_to_its_end(storage: LocalStorage, ke
     assert first + b"".join(chunks) == b"a" * 3 * MIB
 
 
-def test_a_file_that_is_being_written_is_not_listed(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_partial_file_is_not_listed(storage: LocalStorage, key: PhysicalKey) -> None:
     directory = resolve_path(f"{Path(key.key).parent}/")
     listed: list[list[PhysicalKey]] = []
     storage.put(key, Body(b"new", lambda: listed.append([stat.key for stat in storage.list_objects(directory)])))
@@ -133,7 +133,7 @@ def test_a_file_that_is_being_written_is_not_listed(storage: LocalStorage, key: 
     assert not any(listed)
 
 
-def test_a_directory_can_be_listed_while_files_in_it_are_written(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_listing_survives_writers(storage: LocalStorage, key: PhysicalKey) -> None:
     directory = resolve_path(f"{Path(key.key).parent}/")
     storage.put(key, b"0")
     with busily(lambda: storage.put(key, b"1")):
@@ -141,7 +141,7 @@ def test_a_directory_can_be_listed_while_files_in_it_are_written(storage: LocalS
             assert key in {stat.key for stat in storage.list_objects(directory)}
 
 
-def test_writers_that_come_and_go_in_one_directory_do_not_disturb_each_other(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_writers_share_a_directory(storage: LocalStorage, key: PhysicalKey) -> None:
     start = threading.Barrier(8)
 
     def come_and_go(name: str) -> PhysicalKey:
@@ -162,7 +162,7 @@ def test_writers_that_come_and_go_in_one_directory_do_not_disturb_each_other(sto
 
 
 @pytest.mark.parametrize("existing", [None, b"old"], ids=["nothing-there", "a-file-there"])
-def test_no_temporary_file_stays_after_a_body_that_fails(storage: LocalStorage, key: PhysicalKey, existing: bytes | None) -> None:
+def test_failed_body_leaves_no_file(storage: LocalStorage, key: PhysicalKey, existing: bytes | None) -> None:
     if existing is not None:
         storage.put(key, existing)
 
@@ -176,7 +176,7 @@ def test_no_temporary_file_stays_after_a_body_that_fails(storage: LocalStorage, 
 
 
 @pytest.mark.parametrize("mode", ["create", IfMatch("other")], ids=["create", "replace"])
-def test_no_temporary_file_stays_after_a_refused_write(storage: LocalStorage, key: PhysicalKey, mode: WriteMode) -> None:
+def test_refused_put_leaves_no_file(storage: LocalStorage, key: PhysicalKey, mode: WriteMode) -> None:
     storage.put(key, b"old")
     with pytest.raises(PreconditionError):
         storage.put(key, b"new", mode)
@@ -184,7 +184,7 @@ def test_no_temporary_file_stays_after_a_refused_write(storage: LocalStorage, ke
     assert beside(key) == ["file"]
 
 
-def test_a_directory_is_not_overwritten(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_put_keeps_a_directory(storage: LocalStorage, key: PhysicalKey) -> None:
     (Path(key.key) / "below").mkdir(parents=True)
     with pytest.raises(StorageError, match=r"file://.*directory/file"):
         storage.put(key, b"x")
@@ -192,7 +192,7 @@ def test_a_directory_is_not_overwritten(storage: LocalStorage, key: PhysicalKey)
     assert beside(key) == ["file"]
 
 
-def test_a_file_cannot_be_put_below_a_file(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_put_below_file_fails(storage: LocalStorage, key: PhysicalKey) -> None:
     storage.put(key, b"x")
     with pytest.raises(StorageError, match="directory/file/below"):
         storage.put(key.join("below"), b"x")
@@ -209,7 +209,7 @@ def make(storage: LocalStorage, key: PhysicalKey, data: bytes) -> None:
     file.complete()
 
 
-def test_a_reader_never_sees_half_a_file_that_was_written_in_parts(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_reader_never_sees_parts(storage: LocalStorage, key: PhysicalKey) -> None:
     bodies = [bytes([letter]) * MIB for letter in b"ab"]
     make(storage, key, bodies[0])
     seen = set()
@@ -225,7 +225,7 @@ def test_a_reader_never_sees_half_a_file_that_was_written_in_parts(storage: Loca
     assert beside(key) == ["file"]
 
 
-def test_who_has_the_old_file_open_reads_it_though_another_was_completed(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_stream_outlives_complete(storage: LocalStorage, key: PhysicalKey) -> None:
     storage.put(key, b"a" * 3 * MIB)
     chunks = storage.stream(key, 0, 3 * MIB)
     first = next(chunks)
@@ -234,7 +234,7 @@ def test_who_has_the_old_file_open_reads_it_though_another_was_completed(storage
     assert first + b"".join(chunks) == b"a" * 3 * MIB
 
 
-def test_a_file_that_is_aborted_leaves_nothing_in_its_directory(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_abort_leaves_no_file(storage: LocalStorage, key: PhysicalKey) -> None:
     file = storage.create(key, 10)
     file.write(5, [b"hello"])
     assert len(beside(key)) == 1
@@ -244,9 +244,7 @@ def test_a_file_that_is_aborted_leaves_nothing_in_its_directory(storage: LocalSt
 
 
 @pytest.mark.parametrize("below", [[], ["file"]], ids=["empty", "with-a-file"])
-def test_a_directory_is_not_replaced_by_a_file_that_was_written_in_parts(
-    storage: LocalStorage, key: PhysicalKey, below: list[str]
-) -> None:
+def test_complete_keeps_a_directory(storage: LocalStorage, key: PhysicalKey, below: list[str]) -> None:
     Path(key.key).mkdir(parents=True)
     for name in below:
         (Path(key.key) / name).touch()
@@ -262,7 +260,7 @@ def test_a_directory_is_not_replaced_by_a_file_that_was_written_in_parts(
 
 
 @pytest.mark.parametrize("name", ["below", "far/below"])
-def test_no_file_is_begun_below_a_file(storage: LocalStorage, key: PhysicalKey, name: str) -> None:
+def test_create_below_file_fails(storage: LocalStorage, key: PhysicalKey, name: str) -> None:
     storage.put(key, b"x")
     with pytest.raises(StorageError, match=f"directory/file/{name}: a file, .* is in the way of a directory") as caught:
         storage.create(key.join(name), 5)
@@ -272,7 +270,7 @@ def test_no_file_is_begun_below_a_file(storage: LocalStorage, key: PhysicalKey, 
 
 
 @pytest.mark.parametrize("name", ["link/below", "link/far/below"])
-def test_no_file_is_written_below_a_link_that_leads_nowhere(storage: LocalStorage, tmp_path: Path, name: str) -> None:
+def test_write_below_dead_link_fails(storage: LocalStorage, tmp_path: Path, name: str) -> None:
     (tmp_path / "link").symlink_to("nowhere")
     key = PhysicalKey(None, str(tmp_path / name))
 
@@ -284,7 +282,7 @@ def test_no_file_is_written_below_a_link_that_leads_nowhere(storage: LocalStorag
 
 
 @pytest.mark.parametrize("size", [2**60, 2**63 - 1, 2**63])
-def test_a_file_that_no_disk_can_hold_is_begun_or_leaves_nothing(storage: LocalStorage, key: PhysicalKey, size: int) -> None:
+def test_huge_size_leaves_no_file(storage: LocalStorage, key: PhysicalKey, size: int) -> None:
     try:
         storage.create(key, size).abort()
     except StorageError as error:
@@ -293,7 +291,7 @@ def test_a_file_that_no_disk_can_hold_is_begun_or_leaves_nothing(storage: LocalS
     assert beside(key) == []
 
 
-def test_a_name_that_is_too_long_is_an_error_that_names_it(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_too_long_name_is_named(storage: LocalStorage, key: PhysicalKey) -> None:
     long = resolve_path(Path(key.key).with_name("é" * 200))
     file = storage.create(long, 1)
     with pytest.raises(StorageError, match="File name too long") as caught:
@@ -304,7 +302,7 @@ def test_a_name_that_is_too_long_is_an_error_that_names_it(storage: LocalStorage
     assert beside(key) == []
 
 
-def test_directories_are_made_as_they_are_needed_and_go_when_they_are_empty(storage: LocalStorage, tmp_path: Path) -> None:
+def test_directories_come_and_go(storage: LocalStorage, tmp_path: Path) -> None:
     pointers = [resolve_path(tmp_path / f"named/team/{name}/latest") for name in ("one", "two")]
     for pointer in pointers:
         storage.put(pointer, b"x")
@@ -315,7 +313,7 @@ def test_directories_are_made_as_they_are_needed_and_go_when_they_are_empty(stor
     assert list((tmp_path / "named").iterdir()) == []
 
 
-def test_a_file_that_somebody_changes_in_place_has_another_etag(storage: LocalStorage, key: PhysicalKey) -> None:
+def test_in_place_edit_changes_etag(storage: LocalStorage, key: PhysicalKey) -> None:
     before = storage.put(key, b"one")
     path = Path(key.key)
     path.write_bytes(b"two")
@@ -334,7 +332,7 @@ def test_a_file_that_somebody_changes_in_place_has_another_etag(storage: LocalSt
         pytest.param(lambda storage, key: list(storage.stream(key, 0, 1)), id="stream"),
     ],
 )
-def test_what_is_no_file_is_not_found_and_not_listed(
+def test_special_files_are_hidden(
     storage: LocalStorage, tmp_path: Path, read: Callable[[LocalStorage, PhysicalKey], object]
 ) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -354,7 +352,7 @@ def test_what_is_no_file_is_not_found_and_not_listed(
 
 @pytest.mark.parametrize("write", [LocalStorage.put, make], ids=["whole", "in-parts"])
 @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002], ids=oct)
-def test_a_file_has_the_permissions_that_the_umask_leaves(
+def test_umask_sets_permissions(
     storage: LocalStorage, key: PhysicalKey, mask: int, write: Callable[[LocalStorage, PhysicalKey, bytes], object]
 ) -> None:
     before = os.umask(mask)
@@ -399,7 +397,7 @@ def foreign() -> Iterator[Path]:
         pytest.param(lambda storage, directory: storage.stat(directory.join("closed/file")), id="stat-below"),
     ],
 )
-def test_what_the_user_may_not_do_is_denied(
+def test_permission_error_is_denied(
     storage: LocalStorage, foreign: Path, call: Callable[[LocalStorage, PhysicalKey], object]
 ) -> None:
     with pytest.raises(AccessDeniedError, match=foreign.as_uri()):
@@ -408,12 +406,12 @@ def test_what_the_user_may_not_do_is_denied(
     assert [path.name for path in sorted(foreign.iterdir())] == ["closed", "file"]
 
 
-def test_a_directory_below_that_may_not_be_listed_is_named_itself(storage: LocalStorage, foreign: Path) -> None:
+def test_closed_directory_is_named(storage: LocalStorage, foreign: Path) -> None:
     with pytest.raises(AccessDeniedError) as caught:
         list(storage.list_objects(resolve_path(f"{foreign}/")))
 
     assert caught.value.location == (foreign / "closed").as_uri()
 
 
-def test_a_file_that_may_not_be_read_is_still_told_of(storage: LocalStorage, foreign: Path) -> None:
+def test_unreadable_file_has_a_stat(storage: LocalStorage, foreign: Path) -> None:
     assert storage.stat(resolve_path(foreign / "file")).size == 1

@@ -31,14 +31,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 class TestLocalStack(S3Contract):
     """The contract on LocalStack, but for two races: it looks at the condition of a write before it takes its lock."""
 
-    test_exactly_one_of_many_writers_creates = None
-    test_exactly_one_of_many_writers_replaces = None
+    test_one_writer_creates = None
+    test_one_writer_replaces = None
 
 
 @pytest.mark.parametrize("size", [5, 8 * MIB, 20 * MIB])
-def test_a_copy_gets_its_hash_from_what_the_server_tells(
-    server: S3Server, server_storage: S3Storage, server_buckets: tuple[str, str], size: int
-) -> None:
+def test_server_checksum_is_used(server: S3Server, server_storage: S3Storage, server_buckets: tuple[str, str], size: int) -> None:
     """SeaweedFS tells no checksum of a copy; this server does, as S3 does."""
     source, target = server_buckets[1], server_buckets[0]
     data = pattern(size)

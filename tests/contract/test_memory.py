@@ -29,13 +29,13 @@ class TestMemoryStorage(ObjectStoreContract):
     def plain_root(self) -> PhysicalKey:
         return PhysicalKey("plain", "")
 
-    def test_a_bucket_without_versions_tells_none(self, storage: MemoryStorage, plain_root: PhysicalKey) -> None:
+    def test_unversioned_has_no_ids(self, storage: MemoryStorage, plain_root: PhysicalKey) -> None:
         del storage
-        super().test_a_bucket_without_versions_tells_none(MemoryStorage(["plain"], versioned=False), plain_root)
+        super().test_unversioned_has_no_ids(MemoryStorage(["plain"], versioned=False), plain_root)
 
-    def test_what_is_deleted_without_versions_is_gone(self, storage: MemoryStorage, plain_root: PhysicalKey) -> None:
+    def test_unversioned_delete_is_final(self, storage: MemoryStorage, plain_root: PhysicalKey) -> None:
         del storage
-        super().test_what_is_deleted_without_versions_is_gone(MemoryStorage(["plain"], versioned=False), plain_root)
+        super().test_unversioned_delete_is_final(MemoryStorage(["plain"], versioned=False), plain_root)
 
 
 NOWHERE = PhysicalKey("nowhere", "object")
@@ -54,6 +54,6 @@ NOWHERE = PhysicalKey("nowhere", "object")
         pytest.param(lambda storage: storage.begin(NOWHERE), id="begin"),
     ],
 )
-def test_a_bucket_that_is_not_there_is_its_own_error(memory: MemoryStorage, call: Callable[[MemoryStorage], object]) -> None:
+def test_missing_bucket_is_named(memory: MemoryStorage, call: Callable[[MemoryStorage], object]) -> None:
     with pytest.raises(BucketNotFoundError, match="s3://nowhere"):
         raised(lambda: call(memory))

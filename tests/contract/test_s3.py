@@ -82,14 +82,14 @@ class TestSeaweedFS(S3Contract):
 
 
 @pytest.mark.parametrize("call", [case for case in READS + WRITES if case.id != "stat"])
-def test_a_bucket_that_is_not_there_is_its_own_error(admin: S3Storage, call: Call) -> None:
+def test_missing_bucket_is_named(admin: S3Storage, call: Call) -> None:
     with pytest.raises(BucketNotFoundError, match="s3://no-such-bucket") as caught:
         raised(lambda: call(admin, PhysicalKey("no-such-bucket", "object")))
 
     assert not caught.value.transient
 
 
-def test_a_stat_cannot_tell_a_missing_bucket_from_a_missing_object(admin: S3Storage) -> None:
+def test_stat_hides_missing_bucket(admin: S3Storage) -> None:
     with pytest.raises((BucketNotFoundError, ObjectNotFoundError), match="s3://no-such-bucket/object"):
         admin.stat(PhysicalKey("no-such-bucket", "object"))
 
@@ -102,7 +102,7 @@ def test_a_stat_cannot_tell_a_missing_bucket_from_a_missing_object(admin: S3Stor
         pytest.param(lambda who: replace(who, access_key="AKNOBODYKNOWSTHISONE"), id="unknown-key"),
     ],
 )
-def test_wrong_credentials_are_denied(
+def test_wrong_keys_are_denied(
     s3: S3Server,
     crt: bool,  # noqa: FBT001
     admin: S3Storage,
@@ -121,7 +121,7 @@ def test_wrong_credentials_are_denied(
 
 
 @pytest.mark.parametrize("call", WRITES)
-def test_a_user_who_may_only_read_cannot_write(
+def test_reader_may_not_write(
     s3: S3Server,
     crt: bool,  # noqa: FBT001
     admin: S3Storage,
@@ -138,7 +138,7 @@ def test_a_user_who_may_only_read_cannot_write(
 
 
 @pytest.mark.parametrize("call", READS)
-def test_a_user_who_may_only_read_can_read(s3: S3Server, admin: S3Storage, root: PhysicalKey, call: Call) -> None:
+def test_reader_may_read(s3: S3Server, admin: S3Storage, root: PhysicalKey, call: Call) -> None:
     key = root.join("object")
     admin.put(key, b"x")
 
@@ -162,7 +162,7 @@ def unreachable(crt: bool) -> Iterator[S3Storage]:  # noqa: FBT001
 
 
 @pytest.mark.parametrize("call", READS + WRITES)
-def test_a_store_that_cannot_be_reached_is_unavailable_for_now(unreachable: S3Storage, call: Call) -> None:
+def test_dead_endpoint_is_transient(unreachable: S3Storage, call: Call) -> None:
     with pytest.raises(StorageUnavailableError, match="s3://bucket") as caught:
         raised(lambda: call(unreachable, PhysicalKey("bucket", "object")))
 
@@ -170,18 +170,18 @@ def test_a_store_that_cannot_be_reached_is_unavailable_for_now(unreachable: S3St
 
 
 @pytest.mark.parametrize("call", READS + WRITES)
-def test_a_local_file_is_no_object_of_an_s3_store(admin: S3Storage, call: Call) -> None:
+def test_local_key_is_refused(admin: S3Storage, call: Call) -> None:
     with pytest.raises(StorageError, match="no object of an S3 store"):
         raised(lambda: call(admin, PhysicalKey(None, "/data/a.txt")))
 
 
 @pytest.mark.parametrize("name", ["UPPER", "a", "under_score", "two..dots"])
-def test_a_name_that_no_bucket_can_have_is_a_storage_error(admin: S3Storage, name: str) -> None:
+def test_bad_bucket_is_named(admin: S3Storage, name: str) -> None:
     with pytest.raises(StorageError, match=f"s3://{name}"):
         admin.get(PhysicalKey(name, "object"))
 
 
-def test_an_upload_that_was_aborted_takes_no_more_parts(admin: S3Storage, root: PhysicalKey) -> None:
+def test_aborted_upload_takes_no_part(admin: S3Storage, root: PhysicalKey) -> None:
     upload = admin.begin(root.join("object"))
     upload.abort()
 
@@ -189,7 +189,7 @@ def test_an_upload_that_was_aborted_takes_no_more_parts(admin: S3Storage, root: 
         upload.send(1, b"x", digest(b"x"))
 
 
-def test_a_user_who_may_not_list_uploads_finds_none(s3: S3Server, admin: S3Storage, root: PhysicalKey) -> None:
+def test_denied_listing_finds_none(s3: S3Server, admin: S3Storage, root: PhysicalKey) -> None:
     key = root.join("object")
     upload = admin.begin(key)
     client = lonely_client()
@@ -209,7 +209,7 @@ def test_a_user_who_may_not_list_uploads_finds_none(s3: S3Server, admin: S3Stora
         pytest.param(["NotImplemented"], False, id="the request is not known"),
     ],
 )
-def test_a_store_that_writes_whatever_the_condition_keeps_none(answers: list[str | None], holds: bool) -> None:  # noqa: FBT001
+def test_ignored_condition_is_found(answers: list[str | None], holds: bool) -> None:  # noqa: FBT001
     client = lonely_client()
     status = {"PreconditionFailed": 412, "NoSuchKey": 404, "NotImplemented": 501}
     with Stubber(client) as stubber:
@@ -224,7 +224,8 @@ def test_a_store_that_writes_whatever_the_condition_keeps_none(answers: list[str
         stubber.assert_no_pending_responses()
 
 
-def test_a_part_that_arrived_is_known_by_its_checksum_or_else_by_its_md5() -> None:
+def test_arrived_part_is_known() -> None:
+    """Compare the part's checksum, or else its MD5."""
     client = lonely_client()
     when = datetime(2026, 1, 1, tzinfo=UTC)
     parts = [
@@ -257,7 +258,7 @@ def test_a_part_that_arrived_is_known_by_its_checksum_or_else_by_its_md5() -> No
 @pytest.mark.parametrize(
     ("reason", "status", "kind"), [("ExpiredToken", 400, CredentialsExpiredError), ("InvalidArgument", 400, StorageError)]
 )
-def test_the_reason_that_a_head_does_not_tell_is_asked_for(reason: str, status: int, kind: type[Exception]) -> None:
+def test_get_explains_head_error(reason: str, status: int, kind: type[Exception]) -> None:
     client = lonely_client()
     with Stubber(client) as stubber:
         stubber.add_client_error("head_object", "400", "Bad Request", 400)
@@ -280,7 +281,7 @@ class Unread:
         self.closed = True
 
 
-def test_what_is_too_large_to_be_read_whole_is_left_where_it_is() -> None:
+def test_large_body_is_not_read() -> None:
     client, body = lonely_client(), Unread()
     with Stubber(client) as stubber:
         stubber.add_response("get_object", {"Body": StreamingBody(body, 2**36), "ContentLength": 2**36, "ETag": '"e"'})
@@ -294,7 +295,7 @@ def is_get(request: Request) -> bool:
     return request.method == "GET" and "/object" in request.path
 
 
-def test_a_range_that_breaks_off_is_read_on_from_where_it_broke(admin: S3Storage, root: PhysicalKey, proxy: S3Proxy) -> None:
+def test_broken_range_resumes(admin: S3Storage, root: PhysicalKey, proxy: S3Proxy) -> None:
     data = os.urandom(3_000_000)
     key = admin.put(root.join("object"), data).key
     proxy.truncate(is_get, times=3)
@@ -307,7 +308,7 @@ def test_a_range_that_breaks_off_is_read_on_from_where_it_broke(admin: S3Storage
     assert len(set(ranges)) == 4
 
 
-def test_a_range_that_breaks_off_is_not_read_on_from_another_state(admin: S3Storage, plain_bucket: str, proxy: S3Proxy) -> None:
+def test_changed_range_is_not_resumed(admin: S3Storage, plain_bucket: str, proxy: S3Proxy) -> None:
     key = PhysicalKey(plain_bucket, "object")
     admin.put(key, b"a" * 3_000_000)
     proxy.truncate(is_get)
@@ -319,14 +320,14 @@ def test_a_range_that_breaks_off_is_not_read_on_from_another_state(admin: S3Stor
         list(chunks)
 
 
-def test_an_object_that_breaks_off_is_read_again(admin: S3Storage, root: PhysicalKey, proxy: S3Proxy) -> None:
+def test_broken_get_is_repeated(admin: S3Storage, root: PhysicalKey, proxy: S3Proxy) -> None:
     admin.put(root.join("object"), b"x" * 1000)
     proxy.truncate(is_get, times=2)
 
     assert S3Storage(proxy.store.client(), RetryPolicy(longest=0.01)).get(root.join("object")).data == b"x" * 1000
 
 
-def test_a_file_is_put_from_its_beginning_each_time(admin: S3Storage, root: PhysicalKey, proxy: S3Proxy) -> None:
+def test_retry_puts_from_start(admin: S3Storage, root: PhysicalKey, proxy: S3Proxy) -> None:
     proxy.fail("InternalError", lambda request: request.method == "PUT", times=4)  # One more than the client tries itself.
     body = BytesIO(b"this")
     body.read()
@@ -374,7 +375,7 @@ def answering(code: str, status: int, message: str = "so says the store") -> S3S
         ("EntityTooLarge", 400, StorageError),
     ],
 )
-def test_what_a_store_answers_becomes_the_engines_error(code: str, status: int, kind: type[Exception]) -> None:
+def test_store_code_becomes_error(code: str, status: int, kind: type[Exception]) -> None:
     with pytest.raises(QuiltError) as caught:
         answering(code, status).put(PhysicalKey("bucket", "object"), b"x")
 
@@ -383,12 +384,12 @@ def test_what_a_store_answers_becomes_the_engines_error(code: str, status: int, 
 
 
 @pytest.mark.parametrize(("code", "kind"), [("InvalidArgument", StorageError), ("InternalError", StorageUnavailableError)])
-def test_an_answer_that_is_not_known_is_told_as_it_is(code: str, kind: type[StorageError]) -> None:
+def test_unknown_code_is_reported(code: str, kind: type[StorageError]) -> None:
     with pytest.raises(kind, match=f"{code} so says the store"):
         answering(code, 500 if kind.transient else 400).put(PhysicalKey("bucket", "object"), b"x")
 
 
-def test_a_store_that_does_not_know_versions_lists_its_objects_without() -> None:
+def test_versionless_store_is_listed() -> None:
     client = lonely_client()
     stubber = Stubber(client)
     stubber.add_client_error("list_object_versions", "NotImplemented", "", 501)
@@ -411,9 +412,8 @@ def test_a_store_that_does_not_know_versions_lists_its_objects_without() -> None
         pytest.param(None, False, id="none"),
     ],
 )
-def test_a_listing_tells_one_writing_from_the_next_where_the_second_of_the_first_is_over(
-    date: str | None, *, is_told: bool
-) -> None:
+def test_listing_separates_writes(date: str | None, *, is_told: bool) -> None:
+    """Report the time of a write once its second is over."""
     client = lonely_client()
     stubber = Stubber(client)
     written = datetime(2026, 11, 27, 9, tzinfo=UTC)
@@ -430,12 +430,12 @@ def test_a_listing_tells_one_writing_from_the_next_where_the_second_of_the_first
     assert first.written != second.written or not is_told
 
 
-def test_to_replace_what_is_gone_is_a_condition_that_does_not_hold_though_s3_answers_404() -> None:
+def test_if_match_404_is_a_conflict() -> None:
     with pytest.raises(PreconditionError):
         answering("NoSuchKey", 404).put(PhysicalKey("bucket", "object"), b"x", IfMatch("etag"))
 
 
-def test_no_credentials_at_all_are_denied() -> None:
+def test_no_credentials_is_denied() -> None:
     client = botocore.session.Session()
     client.register_component("credential_provider", CredentialResolver([]))
     storage = S3Storage(client.create_client("s3", region_name="us-east-1"))
@@ -454,7 +454,7 @@ def test_no_credentials_at_all_are_denied() -> None:
         ("InvalidArgument", StorageError),
     ],
 )
-def test_what_the_store_says_of_one_object_of_a_batch_is_told_as_of_a_request(code: str, kind: type[StorageError]) -> None:
+def test_batch_error_names_object(code: str, kind: type[StorageError]) -> None:
     client = lonely_client()
     with Stubber(client) as stubber:
         stubber.add_response("delete_objects", {"Errors": [{"Key": "b", "Code": code, "Message": "so says the store"}]})

@@ -109,7 +109,7 @@ def through(proxy: S3Proxy) -> S3Storage:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=st.text(ODD_LETTERS.filter(str.isprintable), max_size=12), size=st.sampled_from([0, 1, 4096, MIB + 1]))
-def test_both_store_the_same_object(
+def test_stored_objects_are_equal(
     s3: S3Server, root: PhysicalKey, write: Callable[..., Any], algorithm: StoreAlgorithm, name: str, size: int
 ) -> None:
     client, data = s3.client(), pattern(size, size)
@@ -138,9 +138,7 @@ def test_both_store_the_same_object(
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("do", [upload, send])
-def test_both_make_the_same_requests(
-    proxy: S3Proxy, root: PhysicalKey, algorithm: StoreAlgorithm, do: Callable[..., Any]
-) -> None:
+def test_requests_are_equal(proxy: S3Proxy, root: PhysicalKey, algorithm: StoreAlgorithm, do: Callable[..., Any]) -> None:
     for crt in (True, False):
         storage = S3Storage(client_of(proxy.store), crt=crt)
         key = do(storage, root.join("object"), b"hello", algorithm).key
@@ -159,7 +157,7 @@ def test_both_make_the_same_requests(
 
 
 @pytest.mark.parametrize(("size", "is_by_crt"), [(MIB, True), (MIB + 1, False)])
-def test_a_range_that_is_larger_than_a_chunk_is_left_to_boto3(
+def test_boto3_reads_large_ranges(
     proxy: S3Proxy,
     through: S3Storage,
     root: PhysicalKey,
@@ -173,9 +171,7 @@ def test_a_range_that_is_larger_than_a_chunk_is_left_to_boto3(
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_an_object_is_looked_at_with_one_request_whether_it_is_there_or_not(
-    proxy: S3Proxy, through: S3Storage, root: PhysicalKey, algorithm: StoreAlgorithm
-) -> None:
+def test_stat_is_one_request(proxy: S3Proxy, through: S3Storage, root: PhysicalKey, algorithm: StoreAlgorithm) -> None:
     key = upload(through, root.join("object"), b"hello", algorithm).key
     sent = len(proxy.requests)
     for place in (key, key.at_version(None)):
@@ -189,9 +185,7 @@ def test_an_object_is_looked_at_with_one_request_whether_it_is_there_or_not(
 
 
 @pytest.mark.parametrize("writer_tag", [None, "a tag"])
-def test_a_small_object_is_read_with_one_request_whether_it_is_there_or_not(
-    proxy: S3Proxy, through: S3Storage, root: PhysicalKey, writer_tag: str | None
-) -> None:
+def test_small_get_is_one_request(proxy: S3Proxy, through: S3Storage, root: PhysicalKey, writer_tag: str | None) -> None:
     by_boto = S3Storage(client_of(proxy.store), crt=False)
     keys = [by_boto.put(root.join(name), data, writer_tag=writer_tag).key for name, data in (("empty", b""), ("small", b"hello"))]
     sent = len(proxy.requests)
@@ -207,7 +201,7 @@ def test_a_small_object_is_read_with_one_request_whether_it_is_there_or_not(
 
 
 @pytest.mark.parametrize(("size", "is_by_crt"), [(MIB, True), (MIB + 1, False)])
-def test_an_object_that_is_larger_than_a_chunk_is_read_whole_by_boto3(
+def test_boto3_gets_large_objects(
     proxy: S3Proxy,
     through: S3Storage,
     root: PhysicalKey,
@@ -222,9 +216,7 @@ def test_an_object_that_is_larger_than_a_chunk_is_read_whole_by_boto3(
 
 
 @pytest.mark.parametrize("put", [upload, lambda storage, key: storage.put(key, b"hello")], ids=["SHA256", "boto3's own"])
-def test_bytes_that_changed_on_their_way_are_read_again(
-    proxy: S3Proxy, through: S3Storage, root: PhysicalKey, put: Callable[..., Any]
-) -> None:
+def test_corrupt_bytes_are_reread(proxy: S3Proxy, through: S3Storage, root: PhysicalKey, put: Callable[..., Any]) -> None:
     key = put(through, root.join("object")).key
     sent = len(proxy.requests)
     proxy.order(Fault("corrupt", late=True), times=1)
@@ -246,7 +238,7 @@ def listed(storage: S3Storage, key: PhysicalKey) -> list[Any]:
         st.text(ODD_LETTERS.filter(lambda letter: letter.isprintable() and letter not in "\\/"), max_size=12), max_size=4
     )
 )
-def test_both_list_the_same(s3: S3Server, root: PhysicalKey, names: set[str]) -> None:
+def test_listings_are_equal(s3: S3Server, root: PhysicalKey, names: set[str]) -> None:
     client = s3.client()
     below = root.join(f"{next(_serial)}/+ %20&=é/")
     for name in names:
@@ -261,7 +253,7 @@ def test_both_list_the_same(s3: S3Server, root: PhysicalKey, names: set[str]) ->
     assert bool(listed(through, below)) == bool(names)
 
 
-def test_both_list_page_by_page(s3: S3Server, proxy: S3Proxy, through: S3Storage, root: PhysicalKey) -> None:
+def test_pages_are_equal(s3: S3Server, proxy: S3Proxy, through: S3Storage, root: PhysicalKey) -> None:
     writing = S3Storage(s3.client())
     keys = [root.join(f"{number:04} é") for number in range(1001)]
     list(map_concurrently(lambda key: writing.put(key, b"x"), keys, 16))
@@ -281,9 +273,7 @@ def test_both_list_page_by_page(s3: S3Server, proxy: S3Proxy, through: S3Storage
 @pytest.mark.parametrize(
     "fault", [Fault("corrupt", late=True, at=0.0, bit=7), Fault("truncate")], ids=["no listing", "half a listing"]
 )
-def test_an_answer_that_is_no_listing_is_asked_for_again_by_boto3(
-    proxy: S3Proxy, through: S3Storage, root: PhysicalKey, fault: Fault
-) -> None:
+def test_bad_listing_goes_to_boto3(proxy: S3Proxy, through: S3Storage, root: PhysicalKey, fault: Fault) -> None:
     key = upload(through, root.join("object")).key
     sent = len(proxy.requests)
     proxy.order(fault, by_crt)
@@ -310,9 +300,10 @@ def test_an_answer_that_is_no_listing_is_asked_for_again_by_boto3(
     ],
     ids=lambda fault: f"{fault.code or fault.kind}{'-late' * fault.late}",
 )
-def test_what_fails_is_asked_once_more_by_boto3_which_says_what_is_wrong(
+def test_failure_goes_to_boto3(
     s3: S3Server, proxy: S3Proxy, through: S3Storage, root: PhysicalKey, fault: Fault, do: Callable[..., object]
 ) -> None:
+    """Raise boto3's error when its request fails too."""
     key = root.join("object")
     upload(S3Storage(s3.client()), key)
     proxy.order(fault, times=1)
@@ -350,14 +341,14 @@ def test_what_fails_is_asked_once_more_by_boto3_which_says_what_is_wrong(
         "a part of other bytes",
     ],
 )
-def test_what_the_store_refuses_is_told_as_by_boto3(
+def test_refusal_is_that_of_boto3(
     through: S3Storage, root: PhysicalKey, do: Callable[..., object], kind: type[Exception]
 ) -> None:
     with pytest.raises(kind):
         do(through, root)
 
 
-def test_a_store_that_hangs_is_given_up_after_the_clients_own_timeout(proxy: S3Proxy, root: PhysicalKey) -> None:
+def test_hanging_store_times_out(proxy: S3Proxy, root: PhysicalKey) -> None:
     storage = S3Storage(client_of(proxy.store, read_timeout=0.3))
     for do in (upload, whole, listed):
         sent = len(proxy.requests)
@@ -367,7 +358,7 @@ def test_a_store_that_hangs_is_given_up_after_the_clients_own_timeout(proxy: S3P
         assert [by_crt(request) for request in proxy.requests[sent:]] == [True, False]
 
 
-def test_after_many_failures_boto3_is_asked_at_once(proxy: S3Proxy, through: S3Storage, root: PhysicalKey) -> None:
+def test_many_failures_disable_crt(proxy: S3Proxy, through: S3Storage, root: PhysicalKey) -> None:
     proxy.cut(by_crt, times=1000)
     for number in range(20):
         upload(through, root.join(f"{number}"))
@@ -376,7 +367,7 @@ def test_after_many_failures_boto3_is_asked_at_once(proxy: S3Proxy, through: S3S
     assert proxy.count(by_boto3) == 20
 
 
-def test_failures_among_successes_do_not_count(proxy: S3Proxy, through: S3Storage, root: PhysicalKey) -> None:
+def test_mixed_failures_keep_crt(proxy: S3Proxy, through: S3Storage, root: PhysicalKey) -> None:
     chance = itertools.cycle([Fault("drop"), None])
     with proxy.disturbed(lambda request: next(chance) if by_crt(request) else None):
         for number in range(40):
@@ -389,9 +380,7 @@ def test_failures_among_successes_do_not_count(proxy: S3Proxy, through: S3Storag
 # Credentials.
 
 
-def test_credentials_that_expire_are_renewed_and_the_new_ones_are_signed_with(
-    s3: S3Server, proxy: S3Proxy, root: PhysicalKey
-) -> None:
+def test_expired_keys_are_renewed(s3: S3Server, proxy: S3Proxy, root: PhysicalKey) -> None:
     from airflow_quilt.core.catalog.client import TemporaryCredentials
 
     handed_out = []
@@ -418,7 +407,7 @@ def test_credentials_that_expire_are_renewed_and_the_new_ones_are_signed_with(
     ]
 
 
-def test_without_credentials_nothing_is_signed_where_that_is_asked_for(proxy: S3Proxy, root: PhysicalKey) -> None:
+def test_anonymous_is_not_signed(proxy: S3Proxy, root: PhysicalKey) -> None:
     storage = S3Storage(client_of(proxy.store, signature_version=UNSIGNED), NO_RETRY)
 
     with pytest.raises(AccessDeniedError):
@@ -438,9 +427,7 @@ def secure(s3: S3Server, tmp_path: Path) -> Iterator[tuple[S3Proxy, str]]:
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_a_store_is_trusted_by_the_authority_that_the_client_names(
-    secure: tuple[S3Proxy, str], root: PhysicalKey, algorithm: StoreAlgorithm
-) -> None:
+def test_custom_ca_is_trusted(secure: tuple[S3Proxy, str], root: PhysicalKey, algorithm: StoreAlgorithm) -> None:
     proxy, authority = secure
     storage = S3Storage(client_of(proxy.store, authority), NO_RETRY)
     key = upload(storage, root.join("object"), b"hello", algorithm).key
@@ -449,7 +436,7 @@ def test_a_store_is_trusted_by_the_authority_that_the_client_names(
     assert [by_crt(request) for request in proxy.requests] == [True, True]
 
 
-def test_a_store_that_shows_another_certificate_is_not_spoken_to(secure: tuple[S3Proxy, str], root: PhysicalKey) -> None:
+def test_other_certificate_fails(secure: tuple[S3Proxy, str], root: PhysicalKey) -> None:
     proxy, _ = secure
 
     with pytest.raises(StorageUnavailableError, match="certificate verify failed"):
@@ -457,7 +444,7 @@ def test_a_store_that_shows_another_certificate_is_not_spoken_to(secure: tuple[S
     assert proxy.requests == []
 
 
-def test_a_file_of_authorities_that_is_not_there_leaves_all_to_boto3(
+def test_missing_ca_goes_to_boto3(
     secure: tuple[S3Proxy, str], root: PhysicalKey, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing = str(tmp_path / "nothing.pem")
@@ -501,7 +488,7 @@ def handled(client: Any, event: str) -> Any:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_the_common_runtime_would_do_otherwise_is_left_to_boto3(make: Callable[[], Any], reason: str) -> None:
+def test_unsupported_option_uses_boto3(make: Callable[[], Any], reason: str) -> None:
     assert reason in str(why_not(make()))
 
 
@@ -516,17 +503,17 @@ def test_what_the_common_runtime_would_do_otherwise_is_left_to_boto3(make: Calla
     ],
     ids=["defaults", "an endpoint", "no signature", "who decides what is tried again", "the login of a catalog"],
 )
-def test_what_it_does_alike_is_not(make: Callable[[], Any]) -> None:
+def test_same_options_use_crt(make: Callable[[], Any]) -> None:
     assert why_not(make()) is None
 
 
-def test_a_stubbed_client_answers_for_itself() -> None:
+def test_stubbed_client_uses_boto3() -> None:
     stubbed = client()
     with Stubber(stubbed):
         assert "handles the client's events" in str(why_not(stubbed))
 
 
-def test_releases_that_lack_what_is_needed_leave_it_to_boto3() -> None:
+def test_old_release_uses_boto3() -> None:
     assert "0.38" in str(why_not(client(), SimpleNamespace()))
     assert "botocore does not tell" in str(why_not(SimpleNamespace()))  # type: ignore[arg-type]
 
@@ -534,7 +521,7 @@ def test_releases_that_lack_what_is_needed_leave_it_to_boto3() -> None:
 @pytest.mark.parametrize(
     "variable", [{"HTTP_PROXY": "http://127.0.0.1:1"}, {"HTTP_PROXY": "http://127.0.0.1:1", "NO_PROXY": "127.0.0.1"}]
 )
-def test_a_proxy_of_the_environment_counts_unless_the_store_is_excepted(
+def test_environment_proxy_applies(
     monkeypatch: pytest.MonkeyPatch, proxy: S3Proxy, root: PhysicalKey, variable: dict[str, str]
 ) -> None:
     for name, value in variable.items():
@@ -574,7 +561,7 @@ def catch(request: Any, **_: object) -> None:
     ],
     ids=str,
 )
-def test_a_bucket_is_reached_as_by_boto3(options: dict[str, Any], bucket: str) -> None:
+def test_route_matches_boto3(options: dict[str, Any], bucket: str) -> None:
     ours = route(client(**options), bucket)
     theirs = client(**options)
     theirs.meta.events.register("before-send", catch)
@@ -589,7 +576,7 @@ def test_a_bucket_is_reached_as_by_boto3(options: dict[str, Any], bucket: str) -
 
 
 @pytest.mark.parametrize("bucket", ["arn:aws:s3::123456789012:accesspoint/mine.mrap", "mine--use1-az4--x-s3"])
-def test_a_bucket_that_wants_another_signature_is_left_to_boto3(bucket: str) -> None:
+def test_other_signature_uses_boto3(bucket: str) -> None:
     assert route(client(), bucket) is None
 
 
@@ -608,7 +595,7 @@ def settles(expected: Callable[[], bool]) -> bool:
     return expected()
 
 
-def test_nothing_runs_before_the_first_object_and_after_the_last(s3: S3Server, root: PhysicalKey) -> None:
+def test_threads_end_with_storage(s3: S3Server, root: PhysicalKey) -> None:
     before = threads()
     for _ in range(3):
         storage = S3Storage(s3.client())
@@ -620,7 +607,7 @@ def test_nothing_runs_before_the_first_object_and_after_the_last(s3: S3Server, r
         assert settles(lambda: threads() == before)
 
 
-def test_an_upload_keeps_alive_what_it_needs(s3: S3Server, root: PhysicalKey) -> None:
+def test_upload_keeps_client_alive(s3: S3Server, root: PhysicalKey) -> None:
     parts = S3Storage(s3.client()).begin(root.join("object"))
     gc.collect()
     parts.send(1, b"hello", DIGESTS["SHA256"](b"hello"))
@@ -628,7 +615,7 @@ def test_an_upload_keeps_alive_what_it_needs(s3: S3Server, root: PhysicalKey) ->
     assert parts.complete().size == 5
 
 
-def test_many_threads_share_one_start(s3: S3Server, root: PhysicalKey) -> None:
+def test_threads_share_one_start(s3: S3Server, root: PhysicalKey) -> None:
     alone, before = S3Storage(s3.client()), threads()
     upload(alone, root.join("alone"))
     one = threads() - before
@@ -644,7 +631,7 @@ def test_many_threads_share_one_start(s3: S3Server, root: PhysicalKey) -> None:
 
 
 @pytest.mark.parametrize("is_used_before", [True, False], ids=["used before", "first used there"])
-def test_a_forked_daemon_starts_anew(s3: S3Server, proxy: S3Proxy, root: PhysicalKey, is_used_before: bool) -> None:  # noqa: FBT001
+def test_forked_daemon_restarts(s3: S3Server, proxy: S3Proxy, root: PhysicalKey, is_used_before: bool) -> None:  # noqa: FBT001
     storage = S3Storage(proxy.store.client())
     if is_used_before:
         upload(storage, root.join("before"))
@@ -660,7 +647,7 @@ def test_a_forked_daemon_starts_anew(s3: S3Server, proxy: S3Proxy, root: Physica
     assert proxy.count(by_boto3) == 0
 
 
-def test_a_child_may_let_go_of_what_its_parent_started(s3: S3Server, root: PhysicalKey) -> None:
+def test_child_may_drop_storage(s3: S3Server, root: PhysicalKey) -> None:
     held = [S3Storage(s3.client())]
     upload(held[0], root.join("before"))
     child = multiprocessing.get_context("fork").Process(target=lambda: (held.clear(), gc.collect()), daemon=True)
@@ -671,7 +658,7 @@ def test_a_child_may_let_go_of_what_its_parent_started(s3: S3Server, root: Physi
     upload(held[0], root.join("after"))
 
 
-def test_a_digest_is_sent_as_it_is_and_not_made_again(proxy: S3Proxy, through: S3Storage, root: PhysicalKey) -> None:
+def test_digest_is_sent_unchanged(proxy: S3Proxy, through: S3Storage, root: PhysicalKey) -> None:
     data = os.urandom(100)
     upload(through, root.join("object"), data)
 
