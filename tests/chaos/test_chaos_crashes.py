@@ -88,9 +88,7 @@ def crashes(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.mark.parametrize("kind", REAL)
 @pytest.mark.parametrize("story", STORIES)
-def test_a_process_that_kills_itself_at_any_call_breaks_nothing_and_the_next_one_completes_its_work(
-    crashes: Crashes, figures: Figures, story: str, kind: Kind
-) -> None:
+def test_call_kills_break_nothing(crashes: Crashes, figures: Figures, story: str, kind: Kind) -> None:
     works, total = works_of(story, kind), Outcome()
     for name in works:
         total.add(crashes.at_every_call(name))
@@ -102,9 +100,7 @@ def test_a_process_that_kills_itself_at_any_call_breaks_nothing_and_the_next_one
 
 @pytest.mark.parametrize("kind", REAL)
 @pytest.mark.parametrize("story", STORIES)
-def test_a_process_that_is_killed_at_any_moment_breaks_nothing_and_the_next_one_completes_its_work(
-    crashes: Crashes, figures: Figures, story: str, kind: Kind
-) -> None:
+def test_random_kills_break_nothing(crashes: Crashes, figures: Figures, story: str, kind: Kind) -> None:
     works, total = works_of(story, kind), Outcome()
     for name in works:
         total.add(crashes.at_random(name, times=60 // len(works)))
@@ -116,9 +112,7 @@ def test_a_process_that_is_killed_at_any_moment_breaks_nothing_and_the_next_one_
 
 @pytest.mark.parametrize("kind", IN_MEMORY)
 @pytest.mark.parametrize("story", STORIES)
-def test_work_that_fails_or_ends_at_any_call_breaks_nothing_and_completes_when_run_again(
-    figures: Figures, tmp_path: Path, story: str, kind: Kind
-) -> None:
+def test_faults_at_calls_recover(figures: Figures, tmp_path: Path, story: str, kind: Kind) -> None:
     scene = Scenes(tmp_path)
     works, points, broken = works_of(story, kind), 0, []
     for (name, work), mode in itertools.product(works.items(), FAULTS):
@@ -134,9 +128,7 @@ def test_work_that_fails_or_ends_at_any_call_breaks_nothing_and_completes_when_r
 
 @pytest.mark.parametrize("kind", IN_MEMORY)
 @pytest.mark.parametrize("story", TRICKY)
-def test_work_that_was_killed_at_any_call_and_fails_again_at_any_call_completes_in_the_end(
-    figures: Figures, tmp_path: Path, story: str, kind: Kind
-) -> None:
+def test_faulty_rerun_completes(figures: Figures, tmp_path: Path, story: str, kind: Kind) -> None:
     scene = Scenes(tmp_path)
     works = {name: work for name, work in works_of(story, kind).items() if name.startswith(TRICKY[story])}
     points, broken = 0, []

@@ -36,7 +36,7 @@ def store(place: Path) -> Iterator[S3Server]:
 # Disks.
 
 
-def test_an_installation_of_a_large_file_to_a_disk_of_any_smaller_size_leaves_nothing(place: Path, figures: Figures) -> None:
+def test_small_disk_leaves_nothing(place: Path, figures: Figures) -> None:
     size, pages = 20 * MIB, range(1, 20 * MIB // environment.PAGE, 250)
     for number in pages:
         (place / str(number)).mkdir()
@@ -48,9 +48,7 @@ def test_an_installation_of_a_large_file_to_a_disk_of_any_smaller_size_leaves_no
 # File descriptors.
 
 
-def test_with_any_number_of_file_descriptors_500_files_end_right_or_fail_cleanly(
-    store: S3Server, place: Path, figures: Figures
-) -> None:
+def test_few_descriptors_are_safe(store: S3Server, place: Path, figures: Figures) -> None:
     enough = {}
     for limit in LIMITS:
         bucket = store.make_bucket(f"limit-{limit}")
@@ -69,7 +67,7 @@ def test_with_any_number_of_file_descriptors_500_files_end_right_or_fail_cleanly
 
 
 @pytest.mark.parametrize("size", [BOUNDARY - 1, BOUNDARY, BOUNDARY + 1])
-def test_a_file_around_5_gib_is_built_with_the_hash_of_the_format(place: Path, size: int, figures: Figures) -> None:
+def test_5_gib_file_has_true_hash(place: Path, size: int, figures: Figures) -> None:
     built = in_child(environment.build_a_sparse_file, place, size)
     figures(f"build of a sparse file of {size:,} bytes: {built}")
 
@@ -77,7 +75,7 @@ def test_a_file_around_5_gib_is_built_with_the_hash_of_the_format(place: Path, s
     assert built.memory < 256
 
 
-def test_a_file_beyond_10_000_parts_is_hashed_by_larger_parts(place: Path, figures: Figures) -> None:
+def test_many_parts_become_larger(place: Path, figures: Figures) -> None:
     size = MOST_PARTS * 8 * MIB + 1
     built = in_child(environment.build_a_sparse_file, place, size)
     part = environment.part_size_of(size)
@@ -87,9 +85,7 @@ def test_a_file_beyond_10_000_parts_is_hashed_by_larger_parts(place: Path, figur
     assert built.result.hash.value == environment.hash_of_zeros(size)
 
 
-def test_an_object_beyond_5_gib_is_pushed_and_copied_in_parts_that_every_store_takes(
-    store: S3Server, place: Path, figures: Figures
-) -> None:
+def test_large_object_moves_in_parts(store: S3Server, place: Path, figures: Figures) -> None:
     size = BOUNDARY + 1
     if not has_room(place, 2 * size):
         pytest.skip("the disk has no room for two such objects")
@@ -110,7 +106,7 @@ def test_an_object_beyond_5_gib_is_pushed_and_copied_in_parts_that_every_store_t
 # Numbers.
 
 
-def test_100_000_tiny_files_are_built_installed_and_verified(place: Path, figures: Figures) -> None:
+def test_100_000_files_round_trip(place: Path, figures: Figures) -> None:
     packed = in_child(environment.pack_tiny_files, place, 100_000)
     for what, took in (("build", packed.built), ("install", packed.installed), ("verify", packed.verified)):
         figures(f"{what} of {took.result:,} files on the local disk: {took}")
@@ -119,7 +115,7 @@ def test_100_000_tiny_files_are_built_installed_and_verified(place: Path, figure
     assert packed.built.memory < 1024
 
 
-def test_20_000_tiny_files_are_pushed_and_installed(store: S3Server, place: Path, figures: Figures) -> None:
+def test_20_000_files_are_pushed(store: S3Server, place: Path, figures: Figures) -> None:
     pushed, installed = in_child(environment.push_tiny_files, store, store.make_bucket("tiny"), place, 20_000)
     figures(f"push of {pushed.result:,} files: {pushed}")
     figures(f"installation of {installed.result:,} files: {installed}")

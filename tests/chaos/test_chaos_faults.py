@@ -22,9 +22,7 @@ def world(s3: S3Server) -> World:
 
 @pytest.mark.parametrize("rate", ROUNDS, ids=lambda rate: f"{rate:.0%}")
 @pytest.mark.parametrize("mix", MIXES)
-def test_pushes_and_installs_end_right_or_fail_cleanly(
-    world: World, tmp_path: Path, figures: Figures, mix: str, rate: float
-) -> None:
+def test_faults_end_cleanly(world: World, tmp_path: Path, figures: Figures, mix: str, rate: float) -> None:
     tally = publish_through(world, Weather(MIXES[mix], rate), tmp_path, WORKERS, ROUNDS[rate])
     figures(str(tally))
 

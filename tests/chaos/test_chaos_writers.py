@@ -58,9 +58,10 @@ def place(request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path) -> Place
 
 
 @pytest.mark.parametrize("race", [FAIL, REBASE, OVERWRITE, MIX], ids=["fail", "rebase", "overwrite", "mix"])
-def test_sixteen_writers_lose_nothing_and_with_quilt3_they_do(
+def test_writers_lose_no_revision(
     race: Race, place: PlaceOf, fleet: Fleet, quilt3_fleet: Fleet, reader: Fleet, figures: Figures
 ) -> None:
+    """Count the losses of quilt3 beside it."""
     race = replace(race, seeds=max(1, race.seeds))  # quilt3 browses what it updates.
     ours = run(race, place(), "ours", fleet, reader)
     quilt3 = run(race, place(), "quilt3", quilt3_fleet, reader)
@@ -74,7 +75,7 @@ def test_sixteen_writers_lose_nothing_and_with_quilt3_they_do(
     assert quilt3.judgement.lost
 
 
-def test_updates_with_quilt3_that_are_not_tried_again(
+def test_quilt3_attempts_once(
     s3: S3Server, bucket: str, tmp_path: Path, quilt3_fleet: Fleet, reader: Fleet, figures: Figures
 ) -> None:
     race = replace(REBASE, seeds=1, tries=1)
@@ -94,7 +95,7 @@ def _outcomes(outcome: Outcome) -> int:
 
 @pytest.mark.parametrize("style", ["fail", "rebase", "overwrite"])
 @pytest.mark.parametrize("is_in_order", [True, False], ids=["the first try begins first", "in any order"])
-def test_the_same_work_done_by_two_processes_at_once_is_one_revision(
+def test_twin_work_is_one_revision(
     is_in_order: bool,  # noqa: FBT001
     style: Style,
     place: PlaceOf,
@@ -110,9 +111,7 @@ def test_the_same_work_done_by_two_processes_at_once_is_one_revision(
     assert verdict.revisions == verdict.works
 
 
-def test_the_same_work_done_by_two_processes_that_are_alone_is_one_revision(
-    place: PlaceOf, fleet: Fleet, figures: Figures
-) -> None:
+def test_lone_twins_make_one(place: PlaceOf, fleet: Fleet, figures: Figures) -> None:
     twins = Twins(styles=["fail", "rebase", "overwrite"], pairs=PAIRS, rounds=ROUNDS, is_in_order=False)
 
     verdict = run_twins(twins, [place() for _ in range(PAIRS)], fleet)

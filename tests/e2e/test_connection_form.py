@@ -123,7 +123,7 @@ def registry(s3: S3Server) -> str:
     return f"s3://{bucket}"
 
 
-def test_the_form_shows_every_field_with_its_label_and_help(page: Page) -> None:
+def test_form_shows_every_field(page: Page) -> None:
     form = Form(page)
     form.choose("quilt_default", "Quilt")
 
@@ -157,9 +157,7 @@ def test_the_form_shows_every_field_with_its_label_and_help(page: Page) -> None:
     expect(form.save_button).to_be_enabled()
 
 
-def test_what_is_typed_into_the_form_is_saved_and_works(
-    page: Page, airflow: Airflow, catalog: CatalogServer, registry: str, tmp_path: Path
-) -> None:
+def test_saved_form_connects(page: Page, airflow: Airflow, catalog: CatalogServer, registry: str, tmp_path: Path) -> None:
     form = Form(page)
     form.choose("quilt_default", "Quilt")
     form.fill({"Description": "Packages of the lab", "Catalog URL": catalog.url, "API key or refresh token": catalog.api_key})
@@ -211,7 +209,7 @@ def test_what_is_typed_into_the_form_is_saved_and_works(
     assert catalog.saw(catalog.api_key)
 
 
-def test_the_page_says_that_the_bucket_is_not_there(page: Page, airflow: Airflow, catalog: CatalogServer) -> None:
+def test_page_reports_missing_bucket(page: Page, airflow: Airflow, catalog: CatalogServer) -> None:
     form = Form(page)
     form.choose("wrong_registry", "Quilt")
     form.fill({"Catalog URL": catalog.url, "API key or refresh token": catalog.api_key})
@@ -228,7 +226,7 @@ def test_the_page_says_that_the_bucket_is_not_there(page: Page, airflow: Airflow
 @pytest.mark.xfail(
     raises=AssertionError, reason="Airflow 3.3.1 and 3.3.2: apache/airflow#73298; when this passes, give_port_0 can go"
 )
-def test_the_page_tests_a_connection_without_a_port(page: Page, airflow: Airflow, catalog: CatalogServer, registry: str) -> None:
+def test_page_tests_without_port(page: Page, airflow: Airflow, catalog: CatalogServer, registry: str) -> None:
     airflow.call("POST", "connections", connection(catalog, "without_port", registry))
     said = press_test(page, "without_port")
     said.wait_for()
@@ -236,7 +234,7 @@ def test_the_page_tests_a_connection_without_a_port(page: Page, airflow: Airflow
     assert "Successful" in said.inner_text()
 
 
-def test_the_rest_api_says_the_same(airflow: Airflow, catalog: CatalogServer, registry: str) -> None:
+def test_rest_api_reports_the_same(airflow: Airflow, catalog: CatalogServer, registry: str) -> None:
     answer = airflow.call("POST", "connections/test", connection(catalog, "not_saved", registry))
     assert answer["status"] is True
     assert [line.partition(":")[0] for line in answer["message"].splitlines()] == [
@@ -250,7 +248,7 @@ def test_the_rest_api_says_the_same(airflow: Airflow, catalog: CatalogServer, re
     assert MISSING in answer["message"]
 
 
-def test_the_command_line_says_the_same(airflow: Airflow, catalog: CatalogServer, registry: str) -> None:
+def test_command_line_agrees(airflow: Airflow, catalog: CatalogServer, registry: str) -> None:
     airflow.call("POST", "connections", connection(catalog, "right", registry))
     airflow.call("POST", "connections", connection(catalog, "wrong", "s3://no-such-bucket"))
 

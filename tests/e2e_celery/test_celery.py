@@ -210,9 +210,10 @@ def pushed_alone(s3: S3Server, bucket: str, sources: str) -> tuple[Registry, Pub
     return registry, published, time.monotonic() - began
 
 
-def test_a_push_whose_worker_is_killed_is_that_of_one_task_and_sends_nothing_twice(
+def test_killed_worker_sends_once(
     s3: S3Server, bucket: str, sources: str, writes: Writes, running: CeleryAirflow, figures: Figures
 ) -> None:
+    """Publish the revision of a push by one task."""
     run, worker = Run(running.airflow), running.workers[0]
     run.wait_for_half()
     killed = kill_in_a_shard(run, worker.processes, lambda _: worker.kill(), writes)
@@ -220,9 +221,10 @@ def test_a_push_whose_worker_is_killed_is_that_of_one_task_and_sends_nothing_twi
     figures(f"{OBJECTS:,} objects of {SIZE:,} bytes in {SHARDS} shards, on 2 Celery workers of 2 tasks")
 
 
-def test_a_push_with_four_local_tasks_one_of_which_is_killed_is_that_of_one_task_too(
+def test_local_task_kill_recovers(
     s3: S3Server, bucket: str, sources: str, writes: Writes, local: Airflow, figures: Figures
 ) -> None:
+    """Publish the revision of a push by one task."""
     run = Run(local)
     run.wait_for_half()
 

@@ -34,27 +34,27 @@ def check(sweep: Sweep, least_failed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pages", "inodes"])
-def test_a_build_that_runs_out_of_disk_anywhere_leaves_nothing_and_works_when_there_is_room(tmp_path: Path, kind: str) -> None:
+def test_full_disk_leaves_no_build(tmp_path: Path, kind: str) -> None:
     check(in_child(environment.build_on_a_full_disk, tmp_path, kind, 16), 6)
 
 
-def test_a_delete_or_rollback_that_runs_out_of_disk_loses_no_revision(tmp_path: Path) -> None:
+def test_full_disk_loses_no_revision(tmp_path: Path) -> None:
     check(in_child(environment.change_on_a_full_disk, tmp_path), 2)
 
 
 @pytest.mark.parametrize("kind", ["pages", "inodes"])
-def test_an_installation_that_runs_out_of_disk_anywhere_leaves_right_files_only(tmp_path: Path, kind: str) -> None:
+def test_full_disk_install_is_clean(tmp_path: Path, kind: str) -> None:
     check(in_child(environment.install_on_a_full_disk, tmp_path, kind, 14), 8)
 
 
-def test_a_file_of_several_parts_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+def test_full_disk_leaves_no_file(tmp_path: Path) -> None:
     result, left = in_child(environment.install_a_large_file_on_a_full_disk, tmp_path, 20 * MIB, 1000)
 
     assert (result.succeeded, result.is_clean, left) == (False, True, [])
     assert str(tmp_path / "disk/out/large") in result.message
 
 
-def test_a_push_whose_manifest_does_not_fit_into_the_temporary_directory_fails_cleanly(tmp_path: Path) -> None:
+def test_full_tmpdir_is_named(tmp_path: Path) -> None:
     result, left = in_child(environment.push_with_a_full_temporary_directory, tmp_path, 75)
 
     assert (result.error, left) == ("DiskError", []), result
@@ -77,7 +77,7 @@ def public() -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def test_on_a_read_only_disk_all_can_be_read_and_nothing_is_written(tmp_path: Path) -> None:
+def test_read_only_disk_serves(tmp_path: Path) -> None:
     if not in_child(environment.may_have_a_disk, tmp_path / "try"):
         pytest.skip("this user may not mount anything")
     results = in_child(environment.work_on_a_read_only_disk, tmp_path)
@@ -89,7 +89,7 @@ def test_on_a_read_only_disk_all_can_be_read_and_nothing_is_written(tmp_path: Pa
     assert [message for message in writes if str(tmp_path / "disk") not in message] == []
 
 
-def test_an_installation_to_where_not_all_may_be_written_names_the_file_and_leaves_right_files_only(public: Path) -> None:
+def test_denied_file_is_named(public: Path) -> None:
     result, found = in_child(environment.install_where_not_all_may_be_written, public)
     expected = environment.write_files(public / "again", {"a": 10, "b/x": 20, "c": 30})
 
@@ -100,7 +100,7 @@ def test_an_installation_to_where_not_all_may_be_written_names_the_file_and_leav
 
 
 @pytest.mark.parametrize("closed", [".quilt/packages", f".quilt/named_packages/{NAME}"])
-def test_a_build_where_not_all_may_be_written_leaves_nothing(public: Path, closed: str) -> None:
+def test_denied_build_leaves_nothing(public: Path, closed: str) -> None:
     result, problems = in_child(environment.build_where_not_all_may_be_written, public, closed)
 
     assert result.error == "AccessDeniedError"
@@ -109,7 +109,7 @@ def test_a_build_where_not_all_may_be_written_leaves_nothing(public: Path, close
 
 
 @pytest.mark.parametrize(("to", "closed"), [("s3", "b/x"), ("s3", "b"), ("s3", "c"), ("local", "b/x"), ("local", "b")])
-def test_what_may_not_all_be_read_is_not_published(s3: S3Server, bucket: str, public: Path, to: str, closed: str) -> None:
+def test_unreadable_is_not_published(s3: S3Server, bucket: str, public: Path, to: str, closed: str) -> None:
     server = s3 if to == "s3" else None
     result, visible = in_child(environment.publish_what_may_not_all_be_read, public, server, bucket, closed)
 
@@ -122,9 +122,7 @@ def test_what_may_not_all_be_read_is_not_published(s3: S3Server, bucket: str, pu
 
 
 @pytest.mark.parametrize("limit", [32, 64])
-def test_with_few_file_descriptors_500_files_are_pushed_and_installed_or_nothing_is_half_done(
-    s3: S3Server, bucket: str, tmp_path: Path, limit: int
-) -> None:
+def test_few_descriptors_suffice(s3: S3Server, bucket: str, tmp_path: Path, limit: int) -> None:
     result = in_child(environment.work_with_few_descriptors, s3, bucket, tmp_path, 500, limit)
 
     assert result.problems == []
@@ -175,9 +173,7 @@ def made_at(timed: tuple[Registry, Clock], tmp_path: Path, seconds: list[float])
         pytest.param([1_700_000_000, 1_900_000_000, 1_700_000_001], id="ahead and back"),
     ],
 )
-def test_a_clock_that_jumps_hides_and_disorders_no_revision(
-    timed: tuple[Registry, Clock], tmp_path: Path, seconds: list[float]
-) -> None:
+def test_clock_jump_keeps_history(timed: tuple[Registry, Clock], tmp_path: Path, seconds: list[float]) -> None:
     made = made_at(timed, tmp_path, seconds)
 
     assert len(made) == len(seconds)
@@ -195,9 +191,7 @@ def test_a_clock_that_jumps_hides_and_disorders_no_revision(
         pytest.param([10_000_000_000, 1_700_000_000, 1_700_000_000], id="after seconds have ten digits"),
     ],
 )
-def test_a_revision_whose_time_no_pointer_can_have_is_refused_or_in_the_history_all_the_same(
-    timed: tuple[Registry, Clock], tmp_path: Path, seconds: list[float]
-) -> None:
+def test_odd_time_keeps_history(timed: tuple[Registry, Clock], tmp_path: Path, seconds: list[float]) -> None:
     made = made_at(timed, tmp_path, seconds)
 
     assert newest_first(timed[0]) == made
@@ -205,9 +199,7 @@ def test_a_revision_whose_time_no_pointer_can_have_is_refused_or_in_the_history_
     assert made == [] or timed[0].resolve(NAME) == made[0]
 
 
-def test_a_pointer_of_a_stranger_in_the_far_future_hides_no_revision_that_comes_after_it(
-    timed: tuple[Registry, Clock], tmp_path: Path
-) -> None:
+def test_future_pointer_hides_none(timed: tuple[Registry, Clock], tmp_path: Path) -> None:
     registry, _ = timed
     first = publish(registry, tmp_path, "first")
     storage = registry.stores.of(registry.location.root)
@@ -225,7 +217,7 @@ def test_a_pointer_of_a_stranger_in_the_far_future_hides_no_revision_that_comes_
 # Many files.
 
 
-def test_2_000_tiny_files_are_built_installed_and_verified(tmp_path: Path) -> None:
+def test_tiny_files_round_trip(tmp_path: Path) -> None:
     packed = in_child(environment.pack_tiny_files, tmp_path, 2_000)
 
     assert (packed.built.result, packed.installed.result, packed.verified.result) == (2_000, 2_000, 2_000)
@@ -236,7 +228,7 @@ def test_2_000_tiny_files_are_built_installed_and_verified(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("size", [8 * MIB, 8 * MIB + 1, 64 * MIB])
-def test_the_hash_of_a_file_without_data_is_what_a_plain_computation_says(tmp_path: Path, size: int) -> None:
+def test_sparse_file_has_true_hash(tmp_path: Path, size: int) -> None:
     built = in_child(environment.build_a_sparse_file, tmp_path, size)
 
     assert (built.result.size, built.result.hash.value) == (size, environment.hash_of_zeros(size))

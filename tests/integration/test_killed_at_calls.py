@@ -25,9 +25,8 @@ def crashes(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ("install to a directory from an S3 registry", 4),
     ],
 )
-def test_a_process_that_kills_itself_at_a_call_breaks_nothing_and_the_next_one_completes_its_work(
-    crashes: Crashes, name: str, step: int
-) -> None:
+def test_killed_call_is_harmless(crashes: Crashes, name: str, step: int) -> None:
+    """Complete the work in the next process."""
     outcome = crashes.at_every_call(name, step=step)
 
     assert outcome.kills > 5

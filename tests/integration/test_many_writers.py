@@ -44,7 +44,7 @@ def place(request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path) -> Place
 
 
 @pytest.mark.parametrize("race", [FAIL, REBASE, OVERWRITE, MIX], ids=["fail", "rebase", "overwrite", "mix"])
-def test_many_processes_write_one_package_and_nothing_is_lost(race: Race, place: PlaceOf, fleet: Fleet, reader: Fleet) -> None:
+def test_writers_lose_no_revision(race: Race, place: PlaceOf, fleet: Fleet, reader: Fleet) -> None:
     outcome = run(race.smaller(WRITERS, PUSHES), place(), "ours", fleet, reader)
 
     assert outcome.problems() == []
@@ -54,14 +54,14 @@ def test_many_processes_write_one_package_and_nothing_is_lost(race: Race, place:
 
 
 @pytest.mark.parametrize("style", ["fail", "rebase", "overwrite"])
-def test_the_same_work_done_by_two_processes_at_once_is_one_revision(style: Style, place: PlaceOf, fleet: Fleet) -> None:
+def test_twin_work_is_one_revision(style: Style, place: PlaceOf, fleet: Fleet) -> None:
     verdict = run_twins(Twins(styles=[style], pairs=PAIRS, rounds=ROUNDS), [place()], fleet)
 
     assert verdict.problems == []
     assert verdict.revisions == verdict.works == PAIRS * ROUNDS
 
 
-def test_the_same_work_done_by_two_processes_that_are_alone_is_one_revision(place: PlaceOf, fleet: Fleet) -> None:
+def test_lone_twins_make_one(place: PlaceOf, fleet: Fleet) -> None:
     twins = Twins(styles=["fail", "rebase", "overwrite"], pairs=PAIRS, rounds=ROUNDS)
 
     verdict = run_twins(twins, [place() for _ in range(PAIRS)], fleet)
@@ -70,9 +70,7 @@ def test_the_same_work_done_by_two_processes_that_are_alone_is_one_revision(plac
     assert verdict.revisions == verdict.works == PAIRS * ROUNDS
 
 
-def test_what_writers_lose_on_a_store_that_ignores_conditions_is_found(
-    s3: S3Server, tmp_path: Path, fleet: Fleet, reader: Fleet
-) -> None:
+def test_lost_updates_are_detected(s3: S3Server, tmp_path: Path, fleet: Fleet, reader: Fleet) -> None:
     place = place_in(s3, str(tmp_path / "registry"), tmp_path)
 
     outcome = run(REBASE.smaller(WRITERS, 10), place, "careless", fleet, reader)
@@ -80,7 +78,7 @@ def test_what_writers_lose_on_a_store_that_ignores_conditions_is_found(
     assert outcome.judgement.updates_lost
 
 
-def test_the_reader_tells_when_latest_is_not_in_the_history(local_registry: Registry, write: Callable[..., Path]) -> None:
+def test_reader_finds_stray_latest(local_registry: Registry, write: Callable[..., Path]) -> None:
     name = PackageName("team", "package")
     reader = Reader(local_registry, name)
     assert reader.look() == []
@@ -98,7 +96,7 @@ def test_the_reader_tells_when_latest_is_not_in_the_history(local_registry: Regi
     assert first.top_hash in violation.seen[1]
 
 
-def test_the_reader_tells_when_latest_is_gone_or_cannot_be_read(local_registry: Registry, write: Callable[..., Path]) -> None:
+def test_reader_finds_lost_latest(local_registry: Registry, write: Callable[..., Path]) -> None:
     name = PackageName("team", "package")
     reader = Reader(local_registry, name)
     source = write("a.txt", "a")
@@ -122,7 +120,7 @@ RIGHT = State(history=[(2, "bb"), (1, "aa")], latest="bb", works=WORKS, keys=KEY
 GONE = State(history=[(2, "bb")], latest="bb", works=WORKS, keys=KEYS)
 
 
-def test_the_judge_finds_nothing_where_all_is_right() -> None:
+def test_judge_passes_good_state() -> None:
     assert judge(Account(acknowledged=[ONE, TWO]), RIGHT, is_cumulative=True).problems() == []
     for ended in (4.0, None):
         assert judge(Account(acknowledged=[ONE, TWO], deletions=[Deletion("aa", 3.0, ended)]), GONE).problems() == []
@@ -152,7 +150,7 @@ def test_the_judge_finds_nothing_where_all_is_right() -> None:
         (Account(acknowledged=[ONE, TWO]), dataclasses.replace(RIGHT, unreadable=["bb"]), "cannot be read: bb"),
     ],
 )
-def test_the_judge_finds_what_is_wrong(account: Account, state: State, problem: str) -> None:
+def test_judge_reports_each_fault(account: Account, state: State, problem: str) -> None:
     problems = judge(account, state, is_cumulative=not account.deletions).problems()
 
     assert any(each.startswith(problem) for each in problems)

@@ -16,7 +16,7 @@ ROUNDS: Final = 15
 STILL: Final = Sample(memory=200_000, objects=300_000, threads=1, files=4, sockets=16, temporary_files=0)
 
 
-def test_after_some_rounds_of_everything_a_process_holds_no_more_than_before(s3: S3Server, bucket: str, tmp_path: Path) -> None:
+def test_rounds_leave_no_growth(s3: S3Server, bucket: str, tmp_path: Path) -> None:
     soaked = in_child(soak, s3, bucket, tmp_path, ROUNDS, environment=leaks.ENVIRONMENT)
 
     assert soaked.problems == []
@@ -31,14 +31,14 @@ def test_after_some_rounds_of_everything_a_process_holds_no_more_than_before(s3:
 
 
 @pytest.mark.parametrize("name", [each.name for each in fields(Sample)])
-def test_what_grows_a_little_in_each_round_is_told(name: str) -> None:
+def test_steady_growth_is_reported(name: str) -> None:
     step = {"memory": 2000, "objects": 100, "sockets": 5}.get(name, 1)
     samples = [replace(STILL, **{name: getattr(STILL, name) + number * step}) for number in range(ROUNDS)]
 
     assert [problem.partition(":")[0] for problem in grown(samples)] == [name]
 
 
-def test_what_grows_at_first_only_or_once_in_a_while_is_no_leak() -> None:
+def test_early_growth_is_no_leak() -> None:
     warm = [replace(STILL, memory=100_000, objects=200_000, files=1, sockets=2)] * 4
     peak = [replace(STILL, memory=900_000, files=40)]
 
@@ -59,7 +59,7 @@ def test_what_grows_at_first_only_or_once_in_a_while_is_no_leak() -> None:
     ],
     ids=lambda value: value.__name__ if callable(value) else value,
 )
-def test_what_a_process_keeps_is_seen(tmp_path: Path, leak: Callable[[Path], object], name: str) -> None:
+def test_leak_shows_in_sample(tmp_path: Path, leak: Callable[[Path], object], name: str) -> None:
     before, after = in_child(leaks.sampled, tmp_path, leak)
 
     assert getattr(after, name) > getattr(before, name)

@@ -56,9 +56,7 @@ def fill(s3: S3Server, bucket: str, **checksum: str) -> str:
     return f"s3://{bucket}/data/"
 
 
-def test_a_build_over_objects_with_usable_checksums_looks_at_each_once_and_reads_none(
-    s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str
-) -> None:
+def test_checksums_save_all_reads(s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str) -> None:
     published = build(counted, Draft(package="team/data", entries=fill(s3, other_bucket, ChecksumAlgorithm="SHA256")))
 
     assert published.entries == COUNT
@@ -67,17 +65,13 @@ def test_a_build_over_objects_with_usable_checksums_looks_at_each_once_and_reads
     assert proxy.count() - COUNT < 15  # The listing, and what makes a revision.
 
 
-def test_a_build_over_objects_without_usable_checksums_reads_them(
-    s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str
-) -> None:
+def test_unproven_objects_are_read(s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str) -> None:
     build(counted, Draft(package="team/data", entries=fill(s3, other_bucket)))
 
     assert proxy.count(reads) == 2 * COUNT  # Nothing else shows what comes without TLS.
 
 
-def test_a_build_over_one_object_with_a_usable_checksum_makes_few_requests_however_large_it_is(
-    s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str
-) -> None:
+def test_requests_ignore_size(s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str) -> None:
     made = []
     for name, size in (("small", 1), ("large", 40 * MIB), ("larger", 80 * MIB)):
         s3.client().put_object(Bucket=other_bucket, Key=name, Body=bytes(size), ChecksumAlgorithm=CRC64NVME)
@@ -92,9 +86,7 @@ def test_a_build_over_one_object_with_a_usable_checksum_makes_few_requests_howev
     assert requests <= 12
 
 
-def test_an_object_that_was_sent_in_the_parts_of_the_format_is_not_read(
-    s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str
-) -> None:
+def test_format_parts_are_not_read(s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str) -> None:
     data = os.urandom(20 * MIB)
     place = PhysicalKey(other_bucket, "large")
     upload = S3Storage(s3.client()).begin(place)
@@ -109,9 +101,7 @@ def test_an_object_that_was_sent_in_the_parts_of_the_format_is_not_read(
     assert proxy.count(is_of_an_object) == 3  # It is looked at when it is found, and when it is named; and its parts.
 
 
-def test_objects_of_another_bucket_are_copied_without_sending_or_reading_a_byte_of_them(
-    s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str
-) -> None:
+def test_copies_send_no_bytes(s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str) -> None:
     published = push(counted, Draft(package="team/data", entries=fill(s3, other_bucket, ChecksumAlgorithm="SHA256")))
 
     assert published.bytes_copied == COUNT * 100
@@ -119,13 +109,13 @@ def test_objects_of_another_bucket_are_copied_without_sending_or_reading_a_byte_
     assert (proxy.count(reads), proxy.count(sends)) == (0, 0)
 
 
-def test_content_is_sent_and_is_counted(counted: Registry, proxy: S3Proxy) -> None:
+def test_content_is_sent_once(counted: Registry, proxy: S3Proxy) -> None:
     push(counted, Draft(package="team/data", entries={"a": b"content"}))
 
     assert proxy.count(sends) == 1
 
 
-def test_looks_at_many_packages_make_hardly_any_objects_that_outlive_a_collection_of_garbage(counted: Registry) -> None:
+def test_polls_leave_few_objects(counted: Registry) -> None:
     storage, root = counted.stores.remote, counted.location.root
     names = [f"team/p{number:03}" for number in range(1000)]
     pointers = [root.join(layout.pointer(PackageName.parse(name), layout.LATEST)) for name in names]

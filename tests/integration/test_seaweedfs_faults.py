@@ -105,7 +105,7 @@ def publisher(world: World, proxy: S3Proxy, tmp_path: Path, request: pytest.Fixt
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_a_push_bears_a_fault_at_every_kind_of_request(publisher: Publisher, proxy: S3Proxy, kind: Kind) -> None:
+def test_push_survives_each_fault(publisher: Publisher, proxy: S3Proxy, kind: Kind) -> None:
     for fault, where in itertools.product(FAULTS[kind], REQUESTS.values()):
         proxy.order(fault, where)
     publisher.push(everything)
@@ -115,7 +115,7 @@ def test_a_push_bears_a_fault_at_every_kind_of_request(publisher: Publisher, pro
     assert len(proxy.faults) == len(FAULTS[kind]) * len(REQUESTS)
 
 
-def test_a_push_bears_requests_that_arrive_late_and_answers_that_do(world: World, proxy: S3Proxy, tmp_path: Path) -> None:
+def test_push_survives_delays(world: World, proxy: S3Proxy, tmp_path: Path) -> None:
     publisher = Publisher(world, "faults/late", proxy, tmp_path, random.Random(1), HASTE)  # noqa: S311
     for late, where in itertools.product((False, True), REQUESTS.values()):
         proxy.order(Fault("delay", late=late, seconds=1.5 * HASTE), where)
@@ -126,7 +126,7 @@ def test_a_push_bears_requests_that_arrive_late_and_answers_that_do(world: World
     assert len(proxy.faults) == 2 * len(REQUESTS)
 
 
-def test_a_push_bears_answers_that_end_too_early(publisher: Publisher, proxy: S3Proxy) -> None:
+def test_push_survives_cut_answers(publisher: Publisher, proxy: S3Proxy) -> None:
     for where in ANSWERS.values():
         proxy.truncate(where)
     publisher.push(everything)
@@ -137,7 +137,7 @@ def test_a_push_bears_answers_that_end_too_early(publisher: Publisher, proxy: S3
 
 
 @pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
-def test_the_store_checks_what_is_written_and_it_is_sent_again(publisher: Publisher, proxy: S3Proxy, at: float) -> None:
+def test_corrupt_upload_is_resent(publisher: Publisher, proxy: S3Proxy, at: float) -> None:
     for where in UPLOADS.values():
         proxy.order(Fault("corrupt", at=at), where)
     publisher.push(everything)
@@ -148,7 +148,7 @@ def test_the_store_checks_what_is_written_and_it_is_sent_again(publisher: Publis
 
 
 @pytest.mark.parametrize("at", [0.3, 0.5, 0.7])
-def test_a_corrupt_list_of_parts_never_makes_a_wrong_object(publisher: Publisher, proxy: S3Proxy, at: float) -> None:
+def test_corrupt_parts_make_no_object(publisher: Publisher, proxy: S3Proxy, at: float) -> None:
     proxy.order(Fault("corrupt", at=at), ANSWERS["complete"])
     publisher.push(everything)
 
@@ -168,7 +168,7 @@ def test_a_corrupt_list_of_parts_never_makes_a_wrong_object(publisher: Publisher
         ("list", small_files),
     ],
 )
-def test_a_corrupt_answer_never_makes_a_wrong_package(publisher: Publisher, proxy: S3Proxy, what: str, make: Make) -> None:
+def test_corrupt_answer_is_harmless(publisher: Publisher, proxy: S3Proxy, what: str, make: Make) -> None:
     for at in (0.3, 0.5, 0.7):
         proxy.order(Fault("corrupt", late=True, at=at), ANSWERS[what])
         publisher.push(make)
@@ -177,7 +177,7 @@ def test_a_corrupt_answer_never_makes_a_wrong_package(publisher: Publisher, prox
     assert len(proxy.faults) == 3
 
 
-def test_an_update_does_not_take_over_a_corrupt_place_of_an_entry(publisher: Publisher, world: World, proxy: S3Proxy) -> None:
+def test_update_rejects_corrupt_entry(publisher: Publisher, world: World, proxy: S3Proxy) -> None:
     publisher.push(everything)
     manifest = world.client.get_object(Bucket=world.bucket, Key=layout.manifest(look(world, publisher.package).latest))
     at = manifest["Body"].read().index(b"data/small")
@@ -189,7 +189,7 @@ def test_an_update_does_not_take_over_a_corrupt_place_of_an_entry(publisher: Pub
     assert len(proxy.faults) == 1
 
 
-def test_a_corrupt_request_to_delete_does_not_delete_another_revision(world: World, proxy: S3Proxy) -> None:
+def test_corrupt_delete_spares_others(world: World, proxy: S3Proxy) -> None:
     package = "faults/deleted"
     published = [push(world.registry, Draft(package=package, entries={"a": b"%d" % number})) for number in range(10)]
     doomed, others = published[4], {one.revision.time.int_timestamp for one in published[:4] + published[5:]}
@@ -204,7 +204,7 @@ def test_a_corrupt_request_to_delete_does_not_delete_another_revision(world: Wor
     assert look(world, package).history.keys() >= others
 
 
-def test_a_push_that_fails_after_latest_was_written_is_not_visible_or_does_not_fail(world: World, proxy: S3Proxy) -> None:
+def test_failed_push_is_invisible(world: World, proxy: S3Proxy) -> None:
     package, hasty = "faults/half", RetryPolicy(seconds=0.5, shortest=0.1, longest=0.1)
     proxy.fail("InternalError", lambda request: UPLOADS["pointer"](request) and proxy.count(UPLOADS["latest"]) > 0, times=1000)
     try:
@@ -216,9 +216,7 @@ def test_a_push_that_fails_after_latest_was_written_is_not_visible_or_does_not_f
     assert proxy.count_faults()["error"] > 0
 
 
-def test_a_push_through_a_store_that_throttles_half_of_the_requests_for_a_while_ends_right(
-    publisher: Publisher, proxy: S3Proxy
-) -> None:
+def test_throttled_push_succeeds(publisher: Publisher, proxy: S3Proxy) -> None:
     throttles = RandomFaults(random.Random(1), 0.5, ("throttle",))  # noqa: S311
     with proxy.disturbed(lambda request: throttles(request) if proxy.count() < 30 else None):
         while proxy.count() < 30:
@@ -230,7 +228,7 @@ def test_a_push_through_a_store_that_throttles_half_of_the_requests_for_a_while_
     assert proxy.count_faults()["throttle"] > 5
 
 
-def test_pushes_and_installs_end_right_or_fail_cleanly_whatever_goes_wrong(world: World, tmp_path: Path) -> None:
+def test_any_fault_ends_cleanly(world: World, tmp_path: Path) -> None:
     with ThreadPoolExecutor(len(KINDS)) as pool:
         tallies = list(pool.map(lambda kind: publish_through(world, Weather((kind,), 0.05, 1, 2 * HASTE), tmp_path, 1, 2), KINDS))
 
@@ -238,7 +236,7 @@ def test_pushes_and_installs_end_right_or_fail_cleanly_whatever_goes_wrong(world
     assert sum(tallies, Tally()).faults.total() > 5
 
 
-def test_pushes_and_installs_end_right_or_fail_cleanly_when_every_fifth_request_goes_wrong(world: World, tmp_path: Path) -> None:
+def test_many_faults_end_cleanly(world: World, tmp_path: Path) -> None:
     tally = publish_through(world, Weather(KINDS, 0.2, 1, 2 * HASTE), tmp_path, 2, 2)
 
     assert tally.wrong == []

@@ -60,7 +60,7 @@ def directory(write: Callable[..., Path]) -> Path:
     return write("data/large.bin", os.urandom(40 * MIB)).parent
 
 
-def test_local_files_are_pushed_and_can_be_read_back(s3: S3Server, s3_registry: Registry, bucket: str, directory: Path) -> None:
+def test_pushed_files_read_back(s3: S3Server, s3_registry: Registry, bucket: str, directory: Path) -> None:
     recorder = Recorder()
     published = push(through(s3_registry, recorder), Draft(package=str(NAME), entries=str(directory), message="all"))
     entries = read(s3_registry, published)
@@ -76,7 +76,7 @@ def test_local_files_are_pushed_and_can_be_read_back(s3: S3Server, s3_registry: 
     assert open_uploads(s3, bucket) == []
 
 
-def test_the_same_push_again_makes_no_revision(s3_registry: Registry, write: Callable[..., Path]) -> None:
+def test_repeated_push_is_skipped(s3_registry: Registry, write: Callable[..., Path]) -> None:
     path = str(write("a.txt", b"content"))
     first = push(s3_registry, Draft(package=str(NAME), entries={"a.txt": path}))
     again = push(s3_registry, Draft(package=str(NAME), entries={"a.txt": path}))
@@ -85,7 +85,7 @@ def test_the_same_push_again_makes_no_revision(s3_registry: Registry, write: Cal
     assert list(s3_registry.revisions(NAME)) == [first.revision]
 
 
-def test_a_push_of_local_files_a_build_of_them_and_a_push_of_their_objects_have_one_top_hash(
+def test_push_build_and_copy_agree(
     s3: S3Server, s3_registry: Registry, local_registry: Registry, other_bucket: str, directory: Path
 ) -> None:
     client = client_of(s3)
@@ -110,7 +110,7 @@ def test_a_push_of_local_files_a_build_of_them_and_a_push_of_their_objects_have_
         pytest.param(20 * MIB, 32, id="20 MiB that arrived in one piece"),
     ],
 )
-def test_objects_are_copied_by_the_store_with_the_hashes_of_a_local_build(
+def test_copy_hashes_equal_a_build(
     s3: S3Server,
     s3_registry: Registry,
     local_registry: Registry,
@@ -150,9 +150,7 @@ def upload_in_parts(s3: S3Server, bucket: str, key: str, data: bytes, size: int)
     client.complete_multipart_upload(**target, UploadId=upload, MultipartUpload={"Parts": done})
 
 
-def test_a_prefix_of_the_registrys_bucket_stays_in_place_at_its_current_versions(
-    s3: S3Server, s3_registry: Registry, bucket: str
-) -> None:
+def test_prefix_stays_in_place(s3: S3Server, s3_registry: Registry, bucket: str) -> None:
     client = client_of(s3)
     client.put_object(Bucket=bucket, Key="data/a.txt", Body=b"old")
     versions = {
@@ -177,9 +175,7 @@ def test_a_prefix_of_the_registrys_bucket_stays_in_place_at_its_current_versions
     assert [key for key in keys(s3, bucket) if not key.startswith(".quilt/")] == before
 
 
-def test_an_object_in_place_without_a_checksum_is_read_twice_where_there_is_no_tls(
-    s3: S3Server, s3_registry: Registry, bucket: str
-) -> None:
+def test_plain_http_reads_twice(s3: S3Server, s3_registry: Registry, bucket: str) -> None:
     data = os.urandom(20 * MIB)
     upload_in_parts(s3, bucket, "data/large", data, 5 * MIB)
     recorder = Recorder()
@@ -189,9 +185,7 @@ def test_an_object_in_place_without_a_checksum_is_read_twice_where_there_is_no_t
     assert recorder.bytes_read == 2 * len(data)
 
 
-def test_a_bucket_without_versions_is_a_registry_whose_keys_have_none(
-    s3: S3Server, s3_registry: Registry, plain_bucket: str, directory: Path
-) -> None:
+def test_unversioned_registry_works(s3: S3Server, s3_registry: Registry, plain_bucket: str, directory: Path) -> None:
     registry = Registry(RegistryLocation.parse(f"s3://{plain_bucket}"), s3_registry.stores)
     published = push(registry, Draft(package=str(NAME), entries=str(directory)))
 
@@ -204,9 +198,7 @@ def test_a_bucket_without_versions_is_a_registry_whose_keys_have_none(
     assert registry.resolve(NAME) == published.top_hash
 
 
-def test_objects_of_a_bucket_without_versions_are_copied_and_named_in_place(
-    s3: S3Server, s3_registry: Registry, plain_bucket: str
-) -> None:
+def test_unversioned_source_is_used(s3: S3Server, s3_registry: Registry, plain_bucket: str) -> None:
     data = os.urandom(9 * MIB)
     client_of(s3).put_object(Bucket=plain_bucket, Key="data/é x", Body=data)
     draft = Draft(package=str(NAME), entries=f"s3://{plain_bucket}/data/")
@@ -219,7 +211,7 @@ def test_objects_of_a_bucket_without_versions_are_copied_and_named_in_place(
 
 @pytest.mark.parametrize("size", [50, 20 * MIB], ids=["small", "in parts"])
 @pytest.mark.parametrize("publish", [push, build])
-def test_an_object_without_versions_that_is_replaced_during_the_work_fails_it(
+def test_replaced_source_fails(
     s3: S3Server, s3_registry: Registry, plain_bucket: str, publish: Callable[..., PublishResult], size: int
 ) -> None:
     client = client_of(s3)
@@ -246,7 +238,7 @@ def is_second_part(call: Call) -> bool:
 
 
 @pytest.mark.parametrize("kind", ["file", "object"])
-def test_a_push_that_is_stopped_in_the_middle_leaves_no_upload_open(
+def test_stopped_push_aborts_upload(
     s3: S3Server, s3_registry: Registry, bucket: str, other_bucket: str, write: Callable[..., Path], kind: str
 ) -> None:
     path = write("large.bin", os.urandom(40 * MIB))
@@ -268,7 +260,7 @@ def test_a_push_that_is_stopped_in_the_middle_leaves_no_upload_open(
 
 @pytest.mark.parametrize("operation", ["send part", "complete"])
 @pytest.mark.parametrize("mode", ["before", "after"])
-def test_a_push_that_fails_in_parts_leaves_no_upload_open_and_succeeds_when_run_again(
+def test_failed_push_aborts_uploads(
     s3: S3Server, s3_registry: Registry, bucket: str, write: Callable[..., Path], operation: str, mode: str
 ) -> None:
     path = write("large.bin", os.urandom(20 * MIB))
@@ -283,7 +275,7 @@ def test_a_push_that_fails_in_parts_leaves_no_upload_open_and_succeeds_when_run_
     assert download(s3, read(s3_registry, published)["a"]) == path.read_bytes()
 
 
-def test_a_package_is_deleted_whole_and_its_data_stays(s3: S3Server, s3_registry: Registry) -> None:
+def test_delete_keeps_data(s3: S3Server, s3_registry: Registry) -> None:
     published = push(s3_registry, Draft(package=str(NAME), entries={"a.txt": b"content"}))
     entry = read(s3_registry, published)["a.txt"]
 
@@ -293,7 +285,7 @@ def test_a_package_is_deleted_whole_and_its_data_stays(s3: S3Server, s3_registry
     assert s3_registry.read(NAME, published.top_hash).header["version"] == "v0"
 
 
-def test_a_source_package_of_another_registry_is_copied(s3: S3Server, s3_registry: Registry, other_bucket: str) -> None:
+def test_other_registry_is_copied(s3: S3Server, s3_registry: Registry, other_bucket: str) -> None:
     other = Registry(RegistryLocation.parse(f"s3://{other_bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
     source = push(
         other, Draft(package="team/source", entries={"d/a.txt": b"one", "d/b.txt": {"content": "two", "meta": {"k": 1}}})

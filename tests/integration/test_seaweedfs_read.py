@@ -58,9 +58,7 @@ def packed(request: pytest.FixtureRequest, s3: S3Server, s3_registry: Registry, 
     return s3_registry
 
 
-def test_a_package_is_installed_to_a_directory_and_what_is_right_there_is_not_fetched_again(
-    packed: Registry, tmp_path: Path
-) -> None:
+def test_install_reuses_files(packed: Registry, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first, again = Recorder(), Recorder()
     installed = install(through(packed, first), PACKAGE, str(out))
@@ -74,9 +72,7 @@ def test_a_package_is_installed_to_a_directory_and_what_is_right_there_is_not_fe
     assert is_clean(verify(packed, PACKAGE, str(out)))
 
 
-def test_a_package_is_installed_to_a_prefix_and_what_is_right_there_is_not_copied_again(
-    s3: S3Server, packed: Registry, bucket: str
-) -> None:
+def test_install_reuses_copies(s3: S3Server, packed: Registry, bucket: str) -> None:
     again = Recorder()
     installed = install(packed, PACKAGE, f"s3://{bucket}/copy/")
 
@@ -89,7 +85,7 @@ def test_a_package_is_installed_to_a_prefix_and_what_is_right_there_is_not_copie
     assert is_clean(verify(packed, PACKAGE, f"s3://{bucket}/copy", read_all=True))
 
 
-def test_the_objects_of_a_package_and_their_copies_are_verified(s3: S3Server, packed: Registry, other_bucket: str) -> None:
+def test_objects_and_copies_verify(s3: S3Server, packed: Registry, other_bucket: str) -> None:
     assert is_clean(verify(packed, PACKAGE))
     assert is_clean(verify(packed, PACKAGE, f"s3://{other_bucket}/data/"))
     put(s3, other_bucket, "data/small.txt", b"large")
@@ -101,7 +97,7 @@ def test_the_objects_of_a_package_and_their_copies_are_verified(s3: S3Server, pa
     assert is_clean(verify(packed, PACKAGE))  # The versions that it names are still there.
 
 
-def test_an_object_with_other_bytes_gets_no_file(s3: S3Server, s3_registry: Registry, plain_bucket: str, tmp_path: Path) -> None:
+def test_damaged_object_gets_no_file(s3: S3Server, s3_registry: Registry, plain_bucket: str, tmp_path: Path) -> None:
     places = {key: put(s3, plain_bucket, key, data) for key, data in FILES.items()}
     commit(s3_registry, NAME, [entry_of(key, data, places[key]) for key, data in FILES.items()])
     put(s3, plain_bucket, "sub/large.bin", FILES["sub/large.bin"][::-1])
@@ -113,9 +109,7 @@ def test_an_object_with_other_bytes_gets_no_file(s3: S3Server, s3_registry: Regi
 
 
 @pytest.mark.parametrize("operation", ["stream", "create", "write part", "complete"])
-def test_an_installation_that_fails_leaves_no_wrong_file_and_ends_right_when_run_again(
-    s3_registry: Registry, tmp_path: Path, operation: str
-) -> None:
+def test_failed_install_reruns(s3_registry: Registry, tmp_path: Path, operation: str) -> None:
     push(s3_registry, Draft(package=str(NAME), entries={"large.bin": FILES["sub/large.bin"]}))
     fault = Fault(
         2 if operation == "write part" else 1, among=lambda call: call.operation == operation and "large" in call.key.key
@@ -129,7 +123,7 @@ def test_an_installation_that_fails_leaves_no_wrong_file_and_ends_right_when_run
 
 
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
-def test_whatever_is_pushed_gets_the_wanted_type_of_hash(
+def test_every_source_gets_hash_type(
     s3: S3Server, s3_registry: Registry, bucket: str, other_bucket: str, write: Callable[..., Path], hash_type: str
 ) -> None:
     for key, data in FILES.items():
@@ -152,9 +146,7 @@ def test_whatever_is_pushed_gets_the_wanted_type_of_hash(
     assert is_clean(verify(s3_registry, PACKAGE, read_all=True))
 
 
-def test_a_build_with_crcs_has_the_top_hash_of_a_push_with_them(
-    s3_registry: Registry, local_registry: Registry, write: Callable[..., Path]
-) -> None:
+def test_crc_build_equals_push(s3_registry: Registry, local_registry: Registry, write: Callable[..., Path]) -> None:
     for key, data in FILES.items():
         write(f"files/{key}", data)
     draft = Draft(package=str(NAME), entries=str(write("files/small.txt", b"small").parent), hash_type=CRC64NVME)
@@ -162,7 +154,7 @@ def test_a_build_with_crcs_has_the_top_hash_of_a_push_with_them(
     assert push(s3_registry, draft).top_hash == build(local_registry, draft).top_hash
 
 
-def test_objects_with_a_crc_of_their_own_are_verified_without_reading_them(s3_registry: Registry) -> None:
+def test_crc_verify_reads_nothing(s3_registry: Registry) -> None:
     published = push(s3_registry, Draft(package=str(NAME), entries=dict(FILES), hash_type=CRC64NVME))
     stat = s3_registry.stores.remote.stat
     told = {
@@ -176,9 +168,7 @@ def test_objects_with_a_crc_of_their_own_are_verified_without_reading_them(s3_re
     assert streamed & FILES.keys() == {key for key, crc in told.items() if crc is None}
 
 
-def test_a_package_is_updated_and_the_same_update_again_makes_no_revision(
-    s3: S3Server, s3_registry: Registry, bucket: str
-) -> None:
+def test_repeated_update_is_skipped(s3: S3Server, s3_registry: Registry, bucket: str) -> None:
     first = push(s3_registry, Draft(package=str(NAME), entries={**FILES, "sub/": {"meta": {"n": 1}}}, meta={"week": 1}))
     draft = Draft(
         package=str(NAME), entries={"small.txt": b"newer", "new.txt": b"new"}, mode="update", remove=["empty"], message="m"
@@ -195,7 +185,7 @@ def test_a_package_is_updated_and_the_same_update_again_makes_no_revision(
     assert list(s3_registry.revisions(NAME)) == [updated.revision, first.revision]
 
 
-def test_copies_of_older_entries_get_the_newer_type_of_hash(packed: Registry) -> None:
+def test_old_copies_are_rehashed(packed: Registry) -> None:
     published = push(packed, Draft(package="team/other", entries=f"quilt+{packed.location}#package={NAME}"))
 
     assert {key: entry.hash for key, entry in read(packed, published).items()} == {
@@ -203,7 +193,7 @@ def test_copies_of_older_entries_get_the_newer_type_of_hash(packed: Registry) ->
     }
 
 
-def test_what_changed_between_two_revisions_is_told(packed: Registry) -> None:
+def test_diff_lists_changes(packed: Registry) -> None:
     old = packed.resolve(NAME)
     push(packed, Draft(package=str(NAME), entries={"new": b"new"}, mode="update", remove=["empty"]))
     kinds = {change.logical_key: change.kind for change in packed.diff(NAME, old)}

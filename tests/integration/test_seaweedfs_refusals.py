@@ -56,9 +56,7 @@ WORK = [
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_a_user_who_may_only_read_is_denied_and_nothing_is_written(
-    s3: S3Server, with_package: Registry, bucket: str, work: Work
-) -> None:
+def test_reader_writes_nothing(s3: S3Server, with_package: Registry, bucket: str, work: Work) -> None:
     before = state(s3, bucket)
 
     with pytest.raises(AccessDeniedError, match=bucket):
@@ -67,7 +65,7 @@ def test_a_user_who_may_only_read_is_denied_and_nothing_is_written(
     assert client_of(s3).list_multipart_uploads(Bucket=bucket).get("Uploads", []) == []
 
 
-def test_a_user_who_may_only_read_can_read(s3: S3Server, with_package: Registry) -> None:
+def test_reader_may_read(s3: S3Server, with_package: Registry) -> None:
     reader = seen_by(s3, with_package, s3.reader)
 
     assert list(reader.packages()) == [NAME]
@@ -77,9 +75,7 @@ def test_a_user_who_may_only_read_can_read(s3: S3Server, with_package: Registry)
 
 @pytest.mark.parametrize("work", WORK)
 @pytest.mark.parametrize("wrong", ["unknown access key", "wrong secret key"])
-def test_wrong_credentials_are_denied_and_not_shown(
-    s3: S3Server, with_package: Registry, bucket: str, work: Work, wrong: str
-) -> None:
+def test_bad_keys_are_not_shown(s3: S3Server, with_package: Registry, bucket: str, work: Work, wrong: str) -> None:
     who = Identity.make() if wrong == "unknown access key" else Identity(s3.admin.access_key, Identity.make().secret_key)
     before = state(s3, bucket)
 
@@ -90,7 +86,7 @@ def test_wrong_credentials_are_denied_and_not_shown(
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_a_bucket_that_is_not_there_is_told_and_not_made(s3: S3Server, s3_registry: Registry, work: Work) -> None:
+def test_missing_bucket_is_not_made(s3: S3Server, s3_registry: Registry, work: Work) -> None:
     absent = Registry(RegistryLocation.parse("s3://no-such-bucket"), s3_registry.stores)
 
     with pytest.raises(BucketNotFoundError, match="s3://no-such-bucket") as caught:
@@ -100,14 +96,14 @@ def test_a_bucket_that_is_not_there_is_told_and_not_made(s3: S3Server, s3_regist
 
 
 @pytest.mark.parametrize("entries", ["s3://no-such-bucket/data/", "s3://no-such-bucket/data", {"a": "s3://no-such-bucket/a"}])
-def test_a_source_whose_bucket_is_not_there_is_told(s3_registry: Registry, entries: object) -> None:
+def test_missing_source_bucket_fails(s3_registry: Registry, entries: object) -> None:
     with pytest.raises(QuiltError, match="no-such-bucket"):
         push(s3_registry, Draft(package=str(NAME), entries=entries))
     assert list(s3_registry.packages()) == []
 
 
 @pytest.mark.parametrize("work", WORK)
-def test_a_store_that_does_not_answer_is_unavailable_which_may_pass(s3: S3Server, s3_registry: Registry, work: Work) -> None:
+def test_dead_store_is_transient(s3: S3Server, s3_registry: Registry, work: Work) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # Bound and not listening: nobody else gets the port, and connections are refused.
         closed = replace(s3, endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}")

@@ -63,7 +63,7 @@ def requests(request: pytest.FixtureRequest, s3: S3Server, bucket: str, plain_bu
     return requests
 
 
-def test_a_package_of_two_pages_is_published_to_listed_and_deleted_by_few_requests(requests: Requests) -> None:
+def test_two_pages_cost_little(requests: Requests) -> None:
     oldest = datetime.fromtimestamp(OLD, UTC)
 
     assert requests.of(lambda: requests.publish("the last")) == {"GetObject": 3, "ListObjectsV2": 1}
@@ -80,7 +80,8 @@ def test_a_package_of_two_pages_is_published_to_listed_and_deleted_by_few_reques
     assert list(requests.registry.revisions(NAME)) == []
 
 
-def test_the_pointer_of_what_another_client_made_the_latest_again_is_found_by_its_bytes(requests: Requests) -> None:
+def test_foreign_pointer_is_found(requests: Requests) -> None:
+    """Find it by its bytes after another client restored `latest`."""
     top_hash = requests.publish("first", PackageName("team", "other")).top_hash
     requests.put(OLD + 5, top_hash)
     requests.put(layout.LATEST, top_hash)

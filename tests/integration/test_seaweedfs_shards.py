@@ -40,7 +40,7 @@ def worker(s3: S3Server, bucket: str) -> Registry:
     return Registry(RegistryLocation.parse(f"s3://{bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
 
 
-def test_workers_that_share_nothing_but_the_store_publish_what_one_does(s3: S3Server, place: str, tmp_path: Path) -> None:
+def test_shards_publish_as_one(s3: S3Server, place: str, tmp_path: Path) -> None:
     for name, data in {"a.txt": b"a", "d/large": b"x" * (PART + 1), "d/é": b"e", "z": b""}.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
@@ -60,7 +60,7 @@ def test_workers_that_share_nothing_but_the_store_publish_what_one_does(s3: S3Se
     assert list(worker(s3, place).stores.remote.list_objects(staging)) == []
 
 
-def test_an_object_without_versions_that_was_overwritten_since_the_plan_is_named(s3: S3Server, bucket: str) -> None:
+def test_overwritten_source_is_named(s3: S3Server, bucket: str) -> None:
     source = PhysicalKey(s3.make_bucket(f"shards-{next(_serial)}", versioned=False), "d/a.txt")
     registry = worker(s3, bucket)
     registry.stores.remote.put(source, b"bytes")
