@@ -446,7 +446,7 @@ BAD = {
     "name that climbs": ({"package": "../x"}, "package name '../x'"),
     "key that climbs": ({"entries": {"../x": b""}}, "logical key '../x': no part may be empty, '.' or '..'"),
     "empty part in a key": ({"entries": {"a//x": b""}}, "logical key 'a//x'"),
-    "no text as key": ({"entries": {5: b""}}, "entry 5: a logical key is text, not int"),
+    "no text as key": ({"entries": {5: b""}}, "entry 5: a logical key is a str, not int"),
     "vanished file": ({"entries": {"x": "/nowhere/x"}}, "entry 'x': there is no file at file:///nowhere/x"),
     "directory for a file": ({"entries": {"x": "/usr"}}, "entry 'x': file:///usr is a directory; end the logical key in '/'"),
     "file and directory": ({"entries": {"x": b"", "x/y": b""}}, "'x' is a file, and a directory that holds 'x/y'"),

@@ -1,1 +1,1 @@
-"""From the ``entries`` of a user to files: parsing, listing, serializing."""
+"""From the user's ``entries`` to files: parsing, listing, serializing."""

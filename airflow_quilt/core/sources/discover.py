@@ -1,4 +1,4 @@
-"""Finds the files behind what a user wrote for ``entries``: lists directories and prefixes, looks at files and objects."""
+"""Finds the files behind parsed sources: lists directories and prefixes, sources the state of files and objects."""
 
 import itertools
 from collections import deque
@@ -21,7 +21,8 @@ from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.executor import map_concurrently
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.sources.ignore import ignore_rules
-from airflow_quilt.core.sources.parse import Content, DirectoryMeta, Located, Request
+from airflow_quilt.core.sources.parse import ContentSource, DirectoryMeta, LocationSource, ParsedSource
+from airflow_quilt.core.sources.serializers import serialize
 from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.paths import resolve_path
 
@@ -30,13 +31,13 @@ ReadPackage = Callable[[QuiltUri], Manifest]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FindOptions:
-    """How sources are found.
+    """Options for finding sources.
 
     Attributes:
-        allow_empty: let a directory, a prefix or a package hold no file.
-        follow_symlinks: pack files behind links that lead out of the directory that is packed.
+        allow_empty: accept a directory, prefix or package without files.
+        follow_symlinks: pack files behind links that lead out of the packed directory.
         unversioned: name objects without their versions.
-        hash_type: the type of hash that new entries get.
+        hash_type: the type of hash of new entries.
     """
 
     allow_empty: bool = False
@@ -46,12 +47,12 @@ class FindOptions:
 
 
 class SourceFinder:
-    """Turns requests into sources.
+    """Finds the files of parsed sources.
 
     Args:
-        stores: where to look.
+        stores: hold the files, directories, objects and prefixes.
         read_package: reads a package that a source names.
-        options: how to look.
+        options: allow or refuse special cases.
     """
 
     def __init__(self, stores: Stores, read_package: ReadPackage, options: FindOptions | None = None) -> None:
@@ -59,97 +60,98 @@ class SourceFinder:
         self._read_package = read_package
         self._options = options or FindOptions()
 
-    def find(self, requests: Iterable[Request], found: Spool[Source]) -> Mapping[DirectoryKey, Any]:
-        """Put the sources of a package into ``found``; return the metadata of its directories.
+    def find(self, parsed: Iterable[ParsedSource], found: Spool[Source]) -> Mapping[DirectoryKey, Any]:
+        """Put the files of a package into ``found``; return the metadata of its directories.
 
-        Whether they are a tree is for whoever reads them to find out (:func:`airflow_quilt.core.format.ordering.checked`).
+        Whether the files form a tree is not checked here (:func:`airflow_quilt.core.format.ordering.validate_order`).
 
         Raises:
-            SourceError: a file is not there, or is a directory, or may not be packed; the message names its key.
+            SourceError: a file is missing, is a directory or must not be packed, or content cannot be written; the message names
+                its key.
             EmptyPackageError: a source holds no file.
-            LogicalKeyError: something is no key, or metadata of a directory is given twice.
+            LogicalKeyError: a file name cannot be a logical key, or metadata of a directory is given twice.
             StorageError: a store refused or failed.
         """
+        others: list[LocationSource | DirectoryMeta] = []
+        for source in parsed:
+            if isinstance(source, ContentSource):
+                # On this thread, as lazily loaded content may demand, and before the first request to a store.
+                found.extend([self._serialized(source)])
+            else:
+                others.append(source)
         directories: dict[DirectoryKey, Any] = {}
-        for more in map_concurrently(partial(self._find, found), requests, self._stores.limits.max_concurrency):
+        for more in map_concurrently(partial(self._find, found), others, self._stores.limits.max_concurrency):
             if twice := directories.keys() & more.keys():
                 raise LogicalKeyError(f"logical key {min(twice)!r}: metadata of this directory is given twice")
             directories |= more
         return directories
 
-    def stream(self, request: Request) -> SourceTree | None:
-        """Return the sources of a whole package that is alone what makes up another one, as a stream that can be read once.
+    def stream(self, source: ParsedSource) -> SourceTree | None:
+        """Return the files of a whole package that alone make up another one, as a stream that can be read once.
 
-        None for whatever else is asked for, which has to be put in order. Raises as :meth:`find`, the stream too.
+        None for any other source, whose files have to be sorted. Raises as :meth:`find`, the stream too.
         """
-        match request:
-            case Located(key="", location=QuiltUri(path=None) as location):
-                tree = self._find_in_package(request, location)
-                return SourceTree(self._some(request, tree.sources), tree.directories, is_checked=True)
+        match source:
+            case LocationSource(key="", location=QuiltUri(path=None) as uri):
+                tree = self._find_in_package(source, uri)
+                return SourceTree(self._check_some(source, tree.sources), tree.directories, is_checked=True)
         return None
 
-    def _find(self, found: Spool[Source], request: Request) -> Mapping[DirectoryKey, Any]:
-        match request:
-            case Content():
-                tree = SourceTree([self._content(request)])
-            case DirectoryMeta():
-                return {request.key: request.meta}
-            case Located(location=QuiltUri() as location):
-                tree = self._find_in_package(request, location)
-            case Located(location=PhysicalKey() as location):
-                tree = self._find_at(request, location)
-        found.extend(self._some(request, tree.sources))
+    def _serialized(self, source: ContentSource) -> Source:
+        data = serialize(source.key, source.content)
+        hash_type = self._options.hash_type
+        return Source(logical_key=source.key, origin=data, size=len(data), meta=source.meta, hash_type=hash_type)
+
+    def _find(self, found: Spool[Source], source: LocationSource | DirectoryMeta) -> Mapping[DirectoryKey, Any]:
+        if isinstance(source, DirectoryMeta):
+            return {source.key: source.meta}
+        match source.location:
+            case QuiltUri() as uri:
+                tree = self._find_in_package(source, uri)
+            case location:
+                tree = self._find_at(source, location)
+        found.extend(self._check_some(source, tree.sources))
         return tree.directories
 
-    def _some(self, request: Located | Content, sources: Iterable[Source]) -> Iterator[Source]:
-        """Pass on sources, of which there must be some."""
-        none = True
-        for source in sources:
-            none = False
-            yield source
-        if none and isinstance(request, Located) and not self._options.allow_empty:
+    def _check_some(self, source: LocationSource, files: Iterable[Source]) -> Iterator[Source]:
+        """Pass files on; raise at the end if there was none."""
+        is_empty = True
+        for file in files:
+            is_empty = False
+            yield file
+        if is_empty and not self._options.allow_empty:
             raise EmptyPackageError(
-                f"entry {request.key!r}: there is no file below {request.location}; "
-                "give allow_empty=True if that is as it should be"
+                f"entry {source.key!r}: there is no file below {source.location}; give allow_empty=True if it may be empty"
             )
 
-    def _content(self, request: Content) -> Source:
-        return Source(
-            logical_key=request.key,
-            origin=request.data,
-            size=len(request.data),
-            meta=request.meta,
-            hash_type=self._options.hash_type,
-        )
-
-    def _find_at(self, request: Located, location: PhysicalKey) -> SourceTree:
-        if not location.is_prefix and (stat := self._stat_file(request, location)):
-            return SourceTree([self._file(request, stat)])
+    def _find_at(self, source: LocationSource, location: PhysicalKey) -> SourceTree:
+        if not location.is_prefix and (stat := self._stat_file(source, location)):
+            return SourceTree([self._single_file(source, stat)])
         if location.version_id is not None:
-            raise SourceError(f"entry {request.key!r}: {location} is a prefix, and only an object has versions")
+            raise SourceError(f"entry {source.key!r}: {location} is a prefix, and only an object has versions")
         if location.is_local and not self._is_directory(location):
-            raise SourceError(f"entry {request.key!r}: there is no directory at {location}")
-        directories = _directory_meta(request, location)
-        return SourceTree(self._below(request.key, location), directories)
+            raise SourceError(f"entry {source.key!r}: there is no directory at {location}")
+        directories = _directory_meta(source, location)
+        return SourceTree(self._files_below(source.key, location), directories)
 
-    def _stat_file(self, request: Located, location: PhysicalKey) -> ObjectInfo | None:
-        """Look at a file or object; None where it is a directory or prefix."""
+    def _stat_file(self, source: LocationSource, location: PhysicalKey) -> ObjectInfo | None:
+        """Return the state of a file or object, or None for a directory or prefix."""
         try:
             return self._stores.of(location).stat(location)
         except ObjectNotFoundError as error:
             if self._is_directory(location):
                 return None
-            raise SourceError(f"entry {request.key!r}: there is no file at {location}") from error
+            raise SourceError(f"entry {source.key!r}: there is no file at {location}") from error
 
     def _is_directory(self, location: PhysicalKey) -> bool:
         if location.is_local:
             return Path(location.key).is_dir()
         return location.version_id is None and any(True for _ in self._stores.remote.list_objects(location.join("")))
 
-    def _file(self, request: Located, stat: ObjectInfo) -> Source:
-        key = request.key if request.is_for_file else request.key + request.name
-        pinned = isinstance(request.location, PhysicalKey) and request.location.version_id is not None
-        return replace(self._source(parse_logical_key(key), stat, pinned=pinned), meta=request.meta)
+    def _single_file(self, source: LocationSource, stat: ObjectInfo) -> Source:
+        key = source.key if source.is_for_file else source.key + source.name
+        pinned = isinstance(source.location, PhysicalKey) and source.location.version_id is not None
+        return replace(self._source(parse_logical_key(key), stat, pinned=pinned), meta=source.meta)
 
     def _source(self, key: LogicalKey, stat: ObjectInfo, *, pinned: bool = False) -> Source:
         hash_type = self._options.hash_type
@@ -165,26 +167,23 @@ class SourceFinder:
             return replace(source, origin=stat.key.at_version(None))
         return source
 
-    def _below(self, key: str, location: PhysicalKey) -> Iterator[Source]:
+    def _files_below(self, key: str, location: PhysicalKey) -> Iterator[Source]:
         directory = location if location.is_prefix else location.join("")
-        for stat in self._scan(directory):
+        for stat in self._list(directory):
             if not stat.key.is_prefix:  # S3 consoles make empty objects that stand for directories.
                 relative = stat.key.key.removeprefix(directory.key)
-                yield self._source(parse_logical_key(key + relative), self._resolved(stat, directory))
+                yield self._source(parse_logical_key(key + relative), self._follow_link(stat, directory))
 
-    def _scan(self, directory: PhysicalKey) -> Iterator[ObjectInfo]:
+    def _list(self, directory: PhysicalKey) -> Iterator[ObjectInfo]:
         if directory.is_local:
-            return self._local_files(directory)
+            ignored = ignore_rules(self._stores.local, directory)
+            return (stat for stat in self._stores.local.list_objects(directory) if not ignored(stat.key.key))
         if self._options.unversioned:
             return self._stores.remote.list_objects(directory)
         return self._stores.remote.list_versions(directory)
 
-    def _local_files(self, directory: PhysicalKey) -> Iterator[ObjectInfo]:
-        ignored = ignore_rules(self._stores.local, directory)
-        return (stat for stat in self._stores.local.list_objects(directory) if not ignored(stat.key.key))
-
-    def _resolved(self, stat: ObjectInfo, directory: PhysicalKey) -> ObjectInfo:
-        """Follow a link to a file, which must not lead out of the directory."""
+    def _follow_link(self, stat: ObjectInfo, directory: PhysicalKey) -> ObjectInfo:
+        """Return the target of a link to a file, which must not lead out of the directory."""
         if not (stat.key.is_local and Path(stat.key.key).is_symlink()):
             return stat
         target = resolve_path(stat.key.key)
@@ -195,7 +194,7 @@ class SourceFinder:
             )
         return ObjectInfo(target, stat.size, stat.etag)
 
-    def _find_in_package(self, request: Located, uri: QuiltUri) -> SourceTree:
+    def _find_in_package(self, source: LocationSource, uri: QuiltUri) -> SourceTree:
         path = (uri.path or "").rstrip("/")
         root = f"{path}/" if path else ""
         package = self._read_package(uri).begun()
@@ -204,37 +203,37 @@ class SourceFinder:
             entries = (entry for entry in entries if entry.logical_key.startswith(root) or entry.logical_key == path)
         first = next(entries, None)
         if first and first.logical_key == path:
-            key = parse_logical_key(request.key if request.is_for_file else request.key + path.rpartition("/")[2])
-            deque(entries, 0)  # At its end the manifest is checked.
-            return SourceTree([self._packed(key, first, uri, {**first.meta, **request.meta})])
-        if request.is_for_file:
-            raise _is_no_file(request, uri) if first else SourceError(f"entry {request.key!r}: there is no file at {uri}")
-        below = {request.key + key.removeprefix(root): meta for key, meta in package.directories.items() if key.startswith(root)}
+            key = parse_logical_key(source.key if source.is_for_file else source.key + path.rpartition("/")[2])
+            deque(entries, 0)  # The manifest's hash is checked at its end.
+            return SourceTree([self._from_entry(key, first, uri, {**first.meta, **source.meta})])
+        if source.is_for_file:
+            raise _directory_error(source, uri) if first else SourceError(f"entry {source.key!r}: there is no file at {uri}")
+        below = {source.key + key.removeprefix(root): meta for key, meta in package.directories.items() if key.startswith(root)}
         directories = {DirectoryKey(key): meta for key, meta in below.items() if key}
         files = itertools.chain([first] if first else (), entries)
-        return SourceTree(self._below_in_package(request, uri, root, files), {**directories, **_directory_meta(request, uri)})
+        return SourceTree(self._files_in_package(source, uri, root, files), {**directories, **_directory_meta(source, uri)})
 
-    def _below_in_package(self, request: Located, uri: QuiltUri, root: str, entries: Iterable[Entry]) -> Iterator[Source]:
-        is_moved = bool(request.key or root)
+    def _files_in_package(self, source: LocationSource, uri: QuiltUri, root: str, entries: Iterable[Entry]) -> Iterator[Source]:
+        is_moved = bool(source.key or root)
         for entry in entries:
-            key = parse_logical_key(request.key + entry.logical_key.removeprefix(root)) if is_moved else entry.logical_key
-            yield self._packed(key, entry, uri, entry.meta)
+            key = parse_logical_key(source.key + entry.logical_key.removeprefix(root)) if is_moved else entry.logical_key
+            yield self._from_entry(key, entry, uri, entry.meta)
 
-    def _packed(self, key: LogicalKey, entry: Entry, uri: QuiltUri, meta: Mapping[str, Any]) -> Source:
+    def _from_entry(self, key: LogicalKey, entry: Entry, uri: QuiltUri, meta: Mapping[str, Any]) -> Source:
         source = Source.of_entry(entry, key, meta, self._options.hash_type)
         if source.is_local and not uri.registry.is_local:
             raise out_of_reach(source)
         return source
 
 
-def _directory_meta(request: Located, location: PhysicalKey | QuiltUri) -> dict[DirectoryKey, Any]:
-    """Return the metadata that was given for what turned out to be a directory."""
-    if request.is_for_file:
-        raise _is_no_file(request, location)
-    if request.meta and not request.key:
-        raise SourceError(f"entry {request.key!r}: {location} is the whole package; give its metadata as the package's own")
-    return {DirectoryKey(request.key): request.meta["user_meta"]} if request.meta else {}
+def _directory_meta(source: LocationSource, location: PhysicalKey | QuiltUri) -> dict[DirectoryKey, Any]:
+    """Return the metadata of a source that turned out to be a directory."""
+    if source.is_for_file:
+        raise _directory_error(source, location)
+    if source.meta and not source.key:
+        raise SourceError(f"entry {source.key!r}: {location} is the whole package; give its metadata as the package's own")
+    return {DirectoryKey(source.key): source.meta["user_meta"]} if source.meta else {}
 
 
-def _is_no_file(request: Located, location: PhysicalKey | QuiltUri) -> SourceError:
-    return SourceError(f"entry {request.key!r}: {location} is a directory; end the logical key in '/' to pack what it holds")
+def _directory_error(source: LocationSource, location: PhysicalKey | QuiltUri) -> SourceError:
+    return SourceError(f"entry {source.key!r}: {location} is a directory; end the logical key in '/' to pack what it holds")

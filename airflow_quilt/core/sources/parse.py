@@ -1,11 +1,11 @@
-"""Reads what a user wrote for ``entries``; looks at no file.
+"""Parses ``entries`` into logical keys and their sources; serializes no content.
 
 A string is always a location, never content. A key that ends in ``/`` is a directory; the whole package is the
 directory ``""``.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -15,17 +15,21 @@ from airflow_quilt.core.errors import QuiltError, SourceError
 from airflow_quilt.core.format.metadata import check_meta
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, parse_logical_key
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
-from airflow_quilt.core.sources.serializers import is_frame, is_json_key, write_frame, write_json
+from airflow_quilt.core.sources.serializers import is_frame, is_json_key
 from airflow_quilt.core.storage.paths import resolve_location
 
 _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    """A source that lies somewhere, and the logical key or directory that it is for; whether it is a file is open.
+class LocationSource:
+    """A source at a location, which may turn out to be a file or a directory.
 
-    ``name`` is what a file is called that lands in a directory by its base name.
+    Attributes:
+        key: the logical key of a file, or the directory that receives it.
+        location: an object or prefix on S3, a local path, or a package.
+        meta: the metadata of the entry, as in a manifest.
+        name: the base name under which a file lands in a directory.
     """
 
     key: str
@@ -40,11 +44,11 @@ class Located:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """A source that is content, as the bytes of its file."""
+class ContentSource:
+    """A source that is content, for :func:`airflow_quilt.core.sources.serializers.serialize`."""
 
     key: LogicalKey
-    data: bytes
+    content: object
     meta: Mapping[str, Any]
 
 
@@ -56,138 +60,119 @@ class DirectoryMeta:
     meta: Mapping[str, Any]
 
 
-Request = Located | Content | DirectoryMeta
+ParsedSource = LocationSource | ContentSource | DirectoryMeta
 
 
-def parse_entries(entries: object) -> Iterator[Request]:
-    """Read ``entries``: a mapping of logical keys to sources, or one source for the whole package.
+def parse_entries(entries: object) -> Iterator[ParsedSource]:
+    """Parse ``entries``: a mapping of logical keys to sources, or one source for the whole package.
 
     Raises:
-        SourceError: a source is nothing that can be published; the message names its key.
-        LogicalKeyError: a key is not one.
+        SourceError: a source cannot be published; the message names its key.
+        LogicalKeyError: a key is malformed.
         MetadataError: the metadata of an entry is not a JSON object.
     """
-    for key, source in _by_key(entries):
-        yield from _parse(_parse_key(key), source, {})
+    return (_parse(key, source, resolve_location) for key, source in _flatten(entries))
 
 
 def remote_locations(entries: object) -> Iterator[PhysicalKey | QuiltUri]:
-    """Yield the objects, prefixes and packages among the sources of ``entries``; content is not turned into bytes.
+    """Yield the objects, prefixes and packages among the sources of ``entries``, for lineage.
+
+    Reads no disk. Skips sources that publishing refuses.
 
     Raises:
-        LocationError: an URL is malformed; :func:`parse_entries` says of which key.
-        LogicalKeyError: a key is not one.
+        SourceError: a key is not a ``str``.
+        LogicalKeyError: a key is malformed.
     """
-    for key, source in _by_key(entries):
-        for text in _texts(_parse_key(key), source):
-            if text.startswith("quilt+"):
-                yield QuiltUri.parse(text)
-            elif text.startswith("s3:"):
-                yield PhysicalKey.parse(text)
+    for key, source in _flatten(entries):
+        try:
+            parsed = _parse(key, source, PhysicalKey.parse)  # It refuses relative paths, which are not remote.
+        except QuiltError:
+            continue
+        if isinstance(parsed, LocationSource) and (isinstance(parsed.location, QuiltUri) or not parsed.location.is_local):
+            yield parsed.location
 
 
-def _by_key(entries: object) -> Iterable[tuple[object, object]]:
-    return entries.items() if isinstance(entries, Mapping) and not _has_source_keys(entries) else [("", entries)]
+def _flatten(entries: object) -> Iterator[tuple[str, object]]:
+    """Yield each source with its key; a list under a directory is a list of sources."""
+    by_key = entries.items() if isinstance(entries, Mapping) and not _has_source_keys(entries) else [("", entries)]
+    for given, source in by_key:
+        key = _parse_key(given)
+        for item in _items(source) if _is_directory(key) else (source,):
+            yield key, item
 
 
-def _texts(key: str, source: object) -> Iterator[str]:
-    """Yield the paths and URLs of a source that are given as text."""
-    match source:
-        case str():
-            yield source
-        case Mapping() if _has_source_keys(source):
-            yield from _texts(key, source.get("path"))
-        case Sequence() if _is_directory(key) and not isinstance(source, bytes | bytearray | memoryview):
-            for item in source:
-                yield from _texts(key, item)
+def _items(source: object) -> Iterator[object]:
+    if isinstance(source, Sequence) and not isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):
+        for item in source:
+            yield from _items(item)
+    else:
+        yield source
 
 
 def _parse_key(key: object) -> str:
     if not isinstance(key, str):
-        raise SourceError(f"entry {key!r}: a logical key is text, not {type(key).__name__}")
+        raise SourceError(f"entry {key!r}: a logical key is a str, not {type(key).__name__}")
     if key in {"", "/"}:
         return ""
     return parse_logical_key(key.removesuffix("/")) + ("/" if key.endswith("/") else "")
 
 
-def _parse(key: str, source: object, meta: Mapping[str, Any]) -> Iterator[Request]:
+def _parse(key: str, source: object, resolve: Callable[[str], PhysicalKey]) -> ParsedSource:
     match source:
         case None:
             raise SourceError(f"entry {key!r}: its source is None; does the task that it comes from return a value?")
-        case str():
-            yield _located(key, source, meta)
-        case os.PathLike():
-            yield _located(key, _path(key, source), meta)
+        case str() | os.PathLike():
+            return _parse_location(key, source, {}, resolve)
         case Mapping() if _has_source_keys(source):
-            yield from _parse_described(key, source)
+            return _parse_described(key, source, resolve)
         case Mapping() if key.endswith("/") and source.keys() == {"meta"}:
-            yield DirectoryMeta(DirectoryKey(key), check_meta(source["meta"], f"entry {key!r}: meta"))
-        case Sequence() if _is_directory(key) and not isinstance(source, bytes | bytearray | memoryview):
-            for item in source:
-                yield from _parse(key, item, meta)
-        case _:
-            data = _content(LogicalKey(key), source)
-            yield Content(_file_key(key), data, meta)
+            return DirectoryMeta(DirectoryKey(key), check_meta(source["meta"], f"entry {key!r}: meta"))
+    return _parse_content(key, source, {})
 
 
 def _has_source_keys(source: Mapping[Any, Any]) -> bool:
     return source.keys() <= _SOURCE_KEYS and bool(source.keys() & {"path", "content"})
 
 
-def _parse_described(key: str, source: Mapping[str, Any]) -> Iterator[Request]:
+def _parse_described(key: str, source: Mapping[str, Any], resolve: Callable[[str], PhysicalKey]) -> ParsedSource:
     if "path" in source and "content" in source:
         raise SourceError(f"entry {key!r}: give path or content, not both")
     user_meta = source.get("meta")
     meta = {} if user_meta is None else {"user_meta": check_meta(user_meta, f"entry {key!r}: meta")}
-    if "path" in source:
-        path = source["path"]
-        if not isinstance(path, str | os.PathLike):
-            raise SourceError(f"entry {key!r}: expected path to be a path or URL, got {_describe(path)}")
-        yield from _parse(key, path, meta)
-    else:
-        yield Content(_file_key(key), _described_content(_file_key(key), source["content"]), meta)
+    if "content" in source:
+        return _parse_content(_file_key(key), source["content"], meta)
+    path = source["path"]
+    if not isinstance(path, str | os.PathLike):
+        raise SourceError(f"entry {key!r}: expected path to be a path or URL, got {_describe(path)}")
+    return _parse_location(key, path, meta, resolve)
 
 
-def _described_content(key: LogicalKey, content: object) -> bytes:
-    """Return content that was named as such: here a text is content, and None is JSON's null."""
-    if isinstance(content, str):
-        try:
-            return content.encode()
-        except UnicodeEncodeError as error:
-            raise SourceError(f"entry {key!r}: its content is not valid Unicode text") from error
-    return b"null" if content is None and is_json_key(key) else _content(key, content)
-
-
-def _content(key: LogicalKey, value: object) -> bytes:
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    if is_frame(value):
-        return write_frame(_file_key(key), value)
-    if is_json_key(key) and isinstance(value, Mapping | Sequence | int | float):
-        return write_json(key, value)
-    raise SourceError(
-        f"entry {key!r}: {_describe(value)} is no source; expected a path or URL, content as bytes, a data frame, "
-        "or a JSON value under a key that ends in .json"
-    )
-
-
-def _located(key: str, text: str, meta: Mapping[str, Any]) -> Located:
+def _parse_location(
+    key: str, source: "str | os.PathLike[Any]", meta: Mapping[str, Any], resolve: Callable[[str], PhysicalKey]
+) -> LocationSource:
+    text = os.fspath(source)
+    if not isinstance(text, str):
+        raise SourceError(f"entry {key!r}: the path {text!r} is bytes, not a str")
     try:
         if text.startswith("quilt+"):
-            return Located(key, QuiltUri.parse(text), meta, "")
-        location = resolve_location(text)
+            return LocationSource(key, QuiltUri.parse(text), meta, "")
+        location = resolve(text)
     except QuiltError as error:
         raise SourceError(f"entry {key!r}: {error}") from error
     # A link to a file lends it its name, although the physical key is that of the file.
     path = unquote(text) if text.startswith("file:") else text
-    return Located(key, location, meta, PurePosixPath(path).name if location.is_local else location.name)
+    return LocationSource(key, location, meta, PurePosixPath(path).name if location.is_local else location.name)
 
 
-def _path(key: str, source: "os.PathLike[Any]") -> str:
-    path = os.fspath(source)
-    if not isinstance(path, str):
-        raise SourceError(f"entry {key!r}: the path {path!r} is bytes, not text")
-    return path
+def _parse_content(key: str, value: object, meta: Mapping[str, Any]) -> ContentSource:
+    """Check the type of content; ``str`` and None get here only if they were described as content."""
+    is_json = is_json_key(key) and (value is None or isinstance(value, Mapping | Sequence | int | float))
+    if is_json or isinstance(value, str | bytes | bytearray | memoryview) or is_frame(value):
+        return ContentSource(_file_key(key), value, meta)
+    raise SourceError(
+        f"entry {key!r}: {_describe(value)} is no source; expected a path or URL, content as bytes, a data frame, "
+        "or a JSON value under a key that ends in .json"
+    )
 
 
 def _is_directory(key: str) -> bool:

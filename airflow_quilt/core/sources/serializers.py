@@ -1,4 +1,4 @@
-"""Values that become files: JSON values and data frames, in the format that the logical key's suffix names.
+"""Serializers for content: JSON values and data frames, in the format that the logical key's suffix names.
 
 Each data frame is written by the library that owns it; none is imported here.
 """
@@ -23,6 +23,22 @@ def is_json_key(key: str) -> bool:
     return key.lower().endswith(".json")
 
 
+def serialize(key: LogicalKey, content: object) -> bytes:
+    """Return content as the bytes of a file.
+
+    Raises:
+        SourceError: the content cannot be written; as :func:`write_json` and :func:`write_frame`.
+    """
+    if isinstance(content, bytes | bytearray | memoryview):
+        return bytes(content)
+    if isinstance(content, str):
+        try:
+            return content.encode()
+        except UnicodeEncodeError as error:
+            raise SourceError(f"entry {key!r}: its content is not valid Unicode") from error
+    return write_frame(key, content) if is_frame(content) else write_json(key, content)
+
+
 def write_json(key: LogicalKey, value: object) -> bytes:
     """Return a JSON value as the bytes of a file; sequences of any kind become lists.
 
@@ -39,8 +55,8 @@ def write_frame(key: LogicalKey, frame: object) -> bytes:
     """Return a data frame as the bytes of a file.
 
     Raises:
-        SourceError: the suffix of the key names no format that this kind of frame is written in, or the library that
-            writes it is missing or refuses.
+        SourceError: this kind of frame cannot be written in the format of the key's suffix, or the library that writes it
+            is missing or fails.
     """
     formats = _WRITERS[_kind(frame)]
     write = formats.get(_suffix(key))
@@ -48,7 +64,7 @@ def write_frame(key: LogicalKey, frame: object) -> bytes:
         raise SourceError(f"entry {key!r}: a {type(frame).__name__} needs a key that ends in one of {', '.join(sorted(formats))}")
     try:
         return write(frame)
-    except Exception as error:  # Whatever the library raises, the key is what the user needs to hear.
+    except Exception as error:  # Libraries raise anything; the user needs the key.
         raise SourceError(f"entry {key!r}: its {type(frame).__name__} cannot be written: {error}") from error
 
 
@@ -61,7 +77,7 @@ def _kind(value: object) -> tuple[str, str]:
 
 
 def _as_json(value: object) -> Any:
-    """Turn sequences and mappings that json does not know, such as the output of mapped tasks, into ones it does."""
+    """Return a list or dict for a sequence or mapping that json does not know, such as the output of mapped tasks."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
@@ -74,12 +90,12 @@ def _compact_json(records: list[Any]) -> bytes:
 
 
 def _as_text(value: Any) -> str:
-    """Write times as ISO 8601 does, and other values of a cell as they print."""
+    """Return a time in ISO 8601, any other value of a cell as it prints."""
     return str(value.isoformat() if hasattr(value, "isoformat") else value)
 
 
 def _has_names(frame: Any) -> bool:
-    """Whether the index of a pandas frame says more than the numbers of its rows."""
+    """Whether the index of a pandas frame holds more than the numbers of its rows."""
     index = frame.index
     return type(index).__name__ != "RangeIndex" or index.name is not None or (index.start, index.step) != (0, 1)
 
@@ -113,7 +129,7 @@ def _polars_parquet(frame: Any) -> bytes:
 
 
 def _arrow_csv(table: Any) -> bytes:
-    from pyarrow.csv import write_csv  # noqa: PLC0415  (whoever has a table has pyarrow)
+    from pyarrow.csv import write_csv  # noqa: PLC0415  (a table brings pyarrow)
 
     return _to_buffer(lambda out: write_csv(table, out))
 
@@ -123,7 +139,7 @@ def _arrow_json(table: Any) -> bytes:
 
 
 def _arrow_parquet(table: Any) -> bytes:
-    from pyarrow.parquet import write_table  # noqa: PLC0415  (whoever has a table has pyarrow)
+    from pyarrow.parquet import write_table  # noqa: PLC0415  (a table brings pyarrow)
 
     return _to_buffer(lambda out: write_table(table, out))
 

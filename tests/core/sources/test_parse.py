@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
@@ -8,11 +9,19 @@ import pytest
 from airflow_quilt.core.errors import LogicalKeyError, MetadataError, QuiltError, SourceError
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
-from airflow_quilt.core.sources.parse import Content, DirectoryMeta, Located, Request, parse_entries, remote_locations
+from airflow_quilt.core.sources.parse import (
+    ContentSource,
+    DirectoryMeta,
+    LocationSource,
+    ParsedSource,
+    parse_entries,
+    remote_locations,
+)
+from airflow_quilt.core.sources.serializers import serialize
 
 
 class MappedOutput(Sequence[Any]):
-    """What mapped tasks returned: a sequence that is no list and is read item by item."""
+    """The output of mapped tasks: a sequence that is no list and is read item by item."""
 
     def __init__(self, *items: Any) -> None:
         self._items = items
@@ -29,7 +38,7 @@ class MappedOutput(Sequence[Any]):
 
 
 class AnyPath:
-    """A path of somebody else's library."""
+    """A path of another library."""
 
     def __init__(self, text: Any) -> None:
         self._text = text
@@ -38,17 +47,21 @@ class AnyPath:
         return self._text
 
 
-def parsed(entries: object) -> list[Request]:
-    return list(parse_entries(entries))
+def parsed(entries: object) -> list[ParsedSource]:
+    """Return the sources of entries, content as the bytes that are published."""
+    sources = list(parse_entries(entries))
+    return [
+        replace(each, content=serialize(each.key, each.content)) if isinstance(each, ContentSource) else each for each in sources
+    ]
 
 
-def located(key: str, text: str, meta: dict[str, Any] | None = None) -> Located:
+def located(key: str, text: str, meta: dict[str, Any] | None = None) -> LocationSource:
     location = PhysicalKey.parse(text)
-    return Located(key, location, meta or {}, location.name)
+    return LocationSource(key, location, meta or {}, location.name)
 
 
-def content(key: str, data: bytes, meta: dict[str, Any]) -> Content:
-    return Content(LogicalKey(key), data, meta)
+def content(key: str, data: bytes, meta: dict[str, Any]) -> ContentSource:
+    return ContentSource(LogicalKey(key), data, meta)
 
 
 def directory(key: str, meta: dict[str, Any]) -> DirectoryMeta:
@@ -60,17 +73,19 @@ LOCAL_URI = "quilt+file:///registry#package=team/data"
 
 
 @pytest.mark.parametrize(
-    ("entries", "requests"),
+    ("entries", "sources"),
     [
         pytest.param({}, [], id="nothing"),
         pytest.param({"a": "/data/a"}, [located("a", "/data/a")], id="local-path"),
         pytest.param({"a": "file:///data/a"}, [located("a", "/data/a")], id="file-url"),
-        pytest.param({"a": "s3://b/k?versionId=v"}, [Located("a", PhysicalKey("b", "k", "v"), {}, "k")], id="object"),
-        pytest.param({"a/": "s3://b/p/"}, [Located("a/", PhysicalKey("b", "p/"), {}, "p")], id="prefix"),
-        pytest.param({"a/": URI}, [Located("a/", QuiltUri.parse(URI), {}, "")], id="package"),
-        pytest.param({"a/": LOCAL_URI}, [Located("a/", QuiltUri.parse(LOCAL_URI), {}, "")], id="package-of-a-local-registry"),
+        pytest.param({"a": "s3://b/k?versionId=v"}, [LocationSource("a", PhysicalKey("b", "k", "v"), {}, "k")], id="object"),
+        pytest.param({"a/": "s3://b/p/"}, [LocationSource("a/", PhysicalKey("b", "p/"), {}, "p")], id="prefix"),
+        pytest.param({"a/": URI}, [LocationSource("a/", QuiltUri.parse(URI), {}, "")], id="package"),
+        pytest.param(
+            {"a/": LOCAL_URI}, [LocationSource("a/", QuiltUri.parse(LOCAL_URI), {}, "")], id="package-of-a-local-registry"
+        ),
         pytest.param({"a": PurePosixPath("/data/a")}, [located("a", "/data/a")], id="path"),
-        pytest.param({"a": AnyPath("s3://b/k")}, [Located("a", PhysicalKey("b", "k"), {}, "k")], id="path-like-on-s3"),
+        pytest.param({"a": AnyPath("s3://b/k")}, [LocationSource("a", PhysicalKey("b", "k"), {}, "k")], id="path-like-on-s3"),
         pytest.param({"a": {"path": "/data/a"}}, [located("a", "/data/a")], id="described-path"),
         pytest.param({"a": {"path": AnyPath("/data/a")}}, [located("a", "/data/a")], id="described-path-like"),
         pytest.param({"a": b"hello"}, [content("a", b"hello", {})], id="bytes"),
@@ -87,7 +102,7 @@ LOCAL_URI = "quilt+file:///registry#package=team/data"
         pytest.param("/data/", [located("", "/data/")], id="one-source-for-the-package"),
         pytest.param(Path("/data"), [located("", "/data")], id="one-path-for-the-package"),
         pytest.param(["/x", Path("/y")], [located("", "/x"), located("", "/y")], id="a-list-for-the-package"),
-        pytest.param(URI, [Located("", QuiltUri.parse(URI), {}, "")], id="a-package-for-the-package"),
+        pytest.param(URI, [LocationSource("", QuiltUri.parse(URI), {}, "")], id="a-package-for-the-package"),
         pytest.param({"path": "/x"}, [located("", "/x")], id="a-described-source-for-the-package"),
         pytest.param({"path/": "/x"}, [located("path/", "/x")], id="a-directory-named-path"),
         pytest.param({"path": "/x", "b": "/y"}, [located("path", "/x"), located("b", "/y")], id="a-file-named-path"),
@@ -104,8 +119,8 @@ LOCAL_URI = "quilt+file:///registry#package=team/data"
         ),
     ],
 )
-def test_every_kind_of_source_is_read(entries: object, requests: list[Request]) -> None:
-    assert parsed(entries) == requests
+def test_every_kind_of_source_is_read(entries: object, sources: list[ParsedSource]) -> None:
+    assert parsed(entries) == sources
 
 
 @pytest.mark.parametrize(
@@ -147,14 +162,14 @@ def test_the_output_of_mapped_tasks_is_a_list_of_sources(key: str) -> None:
         located(key, "/x"),
         located(key, "/y"),
         located(key, "/z", {"user_meta": {"n": 3}}),
-        Located(key, PhysicalKey("b", "k"), {}, "k"),
+        LocationSource(key, PhysicalKey("b", "k"), {}, "k"),
     ]
 
 
 def test_a_path_like_source_below_a_directory_of_mapped_output_keeps_its_trailing_slash() -> None:
     assert parsed({"parts/": MappedOutput("/x/", AnyPath("s3://b/p/"))}) == [
         located("parts/", "/x/"),
-        Located("parts/", PhysicalKey("b", "p/"), {}, "p"),
+        LocationSource("parts/", PhysicalKey("b", "p/"), {}, "p"),
     ]
 
 
@@ -175,20 +190,20 @@ def test_a_data_frame_is_written_in_the_format_of_its_key() -> None:
 def test_metadata_goes_with_a_path_and_with_content(meta: object, stored: dict[str, Any]) -> None:
     entries = {"a": {"path": "/x", "meta": meta}, "b": {"content": "x", "meta": meta}, "c.json": {"content": [1], "meta": meta}}
 
-    assert [request.meta for request in parsed(entries)] == [stored, stored, stored]
+    assert [source.meta for source in parsed(entries)] == [stored, stored, stored]
 
 
 def test_metadata_goes_with_content_that_looks_like_a_source() -> None:
-    (request,) = parsed({"a.json": {"content": {"path": "/x"}, "meta": {"n": 1}}})
+    (source,) = parsed({"a.json": {"content": {"path": "/x"}, "meta": {"n": 1}}})
 
-    assert request.meta == {"user_meta": {"n": 1}}
+    assert source.meta == {"user_meta": {"n": 1}}
 
 
 @pytest.mark.parametrize("kind", [str, bytes, bytearray], ids=["text", "bytes", "bytearray"])
 def test_text_is_a_location_and_only_bytes_are_content(kind: type) -> None:
-    (request,) = parsed({"a.json": "/x" if kind is str else kind(b"/x")})
+    (source,) = parsed({"a.json": "/x" if kind is str else kind(b"/x")})
 
-    assert isinstance(request, Located if kind is str else Content)
+    assert isinstance(source, LocationSource if kind is str else ContentSource)
 
 
 REFUSED = [
@@ -240,9 +255,9 @@ REFUSED = [
     pytest.param({"a.json": float("nan")}, "'a.json': its content is not JSON", id="nan"),
     pytest.param({"a.json": ["\ud800"]}, "'a.json': its content is not JSON", id="json-that-is-no-unicode"),
     pytest.param({"a.json": {(1, 2): 3}}, "'a.json': its content is not JSON", id="json-with-a-tuple-as-key"),
-    pytest.param({5: "/x"}, "5: a logical key is text, not int", id="key-number"),
-    pytest.param({None: "/x"}, "None: a logical key is text", id="key-none"),
-    pytest.param({b"a": "/x"}, "b'a': a logical key is text", id="key-bytes"),
+    pytest.param({5: "/x"}, "5: a logical key is a str, not int", id="key-number"),
+    pytest.param({None: "/x"}, "None: a logical key is a str", id="key-none"),
+    pytest.param({b"a": "/x"}, "b'a': a logical key is a str", id="key-bytes"),
 ]
 
 
@@ -293,11 +308,11 @@ def test_metadata_of_a_directory_that_is_no_json_object_is_refused_by_key_and_pl
 
 
 def test_a_source_is_read_when_it_is_asked_for() -> None:
-    requests = parse_entries({"a": "/x", "b": None})
+    sources = parse_entries({"a": "/x", "b": None})
 
-    assert next(requests) == located("a", "/x")
+    assert next(sources) == located("a", "/x")
     with pytest.raises(QuiltError, match="'b'"):
-        next(requests)
+        next(sources)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +326,34 @@ def test_a_source_is_read_when_it_is_asked_for() -> None:
         [URI, "s3://b/a?versionId=1"],
     ],
 )
-def test_remote_locations_are_those_of_the_requests(entries: object) -> None:
-    locations = [request.location for request in parse_entries(entries) if isinstance(request, Located)]
+def test_remote_locations_are_those_that_are_published(entries: object) -> None:
+    locations = [source.location for source in parse_entries(entries) if isinstance(source, LocationSource)]
 
     assert list(remote_locations(entries)) == [each for each in locations if isinstance(each, QuiltUri) or not each.is_local]
+
+
+@pytest.mark.parametrize(
+    "skipped",
+    [
+        None,
+        5,
+        "",
+        "s3:/b/k",
+        "https://x/y",
+        "relative/path",
+        AnyPath(b"/x"),
+        {"path": "/x", "content": "y"},
+        {"path": ["s3://b/inside"]},
+        {"path": "s3://b/meta", "meta": 5},
+        {"content": ["/x"]},
+        ["s3://b/inside"],
+    ],
+)
+def test_a_source_that_is_skipped_hides_no_remote_location(skipped: object) -> None:
+    assert list(remote_locations({"a": skipped, "b/": "s3://b/k"})) == [PhysicalKey("b", "k")]
+
+
+def test_content_is_not_written_to_find_the_remote_locations() -> None:
+    frame = type("DataFrame", (), {"__module__": "pandas", "to_csv": lambda *_, **__: pytest.fail("it was written")})()
+
+    assert list(remote_locations({"a.csv": frame, "b.csv": {"content": frame}, "c": "s3://b/k"})) == [PhysicalKey("b", "k")]
