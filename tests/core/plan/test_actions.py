@@ -42,7 +42,7 @@ def plan(sources: Iterable[Source], copies: Callable[[Source], bool] = everythin
     return list(plan_push(sources, copies, lambda source: dest.join(source.logical_key)))
 
 
-def test_what_is_copied_lands_where_it_is_told_to() -> None:
+def test_copies_land_at_destination() -> None:
     target = PhysicalKey("registry", "team/data/sub/a.txt")
     local, content, outside, inside = source(LOCAL), source(b"hello"), source(OUTSIDE, hash=HASH), source(INSIDE)
 
@@ -55,7 +55,7 @@ def test_what_is_copied_lands_where_it_is_told_to() -> None:
 
 
 @pytest.mark.parametrize("place", [INSIDE, OUTSIDE], ids=["inside", "outside"])
-def test_an_object_that_is_not_copied_stays_where_it_is_at_its_version(place: PhysicalKey) -> None:
+def test_kept_object_keeps_version(place: PhysicalKey) -> None:
     known, unknown = source(place, hash=HASH, meta={"user_meta": {"x": 1}}), source(place)
 
     assert plan([known, unknown], nothing) == [
@@ -66,9 +66,7 @@ def test_an_object_that_is_not_copied_stays_where_it_is_at_its_version(place: Ph
 
 @pytest.mark.parametrize("copies", [everything, nothing])
 @pytest.mark.parametrize("place", [THERE, THERE.at_version(None)], ids=["at a version", "without a version"])
-def test_an_object_that_lies_at_its_destination_stays_whatever_its_version(
-    place: PhysicalKey, copies: Callable[[Source], bool]
-) -> None:
+def test_object_at_destination_stays(place: PhysicalKey, copies: Callable[[Source], bool]) -> None:
     known, unknown = source(place, hash=HASH), source(place)
 
     assert plan([known, unknown], copies) == [
@@ -77,7 +75,7 @@ def test_an_object_that_lies_at_its_destination_stays_whatever_its_version(
     ]
 
 
-def test_where_something_lands_is_asked_only_of_what_is_copied() -> None:
+def test_only_copies_are_placed() -> None:
     asked: list[str] = []
 
     def land(source: Source) -> PhysicalKey:
@@ -90,12 +88,12 @@ def test_where_something_lands_is_asked_only_of_what_is_copied() -> None:
 
 
 @pytest.mark.parametrize("origin", [LOCAL, b"hello"], ids=["file", "content"])
-def test_what_is_no_object_cannot_stay_where_it_is(origin: PhysicalKey | bytes) -> None:
+def test_only_objects_can_stay(origin: PhysicalKey | bytes) -> None:
     with pytest.raises(SourceError, match=r"'sub/a\.txt'.*copy policy"):
         plan([source(origin)], nothing)
 
 
-def test_an_entry_that_stays_keeps_all_that_its_manifest_says_of_it() -> None:
+def test_kept_entry_is_unchanged() -> None:
     kept = packed(INSIDE, "s3://mirror/a.txt", "file:///backup/a.txt", hash_type=CRC64NVME)
 
     assert plan([kept], nothing) == [
@@ -109,7 +107,8 @@ def test_an_entry_that_stays_keeps_all_that_its_manifest_says_of_it() -> None:
     ]
 
 
-def test_an_entry_that_is_copied_has_one_place_and_keeps_its_metadata() -> None:
+def test_copied_entry_keeps_meta() -> None:
+    """Keep the metadata of a copied entry, with one physical key only."""
     copied = packed(OUTSIDE, "s3://mirror/a.txt")
     target = PhysicalKey("registry", "team/data/sub/a.txt", "v9")
 
@@ -119,43 +118,43 @@ def test_an_entry_that_is_copied_has_one_place_and_keeps_its_metadata() -> None:
     )
 
 
-def test_an_entry_may_take_another_key_and_other_metadata_with_it() -> None:
+def test_entry_may_be_renamed() -> None:
     moved = packed(OUTSIDE, logical_key=LogicalKey("b.txt"), meta={})
 
     assert (moved.logical_key, moved.meta, moved.origin, moved.hash) == ("b.txt", {}, OUTSIDE, HASH)
 
 
 @pytest.mark.parametrize("place", ["https://x/y", "", "s3:///y"])
-def test_an_entry_whose_place_is_none_is_no_source(place: str) -> None:
+def test_bad_physical_key_refused(place: str) -> None:
     with pytest.raises(SourceError, match="entry 'a': the package that it comes from is damaged"):
         Source.of_entry(Entry(LogicalKey("a"), (place,), 5, HASH))
 
 
-def test_a_file_of_some_other_machine_cannot_be_copied() -> None:
+def test_foreign_file_is_not_copied() -> None:
     with pytest.raises(SourceError, match=r"'sub/a\.txt'.*file:///data/a\.txt, a file of some other machine"):
         plan([packed(LOCAL, movable=False)])
 
 
-def test_build_keeps_the_name_of_a_file_of_some_other_machine() -> None:
+def test_build_keeps_foreign_file() -> None:
     (action,) = plan_build([packed(LOCAL, movable=False)])
 
     assert isinstance(action, Entry)
     assert action.physical_keys == ("file:///data/a.txt",)
 
 
-def test_an_entry_may_not_land_in_the_registrys_own_area() -> None:
+def test_registry_area_is_refused() -> None:
     with pytest.raises(LocationError, match=r"'\.quilt/packages/x'"):
         plan([source(b"x", ".quilt/packages/x")], dest=PhysicalKey("registry", ""))
 
 
-def test_a_key_like_the_registrys_own_is_fine_below_a_prefix() -> None:
+def test_prefix_may_hold_quilt_key() -> None:
     (action,) = plan([source(b"x", ".quilt/packages/x")])
 
     assert isinstance(action, Upload)
     assert action.destination.key == "team/data/.quilt/packages/x"
 
 
-def test_build_names_every_file_where_it_is() -> None:
+def test_build_names_in_place() -> None:
     sources = [source(LOCAL), source(OUTSIDE, hash=HASH), source(INSIDE)]
     entry = Entry(LogicalKey("sub/a.txt"), ("s3://source/raw/a.txt?versionId=v1",), 5, HASH, {})
 
@@ -166,7 +165,7 @@ def test_build_names_every_file_where_it_is() -> None:
     ]
 
 
-def test_build_refuses_content_which_has_no_place() -> None:
+def test_build_refuses_content() -> None:
     with pytest.raises(SourceError, match=r"'sub/a\.txt'.*push"):
         list(plan_build([source(b"x")]))
 
@@ -174,12 +173,14 @@ def test_build_refuses_content_which_has_no_place() -> None:
 @pytest.mark.parametrize(
     "origin", [LOCAL, b"hello", INSIDE, OUTSIDE, THERE], ids=["local", "content", "inside", "outside", "there"]
 )
-def test_a_record_that_will_be_too_long_is_refused_before_any_byte_moves(origin: PhysicalKey | bytes) -> None:
+def test_long_record_is_refused(origin: PhysicalKey | bytes) -> None:
     with pytest.raises(RecordSizeError, match=r"'sub/a\.txt'"):
         plan([source(origin, meta={"user_meta": {"x": "y" * 1_000_000}})])
 
 
-def test_the_record_that_is_checked_has_room_for_hash_and_version() -> None:
+def test_record_check_leaves_room() -> None:
+    """Leave room for hash and version in the check of the record's size."""
+
     def fits(padding: int) -> bool:
         try:
             plan([source(b"x", meta={"user_meta": {"x": "y" * padding}})])

@@ -1,4 +1,4 @@
-"""What a push copies, and where it lands."""
+"""Sources that a push copies, and their destinations."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,7 +30,7 @@ def source(origin: PhysicalKey | bytes, key: str = "sub/a.txt", **more: Any) -> 
 
 
 def land(dest: Any, *sources: Source) -> list[PhysicalKey]:
-    """Return where sources land, asked one after the other."""
+    """Return the destinations of sources, one after the other."""
     return list(map(landing(dest, REGISTRY, NAME), sources))
 
 
@@ -43,21 +43,21 @@ def land(dest: Any, *sources: Source) -> list[PhysicalKey]:
         ("none", set()),
     ],
 )
-def test_a_rule_says_which_kinds_of_sources_are_copied(copy: Any, copied: set[str]) -> None:
+def test_policy_copies_by_kind(copy: Any, copied: set[str]) -> None:
     is_copied = copy_policy(copy, REGISTRY)
 
     assert {kind for kind, origin in ORIGINS.items() if is_copied(source(origin))} == copied
 
 
 @pytest.mark.parametrize("copy", ["", "ALL", "if-inside", None, True, 1, ["all"], {"all"}], ids=repr)
-def test_anything_else_is_no_rule(copy: Any) -> None:
+def test_unknown_policy_refused(copy: Any) -> None:
     with pytest.raises(InputError, match="expected one of 'if-outside', 'all', 'local-only', 'none', or a function"):
         copy_policy(copy, REGISTRY)
 
 
 @pytest.mark.parametrize("kind", ["file", "inside", "outside"])
 @pytest.mark.parametrize("answer", [True, False])
-def test_a_function_decides_of_files_and_objects_and_is_told_of_them(kind: str, *, answer: bool) -> None:
+def test_copy_function_decides(kind: str, *, answer: bool) -> None:
     asked: list[tuple[str, EntryInfo]] = []
 
     def copy(key: LogicalKey, candidate: EntryInfo) -> bool:
@@ -70,7 +70,7 @@ def test_a_function_decides_of_files_and_objects_and_is_told_of_them(kind: str, 
     assert asked == [("sub/a.txt", EntryInfo(origin, 5, HASH, {"unit": "mm"}))]
 
 
-def test_content_is_copied_without_asking() -> None:
+def test_content_is_always_copied() -> None:
     def copy(_key: LogicalKey, _candidate: EntryInfo) -> bool:
         raise AssertionError
 
@@ -78,12 +78,12 @@ def test_content_is_copied_without_asking() -> None:
 
 
 @pytest.mark.parametrize("answer", [None, 0, 1, "", "yes", []], ids=repr)
-def test_a_function_that_answers_neither_yes_nor_no_is_refused_by_the_key(answer: Any) -> None:
+def test_non_bool_copy_is_refused(answer: Any) -> None:
     with pytest.raises(InputError, match=r"entry 'sub/a\.txt': the function given as copy returned .*expected True or False"):
         copy_policy(lambda _key, _candidate: answer, REGISTRY)(source(ORIGINS["inside"]))
 
 
-def test_an_error_of_a_function_is_its_callers() -> None:
+def test_function_errors_propagate() -> None:
     def broken(_key: LogicalKey, _candidate: EntryInfo) -> Any:
         raise ZeroDivisionError
 
@@ -93,7 +93,7 @@ def test_an_error_of_a_function_is_its_callers() -> None:
         land(broken, source(b"hello"))
 
 
-def test_objects_land_below_the_packages_name() -> None:
+def test_default_dest_is_the_name() -> None:
     assert land(None, source(b"hello")) == [PhysicalKey("registry", "team/data/sub/a.txt")]
 
 
@@ -106,7 +106,7 @@ def test_objects_land_below_the_packages_name() -> None:
         pytest.param("s3://registry/raw/", "raw/sub/a.txt", id="prefix-with-slash"),
     ],
 )
-def test_objects_land_below_a_prefix_with_one_slash_between(dest: str, place: str) -> None:
+def test_dest_adds_one_slash(dest: str, place: str) -> None:
     assert land(dest, source(b"hello")) == [PhysicalKey("registry", place)]
 
 
@@ -121,7 +121,7 @@ def test_objects_land_below_a_prefix_with_one_slash_between(dest: str, place: st
         ("s3://registry/a/.quilt/", PhysicalKey("registry", "a/.quilt/")),
     ],
 )
-def test_a_dest_is_a_prefix_in_the_registrys_bucket(text: str, dest: PhysicalKey) -> None:
+def test_dest_is_a_bucket_prefix(text: str, dest: PhysicalKey) -> None:
     assert parse_dest(text, REGISTRY) == dest
 
 
@@ -137,7 +137,7 @@ def test_a_dest_is_a_prefix_in_the_registrys_bucket(text: str, dest: PhysicalKey
         pytest.param("", "location", id="empty"),
     ],
 )
-def test_any_other_dest_is_refused_before_anything_is_asked(text: str, words: str) -> None:
+def test_bad_dest_is_refused(text: str, words: str) -> None:
     with pytest.raises(LocationError) as caught:
         landing(text, REGISTRY, NAME)
 
@@ -145,7 +145,7 @@ def test_any_other_dest_is_refused_before_anything_is_asked(text: str, words: st
 
 
 @pytest.mark.parametrize("kind", ORIGINS)
-def test_a_function_places_each_entry_and_is_told_of_it(kind: str) -> None:
+def test_dest_function_places(kind: str) -> None:
     asked: list[tuple[str, EntryInfo]] = []
 
     def dest(key: LogicalKey, candidate: EntryInfo) -> str:
@@ -158,7 +158,7 @@ def test_a_function_places_each_entry_and_is_told_of_it(kind: str) -> None:
     assert asked == [("sub/a.txt", EntryInfo(origin if isinstance(origin, PhysicalKey) else None, 5, HASH, {"unit": "mm"}))]
 
 
-def test_a_candidate_without_hash_and_metadata_says_so() -> None:
+def test_entry_info_may_be_empty() -> None:
     def dest(_key: LogicalKey, candidate: EntryInfo) -> str:
         assert candidate == EntryInfo(None, 5, None, {})
         return "s3://registry/a"
@@ -180,7 +180,7 @@ def test_a_candidate_without_hash_and_metadata_says_so() -> None:
         pytest.param("s3://registry/raw/", "expected s3://bucket/key without a version", id="prefix"),
     ],
 )
-def test_a_function_that_names_no_object_is_refused_by_the_key(answer: Any, words: str) -> None:
+def test_dest_must_name_an_object(answer: Any, words: str) -> None:
     with pytest.raises(LocationError) as caught:
         land(lambda _key, _candidate: answer, source(b"hello"))
 
@@ -189,7 +189,7 @@ def test_a_function_that_names_no_object_is_refused_by_the_key(answer: Any, word
 
 
 @pytest.mark.parametrize("answer", ["", "https://registry/a", "s3:///a", "s3://registry/a?x=y", "s3://registry/a#b"])
-def test_a_function_that_returns_no_location_is_refused(answer: str) -> None:
+def test_dest_must_be_a_location(answer: str) -> None:
     with pytest.raises(LocationError):
         land(lambda _key, _candidate: answer, source(b"hello"))
 
@@ -201,20 +201,20 @@ def test_a_function_that_returns_no_location_is_refused(answer: str) -> None:
         pytest.param("s3://registry/a b", "s3://registry/a%20b", id="another-spelling"),
     ],
 )
-def test_two_entries_cannot_share_one_object(one: str, other: str) -> None:
+def test_shared_dest_is_refused(one: str, other: str) -> None:
     places: Callable[[LogicalKey, EntryInfo], str] = lambda key, _candidate: one if key == "first" else other  # noqa: E731
 
     with pytest.raises(LocationError, match="entry 'second': .* as for 'first'; two entries cannot share one object"):
         land(places, source(b"hello", "first"), source(b"hello", "second"))
 
 
-def test_two_objects_of_one_key_in_two_buckets_are_two() -> None:
+def test_same_key_in_two_buckets() -> None:
     keys = land(lambda key, _candidate: f"s3://{key}/a", source(b"x", "one"), source(b"x", "two"))
 
     assert keys == [PhysicalKey("one", "a"), PhysicalKey("two", "a")]
 
 
-def test_each_push_asks_a_function_anew() -> None:
+def test_each_push_places_anew() -> None:
     def dest(_key: LogicalKey, _candidate: EntryInfo) -> str:
         return "s3://registry/a"
 

@@ -1,4 +1,4 @@
-"""What a revision holds is put in order, merged and cut as a tree."""
+"""The entries of a revision, put in order, merged and cut as a tree."""
 
 from typing import Any
 
@@ -40,13 +40,13 @@ def left(tree: SourceTree, *removed: str) -> tuple[list[str], list[str], list[st
     return keys(rest), list(rest.directories), removal.absent
 
 
-def test_files_are_put_in_walk_order() -> None:
+def test_files_are_in_walk_order() -> None:
     found = ordered(tree("b", "a.txt", "a/c", "a-b", "a/b/c"))
 
     assert keys(found) == ["a/b/c", "a/c", "a-b", "a.txt", "b"]
 
 
-def test_metadata_of_directories_stays_as_it_is() -> None:
+def test_directory_meta_stays() -> None:
     directories = tree(z={"x": 1}, a={}, a__b=None).directories
 
     assert ordered(SourceTree([], directories)).directories == {"z/": {"x": 1}, "a/": {}, "a/b/": None}
@@ -60,25 +60,25 @@ def test_metadata_of_directories_stays_as_it_is() -> None:
         pytest.param(["a", "a!", "a/b"], "'a' is a file, and a directory that holds 'a/b'", id="with-a-key-between"),
     ],
 )
-def test_files_that_are_no_tree_are_refused(files: list[str], message: str) -> None:
+def test_non_tree_is_refused(files: list[str], message: str) -> None:
     with pytest.raises(LogicalKeyError, match=message):
         ordered(tree(*files))
 
 
 @pytest.mark.parametrize("directory", ["a", "a__b", "a__b__c"])
-def test_a_file_is_no_directory_with_metadata_nor_above_one(directory: str) -> None:
+def test_file_has_no_directory_meta(directory: str) -> None:
     with pytest.raises(LogicalKeyError, match="'a' is a file, and a directory that has metadata"):
         ordered(tree("a", "b", **{directory: {"x": 1}}))
 
 
 @pytest.mark.parametrize("file", ["a", "a/b", "a/b/c"])
-def test_a_file_is_found_to_be_a_directory_among_others_that_begin_alike(file: str) -> None:
+def test_directory_among_similar(file: str) -> None:
     directories = {DirectoryKey(key): {} for key in ("a!/", "a/b!/", "a/b/c/d/", "a/b0/", "a0/", "a/!/")}
     with pytest.raises(LogicalKeyError, match=f"'{file}' is a file, and a directory that has metadata"):
         ordered(SourceTree(tree(file, "a1", "z").sources, directories))
 
 
-def test_a_directory_with_metadata_may_hold_files_or_none_and_a_file_may_begin_alike() -> None:
+def test_directory_may_be_empty() -> None:
     directories = tree(a={"x": 1}, empty={"x": 2}).directories
 
     assert ordered(SourceTree(tree("a/b", "a.txt", "empty.txt").sources, directories)).directories == directories
@@ -94,7 +94,7 @@ def test_a_directory_with_metadata_may_hold_files_or_none_and_a_file_may_begin_a
         pytest.param(["d/"], ["a", "de"], ["f/"], [], id="directory-with-slash"),
         pytest.param(["d", "d/"], ["a", "de"], ["f/"], [], id="directory-both-ways"),
         pytest.param(["d/e"], ["a", "d/b", "de"], ["d/", "f/"], [], id="directory-inside"),
-        pytest.param(["d", "d/e", "d/b"], ["a", "de"], ["f/"], [], id="directory-and-what-is-below-it"),
+        pytest.param(["d", "d/e", "d/b"], ["a", "de"], ["f/"], [], id="directory-and-its-content"),
         pytest.param(["d/b"], ["a", "d/e/c", "de"], ["d/", "d/e/", "f/"], [], id="file-below"),
         pytest.param(["f"], ["a", "d/b", "d/e/c", "de"], ["d/", "d/e/"], [], id="directory-that-only-has-metadata"),
         pytest.param(["f/"], ["a", "d/b", "d/e/c", "de"], ["d/", "d/e/"], [], id="the-same-with-slash"),
@@ -102,21 +102,19 @@ def test_a_directory_with_metadata_may_hold_files_or_none_and_a_file_may_begin_a
         pytest.param(["a", "d", "de", "f"], [], [], [], id="everything"),
     ],
 )
-def test_files_and_directories_are_removed_by_their_keys(
-    removed: list[str], files: list[str], directories: list[str], absent: list[str]
-) -> None:
+def test_keys_are_removed(removed: list[str], files: list[str], directories: list[str], absent: list[str]) -> None:
     base = tree("a", "d/b", "d/e/c", "de", d={"x": 1}, d__e={"x": 2}, f={"x": 3})
 
     assert left(base, *removed) == (files, directories, absent)
 
 
 @pytest.mark.parametrize("key", ["", "/", "a//", "../a", "a/../b", "a\0", "/a"])
-def test_what_is_no_key_cannot_be_removed(key: str) -> None:
+def test_bad_removal_is_refused(key: str) -> None:
     with pytest.raises(LogicalKeyError):
         Removal([key])
 
 
-def test_what_is_added_takes_the_place_of_what_has_its_key() -> None:
+def test_added_replaces_same_key() -> None:
     added = tree("b", "c", data=b"new", d={"new": 1}, e={})
     both = ordered(merged(tree("a", "b", d={"old": 1}, e={"old": 1}), added))
 
@@ -124,13 +122,13 @@ def test_what_is_added_takes_the_place_of_what_has_its_key() -> None:
     assert both.directories == {"d/": {"new": 1}, "e/": {}}
 
 
-def test_a_directory_cannot_be_added_where_a_file_is_nor_a_file_where_a_directory_is() -> None:
+def test_merge_refuses_non_tree() -> None:
     for base, added in (("a", "a/b"), ("a/b", "a")):
         with pytest.raises(LogicalKeyError, match="'a' is a file, and a directory"):
             ordered(merged(tree(base), tree(added)))
 
 
-def test_merging_changes_neither_tree() -> None:
+def test_merge_changes_no_input() -> None:
     base, added = tree("a", d={"x": 1}), tree("a", data=b"new", d={"x": 2})
     merged(base, added)
 

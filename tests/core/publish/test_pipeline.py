@@ -67,7 +67,7 @@ def any_registry(request: pytest.FixtureRequest, registry: Registry, local_regis
     return registry if request.param == "memory" else local_registry
 
 
-def test_push_tells_what_it_published(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
+def test_push_returns_its_result(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
     put(memory, "s3://registry/data/here.txt", b"here")
     put(memory, "s3://source/there.txt", b"there!")
     path = write("file.txt", b"a file")
@@ -92,9 +92,7 @@ def test_push_tells_what_it_published(registry: Registry, memory: MemoryStorage,
     assert published.uri == QuiltUri(registry=registry.location, package=NAME, top_hash=published.top_hash)
 
 
-def test_push_copies_what_lies_elsewhere_and_names_the_copies(
-    registry: Registry, memory: MemoryStorage, write: Callable[..., Path]
-) -> None:
+def test_push_names_the_copies(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
     put(memory, "s3://source/a/there.txt", b"there!")
     path = write("file.txt", b"a file")
     entries = read(
@@ -112,9 +110,7 @@ def test_push_copies_what_lies_elsewhere_and_names_the_copies(
         assert memory.get(stat.key).data == data
 
 
-def test_push_leaves_objects_of_the_registrys_bucket_where_they_are(
-    registry: Registry, memory: MemoryStorage, recorder: Recorder
-) -> None:
+def test_push_keeps_own_objects(registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
     here = put(memory, "s3://registry/data/here.txt", b"here")
     published = push(through(registry, recorder), draft("s3://registry/data/"))
 
@@ -124,7 +120,7 @@ def test_push_leaves_objects_of_the_registrys_bucket_where_they_are(
     assert {call.key.key.partition("/")[0] for call in recorder.writes} == {".quilt"}
 
 
-def test_push_of_a_version_publishes_that_version(registry: Registry, memory: MemoryStorage) -> None:
+def test_push_keeps_source_version(registry: Registry, memory: MemoryStorage) -> None:
     old = put(memory, "s3://source/a.txt", b"old")
     put(memory, "s3://source/a.txt", b"new")
     entries = read(registry, push(registry, draft({"a.txt": str(old)})))
@@ -133,7 +129,7 @@ def test_push_of_a_version_publishes_that_version(registry: Registry, memory: Me
     assert memory.get(PhysicalKey.parse(entries["a.txt"].physical_keys[0])).data == b"old"
 
 
-def test_push_of_an_unchanged_package_of_the_same_bucket_copies_nothing(registry: Registry, recorder: Recorder) -> None:
+def test_same_bucket_copies_nothing(registry: Registry, recorder: Recorder) -> None:
     first = push(registry, draft({"a.txt": b"one", "b.txt": b"two"}))
     again = push(through(registry, recorder), draft(str(first.uri), package="team/other"))
 
@@ -143,7 +139,7 @@ def test_push_of_an_unchanged_package_of_the_same_bucket_copies_nothing(registry
     assert recorder.bytes_read == 0
 
 
-def test_the_same_push_again_makes_no_revision(registry: Registry) -> None:
+def test_same_push_makes_no_revision(registry: Registry) -> None:
     first = push(registry, draft({"a.txt": b"content"}, meta={"k": 1}, message="m"))
     again = push(registry, draft({"a.txt": b"content"}, meta={"k": 1}, message="m"))
 
@@ -151,7 +147,7 @@ def test_the_same_push_again_makes_no_revision(registry: Registry) -> None:
     assert list(registry.revisions(NAME)) == [first.revision]
 
 
-def test_without_dedupe_the_same_content_makes_a_second_revision(any_registry: Registry, write: Callable[..., Path]) -> None:
+def test_no_dedupe_makes_revision(any_registry: Registry, write: Callable[..., Path]) -> None:
     path = str(write("a.txt", b"content"))
     first = build(any_registry, draft({"a.txt": path}))
     again = build(any_registry, draft({"a.txt": path}, dedupe=False))
@@ -160,7 +156,7 @@ def test_without_dedupe_the_same_content_makes_a_second_revision(any_registry: R
     assert list(any_registry.revisions(NAME)) == [again.revision, first.revision]
 
 
-def test_another_message_makes_another_revision_of_the_same_files(any_registry: Registry, write: Callable[..., Path]) -> None:
+def test_new_message_new_revision(any_registry: Registry, write: Callable[..., Path]) -> None:
     path = str(write("a.txt", b"content"))
     first = build(any_registry, draft({"a.txt": path}, message="one"))
     second = build(any_registry, draft({"a.txt": path}, message="two"))
@@ -181,19 +177,19 @@ def test_another_message_makes_another_revision_of_the_same_files(any_registry: 
         ),
     ],
 )
-def test_message_and_metadata_are_in_the_header(any_registry: Registry, more: dict[str, Any], header: Mapping[str, Any]) -> None:
+def test_header_has_message_and_meta(any_registry: Registry, more: dict[str, Any], header: Mapping[str, Any]) -> None:
     published = build(any_registry, draft({}, allow_empty=True, **more))
 
     assert any_registry.read(NAME, published.top_hash).header == header
 
 
-def test_metadata_of_an_entry_is_in_its_record(registry: Registry) -> None:
+def test_record_has_entry_meta(registry: Registry) -> None:
     published = push(registry, draft({"a.txt": {"content": "text", "meta": {"unit": "mm"}}}))
 
     assert read(registry, published)["a.txt"].meta == {"user_meta": {"unit": "mm"}}
 
 
-def test_build_names_files_where_they_are(any_registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
+def test_build_names_files_in_place(any_registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
     there = put(memory, "s3://source/there.txt", b"there!")
     path = write("d/file.txt", b"a file")
     before = objects(memory, "source")
@@ -207,13 +203,13 @@ def test_build_names_files_where_they_are(any_registry: Registry, memory: Memory
     assert path.read_bytes() == b"a file"
 
 
-def test_a_package_of_a_local_registry_has_a_uri_of_our_own(local_registry: Registry) -> None:
+def test_local_registry_uri(local_registry: Registry) -> None:
     published = build(local_registry, draft({}, allow_empty=True))
 
     assert str(published.uri) == f"quilt+{local_registry.location}#package=team/package@{published.top_hash}"
 
 
-def test_push_and_build_of_the_same_bytes_have_the_same_top_hash(
+def test_push_and_build_hash_alike(
     registry: Registry, local_registry: Registry, memory: MemoryStorage, write: Callable[..., Path]
 ) -> None:
     data = os.urandom(9 * 1024 * 1024)
@@ -229,7 +225,7 @@ def test_push_and_build_of_the_same_bytes_have_the_same_top_hash(
     assert hashes == {build(local_registry, drafts[0]).top_hash}
 
 
-def test_an_empty_package_is_published_only_when_that_is_allowed(any_registry: Registry) -> None:
+def test_empty_needs_allow_empty(any_registry: Registry) -> None:
     with pytest.raises(EmptyPackageError, match="allow_empty=True"):
         build(any_registry, draft({}))
     published = build(any_registry, draft({}, allow_empty=True))
@@ -239,12 +235,12 @@ def test_an_empty_package_is_published_only_when_that_is_allowed(any_registry: R
     assert list(any_registry.read(NAME).entries) == []
 
 
-def test_an_empty_package_can_be_pushed(registry: Registry) -> None:
+def test_empty_package_is_pushed(registry: Registry) -> None:
     assert push(registry, draft({}, allow_empty=True)).top_hash == EMPTY_TOP_HASH
 
 
 @pytest.mark.parametrize("place", ["directory", "prefix"])
-def test_a_source_without_files_is_refused_by_its_key_unless_allowed(registry: Registry, tmp_path: Path, place: str) -> None:
+def test_empty_source_is_refused(registry: Registry, tmp_path: Path, place: str) -> None:
     (tmp_path / "nothing").mkdir()
     source = str(tmp_path / "nothing") if place == "directory" else "s3://source/nothing/"
 
@@ -262,11 +258,11 @@ def test_a_source_without_files_is_refused_by_its_key_unless_allowed(registry: R
         pytest.param("s3://registry/some%20%C3%A9", "some é/d/a.txt", id="quoted"),
         pytest.param("s3://registry", "d/a.txt", id="the whole bucket"),
         pytest.param("s3://registry/", "d/a.txt", id="the whole bucket with a slash"),
-        pytest.param("s3://registry/x.quilt", "x.quilt/d/a.txt", id="a name that only looks like the registry's own"),
+        pytest.param("s3://registry/x.quilt", "x.quilt/d/a.txt", id="a name that only resembles the registry's own"),
         pytest.param("s3://registry/.quilts", ".quilts/d/a.txt", id="a longer name than the registry's own"),
     ],
 )
-def test_pushed_objects_land_under_dest(registry: Registry, memory: MemoryStorage, dest: str | None, place: str) -> None:
+def test_objects_land_under_dest(registry: Registry, memory: MemoryStorage, dest: str | None, place: str) -> None:
     published = push(registry, draft({"d/a.txt": b"content"}), dest)
 
     stat = memory.stat(PhysicalKey("registry", place))
@@ -293,7 +289,7 @@ BAD_NAMES = [
 @pytest.mark.parametrize("package", BAD_NAMES)
 @pytest.mark.parametrize("publish", [push, build])
 @pytest.mark.parametrize("dest", [None, "s3://registry/x"])
-def test_a_bad_package_name_is_refused_before_anything_is_written(
+def test_bad_name_writes_nothing(
     registry: Registry, recorder: Recorder, package: Any, publish: Callable[..., PublishResult], dest: str | None
 ) -> None:
     more = {"dest": dest} if publish is push else {}
@@ -319,17 +315,13 @@ def test_a_bad_package_name_is_refused_before_anything_is_written(
         pytest.param("https://registry/x", "expected s3://", id="another scheme"),
     ],
 )
-def test_a_dest_that_cannot_be_used_is_refused_before_anything_is_written(
-    registry: Registry, recorder: Recorder, dest: str, message: str
-) -> None:
+def test_bad_dest_writes_nothing(registry: Registry, recorder: Recorder, dest: str, message: str) -> None:
     with pytest.raises(LocationError, match=message):
         push(through(registry, recorder), draft({"a.txt": b"content"}), dest)
     assert recorder.calls == []
 
 
-def test_a_key_that_would_land_in_the_registrys_own_area_is_refused_before_anything_is_written(
-    registry: Registry, recorder: Recorder
-) -> None:
+def test_own_area_writes_nothing(registry: Registry, recorder: Recorder) -> None:
     entries = {"a.txt": b"content", ".quilt/named_packages/team/package/latest": b"x" * 64}
 
     with pytest.raises(LocationError, match=r"\.quilt/named_packages/team/package/latest"):
@@ -339,19 +331,19 @@ def test_a_key_that_would_land_in_the_registrys_own_area_is_refused_before_anyth
 
 
 @pytest.mark.parametrize("url", ["s3://registry/prefix", "s3://registry/prefix/", "s3://registry?versionId=1"])
-def test_a_registry_is_a_whole_bucket(url: str) -> None:
+def test_registry_is_whole_bucket(url: str) -> None:
     with pytest.raises(LocationError, match="whole bucket"):
         resolve_registry(url)
 
 
-def test_push_to_a_local_registry_is_refused_and_names_build(local_registry: Registry, recorder: Recorder) -> None:
+def test_local_push_names_build(local_registry: Registry, recorder: Recorder) -> None:
     with pytest.raises(LocationError, match="use build"):
         push(through(local_registry, recorder), draft({"a.txt": b"content"}))
     assert recorder.calls == []
 
 
 @pytest.mark.parametrize("entries", [{"d/a.txt": b"x"}, {"d/a.txt": {"content": "x"}}, {"d/a.txt.json": {"k": 1}}])
-def test_build_of_content_is_refused_and_names_the_key(any_registry: Registry, recorder: Recorder, entries: object) -> None:
+def test_build_of_content_refused(any_registry: Registry, recorder: Recorder, entries: object) -> None:
     with pytest.raises(SourceError, match=r"'d/a\.txt.*content"):
         build(through(any_registry, recorder), draft(entries))
     assert recorder.writes == []
@@ -395,7 +387,7 @@ BAD_DRAFTS = [
 
 @pytest.mark.parametrize(("more", "error", "message"), BAD_DRAFTS)
 @pytest.mark.parametrize("publish", [push, build])
-def test_what_cannot_be_published_is_refused_before_anything_is_written(
+def test_bad_draft_writes_nothing(
     registry: Registry,
     memory: MemoryStorage,
     more: dict[str, Any],
@@ -414,9 +406,7 @@ def test_what_cannot_be_published_is_refused_before_anything_is_written(
     assert objects(memory, "registry", "source") == before
 
 
-def test_a_record_that_only_its_copy_makes_too_long_is_refused_before_any_byte_moves(
-    registry: Registry, memory: MemoryStorage, recorder: Recorder
-) -> None:
+def test_long_copy_record_refused(registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
     put(memory, "s3://source/b", b"b")
     room = 1_000_000 - 350
     entries = {"a": {"path": "s3://source/b", "meta": {"k": "x" * room}}}
@@ -427,7 +417,7 @@ def test_a_record_that_only_its_copy_makes_too_long_is_refused_before_any_byte_m
     assert push(registry, draft(entries)).entries == 1
 
 
-def test_latest_that_moves_during_the_push_is_a_conflict(registry: Registry) -> None:
+def test_moved_latest_is_conflict(registry: Registry) -> None:
     first = push(registry, draft({"a.txt": b"first"}))
     theirs: list[PublishResult] = []
     racing = Before(lambda call: call.operation == "upload", lambda: theirs.append(push(registry, draft({"a.txt": b"theirs"}))))
@@ -438,7 +428,7 @@ def test_latest_that_moves_during_the_push_is_a_conflict(registry: Registry) -> 
     assert list(registry.revisions(NAME)) == [theirs[0].revision, first.revision]
 
 
-def test_latest_that_moves_during_the_push_is_overwritten_where_that_was_asked_for(registry: Registry) -> None:
+def test_overwrite_ignores_conflict(registry: Registry) -> None:
     first = push(registry, draft({"a.txt": b"first"}))
     theirs: list[PublishResult] = []
     racing = Before(lambda call: call.operation == "upload", lambda: theirs.append(push(registry, draft({"a.txt": b"theirs"}))))
@@ -450,7 +440,7 @@ def test_latest_that_moves_during_the_push_is_overwritten_where_that_was_asked_f
 
 @pytest.mark.parametrize("publish", [push, build])
 @pytest.mark.parametrize("source", ["s3://source/data/", "s3://registry/data/", "quilt+s3://registry#package=team/base"])
-def test_work_that_was_told_to_stop_publishes_nothing(
+def test_stopped_publishes_nothing(
     registry: Registry, memory: MemoryStorage, publish: Callable[..., PublishResult], source: str
 ) -> None:
     put(memory, "s3://source/data/a.txt", b"a")
@@ -465,7 +455,7 @@ def test_work_that_was_told_to_stop_publishes_nothing(
     assert list(registry.revisions(NAME)) == []
 
 
-def test_no_thread_stays_behind(registry: Registry, memory: MemoryStorage) -> None:
+def test_no_thread_is_left(registry: Registry, memory: MemoryStorage) -> None:
     for i in range(40):
         put(memory, f"s3://source/data/{i}", b"%d" % i)
     before = set(threading.enumerate())
@@ -482,7 +472,7 @@ def messages(caplog: pytest.LogCaptureFixture, level: int = logging.INFO) -> lis
     return [record.getMessage() for record in caplog.records if record.levelno == level]
 
 
-def test_push_logs_what_it_is_about_to_do_and_what_it_published(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_push_logs_plan_and_result(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="airflow_quilt")
     published = push(registry, draft({"a.txt": b"12345", "b.bin": bytes(2048)}))
 
@@ -491,7 +481,7 @@ def test_push_logs_what_it_is_about_to_do_and_what_it_published(registry: Regist
     assert lines[-1] == f"Published quilt+s3://registry#package=team/package@{published.top_hash}"
 
 
-def test_an_unchanged_push_says_so(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_unchanged_push_is_logged(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     published = push(registry, draft({"a.txt": b"12345"}))
     caplog.set_level(logging.INFO, logger="airflow_quilt")
     push(registry, draft({"a.txt": b"12345"}))
@@ -501,9 +491,7 @@ def test_an_unchanged_push_says_so(registry: Registry, caplog: pytest.LogCapture
     assert lines[-1] == f"Unchanged, no new revision: {published.uri}"
 
 
-def test_build_logs_that_it_copies_nothing(
-    local_registry: Registry, write: Callable[..., Path], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_build_logs_no_copy(local_registry: Registry, write: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="airflow_quilt")
     published = build(local_registry, draft({"a.txt": str(write("a.txt", b"12345"))}))
 
@@ -513,7 +501,7 @@ def test_build_logs_that_it_copies_nothing(
     assert messages(caplog, logging.WARNING) == []
 
 
-def test_build_of_local_files_into_a_remote_registry_warns_how_many_only_this_machine_can_read(
+def test_build_warns_of_local_files(
     registry: Registry, memory: MemoryStorage, write: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     put(memory, "s3://source/b.txt", b"b")
@@ -526,16 +514,14 @@ def test_build_of_local_files_into_a_remote_registry_warns_how_many_only_this_ma
     assert published.created
 
 
-def test_build_of_objects_alone_warns_of_nothing(
-    registry: Registry, memory: MemoryStorage, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_build_of_objects_is_silent(registry: Registry, memory: MemoryStorage, caplog: pytest.LogCaptureFixture) -> None:
     put(memory, "s3://source/b.txt", b"b")
     build(registry, draft({"b.txt": "s3://source/b.txt"}))
 
     assert messages(caplog, logging.WARNING) == []
 
 
-def test_nothing_of_the_content_or_the_metadata_is_logged(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_content_is_not_logged(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     push(registry, draft({"a.txt": b"SECRET-CONTENT"}, meta={"k": "SECRET-META"}))
 
@@ -547,7 +533,7 @@ def three(registry: Registry) -> list[str]:
     return [build(registry, draft({}, allow_empty=True, message=str(i))).top_hash for i in range(3)][::-1]
 
 
-def test_delete_of_a_revision_tells_it_and_keeps_the_others(any_registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_delete_keeps_others(any_registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     hashes = three(any_registry)
     caplog.set_level(logging.INFO, logger="airflow_quilt")
     caplog.clear()
@@ -560,10 +546,10 @@ def test_delete_of_a_revision_tells_it_and_keeps_the_others(any_registry: Regist
     assert line.startswith(f"Deleted 1 revision of team/package from {any_registry.location}")
 
 
-def test_delete_of_a_package_leaves_data_and_manifests(registry: Registry, memory: MemoryStorage) -> None:
+def test_delete_keeps_data(registry: Registry, memory: MemoryStorage) -> None:
     published = push(registry, draft({"a.txt": b"content"}))
     before = {url: data for url, data in objects(memory, "registry").items() if "named_packages" not in url}
-    assert delete(registry, "team/package") == DeleteResult((published.revision.time,))
+    assert delete(registry, "team/package") == DeleteResult((published.revision.published_at,))
 
     assert objects(memory, "registry") == before
     assert len(before) == 2
@@ -572,9 +558,7 @@ def test_delete_of_a_package_leaves_data_and_manifests(registry: Registry, memor
 
 
 @pytest.mark.parametrize("top_hash", [None, "0" * 64, "012345"], ids=["package", "revision", "short"])
-def test_delete_of_what_is_gone_is_an_error_unless_that_is_fine(
-    any_registry: Registry, caplog: pytest.LogCaptureFixture, top_hash: str | None
-) -> None:
+def test_delete_missing_is_an_error(any_registry: Registry, caplog: pytest.LogCaptureFixture, top_hash: str | None) -> None:
     caplog.set_level(logging.INFO, logger="airflow_quilt")
 
     with pytest.raises(PackageNotFoundError, match="team/package"):
@@ -583,7 +567,7 @@ def test_delete_of_what_is_gone_is_an_error_unless_that_is_fine(
     assert messages(caplog)[-1].startswith("Nothing to delete")
 
 
-def test_delete_of_an_absent_revision_of_a_package_touches_nothing(any_registry: Registry) -> None:
+def test_delete_absent_revision(any_registry: Registry) -> None:
     hashes = three(any_registry)
 
     with pytest.raises(PackageNotFoundError, match="0" * 64):
@@ -593,7 +577,7 @@ def test_delete_of_an_absent_revision_of_a_package_touches_nothing(any_registry:
 
 
 @pytest.mark.parametrize("top_hash", ["", "abc", "ABCDEF", "latest", "0" * 65])
-def test_delete_of_a_malformed_hash_is_refused_even_where_absence_is_fine(any_registry: Registry, top_hash: str) -> None:
+def test_delete_malformed_hash(any_registry: Registry, top_hash: str) -> None:
     hashes = three(any_registry)
 
     with pytest.raises(TopHashError):
@@ -602,13 +586,13 @@ def test_delete_of_a_malformed_hash_is_refused_even_where_absence_is_fine(any_re
 
 
 @pytest.mark.parametrize("package", ["a", "a/b/c", "a/b\n", "../x", "", None, "team/*", "team/pack age"])
-def test_delete_of_a_bad_name_is_refused(registry: Registry, recorder: Recorder, package: Any) -> None:
+def test_delete_bad_name(registry: Registry, recorder: Recorder, package: Any) -> None:
     with pytest.raises(PackageNameError):
         delete(through(registry, recorder), package, missing_ok=True)
     assert recorder.calls == []
 
 
-def test_a_package_with_quilt3s_wider_alphabet_can_be_deleted(registry: Registry, memory: MemoryStorage) -> None:
+def test_delete_quilt3_name(registry: Registry, memory: MemoryStorage) -> None:
     name = PackageName.parse_existing("ä/b")
     for pointer in ("1700000000", "latest"):
         memory.put(PhysicalKey("registry", f".quilt/named_packages/ä/b/{pointer}"), b"0" * 64)
@@ -626,7 +610,7 @@ def test_a_package_with_quilt3s_wider_alphabet_can_be_deleted(registry: Registry
         pytest.param(lambda registry: delete(registry, "team/package", missing_ok=True), id="delete"),
     ],
 )
-def test_a_registry_whose_bucket_is_absent_is_told(
+def test_absent_bucket_is_an_error(
     registry: Registry, memory: MemoryStorage, location: str, work: Callable[[Registry], object]
 ) -> None:
     put(memory, "s3://source/data/a.txt", b"a")
@@ -635,7 +619,7 @@ def test_a_registry_whose_bucket_is_absent_is_told(
         work(Registry(resolve_registry(location), registry.stores))
 
 
-def test_a_file_that_was_uploaded_by_a_push_that_failed_is_no_package(registry: Registry, memory: MemoryStorage) -> None:
+def test_failed_push_is_no_package(registry: Registry, memory: MemoryStorage) -> None:
     with pytest.raises(StorageUnavailableError):
         push(through(registry, Fault(1, among=lambda call: call.operation == "put")), draft({"a.txt": b"content"}))
 
@@ -643,7 +627,7 @@ def test_a_file_that_was_uploaded_by_a_push_that_failed_is_no_package(registry: 
     assert [PhysicalKey.parse(url).key for url in objects(memory, "registry")] == ["team/package/a.txt"]
 
 
-def test_a_bucket_without_versions_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_unversioned_bucket_warns(caplog: pytest.LogCaptureFixture) -> None:
     registry = Registry(RegistryLocation.parse("s3://plain"), Stores(LocalStorage(), MemoryStorage(["plain"], versioned=False)))
     push(registry, draft({"a.txt": b"a", "b.txt": b"b"}))
 
@@ -651,7 +635,7 @@ def test_a_bucket_without_versions_is_warned_of_once(caplog: pytest.LogCaptureFi
     assert warning.startswith("s3://plain/team/package/a.txt has no version")
 
 
-def test_an_object_that_belies_its_package_is_not_copied_into_another(registry: Registry, memory: MemoryStorage) -> None:
+def test_damaged_object_not_copied(registry: Registry, memory: MemoryStorage) -> None:
     source = Registry(RegistryLocation.parse("s3://source"), Stores(LocalStorage(), memory))
     commit(source, NAME, [entry_of("a.txt", b"true", put(memory, "s3://source/a.txt", b"lies", "SHA256"))])
 
@@ -660,7 +644,7 @@ def test_an_object_that_belies_its_package_is_not_copied_into_another(registry: 
     assert list(registry.packages()) == []
 
 
-def test_a_build_of_local_files_does_not_take_a_pushed_package_from_its_readers(registry: Registry, tmp_path: Path) -> None:
+def test_build_keeps_pushed_readable(registry: Registry, tmp_path: Path) -> None:
     """Packages with the same content, metadata and message share one manifest."""
     (tmp_path / "a.txt").write_text("content")
     pushed = push(registry, draft({"a.txt": str(tmp_path / "a.txt")}))
@@ -672,7 +656,7 @@ def test_a_build_of_local_files_does_not_take_a_pushed_package_from_its_readers(
         assert entry.physical_keys[0].startswith("s3://registry/team/package/a.txt?versionId=")
 
 
-def test_a_push_makes_a_package_readable_that_was_built_of_local_files(registry: Registry, tmp_path: Path) -> None:
+def test_push_makes_build_readable(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("content")
     build(registry, draft({"a.txt": str(tmp_path / "a.txt")}))
     push(registry, Draft(package="other/package", entries={"a.txt": str(tmp_path / "a.txt")}))
@@ -681,12 +665,12 @@ def test_a_push_makes_a_package_readable_that_was_built_of_local_files(registry:
     assert entry.physical_keys[0].startswith("s3://registry/other/package/a.txt?versionId=")
 
 
-# What is copied, and where it lands.
+# Copy policies and destinations.
 
 
 @pytest.fixture
 def sources(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> dict[str, object]:
-    """One source of every kind, all of them of the bytes ``data``, by logical keys that tell the kind."""
+    """One source of every kind, all of them of the bytes ``data``, by logical keys that name the kind."""
     inside, outside = put(memory, "s3://registry/raw/inside", b"data"), put(memory, "s3://source/raw/outside", b"data")
     put(memory, "s3://registry/team/package/there", b"data")
     entries = [
@@ -718,7 +702,7 @@ COPIES: Mapping[str, tuple[Any, set[str], set[str]]] = {
         OBJECTS - {"packed/inside"},
     ),
 }
-"""For each policy what is copied and what stays; files and content that are in neither cannot be published."""
+"""The copied and the kept sources of each policy; files and content in neither cannot be published."""
 
 
 def keyed(sources: Mapping[str, object], keys: set[str]) -> dict[str, object]:
@@ -727,7 +711,7 @@ def keyed(sources: Mapping[str, object], keys: set[str]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("copy", "copied", "kept"), COPIES.values(), ids=COPIES)
-def test_a_policy_says_what_is_copied_and_what_stays(
+def test_copy_policy_decides(
     registry: Registry, memory: MemoryStorage, sources: dict[str, object], copy: Any, copied: set[str], kept: set[str]
 ) -> None:
     published = push(registry, draft(keyed(sources, copied | kept)), copy=copy)
@@ -755,9 +739,7 @@ def test_a_policy_says_what_is_copied_and_what_stays(
         pytest.param(lambda _key, _candidate: False, "file", id="file-by-function"),
     ],
 )
-def test_what_is_no_object_and_would_not_be_copied_is_refused(
-    registry: Registry, sources: dict[str, object], recorder: Recorder, copy: Any, key: str
-) -> None:
+def test_uncopied_file_refused(registry: Registry, sources: dict[str, object], recorder: Recorder, copy: Any, key: str) -> None:
     with pytest.raises(SourceError, match=f"entry '{key}': .*copy policy"):
         push(through(registry, recorder), draft({key: sources[key], "inside": sources["inside"]}), copy=copy)
     assert recorder.writes == []
@@ -765,9 +747,7 @@ def test_what_is_no_object_and_would_not_be_copied_is_refused(
 
 @pytest.mark.parametrize("package", ["team/package", "a"])
 @pytest.mark.parametrize("copy", ["ALL", None, True, ["all"]], ids=repr)
-def test_a_policy_that_is_none_is_refused_before_anything_is_looked_at(
-    registry: Registry, recorder: Recorder, copy: Any, package: str
-) -> None:
+def test_bad_policy_is_refused(registry: Registry, recorder: Recorder, copy: Any, package: str) -> None:
     with pytest.raises(InputError):
         push(through(registry, recorder), draft({"a": b"a"}, package=package), copy=copy)
     assert recorder.calls == []
@@ -785,7 +765,7 @@ def test_a_policy_that_is_none_is_refused_before_anything_is_looked_at(
         pytest.param({"dest": lambda key, _candidate: f"/data/{key}"}, id="dest-on-the-disk"),
     ],
 )
-def test_a_function_that_answers_nonsense_is_refused_before_anything_is_written(
+def test_bad_answer_writes_nothing(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, functions: dict[str, Any]
 ) -> None:
     entries = {key: str(put(memory, f"s3://source/{key}", b"x")) for key in ("a", "b")}
@@ -797,7 +777,7 @@ def test_a_function_that_answers_nonsense_is_refused_before_anything_is_written(
     assert objects(memory, "registry", "source") == before
 
 
-def test_a_function_places_objects_in_any_bucket(registry: Registry, memory: MemoryStorage, sources: dict[str, object]) -> None:
+def test_dest_function_any_bucket(registry: Registry, memory: MemoryStorage, sources: dict[str, object]) -> None:
     asked: dict[str, tuple[object, ...]] = {}
 
     def dest(key: LogicalKey, candidate: EntryInfo) -> str:
@@ -818,7 +798,7 @@ def test_a_function_places_objects_in_any_bucket(registry: Registry, memory: Mem
     }
 
 
-def test_a_function_may_leave_an_object_where_it_is(registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
+def test_dest_function_may_keep(registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
     old = put(memory, "s3://source/a", b"old")
     put(memory, "s3://source/a", b"new")
     published = push(through(registry, recorder), draft({"a": str(old)}), lambda _key, _candidate: "s3://source/a")
@@ -831,11 +811,9 @@ def test_a_function_may_leave_an_object_where_it_is(registry: Registry, memory: 
 
 
 @pytest.mark.parametrize("size", [0, 5, PART, 2 * PART + 5], ids=["empty", "small", "one part", "in parts"])
-@pytest.mark.parametrize("store", [MemoryStorage, SilentStorage], ids=["store tells checksums", "store tells none"])
+@pytest.mark.parametrize("store", [MemoryStorage, SilentStorage], ids=["store reports checksums", "store reports none"])
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
-def test_every_kind_of_source_gets_the_wanted_type_of_hash(
-    write: Callable[..., Path], hash_type: str, store: type[MemoryStorage], size: int
-) -> None:
+def test_hash_type_for_all_sources(write: Callable[..., Path], hash_type: str, store: type[MemoryStorage], size: int) -> None:
     memory = store(["registry", "source"])
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
     data = os.urandom(size)
@@ -844,7 +822,7 @@ def test_every_kind_of_source_gets_the_wanted_type_of_hash(
         "copy": str(put(memory, "s3://source/copy", data)),
         "file": str(write("file", data)),
         "place": str(put(memory, "s3://registry/place", data)),
-        "told": str(put(memory, "s3://registry/told", data, "SHA256", "CRC64NVME")),
+        "known": str(put(memory, "s3://registry/known", data, "SHA256", "CRC64NVME")),
     }
     pushed = read(registry, push(registry, draft(entries, hash_type=hash_type)))
     del entries["content"]
@@ -855,7 +833,7 @@ def test_every_kind_of_source_gets_the_wanted_type_of_hash(
 
 
 @pytest.mark.parametrize("publish", [push, build])
-def test_an_object_whose_crc_the_store_tells_is_not_read(
+def test_known_crc_is_not_read(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, publish: Callable[..., PublishResult]
 ) -> None:
     put(memory, "s3://registry/data/small", b"small", "CRC64NVME")
@@ -869,9 +847,7 @@ def test_an_object_whose_crc_the_store_tells_is_not_read(
 
 
 @pytest.mark.parametrize("publish", [push, build])
-def test_objects_that_stay_are_named_without_their_versions_where_that_is_wanted(
-    registry: Registry, memory: MemoryStorage, publish: Callable[..., PublishResult]
-) -> None:
+def test_unversioned_kept_objects(registry: Registry, memory: MemoryStorage, publish: Callable[..., PublishResult]) -> None:
     pinned = put(memory, "s3://registry/data/pinned", b"old")
     for name in ("pinned", "a", "b"):
         put(memory, f"s3://registry/data/{name}", b"new", *(["SHA256"] if name == "a" else []))
@@ -885,9 +861,7 @@ def test_objects_that_stay_are_named_without_their_versions_where_that_is_wanted
     assert [registry.read_bytes(entry) for entry in entries.values()] == [b"new", b"new", b"new", b"old"]
 
 
-def test_an_object_that_is_replaced_while_it_is_hashed_without_its_version_is_seen(
-    registry: Registry, memory: MemoryStorage
-) -> None:
+def test_unversioned_change_is_seen(registry: Registry, memory: MemoryStorage) -> None:
     put(memory, "s3://registry/a", b"old")
     replacing = Before(lambda call: call.operation == "stream", lambda: put(memory, "s3://registry/a", b"new"))
 
@@ -896,18 +870,14 @@ def test_an_object_that_is_replaced_while_it_is_hashed_without_its_version_is_se
     assert list(registry.packages()) == []
 
 
-def test_a_copy_of_an_object_without_its_version_is_named_at_the_version_of_the_copy(
-    registry: Registry, memory: MemoryStorage
-) -> None:
+def test_unversioned_copy_is_pinned(registry: Registry, memory: MemoryStorage) -> None:
     put(memory, "s3://source/a", b"data")
     published = push(registry, draft({"a": "s3://source/a"}, unversioned=True))
 
     assert read(registry, published)["a"].physical_keys == (str(memory.stat(PhysicalKey("registry", "team/package/a")).key),)
 
 
-def test_files_behind_links_that_lead_out_are_packed_where_that_is_wanted(
-    any_registry: Registry, write: Callable[..., Path]
-) -> None:
+def test_follow_symlinks_packs_links(any_registry: Registry, write: Callable[..., Path]) -> None:
     secret = write("elsewhere/secret.txt", b"secret")
     directory = write("raw/a.txt", b"a").parent
     (directory / "link.txt").symlink_to(secret)
@@ -924,9 +894,7 @@ def test_files_behind_links_that_lead_out_are_packed_where_that_is_wanted(
 # Metadata of directories.
 
 
-def test_metadata_of_directories_is_written_wherever_it_comes_from(
-    any_registry: Registry, memory: MemoryStorage, write: Callable[..., Path]
-) -> None:
+def test_directory_meta_is_written(any_registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
     put(memory, "s3://source/p/a", b"a")
     there = entry_of("x/y/a", b"a", put(memory, "s3://registry/a", b"a"))
     commit(any_registry, PackageName("team", "base"), [there], None, {"x/": {"of": "x"}, "x/y/": {"of": "y"}})
@@ -956,14 +924,14 @@ def test_metadata_of_directories_is_written_wherever_it_comes_from(
     }
 
 
-def test_metadata_of_directories_does_not_change_the_top_hash(registry: Registry) -> None:
+def test_directory_meta_not_in_hash(registry: Registry) -> None:
     plain = push(registry, draft({"d/a": b"a"}))
     described = push(registry, draft({"d/a": b"a", "d/": {"meta": {"n": 1}}}, package="team/other"))
 
     assert plain.top_hash == described.top_hash
 
 
-def test_a_revision_that_differs_in_the_metadata_of_directories_alone_counts_as_unchanged(registry: Registry) -> None:
+def test_directory_meta_no_revision(registry: Registry) -> None:
     push(registry, draft({"d/a": b"a"}))
     described = draft({"d/a": b"a", "d/": {"meta": {"n": 1}}})
     manifests = [registry.read(NAME, push(registry, each).top_hash) for each in (described, replace(described, dedupe=False))]
@@ -973,15 +941,13 @@ def test_a_revision_that_differs_in_the_metadata_of_directories_alone_counts_as_
     assert [manifest.directories for manifest in manifests] == [{}, {"d/": {"n": 1}}]
 
 
-def test_metadata_of_directories_alone_is_an_empty_package(registry: Registry) -> None:
+def test_directory_meta_is_no_entry(registry: Registry) -> None:
     with pytest.raises(EmptyPackageError):
         push(registry, draft({"d/": {"meta": {"n": 1}}}))
     assert push(registry, draft({"d/": {"meta": {"n": 1}}}, allow_empty=True)).entries == 0
 
 
-def test_metadata_of_a_directory_that_is_too_long_is_refused_before_any_byte_moves(
-    registry: Registry, recorder: Recorder
-) -> None:
+def test_long_directory_meta_refused(registry: Registry, recorder: Recorder) -> None:
     with pytest.raises(RecordSizeError, match="directory 'd/'"):
         push(through(registry, recorder), draft({"d/a": b"a", "d/": {"meta": {"x": "y" * 1_000_000}}}))
     assert recorder.writes == []
@@ -1050,7 +1016,7 @@ def read_at(registry: Registry, path: str) -> str:
         pytest.param({"workflow": None}, None, set(), id="none"),
     ],
 )
-def test_the_header_records_the_workflow_that_the_package_satisfies(
+def test_header_records_workflow(
     ruled: Registry, two: str, workflow: dict[str, Any], name: str | None, schemas: set[str]
 ) -> None:
     published = build(ruled, draft(two, meta={"week": 1}, message="m", **workflow))
@@ -1077,9 +1043,7 @@ def test_the_header_records_the_workflow_that_the_package_satisfies(
         pytest.param({"workflow": "beta"}, "package name 'team/package' does not match", id="name"),
     ],
 )
-def test_a_package_that_does_not_satisfy_its_workflow_is_refused_before_anything_is_written(
-    ruled: Registry, two: str, recorder: Recorder, more: dict[str, Any], violation: str
-) -> None:
+def test_workflow_refuses_package(ruled: Registry, two: str, recorder: Recorder, more: dict[str, Any], violation: str) -> None:
     publish: Callable[..., PublishResult] = build if ruled.location.is_local else push
 
     with pytest.raises(WorkflowError) as caught:
@@ -1091,7 +1055,7 @@ def test_a_package_that_does_not_satisfy_its_workflow_is_refused_before_anything
     assert list(ruled.packages()) == []
 
 
-def test_files_are_not_even_uploaded_where_the_workflow_refuses_the_package(
+def test_refused_uploads_nothing(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, write: Callable[..., Path]
 ) -> None:
     put(memory, "s3://registry/.quilt/workflows/config.yml", CONFIG.format(required="true", root="s3://registry").encode())
@@ -1108,7 +1072,7 @@ def test_files_are_not_even_uploaded_where_the_workflow_refuses_the_package(
     assert objects(memory, "registry", "source") == before
 
 
-def test_where_a_workflow_is_required_none_is_no_choice(registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
+def test_required_workflow_not_none(registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
     put(memory, "s3://registry/.quilt/workflows/config.yml", CONFIG.format(required="true", root="s3://registry").encode())
 
     with pytest.raises(WorkflowConfigError, match="required"):
@@ -1116,7 +1080,7 @@ def test_where_a_workflow_is_required_none_is_no_choice(registry: Registry, memo
     assert recorder.writes == []
 
 
-def test_an_update_is_judged_as_the_package_that_it_makes(ruled: Registry, two: str, memory: MemoryStorage) -> None:
+def test_workflow_judges_update(ruled: Registry, two: str, memory: MemoryStorage) -> None:
     build(ruled, draft(two, meta={"week": 1}, message="m"))
     put(memory, "s3://registry/more/c.csv", b"c")
     refused = [
@@ -1135,7 +1099,7 @@ def test_an_update_is_judged_as_the_package_that_it_makes(ruled: Registry, two: 
     assert ruled.read(NAME, updated.top_hash).header["workflow"]["id"] == "alpha"
 
 
-def test_a_large_push_that_could_not_write_its_manifest_fails_before_a_byte_moves(registry: Registry, tmp_path: Path) -> None:
+def test_write_check_precedes_bytes(registry: Registry, tmp_path: Path) -> None:
     with (tmp_path / "large.bin").open("wb") as file:
         file.truncate(64 * 1024 * 1024)
     recorder = Recorder()
@@ -1146,14 +1110,15 @@ def test_a_large_push_that_could_not_write_its_manifest_fails_before_a_byte_move
     assert [str(call) for call in recorder.writes] == ["begin s3://registry/.quilt/packages/write-check"]
 
 
-def test_a_small_push_asks_nothing_beforehand(registry: Registry) -> None:
+def test_small_push_has_no_check(registry: Registry) -> None:
     recorder = Recorder()
     push(through(registry, recorder), draft({"a": b"a"}))
 
     assert recorder.of("begin") == []
 
 
-def test_an_error_of_the_store_is_not_taken_for_one_of_the_temporary_file(registry: Registry) -> None:
+def test_store_oserror_is_kept(registry: Registry) -> None:
+    """Keep an `OSError` of the store apart from one of the temporary file."""
     broken = OSError("the store's own")
 
     def fail() -> None:

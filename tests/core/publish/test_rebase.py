@@ -1,4 +1,4 @@
-"""An update that meets another one is merged again with what is the latest by then."""
+"""An update that meets another one is merged again, with the latest revision by then."""
 
 import threading
 from collections.abc import Callable
@@ -29,12 +29,12 @@ def draft(entries: object = None, **more: Any) -> Draft:
 
 
 def contents(registry: Registry) -> dict[str, bytes]:
-    """Return what the latest revision holds."""
+    """Return the bytes of each entry of the latest revision."""
     return {entry.logical_key: registry.read_bytes(entry) for entry in registry.read(NAME).entries}
 
 
 class Rivals:
-    """Before each of the first few writes of ``latest``, somebody else publishes an update."""
+    """Before each of the first few writes of ``latest``, another writer publishes an update."""
 
     def __init__(self, registry: Registry, times: int, publish: Callable[[int], object] | None = None) -> None:
         self.left = times
@@ -49,7 +49,7 @@ class Rivals:
         return run()
 
 
-def test_what_others_added_meanwhile_stays(registry: Registry) -> None:
+def test_rival_additions_stay(registry: Registry) -> None:
     push(registry, draft({"old.txt": b"old"}))
     published = push(through(registry, Rivals(registry, 3)), draft({"mine.txt": b"mine"}, message="mine"))
 
@@ -63,7 +63,8 @@ def test_what_others_added_meanwhile_stays(registry: Registry) -> None:
     assert len(list(registry.revisions(NAME))) == 5
 
 
-def test_what_others_removed_meanwhile_stays_away_and_what_both_changed_is_mine(registry: Registry) -> None:
+def test_rival_removals_stay(registry: Registry) -> None:
+    """Keep a rival's removals; of entries that both changed, the own one wins."""
     push(registry, draft({"a.txt": b"a", "b.txt": b"b", "c.txt": b"c"}))
     rivals = Rivals(registry, 1, lambda _: push(registry, draft({"b.txt": b"theirs"}, remove=["a.txt"])))
     push(through(registry, rivals), draft({"b.txt": b"mine"}, remove=["c.txt"]))
@@ -71,7 +72,7 @@ def test_what_others_removed_meanwhile_stays_away_and_what_both_changed_is_mine(
     assert contents(registry) == {"b.txt": b"mine"}
 
 
-def test_what_was_sent_is_not_sent_again(registry: Registry, memory: MemoryStorage) -> None:
+def test_sent_bytes_are_not_resent(registry: Registry, memory: MemoryStorage) -> None:
     put(memory, "s3://source/object.bin", b"o" * 10)
     recorder = Recorder()
     mine = {"small.txt": b"small", "large.bin": b"x" * (PART + 1), "object.bin": "s3://source/object.bin"}
@@ -83,7 +84,7 @@ def test_what_was_sent_is_not_sent_again(registry: Registry, memory: MemoryStora
     assert len(contents(registry)) == 6
 
 
-def test_a_function_that_places_files_is_asked_anew(registry: Registry) -> None:
+def test_dest_function_runs_again(registry: Registry) -> None:
     published = push(
         through(registry, Rivals(registry, 2)),
         draft({"a.txt": b"a"}),
@@ -94,7 +95,7 @@ def test_a_function_that_places_files_is_asked_anew(registry: Registry) -> None:
     assert read(registry, published)["a.txt"].physical_keys[0].startswith("s3://registry/mine/a.txt")
 
 
-def test_the_sources_are_looked_at_once(registry: Registry, memory: MemoryStorage) -> None:
+def test_sources_are_listed_once(registry: Registry, memory: MemoryStorage) -> None:
     put(memory, "s3://source/raw/a.bin", b"a")
     recorder = Recorder()
     push(through(registry, Rivals(registry, 2), recorder), draft("s3://source/raw/"))
@@ -102,13 +103,13 @@ def test_the_sources_are_looked_at_once(registry: Registry, memory: MemoryStorag
     assert len([call for call in recorder.of("scan") if call.key.bucket == "source"]) == 1
 
 
-def test_a_package_that_appears_meanwhile_is_merged_with(registry: Registry) -> None:
+def test_new_package_is_merged(registry: Registry) -> None:
     push(through(registry, Rivals(registry, 1)), draft({"mine.txt": b"mine"}))
 
     assert sorted(contents(registry)) == ["mine.txt", "theirs-0.txt"]
 
 
-def test_a_package_that_is_deleted_meanwhile_begins_anew(registry: Registry) -> None:
+def test_deleted_package_restarts(registry: Registry) -> None:
     push(registry, draft({"old.txt": b"old"}))
     push(through(registry, Rivals(registry, 1, lambda _: delete(registry, str(NAME)))), draft({"mine.txt": b"mine"}))
 
@@ -116,7 +117,7 @@ def test_a_package_that_is_deleted_meanwhile_begins_anew(registry: Registry) -> 
     assert len(list(registry.revisions(NAME))) == 1
 
 
-def test_a_build_is_merged_again_too(local_registry: Registry, memory: MemoryStorage) -> None:
+def test_build_rebases_too(local_registry: Registry, memory: MemoryStorage) -> None:
     for key in ("a", "b"):
         put(memory, f"s3://source/{key}.txt", key.encode())
     rivals = Rivals(local_registry, 1, lambda _: build(local_registry, draft({"a.txt": "s3://source/a.txt"})))
@@ -125,7 +126,7 @@ def test_a_build_is_merged_again_too(local_registry: Registry, memory: MemorySto
     assert contents(local_registry) == {"a.txt": b"a", "b.txt": b"b"}
 
 
-def test_the_workflow_judges_each_merger(registry: Registry, memory: MemoryStorage) -> None:
+def test_workflow_judges_each_merge(registry: Registry, memory: MemoryStorage) -> None:
     config = b"""{version: "1", default_workflow: few, workflows: {few: {name: Few, entries_schema: few}},
                   schemas: {few: {url: "s3://registry/few.json"}}}"""
     memory.put(PhysicalKey("registry", ".quilt/workflows/config.yml"), config)
@@ -138,7 +139,7 @@ def test_the_workflow_judges_each_merger(registry: Registry, memory: MemoryStora
     assert len(list(registry.revisions(NAME))) == 1
 
 
-def test_updates_of_many_at_once_lose_nothing(registry: Registry) -> None:
+def test_concurrent_updates_merge(registry: Registry) -> None:
     def work(writer: int) -> list[PublishResult]:
         return [push(registry, draft({f"{writer}-{i}.txt": b"x"}, message=f"{writer} {i}")) for i in range(5)]
 
@@ -150,7 +151,7 @@ def test_updates_of_many_at_once_lose_nothing(registry: Registry) -> None:
     assert len(published) == 40
 
 
-def test_a_stop_ends_the_tries(registry: Registry) -> None:
+def test_stop_ends_the_attempts(registry: Registry) -> None:
     stop = threading.Event()
 
     def rival(number: int) -> None:
@@ -163,12 +164,12 @@ def test_a_stop_ends_the_tries(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("more", [{"mode": "replace"}, {"base": "latest"}], ids=["replace", "an update of a chosen revision"])
-def test_only_an_update_of_the_latest_revision_can_be_merged_again(registry: Registry, more: dict[str, Any]) -> None:
+def test_only_latest_is_rebased(registry: Registry, more: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="rebase"):
         push(registry, draft({"a.txt": b"a"}, **more))
 
 
-def test_what_is_published_says_which_bytes_are_where(registry: Registry) -> None:
+def test_result_counts_all_entries(registry: Registry) -> None:
     published = push(through(registry, Rivals(registry, 2)), draft({"mine.txt": b"mine"}))
 
     assert read(registry, published)["mine.txt"].physical_keys[0].startswith("s3://registry/team/package/mine.txt?versionId=")

@@ -64,7 +64,7 @@ def publish(registry: Registry, message: str, attempt: Attempt | None = None, **
 
 
 def calls(registry: Registry, act: Act) -> Mapping[str, int]:
-    """Return how many calls an act makes, but for the reading of manifests; nobody lists those."""
+    """Return how many calls an act makes, but for the reading of manifests, which are never listed."""
     recorder = Recorder()
     act(through(registry, recorder))
 
@@ -77,7 +77,7 @@ def is_read_of_manifest(call: Call) -> bool:
 
 
 class Listed:
-    """Counts what scans found."""
+    """Count the keys that scans found."""
 
     def __init__(self) -> None:
         self.keys = 0
@@ -101,32 +101,32 @@ class Together:
         return run()
 
 
-def test_the_first_revision(registry: Registry) -> None:
+def test_first_revision_calls(registry: Registry) -> None:
     # Reads: `latest`, the workflows, `latest` again. Writes: manifest, pointer, `latest`, pointer.
     assert calls(registry, lambda it: publish(it, "first")) == {"get": 3, "scan": 1, "put": 4, "conditions": 1}
 
 
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize("mode", ["replace", "update"])
-def test_a_revision_more(registry: Registry, mode: str) -> None:
-    # One read more: the pointer of what is the latest revision now.
+def test_further_revision_calls(registry: Registry, mode: str) -> None:
+    # One read more: the pointer of the latest revision by then.
     expected = {"get": 4, "scan": 1, "put": 4, "conditions": 1}
     assert calls(registry, lambda it: publish(it, "more", mode=mode)) == expected
 
 
 @pytest.mark.usefixtures("package")
-def test_a_revision_more_that_overwrites_does_not_look_twice_at_latest(registry: Registry) -> None:
+def test_overwrite_reads_latest_once(registry: Registry) -> None:
     expected = {"get": 3, "scan": 1, "put": 4, "conditions": 1}
     assert calls(registry, lambda it: publish(it, "more", conflict="overwrite")) == expected
 
 
 @pytest.mark.usefixtures("revisions")
-def test_a_revision_on_top_of_another_clients(registry: Registry) -> None:
+def test_foreign_latest_calls(registry: Registry) -> None:
     assert calls(registry, lambda it: publish(it, "more")) == {"get": 4, "scan": 1, "put": 4, "conditions": 1}
 
 
 @pytest.mark.usefixtures("package")
-def test_only_what_is_new_is_listed_to_publish(registry: Registry) -> None:
+def test_publish_lists_only_new(registry: Registry) -> None:
     listed = Listed()
     publish(through(registry, listed), "more")
 
@@ -134,11 +134,11 @@ def test_only_what_is_new_is_listed_to_publish(registry: Registry) -> None:
 
 
 @pytest.mark.usefixtures("package")
-def test_what_is_there_already(registry: Registry) -> None:
+def test_unchanged_calls(registry: Registry) -> None:
     assert calls(registry, lambda it: publish(it, "the last")) == {"get": 3, "scan": 1}
 
 
-def test_what_another_client_published_already(registry: Registry, memory: MemoryStorage, package: PublishResult) -> None:
+def test_foreign_unchanged_calls(registry: Registry, memory: MemoryStorage, package: PublishResult) -> None:
     put_pointer(memory, str(int(time.time()) + 100), package.top_hash)
     put_pointer(memory, layout.LATEST, package.top_hash)
 
@@ -146,7 +146,7 @@ def test_what_another_client_published_already(registry: Registry, memory: Memor
 
 
 @pytest.mark.usefixtures("package")
-def test_a_retry_of_what_was_published_before_others_did(registry: Registry) -> None:
+def test_retry_after_rivals_calls(registry: Registry) -> None:
     attempt = Attempt("work")
     publish(registry, "mine", attempt)
     publish(registry, "theirs")
@@ -157,7 +157,7 @@ def test_a_retry_of_what_was_published_before_others_did(registry: Registry) -> 
 
 
 @pytest.mark.usefixtures("package")
-def test_a_conflict_that_shows_before_the_pointer_is_written_costs_no_pointer(registry: Registry) -> None:
+def test_early_conflict_no_pointer(registry: Registry) -> None:
     recorder = Recorder()
     rival = Before(lambda call: call.operation == "scan", lambda: publish(registry, "theirs"))
 
@@ -167,13 +167,13 @@ def test_a_conflict_that_shows_before_the_pointer_is_written_costs_no_pointer(re
 
 
 class VagueStorage(MemoryStorage):
-    """A store whose listings do not tell one writing of an object from the next."""
+    """A store whose listings do not distinguish one writing of an object from the next."""
 
     def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
         return (replace(stat, written="") for stat in super().list_objects(prefix, after))
 
 
-def test_what_may_have_been_written_again_meanwhile_is_read_again() -> None:
+def test_vague_pointer_reread() -> None:
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), VagueStorage(["registry"])))
     publish(registry, "before")
     recorder = Recorder()
@@ -185,7 +185,7 @@ def test_what_may_have_been_written_again_meanwhile_is_read_again() -> None:
 
 @pytest.mark.usefixtures("package")
 @pytest.mark.parametrize("rivals", [1, 4])
-def test_an_update_that_is_merged_again_reads_no_pointer_twice(registry: Registry, rivals: int) -> None:
+def test_rebase_reads_pointers_once(registry: Registry, rivals: int) -> None:
     recorder, left = Recorder(), list(range(rivals))
 
     def rival(call: Call, run: Callable[[], T]) -> T:
@@ -201,7 +201,7 @@ def test_an_update_that_is_merged_again_reads_no_pointer_twice(registry: Registr
     assert len(recorder.of("scan")) == rivals + 1
 
 
-def test_the_history(registry: Registry, revisions: int) -> None:
+def test_history_calls(registry: Registry, revisions: int) -> None:
     assert calls(registry, lambda it: list(it.revisions(NAME))) == {"scan": 1, "get": revisions - 1}
 
 
@@ -217,12 +217,12 @@ def test_the_history(registry: Registry, revisions: int) -> None:
     ],
 )
 @pytest.mark.usefixtures("package")
-def test_one_revision(registry: Registry, revision: Any, expected: Mapping[str, int]) -> None:
+def test_resolve_calls(registry: Registry, revision: Any, expected: Mapping[str, int]) -> None:
     assert calls(registry, lambda it: it.resolve(NAME, revision)) == expected
 
 
 @pytest.mark.usefixtures("package")
-def test_a_time_before_the_oldest_revision(registry: Registry) -> None:
+def test_time_before_oldest_calls(registry: Registry) -> None:
     def resolve(it: Registry) -> None:
         with pytest.raises(PackageNotFoundError):
             it.resolve(NAME, datetime.fromtimestamp(OLD - 1, UTC))
@@ -230,26 +230,26 @@ def test_a_time_before_the_oldest_revision(registry: Registry) -> None:
     assert calls(registry, resolve) == {"scan": 1}
 
 
-def test_a_short_hash(registry: Registry, revisions: int, package: PublishResult) -> None:
+def test_short_hash_calls(registry: Registry, revisions: int, package: PublishResult) -> None:
     assert calls(registry, lambda it: it.resolve(NAME, package.top_hash[:8])) == {"scan": 1, "get": revisions}
 
 
 @pytest.mark.usefixtures("package")
-def test_a_package_is_deleted_without_reading_what_its_pointers_say(registry: Registry, revisions: int) -> None:
+def test_delete_reads_no_pointers(registry: Registry, revisions: int) -> None:
     # Reads: `latest`, before the listing, before it goes, and when all is gone. Deleted besides: `latest` and the lock.
     expected = {"put": 1, "conditions": 1, "get": 3, "scan": 2, "delete": revisions + 2}
     assert calls(registry, lambda it: delete(it, str(NAME))) == expected
 
 
 @pytest.mark.usefixtures("package")
-def test_a_package_with_damaged_pointers_can_be_deleted(registry: Registry, memory: MemoryStorage, revisions: int) -> None:
+def test_delete_damaged_pointers(registry: Registry, memory: MemoryStorage, revisions: int) -> None:
     put_pointer(memory, str(OLD), "damaged")
 
     assert len(delete(registry, str(NAME)).times) == revisions
     assert list(registry.packages()) == []
 
 
-def test_a_revision_is_deleted_with_one_read_of_each_pointer(registry: Registry, revisions: int, package: PublishResult) -> None:
+def test_delete_reads_pointers_once(registry: Registry, revisions: int, package: PublishResult) -> None:
     # `latest` is read before and after.
     older, newest = f"{0:064x}", package.top_hash
     common = {"conditions": 1, "get": revisions + 2, "scan": 1, "delete": 2}
@@ -257,7 +257,7 @@ def test_a_revision_is_deleted_with_one_read_of_each_pointer(registry: Registry,
     assert calls(registry, lambda it: delete(it, str(NAME), newest)) == {"put": 2, **common, "get": revisions + 1}
 
 
-def test_a_deletion_that_begins_again_reads_no_pointer_twice(registry: Registry, revisions: int, package: PublishResult) -> None:
+def test_delete_restart_no_reread(registry: Registry, revisions: int, package: PublishResult) -> None:
     recorder = Recorder()
     rival = Before(is_put_of("/latest"), lambda: publish(registry, "theirs"))
     delete(through(registry, rival, recorder), str(NAME), package.top_hash)
@@ -269,7 +269,7 @@ def test_a_deletion_that_begins_again_reads_no_pointer_twice(registry: Registry,
 
 
 @pytest.mark.usefixtures("package")
-def test_a_rollback_reads_each_pointer_once(registry: Registry, revisions: int) -> None:
+def test_rollback_reads_once(registry: Registry, revisions: int) -> None:
     expected = {"put": 2, "conditions": 1, "get": revisions + 1, "scan": 1, "delete": 1}
     assert calls(registry, lambda it: rollback(it, str(NAME), f"{0:064x}")) == expected
 
@@ -283,7 +283,7 @@ def test_a_rollback_reads_each_pointer_once(registry: Registry, revisions: int) 
         pytest.param(lambda registry: rollback(registry, str(NAME), f"{0:064x}"), id="roll back"),
     ],
 )
-def test_pointers_are_read_many_at_a_time(registry: Registry, memory: MemoryStorage, act: Act) -> None:
+def test_pointers_read_concurrently(registry: Registry, memory: MemoryStorage, act: Act) -> None:
     for number in range(BY_THREADS):
         put_pointer(memory, str(OLD + number), f"{number << 8:064x}")
     put_pointer(memory, layout.LATEST, f"{1 << 8:064x}")

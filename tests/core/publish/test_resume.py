@@ -1,4 +1,4 @@
-"""A retry sends only what did not arrive, and says how much did."""
+"""A retry sends only the bytes that did not arrive, and reports how many did."""
 
 import logging
 import os
@@ -62,7 +62,7 @@ def resumed(registry: Registry, entries: object, **more: Any) -> tuple[PublishRe
 
 
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
-def test_files_that_arrived_are_not_sent_again(registry: Registry, files: Path, hash_type: str) -> None:
+def test_arrived_files_not_resent(registry: Registry, files: Path, hash_type: str) -> None:
     fault = Fault(1, "killed before", among=is_put_of("/latest"))
     with pytest.raises(StorageUnavailableError):
         publish(through(registry, fault), str(files), hash_type=hash_type)
@@ -74,7 +74,7 @@ def test_files_that_arrived_are_not_sent_again(registry: Registry, files: Path, 
         assert registry.stores.remote.get(PhysicalKey.parse(entry.physical_keys[0])).data == (files / name).read_bytes()
 
 
-def test_content_that_arrived_is_not_sent_again(registry: Registry) -> None:
+def test_arrived_content_not_resent(registry: Registry) -> None:
     entries = {"a.json": {"content": [1, 2]}, "b.txt": b"bytes"}
     dies_at(registry, entries, 2, "put")
     published, recorder = resumed(registry, entries)
@@ -84,7 +84,7 @@ def test_content_that_arrived_is_not_sent_again(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("size", [5, PART, LARGE])
-def test_objects_that_were_copied_are_not_copied_again(registry: Registry, memory: MemoryStorage, size: int) -> None:
+def test_copied_objects_not_recopied(registry: Registry, memory: MemoryStorage, size: int) -> None:
     place = PhysicalKey("source", "a.bin")
     memory.begin(place).abort()
     from airflow_quilt.core.format.hashes import hash_of
@@ -106,7 +106,7 @@ def _sha256(data: bytes) -> str:
     return to_s3(digest_of([data], algorithm("SHA256").new()))
 
 
-def test_objects_of_a_package_that_were_copied_in_parts_are_not_copied_again(registry: Registry, memory: MemoryStorage) -> None:
+def test_copied_package_not_recopied(registry: Registry, memory: MemoryStorage) -> None:
     memory.store(PhysicalKey("source", "a.bin"), os.urandom(LARGE), "create")
     other = push(registry, Draft(package="team/other", entries={"a.bin": "s3://source/a.bin"}))
     entries = str(other.uri)
@@ -122,7 +122,7 @@ def test_objects_of_a_package_that_were_copied_in_parts_are_not_copied_again(reg
 
 
 def copy_that_dies(registry: Registry, memory: MemoryStorage, data: bytes, at: int) -> Draft:
-    """Let a push die at a part of an object of a package that it copies; return what was to be pushed."""
+    """Let a push die at a part of an object of a package that it copies; return its draft."""
     memory.store(PhysicalKey("source", "a.bin"), data)
     push(registry, Draft(package="team/other", entries={"a.bin": "s3://source/a.bin"}))
     draft = Draft(package="team/package", entries=f"quilt+{registry.location}#package=team/other", message="another manifest")
@@ -133,7 +133,7 @@ def copy_that_dies(registry: Registry, memory: MemoryStorage, data: bytes, at: i
     return draft
 
 
-def test_parts_that_the_store_had_copied_are_not_copied_again(registry: Registry, memory: MemoryStorage) -> None:
+def test_copied_parts_not_recopied(registry: Registry, memory: MemoryStorage) -> None:
     data = os.urandom(LARGE)
     draft = copy_that_dies(registry, memory, data, at=3)
     recorder = Recorder()
@@ -146,7 +146,7 @@ def test_parts_that_the_store_had_copied_are_not_copied_again(registry: Registry
     assert (memory.uploads, recorder.of("begin")) == ([], [])
 
 
-def test_parts_that_were_copied_of_another_state_of_the_object_are_copied_anew(registry: Registry, memory: MemoryStorage) -> None:
+def test_stale_parts_are_recopied(registry: Registry, memory: MemoryStorage) -> None:
     draft = copy_that_dies(registry, memory, os.urandom(LARGE), at=3)
     data = os.urandom(LARGE)
     memory.store(PhysicalKey("source", "a.bin"), data)
@@ -159,7 +159,7 @@ def test_parts_that_were_copied_of_another_state_of_the_object_are_copied_anew(r
 
 
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
-def test_parts_that_arrived_are_not_sent_again(
+def test_arrived_parts_not_resent(
     registry: Registry, memory: MemoryStorage, files: Path, hash_type: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     entries = {"large.bin": str(files / "large.bin")}
@@ -174,7 +174,7 @@ def test_parts_that_arrived_are_not_sent_again(
     assert "Not sent again: 4 objects and parts that were there already, 24.0 MiB" in caplog.text
 
 
-def test_of_an_upload_that_was_cut_short_the_rest_is_sent(registry: Registry, memory: MemoryStorage, files: Path) -> None:
+def test_cut_upload_sends_the_rest(registry: Registry, memory: MemoryStorage, files: Path) -> None:
     entries = {"large.bin": str(files / "large.bin")}
     dies_at(registry, entries, 3, "send part")
     published, recorder = resumed(registry, entries)
@@ -185,7 +185,7 @@ def test_of_an_upload_that_was_cut_short_the_rest_is_sent(registry: Registry, me
     assert memory.uploads == []
 
 
-def test_parts_of_a_file_that_changed_are_sent(registry: Registry, memory: MemoryStorage, tmp_path: Path) -> None:
+def test_changed_parts_are_sent(registry: Registry, memory: MemoryStorage, tmp_path: Path) -> None:
     path = tmp_path / "large.bin"
     path.write_bytes(b"a" * LARGE)
     dies_at(registry, {"large.bin": str(path)}, 1, "complete")
@@ -197,7 +197,7 @@ def test_parts_of_a_file_that_changed_are_sent(registry: Registry, memory: Memor
     assert memory.uploads == []
 
 
-def test_uploads_that_killed_tries_left_are_ended(registry: Registry, memory: MemoryStorage, files: Path) -> None:
+def test_leftover_uploads_aborted(registry: Registry, memory: MemoryStorage, files: Path) -> None:
     place = PhysicalKey("registry", "team/package/large.bin")
     for _ in range(3):
         memory.begin(place)
@@ -207,14 +207,14 @@ def test_uploads_that_killed_tries_left_are_ended(registry: Registry, memory: Me
     assert memory.uploads == [elsewhere]
 
 
-def test_a_first_try_leaves_the_uploads_of_others_alone(registry: Registry, memory: MemoryStorage, files: Path) -> None:
+def test_first_attempt_aborts_none(registry: Registry, memory: MemoryStorage, files: Path) -> None:
     other = memory.begin(PhysicalKey("registry", "team/package/large.bin"))
     publish(registry, {"large.bin": str(files / "large.bin")})
 
     assert memory.uploads == [other]
 
 
-def test_what_was_replaced_at_its_destination_is_sent_again(registry: Registry, memory: MemoryStorage) -> None:
+def test_replaced_object_is_resent(registry: Registry, memory: MemoryStorage) -> None:
     dies_at(registry, {"a.txt": b"mine"}, 2, "put")
     memory.store(PhysicalKey("registry", "team/package/a.txt"), b"else")
     published, recorder = resumed(registry, {"a.txt": b"mine"})
@@ -223,7 +223,7 @@ def test_what_was_replaced_at_its_destination_is_sent_again(registry: Registry, 
     assert registry.read_bytes(read(registry, published)["a.txt"]) == b"mine"
 
 
-def test_where_the_store_proves_nothing_everything_is_sent_again(files: Path) -> None:
+def test_no_checksums_resends_all(files: Path) -> None:
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), SilentStorage(["registry"])))
     dies_at(registry, str(files), 2, "put")
     published, recorder = resumed(registry, str(files))
@@ -232,14 +232,14 @@ def test_where_the_store_proves_nothing_everything_is_sent_again(files: Path) ->
     assert len(recorder.of("upload")) == 3
 
 
-def test_a_first_try_does_not_look_for_small_files(registry: Registry, files: Path) -> None:
+def test_first_attempt_no_stat(registry: Registry, files: Path) -> None:
     recorder = Recorder()
     publish(through(registry, recorder), {"a.txt": str(files / "a.txt"), "c.txt": b"content"})
 
     assert [call for call in recorder.of("stat", "unfinished") if call.key.bucket] == []
 
 
-def test_a_large_file_that_did_not_change_is_not_sent_by_a_later_push(registry: Registry, files: Path) -> None:
+def test_unchanged_large_not_resent(registry: Registry, files: Path) -> None:
     publish(registry, {"large.bin": str(files / "large.bin")}, message="one")
     recorder = Recorder()
     published = publish(through(registry, recorder), {"large.bin": str(files / "large.bin")}, message="two")
@@ -250,14 +250,12 @@ def test_a_large_file_that_did_not_change_is_not_sent_by_a_later_push(registry: 
 
 
 def once(matches: Callable[[Call], bool], memory: MemoryStorage) -> Before:
-    """Let somebody else abort the upload before a call."""
+    """Let another process abort the upload before a call."""
     return Before(matches, lambda: memory.uploads[0].abort())  # noqa: PLW0108  (it begins later)
 
 
 @pytest.mark.parametrize("operation", ["send part", "complete"])
-def test_an_upload_that_another_try_ended_is_begun_again(
-    registry: Registry, memory: MemoryStorage, files: Path, operation: str
-) -> None:
+def test_aborted_upload_restarts(registry: Registry, memory: MemoryStorage, files: Path, operation: str) -> None:
     ended = once(lambda call: call.operation == operation, memory)
     published = publish(through(registry, ended), {"large.bin": str(files / "large.bin"), "a.txt": b"a"})
 
@@ -265,7 +263,7 @@ def test_an_upload_that_another_try_ended_is_begun_again(
     assert memory.uploads == []
 
 
-def test_a_copy_in_parts_that_another_try_ended_is_begun_again(registry: Registry, memory: MemoryStorage) -> None:
+def test_aborted_copy_restarts(registry: Registry, memory: MemoryStorage) -> None:
     data = os.urandom(LARGE)
     memory.store(PhysicalKey("source", "a.bin"), data)
     published = publish(
@@ -276,7 +274,7 @@ def test_a_copy_in_parts_that_another_try_ended_is_begun_again(registry: Registr
     assert memory.uploads == []
 
 
-def test_an_upload_that_is_ended_each_time_fails_the_push(registry: Registry, memory: MemoryStorage, files: Path) -> None:
+def test_endless_aborts_fail(registry: Registry, memory: MemoryStorage, files: Path) -> None:
     class Always:
         """Aborts every upload before its first part."""
 
@@ -289,7 +287,7 @@ def test_an_upload_that_is_ended_each_time_fails_the_push(registry: Registry, me
         publish(through(registry, Always()), {"large.bin": str(files / "large.bin")})
 
 
-def test_the_lost_answer_to_a_completion_is_no_failure(registry: Registry, files: Path) -> None:
+def test_lost_completion_is_fine(registry: Registry, files: Path) -> None:
     lost = Fault(1, "repeated", among=lambda call: call.operation == "complete")
     published = publish(through(registry, lost), {"large.bin": str(files / "large.bin")})
 
@@ -298,9 +296,7 @@ def test_the_lost_answer_to_a_completion_is_no_failure(registry: Registry, files
 
 
 @pytest.mark.parametrize("operation", ["upload", "begin", "send part", "complete", "copy", "stream"])
-def test_a_call_that_fails_for_now_is_made_again_within_the_same_try(
-    registry: Registry, memory: MemoryStorage, files: Path, operation: str
-) -> None:
+def test_transient_call_is_retried(registry: Registry, memory: MemoryStorage, files: Path, operation: str) -> None:
     memory.store(PhysicalKey("source", "a.bin"), b"an object")
     fault = Fault(1, "before", among=lambda call: call.operation == operation and ".quilt" not in call.key.key)
     stores = tapped(registry.stores, fault)

@@ -1,4 +1,4 @@
-"""A push sends what changed, and names again what the latest revision has of the rest, if it is still there."""
+"""A push sends the changes, and reuses the other objects of the latest revision, if they are still there."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ def sent(recorder: Recorder) -> list[str]:
     return sorted(call.key.key.removeprefix("team/package/") for call in recorder.of("upload"))
 
 
-def test_only_what_changed_is_sent_and_the_rest_is_named_at_the_version_that_it_has(registry: Registry, directory: Path) -> None:
+def test_only_changes_are_sent(registry: Registry, directory: Path) -> None:
     first, _ = publish(registry, str(directory), meta={"n": 1})
     change(directory)
     (directory / "added.txt").write_bytes(b"added")
@@ -73,7 +73,7 @@ def test_only_what_changed_is_sent_and_the_rest_is_named_at_the_version_that_it_
         assert registry.read_bytes(entry) == (directory / key).read_bytes()
 
 
-def test_the_revision_is_the_same_as_where_everything_is_sent(registry: Registry, directory: Path) -> None:
+def test_top_hash_equals_full_push(registry: Registry, directory: Path) -> None:
     publish(registry, str(directory))
     change(directory)
     second, _ = publish(registry, str(directory))
@@ -82,7 +82,7 @@ def test_the_revision_is_the_same_as_where_everything_is_sent(registry: Registry
     assert second.top_hash == whole.top_hash
 
 
-def test_the_calls_of_a_push_are_as_many_as_what_changed(registry: Registry, tmp_path: Path) -> None:
+def test_calls_scale_with_changes(registry: Registry, tmp_path: Path) -> None:
     counts = []
     for count in (20, 900):
         directory = files(tmp_path / str(count), count)
@@ -103,7 +103,7 @@ def remove(memory: MemoryStorage, key: PhysicalKey) -> None:
 
 
 @pytest.mark.parametrize("spoil", [overwrite, remove])
-def test_what_is_not_there_any_more_is_sent_again(
+def test_missing_is_sent_again(
     registry: Registry, memory: MemoryStorage, directory: Path, spoil: Callable[[MemoryStorage, PhysicalKey], None]
 ) -> None:
     publish(registry, str(directory))
@@ -114,7 +114,7 @@ def test_what_is_not_there_any_more_is_sent_again(
     assert sent(recorder) == ["0/00007.txt", "1/00001.txt", "3/00003.txt"]
 
 
-def test_another_place_or_kind_of_hash_is_made_as_it_was_asked_for(registry: Registry, directory: Path) -> None:
+def test_new_dest_or_hash_is_made(registry: Registry, directory: Path) -> None:
     publish(registry, str(directory))
     elsewhere, recorder = publish(registry, str(directory), f"s3://{BUCKET}/elsewhere", dedupe=False)
     assert len(recorder.of("upload")) == 30
@@ -125,7 +125,7 @@ def test_another_place_or_kind_of_hash_is_made_as_it_was_asked_for(registry: Reg
     assert {entry.hash.type for entry in read(registry, hashed).values()} == {CRC64NVME}
 
 
-def test_a_file_of_the_same_content_may_have_other_metadata(registry: Registry, directory: Path) -> None:
+def test_same_content_new_meta(registry: Registry, directory: Path) -> None:
     publish(registry, {"a": str(directory / "1/00001.txt")})
     published, recorder = publish(registry, {"a": {"path": str(directory / "1/00001.txt"), "meta": {"x": 1}}})
 
@@ -133,14 +133,14 @@ def test_a_file_of_the_same_content_may_have_other_metadata(registry: Registry, 
     assert read(registry, published)["a"].user_meta == {"x": 1}
 
 
-def test_content_and_updates_are_compared_too(registry: Registry) -> None:
+def test_content_and_update_reuse(registry: Registry) -> None:
     publish(registry, {"a": b"one", "b": b"two"})
     _, recorder = publish(registry, {"a": b"one", "b": b"three"}, mode="update")
 
     assert sent(recorder) == ["b"]
 
 
-def test_a_bucket_without_versions_proves_nothing(directory: Path) -> None:
+def test_unversioned_proves_nothing(directory: Path) -> None:
     stores = Stores(LocalStorage(), MemoryStorage(buckets=[BUCKET], versioned=False))
     registry = Registry(RegistryLocation.parse(f"s3://{BUCKET}"), stores)
     publish(registry, str(directory))
@@ -150,9 +150,7 @@ def test_a_bucket_without_versions_proves_nothing(directory: Path) -> None:
     assert len(recorder.of("upload")) == 30
 
 
-def test_a_latest_revision_that_cannot_be_read_does_not_stand_in_the_way(
-    registry: Registry, memory: MemoryStorage, directory: Path
-) -> None:
+def test_unreadable_latest_ignored(registry: Registry, memory: MemoryStorage, directory: Path) -> None:
     first, _ = publish(registry, str(directory))
     memory.put(PhysicalKey(BUCKET, layout.manifest(first.top_hash)), b"damaged")
     change(directory)
@@ -162,7 +160,7 @@ def test_a_latest_revision_that_cannot_be_read_does_not_stand_in_the_way(
     assert second.created
 
 
-def test_a_large_package_is_not_read_for_the_sake_of_a_few_files(registry: Registry, tmp_path: Path) -> None:
+def test_large_manifest_not_read(registry: Registry, tmp_path: Path) -> None:
     large = {f"{number:06}": {"content": b"", "meta": {"x": "y" * 1000}} for number in range(2000)}
     publish(registry, large)
     (tmp_path / "few").write_bytes(os.urandom(9))

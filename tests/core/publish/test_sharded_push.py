@@ -1,4 +1,4 @@
-"""One push by many workers: each step is run again, dies half-way, meets what changed, and leaves nothing behind."""
+"""One push by many workers: each step is run again, dies half-way, meets changes, and leaves nothing behind."""
 
 import os
 import time
@@ -69,11 +69,11 @@ def draft(entries: object = CONTENT, **more: Any) -> Draft:
 
 
 def plan(
-    registry: Registry, what: Draft | None = None, cut: ShardingOptions | None = None, staging: PhysicalKey = STAGING
+    registry: Registry, given: Draft | None = None, cut: ShardingOptions | None = None, staging: PhysicalKey = STAGING
 ) -> ShardPlan:
-    what = what or draft()
-    planner = push_planner(registry, what)
-    return plan_shards(registry, what, planner, "Pushing", staging, cut or ShardingOptions(shards=3), attempt=attempt())
+    given = given or draft()
+    planner = push_planner(registry, given)
+    return plan_shards(registry, given, planner, "Pushing", staging, cut or ShardingOptions(shards=3), attempt=attempt())
 
 
 def transfer(registry: Registry, shards: int, staging: PhysicalKey = STAGING) -> list[ShardResult]:
@@ -88,7 +88,7 @@ def staged(memory: MemoryStorage) -> list[str]:
     return [stat.key.key.removeprefix(STAGING.key) for stat in memory.list_objects(STAGING)]
 
 
-def test_each_step_tells_what_it_did(registry: Registry) -> None:
+def test_steps_return_results(registry: Registry) -> None:
     planned = plan(registry)
     done = transfer(registry, planned.shards)
     published = commit(registry)
@@ -99,7 +99,7 @@ def test_each_step_tells_what_it_did(registry: Registry) -> None:
     assert list(read(registry, published)) == sorted(CONTENT)
 
 
-def test_a_step_that_is_run_again_writes_nothing(registry: Registry) -> None:
+def test_repeat_writes_nothing(registry: Registry) -> None:
     planned = plan(registry)
     done = transfer(registry, planned.shards)
     published = commit(registry)
@@ -117,7 +117,7 @@ def test_a_step_that_is_run_again_writes_nothing(registry: Registry) -> None:
 
 @pytest.mark.parametrize("mode", ["killed before", "killed after"])
 @pytest.mark.parametrize("at", range(1, 5))
-def test_a_plan_that_was_killed_is_made_again(registry: Registry, memory: MemoryStorage, mode: Any, at: int) -> None:
+def test_killed_plan_is_made_again(registry: Registry, memory: MemoryStorage, mode: Any, at: int) -> None:
     fault = Fault(at, mode, among=lambda call: call.operation == "put")
     with pytest.raises(StorageUnavailableError):
         plan(through(registry, fault))
@@ -129,7 +129,7 @@ def test_a_plan_that_was_killed_is_made_again(registry: Registry, memory: Memory
     assert staged(memory) == []
 
 
-def test_a_transfer_that_was_killed_sends_only_what_did_not_arrive(registry: Registry) -> None:
+def test_killed_transfer_resumes(registry: Registry) -> None:
     planned = plan(registry, cut=ShardingOptions(shards=1))
     fault = Fault(1, "killed before", among=is_put_of("-0"))
     with pytest.raises(StorageUnavailableError):
@@ -143,11 +143,11 @@ def test_a_transfer_that_was_killed_sends_only_what_did_not_arrive(registry: Reg
     assert (published.bytes_copied, published.bytes_reused) == (0, 54)
 
 
-@pytest.mark.parametrize("what", ["/latest", ".quilt/packages/"])
+@pytest.mark.parametrize("place", ["/latest", ".quilt/packages/"])
 @pytest.mark.parametrize("mode", ["killed before", "killed after"])
-def test_a_commit_that_was_killed_makes_one_revision(registry: Registry, what: str, mode: Any) -> None:
+def test_killed_commit_one_revision(registry: Registry, place: str, mode: Any) -> None:
     transfer(registry, plan(registry).shards)
-    fault = Fault(1, mode, among=lambda call: call.operation == "put" and what in call.key.key)
+    fault = Fault(1, mode, among=lambda call: call.operation == "put" and place in call.key.key)
     with pytest.raises(StorageUnavailableError):
         commit(through(registry, fault))
     published = commit(registry, retry=True)
@@ -156,7 +156,7 @@ def test_a_commit_that_was_killed_makes_one_revision(registry: Registry, what: s
     assert [revision.top_hash for revision in registry.revisions(NAME)] == [published.top_hash]
 
 
-def test_two_tries_of_a_transfer_at_once_leave_what_the_first_one_wrote(registry: Registry) -> None:
+def test_first_transfer_wins(registry: Registry) -> None:
     planned = plan(registry, cut=ShardingOptions(shards=1))
     other: list[ShardResult] = []
     meanwhile = Before(is_put_of("-0"), lambda: other.extend(transfer(registry, planned.shards)))
@@ -166,7 +166,7 @@ def test_two_tries_of_a_transfer_at_once_leave_what_the_first_one_wrote(registry
     assert commit(registry).entries == 6
 
 
-def test_two_tries_of_a_plan_at_once_leave_one_plan(registry: Registry) -> None:
+def test_first_plan_wins(registry: Registry) -> None:
     other: list[ShardPlan] = []
     meanwhile = Before(is_put_of("/plan"), lambda: other.append(plan(registry, cut=ShardingOptions(shards=2))))
     planned = plan(through(registry, meanwhile), cut=ShardingOptions(shards=5))
@@ -176,7 +176,7 @@ def test_two_tries_of_a_plan_at_once_leave_one_plan(registry: Registry) -> None:
     assert commit(registry).entries == 6
 
 
-def test_a_commit_names_the_shards_that_are_missing(registry: Registry) -> None:
+def test_commit_names_missing_shards(registry: Registry) -> None:
     plan(registry, cut=ShardingOptions(shards=4))
     transfer_shard(registry, STAGING, 2)
 
@@ -186,20 +186,20 @@ def test_a_commit_names_the_shards_that_are_missing(registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("number", [-1, 3])
-def test_a_shard_that_is_not_in_the_plan_is_refused(registry: Registry, number: int) -> None:
+def test_unknown_shard_is_refused(registry: Registry, number: int) -> None:
     plan(registry)
     with pytest.raises(InputError, match=f"shard {number}: the plan has 3"):
         transfer_shard(registry, STAGING, number)
 
 
-def test_without_a_plan_there_is_nothing_to_do(registry: Registry) -> None:
+def test_missing_plan_is_an_error(registry: Registry) -> None:
     for step in (lambda: transfer_shard(registry, STAGING, 0), lambda: commit(registry)):
         with pytest.raises(ObjectNotFoundError, match="there is no plan"):
             step()
 
 
 @pytest.mark.parametrize("data", [b"other", b"longer than before", None])
-def test_a_file_that_changed_since_the_plan_is_named(registry: Registry, write: Callable[..., Path], data: bytes | None) -> None:
+def test_changed_file_is_named(registry: Registry, write: Callable[..., Path], data: bytes | None) -> None:
     path = write("d/file.txt", b"bytes")
     os.utime(path, (1, 1))
     plan(registry, draft({"file.txt": str(path)}))
@@ -210,7 +210,7 @@ def test_a_file_that_changed_since_the_plan_is_named(registry: Registry, write: 
 
 
 class Unlisted(MemoryStorage):
-    """A store without versions, whose listings tell no ETags."""
+    """A store without versions, whose listings have no ETags."""
 
     def __init__(self) -> None:
         super().__init__(["registry", "source"], versioned=False)
@@ -223,7 +223,7 @@ class Unlisted(MemoryStorage):
 @pytest.mark.parametrize("planner", [push_planner, build_planner])
 @pytest.mark.parametrize("data", [b"other", None])
 @pytest.mark.parametrize("store", [Unlisted, lambda: MemoryStorage(["registry", "source"], versioned=False)])
-def test_an_object_without_versions_that_changed_since_the_plan_is_named(
+def test_changed_object_is_named(
     store: Callable[[], MemoryStorage], planner: Callable[..., Any], entries: object, data: bytes | None
 ) -> None:
     memory = store()
@@ -236,7 +236,7 @@ def test_an_object_without_versions_that_changed_since_the_plan_is_named(
         transfer_shard(registry, STAGING, 0)
 
 
-def test_an_object_with_versions_is_taken_as_it_was_planned(registry: Registry, memory: MemoryStorage) -> None:
+def test_versioned_object_as_planned(registry: Registry, memory: MemoryStorage) -> None:
     put(memory, "s3://source/d/a.txt", b"bytes")
     plan(registry, draft("s3://source/d/"))
     put(memory, "s3://source/d/a.txt", b"other")
@@ -245,7 +245,7 @@ def test_an_object_with_versions_is_taken_as_it_was_planned(registry: Registry, 
     assert registry.read_bytes(read(registry, commit(registry))["a.txt"]) == b"bytes"
 
 
-def test_a_latest_that_moved_since_the_plan_is_a_conflict(registry: Registry) -> None:
+def test_moved_latest_is_conflict(registry: Registry) -> None:
     transfer(registry, plan(registry).shards)
     other = push(registry, draft({"other": b"other"}))
 
@@ -254,7 +254,7 @@ def test_a_latest_that_moved_since_the_plan_is_a_conflict(registry: Registry) ->
     assert registry.resolve(NAME) == other.top_hash
 
 
-def test_overwrite_wins_when_latest_moved_since_the_plan(registry: Registry) -> None:
+def test_overwrite_wins(registry: Registry) -> None:
     transfer(registry, plan(registry, draft(conflict="overwrite")).shards)
     other = push(registry, draft({"other": b"other"}))
     published = commit(registry)
@@ -263,7 +263,7 @@ def test_overwrite_wins_when_latest_moved_since_the_plan(registry: Registry) -> 
     assert published.previous == other.top_hash
 
 
-def test_what_is_the_latest_already_makes_no_revision(registry: Registry) -> None:
+def test_unchanged_makes_no_revision(registry: Registry) -> None:
     first = push(registry, draft())
     transfer(registry, plan(registry).shards)
     again = commit(registry)
@@ -272,7 +272,7 @@ def test_what_is_the_latest_already_makes_no_revision(registry: Registry) -> Non
 
 
 @pytest.mark.parametrize("conflict", ["fail", "overwrite"])
-def test_what_was_the_latest_at_the_plan_and_is_not_now_is_no_reason_to_do_nothing(registry: Registry, conflict: Any) -> None:
+def test_unchanged_judged_at_commit(registry: Registry, conflict: Any) -> None:
     first = push(registry, draft())
     transfer(registry, plan(registry, draft(conflict=conflict)).shards)
     push(registry, draft({"other": b"other"}))
@@ -287,7 +287,7 @@ def test_what_was_the_latest_at_the_plan_and_is_not_now_is_no_reason_to_do_nothi
 
 @pytest.mark.parametrize("conflict", ["fail", "overwrite"])
 @pytest.mark.parametrize("mode", ["replace", "update"])
-def test_what_was_published_is_found_though_others_published_since(registry: Registry, mode: Any, conflict: Any) -> None:
+def test_retry_finds_its_revision(registry: Registry, mode: Any, conflict: Any) -> None:
     push(registry, draft())
     update = draft({"new": b"new"}, mode=mode, conflict=conflict)
     transfer(registry, plan(registry, update).shards)
@@ -299,7 +299,7 @@ def test_what_was_published_is_found_though_others_published_since(registry: Reg
 
 
 @pytest.mark.parametrize(
-    ("what", "error"),
+    ("given", "error"),
     [
         (draft({"a": b""}, mode="update", conflict="rebase"), InputError),
         (draft({}), EmptyPackageError),
@@ -307,21 +307,19 @@ def test_what_was_published_is_found_though_others_published_since(registry: Reg
         (draft({"a": b"", "a/b": b""}), InputError),
     ],
 )
-def test_what_cannot_be_published_is_refused_by_the_plan(
-    registry: Registry, memory: MemoryStorage, what: Draft, error: type[QuiltError]
-) -> None:
+def test_plan_refuses_bad_draft(registry: Registry, memory: MemoryStorage, given: Draft, error: type[QuiltError]) -> None:
     with pytest.raises(error):
-        plan(registry, what)
+        plan(registry, given)
     assert staged(memory) == []
 
 
-def test_a_package_without_files_has_a_shard(registry: Registry) -> None:
+def test_empty_package_has_a_shard(registry: Registry) -> None:
     assert plan(registry, draft({}, allow_empty=True)).shards == 1
     assert transfer_shard(registry, STAGING, 0).entries == 0
     assert commit(registry).entries == 0
 
 
-def test_a_plan_of_another_package_is_told(registry: Registry, local_registry: Registry) -> None:
+def test_other_plan_is_refused(registry: Registry, local_registry: Registry) -> None:
     plan(registry)
     with pytest.raises(InputError, match="a plan of other work, to publish team/package"):
         plan(registry, Draft(package="team/other", entries=CONTENT))
@@ -329,19 +327,19 @@ def test_a_plan_of_another_package_is_told(registry: Registry, local_registry: R
         commit(local_registry)
 
 
-@pytest.mark.parametrize("what", ["plan", "shards/", "done/"])
+@pytest.mark.parametrize("area", ["plan", "shards/", "done/"])
 @pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda _data: b""])
-def test_what_is_staged_and_damaged_is_told(
-    registry: Registry, memory: MemoryStorage, what: str, damage: Callable[[bytes], bytes]
+def test_damaged_staging_is_refused(
+    registry: Registry, memory: MemoryStorage, area: str, damage: Callable[[bytes], bytes]
 ) -> None:
     plan(registry, cut=ShardingOptions(shards=1))
-    if what == "done/":
+    if area == "done/":
         transfer_shard(registry, STAGING, 0)
-    [key] = [stat.key for stat in memory.list_objects(STAGING) if stat.key.key.startswith(STAGING.key + what)]
+    [key] = [stat.key for stat in memory.list_objects(STAGING) if stat.key.key.startswith(STAGING.key + area)]
     memory.put(key, damage(memory.get(key).data))
 
     with pytest.raises(StorageError, match="damaged"):
-        commit(registry) if what == "done/" else transfer_shard(registry, STAGING, 0)
+        commit(registry) if area == "done/" else transfer_shard(registry, STAGING, 0)
 
 
 @pytest.mark.parametrize(
@@ -354,14 +352,14 @@ def test_what_is_staged_and_damaged_is_told(
         f"s3://registry/{STAGING.name}",
     ],
 )
-def test_a_place_that_may_hold_something_else_is_refused(registry: Registry, staging: str) -> None:
+def test_unsafe_staging_is_refused(registry: Registry, staging: str) -> None:
     place = PhysicalKey.parse(staging)
     for step in (lambda: plan(registry, staging=place), lambda: discard(registry, place)):
         with pytest.raises(LocationError):
             step()
 
 
-def test_a_directory_may_be_where_the_workers_meet(registry: Registry, tmp_path: Path) -> None:
+def test_staging_may_be_local(registry: Registry, tmp_path: Path) -> None:
     odd = tmp_path / "files" / os.fsdecode(b"not-unicode-\xff")
     odd.parent.mkdir()
     odd.write_bytes(b"odd")
@@ -376,7 +374,7 @@ def test_a_directory_may_be_where_the_workers_meet(registry: Registry, tmp_path:
     assert files_below(tmp_path / "staging") == {}
 
 
-def test_discard_leaves_nothing_and_nothing_else_goes(registry: Registry, memory: MemoryStorage) -> None:
+def test_discard_takes_only_its_own(registry: Registry, memory: MemoryStorage) -> None:
     other = staging_of(ROOT, Attempt("other"), BEGAN)
     plan(registry)
     plan(registry, staging=other)
@@ -389,7 +387,7 @@ def test_discard_leaves_nothing_and_nothing_else_goes(registry: Registry, memory
 
 
 @pytest.mark.parametrize("root", ["s3://registry/staging/", "s3://registry/staging", "s3://registry/"])
-def test_sweep_takes_what_is_old_and_leaves_the_rest(registry: Registry, memory: MemoryStorage, root: str) -> None:
+def test_sweep_takes_only_old(registry: Registry, memory: MemoryStorage, root: str) -> None:
     place = PhysicalKey.parse(root)
     old, young = (staging_of(place, Attempt("work"), began) for began in (BEGAN, BEGAN + 100))
     for staging in (old, young):
@@ -426,7 +424,7 @@ SIZES: dict[str, list[int | None]] = {
 
 @pytest.mark.parametrize("shards", [1, 2, 7, 64])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_shards_weigh_about_the_same(sizes: list[int | None], shards: int) -> None:
+def test_shards_weigh_alike(sizes: list[int | None], shards: int) -> None:
     lengths = ShardingOptions(shards=shards).lengths(planned_of(sizes))
     weights = [64 if size is None else MIB + size for size in sizes]
     ends = [sum(lengths[: number + 1]) for number in range(len(lengths))]
@@ -439,7 +437,7 @@ def test_shards_weigh_about_the_same(sizes: list[int | None], shards: int) -> No
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
-def test_bytes_and_entries_cut_further(sizes: list[int | None]) -> None:
+def test_bytes_and_entries_cut(sizes: list[int | None]) -> None:
     by_entries = ShardingOptions(shards=1, entries=3).lengths(planned_of(sizes))
     by_bytes = ShardingOptions(shards=1, bytes=5 * MIB).lengths(planned_of(sizes))
 
@@ -453,18 +451,18 @@ def test_bytes_and_entries_cut_further(sizes: list[int | None]) -> None:
 
 
 @pytest.mark.parametrize("bounds", [{"shards": 0}, {"bytes": 0}, {"entries": -1}])
-def test_a_cut_by_nothing_is_refused(bounds: dict[str, int]) -> None:
+def test_zero_bounds_are_refused(bounds: dict[str, int]) -> None:
     with pytest.raises(InputError, match=next(iter(bounds))):
         ShardingOptions(**bounds)
 
 
-def test_a_plan_larger_than_memory_holds_is_the_same(memory: MemoryStorage, registry: Registry) -> None:
+def test_spilled_plan_is_the_same(memory: MemoryStorage, registry: Registry) -> None:
     small = Registry(registry.location, Stores(LocalStorage(), memory, limits=Limits(spill_entries=2)))
     published = []
     for each, name in ((registry, "team/large"), (small, "team/small")):
-        what = Draft(package=name, entries={f"{i:04}": f"{i}".encode() for i in range(2500)})
+        given = Draft(package=name, entries={f"{i:04}": f"{i}".encode() for i in range(2500)})
         place = staging_of(ROOT, Attempt(name), BEGAN)
-        transfer(each, plan(each, what, staging=place).shards, place)
+        transfer(each, plan(each, given, staging=place).shards, place)
         published.append(commit(each, staging=place))
 
     assert published[0].top_hash == published[1].top_hash

@@ -1,4 +1,4 @@
-"""An update starts from a revision and changes what it is told to, and nothing else."""
+"""An update starts from a revision and changes the named entries, and nothing else."""
 
 import logging
 from collections.abc import Callable
@@ -78,13 +78,11 @@ OLD: dict[str, tuple[bytes, Any]] = {key: (key.encode(), {"of": key}) for key in
         pytest.param("d/c.txt", {**OLD, "d/c.txt": (b"new", {})}, id="a-file-of-a-directory-that-is-there"),
     ],
 )
-def test_an_entry_is_added_or_takes_the_place_of_the_one_with_its_key_and_has_metadata_of_its_own(
-    base: Registry, new: str, key: str, expected: dict[str, tuple[bytes, Any]]
-) -> None:
+def test_entry_added_or_replaced(base: Registry, new: str, key: str, expected: dict[str, tuple[bytes, Any]]) -> None:
     assert content(base, build(base, draft({key: new}))) == expected
 
 
-def test_what_is_not_named_stays_to_the_letter(base: Registry, new: str) -> None:
+def test_unnamed_entries_unchanged(base: Registry, new: str) -> None:
     before = {entry.logical_key: entry for entry in base.read(NAME).entries}
     published = build(base, draft({"b.txt": {"path": new, "meta": {"n": 1}}}))
     after = read(base, published)
@@ -93,7 +91,7 @@ def test_what_is_not_named_stays_to_the_letter(base: Registry, new: str) -> None
     assert after == before
 
 
-def test_a_directory_is_merged_into_the_one_that_is_there(base: Registry, write: Callable[..., Path]) -> None:
+def test_directories_are_merged(base: Registry, write: Callable[..., Path]) -> None:
     write("new/c.txt", b"newer c")
     directory = write("new/e/f.txt", b"f").parent.parent
     if base.location.is_local:
@@ -113,7 +111,7 @@ def test_a_directory_is_merged_into_the_one_that_is_there(base: Registry, write:
         pytest.param(["d/"], ["a.txt"], {}, id="directory-with-slash"),
     ],
 )
-def test_files_and_directories_are_removed(base: Registry, removed: Any, left: list[str], directories: dict[str, Any]) -> None:
+def test_keys_are_removed(base: Registry, removed: Any, left: list[str], directories: dict[str, Any]) -> None:
     published = build(base, draft(remove=removed))
     manifest = base.read(NAME, published.top_hash)
 
@@ -121,9 +119,7 @@ def test_files_and_directories_are_removed(base: Registry, removed: Any, left: l
     assert manifest.directories == directories
 
 
-def test_what_is_not_there_to_be_removed_is_warned_of_and_the_rest_is_done(
-    base: Registry, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_absent_removal_warns(base: Registry, caplog: pytest.LogCaptureFixture) -> None:
     published = build(base, draft(remove=["a.txt", "z.txt", "d/b.txt/", "e/"]))
 
     assert list(read(base, published)) == ["d/b.txt", "d/c.txt"]
@@ -131,38 +127,38 @@ def test_what_is_not_there_to_be_removed_is_warned_of_and_the_rest_is_done(
     assert warning.endswith("nothing to remove: z.txt, d/b.txt/, e/")
 
 
-def test_what_is_there_to_be_removed_is_not_warned_of(base: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_removal_does_not_warn(base: Registry, caplog: pytest.LogCaptureFixture) -> None:
     build(base, draft(remove=["a.txt", "d"], allow_empty=True))
 
     assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == []
 
 
-def test_removal_comes_before_addition(base: Registry, new: str) -> None:
+def test_removal_precedes_addition(base: Registry, new: str) -> None:
     published = build(base, draft({"d": new, "a.txt/b": new}, remove=["d", "a.txt"]))
 
     assert content(base, published) == {"d": (b"new", {}), "a.txt/b": (b"new", {})}
 
 
-def test_a_file_and_a_directory_of_one_name_are_refused_unless_one_is_removed(base: Registry, new: str) -> None:
+def test_file_and_directory_refused(base: Registry, new: str) -> None:
     for key in ("d", "a.txt/b"):
         with pytest.raises(LogicalKeyError, match="is a file, and a directory"):
             build(base, draft({key: new}))
     assert base.read(NAME).header["message"] == "first"
 
 
-def test_to_remove_everything_is_refused_unless_the_package_may_be_empty(base: Registry) -> None:
+def test_remove_all_needs_allow_empty(base: Registry) -> None:
     with pytest.raises(EmptyPackageError, match="allow_empty"):
         build(base, draft(remove=["a.txt", "d"]))
     assert build(base, draft(remove=["a.txt", "d"], allow_empty=True)).entries == 0
 
 
 @pytest.mark.parametrize("remove", [["../a"], ["a//b"], [""], ["/"], [7], [None], 7, None, b"a"], ids=repr)
-def test_what_cannot_be_a_key_cannot_be_removed(base: Registry, remove: Any) -> None:
+def test_bad_removal_is_refused(base: Registry, remove: Any) -> None:
     with pytest.raises(InputError):
         build(base, draft(remove=remove))
 
 
-def test_text_is_no_list_of_what_to_remove(base: Registry) -> None:
+def test_str_is_no_removal_list(base: Registry) -> None:
     recorder = Recorder()
 
     with pytest.raises(InputError, match="remove 'a.txt': expected a list"):
@@ -173,7 +169,7 @@ def test_text_is_no_list_of_what_to_remove(base: Registry) -> None:
 @pytest.mark.parametrize(
     "more", [{"base": "latest"}, {"remove": ["a"]}, {"base": "0" * 64, "remove": ("a",)}], ids=["base", "remove", "both"]
 )
-def test_base_and_remove_belong_to_an_update(base: Registry, new: str, more: dict[str, Any]) -> None:
+def test_base_needs_update_mode(base: Registry, new: str, more: dict[str, Any]) -> None:
     recorder = Recorder()
 
     with pytest.raises(InputError, match="base and remove are for mode='update'"):
@@ -182,17 +178,15 @@ def test_base_and_remove_belong_to_an_update(base: Registry, new: str, more: dic
 
 
 @pytest.mark.parametrize("mode", ["Update", "", None, "merge"])
-def test_there_is_no_other_mode(base: Registry, new: str, mode: Any) -> None:
+def test_bad_mode_is_refused(base: Registry, new: str, mode: Any) -> None:
     with pytest.raises(InputError, match=f"mode {mode!r}: expected 'replace' or 'update'"):
         build(base, draft({"a": new}, mode=mode))
 
 
-# What it starts from.
+# The base.
 
 
-def test_an_update_of_a_package_that_is_not_there_starts_from_nothing_and_says_so(
-    registry: Registry, memory: MemoryStorage, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_absent_package_starts_empty(registry: Registry, memory: MemoryStorage, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="airflow_quilt")
     put(memory, "s3://source/a.txt", b"a")
     updated = push(registry, draft({"a.txt": "s3://source/a.txt"}, meta={"k": 1}, message="m"))
@@ -202,7 +196,7 @@ def test_an_update_of_a_package_that_is_not_there_starts_from_nothing_and_says_s
     assert "There is no package team/package in s3://registry yet: the update starts from nothing" in caplog.messages
 
 
-def test_an_update_of_nothing_with_nothing_is_an_empty_package(registry: Registry) -> None:
+def test_empty_update_is_empty(registry: Registry) -> None:
     with pytest.raises(EmptyPackageError):
         push(registry, draft())
     assert push(registry, draft(allow_empty=True)).entries == 0
@@ -218,7 +212,7 @@ def test_an_update_of_nothing_with_nothing_is_an_empty_package(registry: Registr
         pytest.param("xyz", TopHashError, id="something-else"),
     ],
 )
-def test_a_base_that_is_named_must_be_there(registry: Registry, revision: str, error: type[Exception]) -> None:
+def test_named_base_must_exist(registry: Registry, revision: str, error: type[Exception]) -> None:
     recorder = Recorder()
 
     with pytest.raises(error):
@@ -243,12 +237,12 @@ def history(registry: Registry) -> tuple[Registry, list[PublishResult]]:
     [
         pytest.param(lambda found: found.top_hash, id="hash"),
         pytest.param(lambda found: found.top_hash[:8], id="short-hash"),
-        pytest.param(lambda found: str(found.revision.time.int_timestamp), id="stamp"),
-        pytest.param(lambda found: (found.revision.time + timedelta(seconds=59)).isoformat(), id="time"),
+        pytest.param(lambda found: str(found.revision.published_at.int_timestamp), id="stamp"),
+        pytest.param(lambda found: (found.revision.published_at + timedelta(seconds=59)).isoformat(), id="time"),
     ],
 )
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_an_update_starts_from_the_revision_that_is_named_and_lands_on_top(
+def test_update_starts_from_its_base(
     history: tuple[Registry, list[PublishResult]], number: int, name: Callable[[PublishResult], str]
 ) -> None:
     registry, published = history
@@ -259,14 +253,14 @@ def test_an_update_starts_from_the_revision_that_is_named_and_lands_on_top(
     assert list(registry.revisions(NAME)) == [updated.revision, *(each.revision for each in published[::-1])]
 
 
-def test_without_a_name_an_update_starts_from_the_latest_revision(history: tuple[Registry, list[PublishResult]]) -> None:
+def test_default_base_is_latest(history: tuple[Registry, list[PublishResult]]) -> None:
     registry, published = history
     registry.rollback(NAME, published[0].top_hash)
 
     assert list(read(registry, push(registry, draft({"x.txt": b"x"})))) == ["0.txt", "x.txt"]
 
 
-def test_an_update_that_changes_nothing_of_an_older_revision_publishes_it_again(
+def test_old_base_is_published_again(
     history: tuple[Registry, list[PublishResult]],
 ) -> None:
     registry, published = history
@@ -276,7 +270,7 @@ def test_an_update_that_changes_nothing_of_an_older_revision_publishes_it_again(
     assert registry.resolve(NAME) == published[0].top_hash
 
 
-# What the header says.
+# The header.
 
 
 @pytest.mark.parametrize(
@@ -288,15 +282,14 @@ def test_an_update_that_changes_nothing_of_an_older_revision_publishes_it_again(
         pytest.param({"message": "m"}, {"user_meta": {"week": 1, "by": "them"}, "message": "m"}, id="message"),
     ],
 )
-def test_the_message_is_new_metadata_is_replaced_whole_or_left_and_what_others_wrote_stays(
-    base: Registry, new: str, more: dict[str, Any], header: dict[str, Any]
-) -> None:
+def test_header_of_an_update(base: Registry, new: str, more: dict[str, Any], header: dict[str, Any]) -> None:
+    """Take a new message; replace or keep the metadata whole; keep other keys."""
     published = build(base, draft({"b.txt": new}, **more))
 
     assert base.read(NAME, published.top_hash).header == {"version": "v0", "theirs": [1], **header}
 
 
-def test_the_workflow_of_the_base_is_not_that_of_the_update(registry: Registry, memory: MemoryStorage, new: str) -> None:
+def test_base_workflow_is_dropped(registry: Registry, memory: MemoryStorage, new: str) -> None:
     entry = entry_of("a", b"a", put(memory, "s3://registry/a", b"a"))
     commit(registry, NAME, [entry], {"version": "v0", "message": None, "workflow": {"id": "alpha", "config": "s3://x/y"}})
     published = build(registry, draft({"b": new}))
@@ -305,14 +298,14 @@ def test_the_workflow_of_the_base_is_not_that_of_the_update(registry: Registry, 
 
 
 @pytest.mark.parametrize("version", ["v0", "v1"])
-def test_the_version_of_the_base_stays(registry: Registry, memory: MemoryStorage, new: str, version: str) -> None:
+def test_base_version_stays(registry: Registry, memory: MemoryStorage, new: str, version: str) -> None:
     entry = entry_of("a", b"a", put(memory, "s3://registry/a", b"a"))
     commit(registry, NAME, [entry], {"version": version, "message": None})
 
     assert registry.read(NAME, build(registry, draft({"b": new})).top_hash).header["version"] == version
 
 
-# What the manifest says of directories and entries.
+# Directories and entries in the manifest.
 
 
 @pytest.mark.parametrize(
@@ -324,7 +317,7 @@ def test_the_version_of_the_base_stays(registry: Registry, memory: MemoryStorage
         pytest.param({"b.txt": b"b"}, {"d/": {"of": "d"}}, id="left"),
     ],
 )
-def test_metadata_of_directories_is_kept_added_replaced_or_cleared(
+def test_directory_meta_is_updated(
     registry: Registry, memory: MemoryStorage, entries: object, directories: dict[str, Any]
 ) -> None:
     entry = entry_of("d/a", b"a", put(memory, "s3://registry/a", b"a"))
@@ -335,7 +328,7 @@ def test_metadata_of_directories_is_kept_added_replaced_or_cleared(
     assert manifest.directories == directories
 
 
-def test_metadata_that_comes_with_a_directory_takes_the_place_of_the_bases(base: Registry, memory: MemoryStorage) -> None:
+def test_directory_meta_is_replaced(base: Registry, memory: MemoryStorage) -> None:
     put(memory, "s3://registry/more/x.txt", b"x")
     published = build(base, draft({"d/": {"path": "s3://registry/more/", "meta": {"of": "more"}}}))
     manifest = base.read(NAME, published.top_hash)
@@ -358,7 +351,7 @@ def foreign(registry: Registry, memory: MemoryStorage) -> list[Entry]:
 
 
 @pytest.mark.parametrize("publish", [push, build])
-def test_entries_that_stay_keep_type_of_hash_places_and_metadata(
+def test_kept_entries_are_unchanged(
     registry: Registry, foreign: list[Entry], new: str, publish: Callable[..., PublishResult]
 ) -> None:
     recorder = Recorder()
@@ -372,9 +365,7 @@ def test_entries_that_stay_keep_type_of_hash_places_and_metadata(
 
 
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
-def test_entries_that_are_copied_get_the_wanted_hash_one_place_and_keep_their_metadata(
-    registry: Registry, memory: MemoryStorage, foreign: list[Entry], hash_type: str
-) -> None:
+def test_copied_entries_keep_meta(registry: Registry, memory: MemoryStorage, foreign: list[Entry], hash_type: str) -> None:
     published = push(registry, draft({"x": b"x"}, hash_type=hash_type), copy="all")
 
     after = read(registry, published)
@@ -385,7 +376,7 @@ def test_entries_that_are_copied_get_the_wanted_hash_one_place_and_keep_their_me
         assert entry.physical_keys == (str(place),)
 
 
-def test_entries_of_the_base_that_lie_elsewhere_are_copied(registry: Registry, memory: MemoryStorage) -> None:
+def test_outside_entries_are_copied(registry: Registry, memory: MemoryStorage) -> None:
     places = {kind: put(memory, f"s3://source/{kind}", b"a") for kind in HASH_TYPES}
     commit(registry, NAME, [entry_of(kind, b"a", places[kind], hash_type=kind) for kind in sorted(HASH_TYPES)])
     published = push(registry, draft({"x": b"x"}))
@@ -407,7 +398,7 @@ def secret(registry: Registry, write: Callable[..., Path]) -> Path:
     return path
 
 
-def test_build_keeps_the_names_of_files_in_the_base(registry: Registry, secret: Path, new: str) -> None:
+def test_build_keeps_base_files(registry: Registry, secret: Path, new: str) -> None:
     recorder = Recorder()
     before = list(registry.read(NAME).entries)
     published = build(through(registry, recorder), draft({"x": new}))
@@ -417,9 +408,7 @@ def test_build_keeps_the_names_of_files_in_the_base(registry: Registry, secret: 
 
 
 @pytest.mark.parametrize("copy", ["if-outside", "all", "local-only", "none"])
-def test_push_refuses_to_copy_files_that_the_base_names_and_does_not_look_at_them(
-    registry: Registry, memory: MemoryStorage, secret: Path, new: str, copy: Any
-) -> None:
+def test_push_refuses_base_files(registry: Registry, memory: MemoryStorage, secret: Path, new: str, copy: Any) -> None:
     recorder = Recorder()
     before = objects(memory, "registry")
 
@@ -430,7 +419,7 @@ def test_push_refuses_to_copy_files_that_the_base_names_and_does_not_look_at_the
     assert objects(memory, "registry") == before
 
 
-def test_files_that_the_base_names_can_be_removed_or_replaced(registry: Registry, secret: Path) -> None:
+def test_base_files_are_replaceable(registry: Registry, secret: Path) -> None:
     recorder = Recorder()
     removed = push(through(registry, recorder), draft({"x": b"x"}, remove=["secret"]))
     build(registry, Draft(package="team/package", entries={"secret": str(secret)}))
@@ -441,11 +430,11 @@ def test_files_that_the_base_names_can_be_removed_or_replaced(registry: Registry
     assert [call for call in recorder.calls if call.key.is_local] == []
 
 
-def test_a_file_that_the_user_gives_is_pushed_though_the_base_names_it_too(registry: Registry, secret: Path) -> None:
+def test_given_file_is_pushed(registry: Registry, secret: Path) -> None:
     assert content(registry, push(registry, draft({"secret": str(secret)}))) == {"secret": (b"secret", {})}
 
 
-def test_files_that_the_base_of_a_local_registry_names_stay(local_registry: Registry, write: Callable[..., Path]) -> None:
+def test_local_base_files_stay(local_registry: Registry, write: Callable[..., Path]) -> None:
     first, second = write("a.txt", b"a"), write("b.txt", b"b")
     build(local_registry, Draft(package=str(NAME), entries={"a": str(first)}))
     published = build(local_registry, draft({"b": str(second)}))
@@ -453,9 +442,7 @@ def test_files_that_the_base_of_a_local_registry_names_stay(local_registry: Regi
     assert content(local_registry, published) == {"a": (b"a", {}), "b": (b"b", {})}
 
 
-def test_files_of_a_local_registry_are_pushed_as_the_package_that_names_them(
-    registry: Registry, local_registry: Registry, write: Callable[..., Path]
-) -> None:
+def test_local_package_is_pushed(registry: Registry, local_registry: Registry, write: Callable[..., Path]) -> None:
     path = write("a.txt", b"a")
     built = build(local_registry, Draft(package=str(NAME), entries={"a": {"path": str(path), "meta": {"n": 1}}}))
     published = push(registry, draft({"in/": str(built.uri)}))
@@ -478,7 +465,7 @@ def test_files_of_a_local_registry_are_pushed_as_the_package_that_names_them(
         pytest.param({}, id="nothing"),
     ],
 )
-def test_the_same_update_again_makes_no_second_revision(registry: Registry, more: dict[str, Any]) -> None:
+def test_same_update_no_revision(registry: Registry, more: dict[str, Any]) -> None:
     push(registry, Draft(package=str(NAME), entries={"a.txt": b"a", "d/b": b"b"}, message="first"))
     updated = push(registry, draft(**more))
     again = push(registry, draft(**more))
@@ -497,7 +484,7 @@ def test_the_same_update_again_makes_no_second_revision(registry: Registry, more
         pytest.param(is_put_of("/latest"), id="at-the-last-moment"),
     ],
 )
-def test_somebody_who_publishes_after_the_base_was_read_is_a_conflict_and_loses_nothing(
+def test_rival_is_a_conflict(
     registry: Registry, memory: MemoryStorage, publish: Callable[..., PublishResult], there: str, moment: Callable[..., bool]
 ) -> None:
     put(memory, "s3://registry/new/x.txt", b"new")
@@ -513,7 +500,7 @@ def test_somebody_who_publishes_after_the_base_was_read_is_a_conflict_and_loses_
     assert list(read(registry, again)) == [*(["a"] if first else []), "theirs", "x.txt"]
 
 
-def test_who_wins_regardless_publishes_what_was_merged_with_the_base_that_was_read(registry: Registry) -> None:
+def test_overwrite_keeps_read_base(registry: Registry) -> None:
     push(registry, draft({"a": b"a"}))
     theirs: list[PublishResult] = []
     racing = Before(lambda call: call.operation == "upload", lambda: theirs.append(push(registry, draft({"theirs": b"theirs"}))))
@@ -523,7 +510,7 @@ def test_who_wins_regardless_publishes_what_was_merged_with_the_base_that_was_re
     assert [revision.top_hash for revision in registry.revisions(NAME)][:2] == [mine.top_hash, theirs[0].top_hash]
 
 
-def test_an_update_on_top_of_an_older_base_still_minds_who_publishes_meanwhile(
+def test_old_base_minds_rivals(
     history: tuple[Registry, list[PublishResult]],
 ) -> None:
     registry, published = history
@@ -534,7 +521,7 @@ def test_an_update_on_top_of_an_older_base_still_minds_who_publishes_meanwhile(
     assert caught.value.expected == published[2].top_hash
 
 
-def test_a_package_of_one_registry_is_no_base_in_another(registry: Registry, memory: MemoryStorage) -> None:
+def test_base_is_of_its_registry(registry: Registry, memory: MemoryStorage) -> None:
     other = Registry(RegistryLocation.parse("s3://source"), registry.stores)
     there = push(other, draft({"a": b"a"}))
 

@@ -26,7 +26,7 @@ NAME = PackageName("team", "package")
 
 
 class IgnoringStorage(MemoryStorage):
-    """A store that writes whatever the condition says."""
+    """A store that ignores conditions and writes always."""
 
     def put(
         self,
@@ -42,7 +42,7 @@ class IgnoringStorage(MemoryStorage):
 
 
 class RefusingStorage(MemoryStorage):
-    """A store that does not know conditional writes, and says so."""
+    """A store that refuses conditional writes as unknown."""
 
     def put(
         self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
@@ -73,7 +73,8 @@ def publish(registry: Registry, message: str) -> PublishResult:
 
 
 @pytest.mark.parametrize("mode", ["create", IfMatch("other")])
-def test_where_the_store_keeps_no_conditions_the_writer_looks_itself(weak: MemoryStorage, mode: WriteMode) -> None:
+def test_writer_checks_conditions(weak: MemoryStorage, mode: WriteMode) -> None:
+    """Check the condition in the writer, where the store keeps none."""
     writer = ConditionalWriter(weak)
     writer.put(KEY, b"one", "create")
     writer.probe(KEY, b"one")
@@ -85,7 +86,7 @@ def test_where_the_store_keeps_no_conditions_the_writer_looks_itself(weak: Memor
     assert weak.get(KEY).data == b"two"
 
 
-def test_to_replace_what_is_gone_is_refused_there_too(weak: MemoryStorage) -> None:
+def test_replace_of_absent_refused(weak: MemoryStorage) -> None:
     writer = ConditionalWriter(weak)
     writer.probe(KEY, b"one")
 
@@ -94,18 +95,18 @@ def test_to_replace_what_is_gone_is_refused_there_too(weak: MemoryStorage) -> No
     assert list(weak.list_objects(PhysicalKey("registry", ""))) == []
 
 
-def test_the_weaker_promise_is_told_once(weak_registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_weak_store_warns_once(weak_registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     for message in ("one", "two", "three"):
         publish(weak_registry, message)
     delete(weak_registry, str(NAME), publish(weak_registry, "four").top_hash)
 
-    told = [record.getMessage() for record in caplog.records if "conditional writes" in record.getMessage()]
-    assert len(told) == 1
-    assert told[0].startswith("s3://registry keeps no conditional writes")
+    warnings = [record.getMessage() for record in caplog.records if "conditional writes" in record.getMessage()]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("s3://registry keeps no conditional writes")
 
 
-def test_nothing_is_told_where_conditions_hold(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_strong_store_is_silent(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     publish(registry, "one")
     publish(registry, "two")
@@ -113,7 +114,7 @@ def test_nothing_is_told_where_conditions_hold(registry: Registry, caplog: pytes
     assert caplog.records == []
 
 
-def test_one_writer_at_a_time_loses_nothing_there(weak_registry: Registry) -> None:
+def test_one_writer_loses_nothing(weak_registry: Registry) -> None:
     first, second, third = (publish(weak_registry, message) for message in ("one", "two", "three"))
     assert list(weak_registry.revisions(NAME)) == [third.revision, second.revision, first.revision]
 
@@ -124,7 +125,7 @@ def test_one_writer_at_a_time_loses_nothing_there(weak_registry: Registry) -> No
     assert list(weak_registry.revisions(NAME)) == [third.revision, second.revision]
 
 
-def test_a_conflict_that_can_be_seen_is_still_one_there(weak_registry: Registry) -> None:
+def test_visible_conflict_is_raised(weak_registry: Registry) -> None:
     publish(weak_registry, "one")
     racing = Before(lambda call: call.operation == "put", lambda: publish(weak_registry, "theirs"))  # Its manifest.
 

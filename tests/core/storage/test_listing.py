@@ -1,4 +1,4 @@
-"""Pages of listings out of the bytes of an answer, beside what botocore makes of the same bytes."""
+"""Pages of listings, parsed from the bytes of an answer, compared with botocore's of the same bytes."""
 
 import gc
 from collections.abc import Mapping
@@ -27,13 +27,13 @@ def objects(*items: str, more: str = "<IsTruncated>false</IsTruncated>") -> byte
 
 
 def by_botocore(data: bytes, listing: Listing) -> dict[str, Any]:
-    """Return what boto3 would, of that which somebody looks at."""
+    """Return the parsed page of boto3, with the fields in use only."""
     shape = MODEL.operation_model(listing.operation).output_shape
     answer = create_parser("rest-xml").parse({"body": data, "headers": {}, "status_code": 200}, shape)
     DECODING[listing.operation](answer, {"encoding_type_auto_set": True})
-    told = {name: answer[name] for name in ("IsTruncated", *listing.markers.values()) if name in answer}
+    page = {name: answer[name] for name in ("IsTruncated", *listing.markers.values()) if name in answer}
     items = [{name: item[name] for name in SEEN & item.keys()} for item in answer.get(listing.field, [])]
-    return {**told, listing.field: items}
+    return {**page, listing.field: items}
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), max_size=12)
@@ -56,7 +56,7 @@ def xml(name: str, fields: Mapping[str, Any] | str) -> str:
 @given(
     listed=st.lists(items, max_size=4), truncated=st.booleans(), token=texts.filter(bool), encoding=st.sampled_from(["", "url"])
 )
-def test_objects_are_listed_as_by_boto3(listed: list[dict[str, Any]], truncated: bool, token: str, encoding: str) -> None:  # noqa: FBT001
+def test_objects_match_boto3(listed: list[dict[str, Any]], truncated: bool, token: str, encoding: str) -> None:  # noqa: FBT001
     page = {"EncodingType": encoding, "IsTruncated": str(truncated).lower(), "NextContinuationToken": token, "Name": "bucket"}
     body = "".join([*(xml(name, value) for name, value in page.items()), *(xml("Contents", item) for item in listed)])
     data = f'<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult>{body}\n</ListBucketResult>'.encode()
@@ -65,7 +65,7 @@ def test_objects_are_listed_as_by_boto3(listed: list[dict[str, Any]], truncated:
 
 
 @given(listed=st.lists(st.tuples(st.sampled_from(["Version", "DeleteMarker"]), versions), max_size=4), marker=texts.filter(bool))
-def test_versions_are_listed_as_by_boto3(listed: list[tuple[str, dict[str, Any]]], marker: str) -> None:
+def test_versions_match_boto3(listed: list[tuple[str, dict[str, Any]]], marker: str) -> None:
     page = {"EncodingType": "url", "IsTruncated": "true", "NextKeyMarker": marker, "NextVersionIdMarker": marker}
     body = "".join([*(xml(name, value) for name, value in page.items()), *(xml(name, item) for name, item in listed)])
     data = f"<ListVersionsResult>{body}</ListVersionsResult>".encode()
@@ -73,7 +73,7 @@ def test_versions_are_listed_as_by_boto3(listed: list[tuple[str, dict[str, Any]]
     assert page_of(data, VERSIONS) == by_botocore(data, VERSIONS)
 
 
-def test_a_time_without_a_zone_is_of_utc() -> None:
+def test_naive_time_is_utc() -> None:
     page = page_of(objects(ITEM.replace("000Z", "000")), OBJECTS)
 
     assert page
@@ -101,12 +101,12 @@ def test_a_time_without_a_zone_is_of_utc() -> None:
         pytest.param(objects(ITEM, more="<IsTruncated>true</IsTruncated>"), id="a page that does not say where to go on"),
     ],
 )
-def test_what_is_no_whole_page_is_left_to_boto3(data: bytes) -> None:
+def test_odd_page_left_to_boto3(data: bytes) -> None:
     assert page_of(data, OBJECTS) is None
 
 
 @given(at=st.floats(0, 1), byte=st.integers(0, 255))
-def test_a_damaged_page_is_a_page_or_none(at: float, byte: int) -> None:
+def test_damaged_page_or_none(at: float, byte: int) -> None:
     data = bytearray(objects(ITEM, ITEM))
     data[round(at * (len(data) - 1))] = byte
     page = page_of(bytes(data), OBJECTS)
@@ -114,7 +114,7 @@ def test_a_damaged_page_is_a_page_or_none(at: float, byte: int) -> None:
     assert page is None or all({"Key", "Size", "ETag"} <= item.keys() for item in page["Contents"])
 
 
-def test_a_page_has_one_object_for_each_item_and_none_of_them_is_for_the_collector() -> None:
+def test_page_is_untracked_by_gc() -> None:
     data = objects(*[ITEM] * 1000)
     gc.collect()
     gc.disable()

@@ -8,7 +8,7 @@ from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.storage.paths import resolve_location, resolve_registry
 
 
-def test_a_relative_path_starts_at_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_path_from_cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     assert resolve_location("a/../b.txt") == PhysicalKey(None, f"{tmp_path.resolve()}/b.txt")
@@ -16,14 +16,14 @@ def test_a_relative_path_starts_at_the_working_directory(tmp_path: Path, monkeyp
     assert resolve_location(".") == PhysicalKey(None, str(tmp_path.resolve()))
 
 
-def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_is_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
 
     assert resolve_location("~/a.txt") == PhysicalKey(None, f"{tmp_path.resolve()}/a.txt")
     assert resolve_location("~/") == PhysicalKey(None, f"{tmp_path.resolve()}/")
 
 
-def test_a_file_whose_name_begins_with_a_tilde_is_found_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tilde_file_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     try:
         key = resolve_location("~$report.docx")
@@ -33,21 +33,21 @@ def test_a_file_whose_name_begins_with_a_tilde_is_found_or_refused(tmp_path: Pat
         assert key == PhysicalKey(None, f"{tmp_path.resolve()}/~$report.docx")
 
 
-def test_links_in_a_local_path_are_resolved(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_path_links_are_resolved(write: Callable[..., Path], tmp_path: Path) -> None:
     target = write("target/file.txt", "x")
     (tmp_path / "link").symlink_to(target.parent)
 
     assert resolve_location(f"{tmp_path}/link/file.txt") == PhysicalKey(None, str(target.resolve()))
 
 
-def test_links_in_a_file_url_are_resolved(write: Callable[..., Path], tmp_path: Path) -> None:
+def test_url_links_are_resolved(write: Callable[..., Path], tmp_path: Path) -> None:
     target = write("target/file.txt", "x")
     (tmp_path / "link").symlink_to(target.parent)
 
     assert resolve_location(f"file://{tmp_path}/link/file.txt") == PhysicalKey(None, str(target.resolve()))
 
 
-def test_links_to_a_registry_are_resolved(tmp_path: Path) -> None:
+def test_registry_links_resolved(tmp_path: Path) -> None:
     (tmp_path / "registry").mkdir()
     (tmp_path / "link").symlink_to("registry")
 
@@ -55,7 +55,7 @@ def test_links_to_a_registry_are_resolved(tmp_path: Path) -> None:
         assert resolve_registry(text) == RegistryLocation(PhysicalKey(None, str(tmp_path.resolve() / "registry")))
 
 
-def test_a_url_of_s3_is_parsed() -> None:
+def test_s3_url_is_parsed() -> None:
     assert resolve_location("s3://b/k?versionId=v") == PhysicalKey("b", "k", "v")
     assert resolve_registry("s3://b") == RegistryLocation(PhysicalKey("b", ""))
 
@@ -69,7 +69,7 @@ def test_a_url_of_s3_is_parsed() -> None:
         pytest.param("~\ud800", "Unicode", id="half-a-pair-in-a-home"),
     ],
 )
-def test_what_is_no_location_is_refused(text: str, words: str) -> None:
+def test_bad_location_is_refused(text: str, words: str) -> None:
     for resolve in (resolve_location, resolve_registry):
         with pytest.raises(LocationError, match=words):
             resolve(text)
