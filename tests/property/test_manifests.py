@@ -13,8 +13,13 @@ from airflow_quilt.core.errors import LogicalKeyError, ManifestError
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.manifest import Entry, canonical_entry, entry_line, header_line, write_manifest
 from airflow_quilt.core.format.manifest_reader import read_manifest
-from airflow_quilt.core.format.names import LogicalKey, TopHash, check_tree, is_walk, parse_logical_key, walk_order
+from airflow_quilt.core.format.names import LogicalKey, TopHash, check_next, is_walk, parse_logical_key, walk_order
 from tests.property.strategies import HEADERS, JSON, LOGICAL_KEYS, META, TEXT, SourceTree, entries, trees
+
+
+def check_each(keys: Sequence[LogicalKey]) -> None:
+    for previous, key in itertools.pairwise(keys):
+        check_next(previous, key)
 
 
 def top_hash(header: Mapping[str, Any], of: Sequence[Entry]) -> str:
@@ -183,7 +188,7 @@ def test_a_record_and_its_canonical_text_are_those_of_json(entry: Entry) -> None
 def test_a_walk_is_what_every_check_of_its_keys_lets_pass(keys: list[str]) -> None:
     try:
         parsed = [parse_logical_key(key) for key in keys]
-        check_tree(parsed)
+        check_each(parsed)
         is_right = parsed == sorted(parsed, key=walk_order)
     except LogicalKeyError:
         is_right = False
@@ -298,7 +303,7 @@ def accepted(key: str) -> bool:
 
 def fits(keys: list[str]) -> bool:
     try:
-        check_tree(map(LogicalKey, sorted(keys, key=walk_order)))
+        check_each(sorted(map(LogicalKey, keys), key=walk_order))
     except LogicalKeyError:
         return False
     return True

@@ -1,7 +1,7 @@
-"""Package names, patterns of them, logical keys and top hashes.
+"""Package names, name patterns, logical keys and top hashes (docs/format.md, "Names").
 
-The rules are Quilt's own. Names are stricter when a package is published than when one is read or deleted, because
-quilt3 lets through names (a trailing newline, letters outside ASCII) that the platform then ignores.
+The rules are Quilt's own. They are stricter for publishing than for reading or deleting, because quilt3 accepts names that
+the platform then ignores: with a trailing newline, or with letters outside ASCII.
 """
 
 import re
@@ -15,13 +15,13 @@ from typing import NewType, Self
 from airflow_quilt.core.errors import InputError, LogicalKeyError, PackageNameError, TopHashError
 
 LogicalKey = NewType("LogicalKey", str)
-"""A path inside a package that went through :func:`parse_logical_key`."""
+"""The path of a file inside a package, checked by :func:`parse_logical_key`."""
 
 DirectoryKey = NewType("DirectoryKey", str)
-"""The path of a directory inside a package, with a ``/`` at its end, that went through :func:`parse_directory_key`."""
+"""The path of a directory inside a package, with a ``/`` at its end, checked by :func:`parse_directory_key`."""
 
 TopHash = NewType("TopHash", str)
-"""64 lower-case hex digits that went through :func:`parse_top_hash`."""
+"""64 lower-case hex digits, checked by :func:`parse_top_hash`."""
 
 _PUBLISHED_NAME = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
 _EXISTING_NAME = re.compile(r"[\w-]+/[\w-]+")
@@ -38,7 +38,7 @@ class PackageName:
 
     @classmethod
     def parse(cls, text: object) -> Self:
-        """Read the name of a package that is to be published.
+        """Parse the name of a package to publish.
 
         Raises:
             PackageNameError: ``text`` is not two words of ASCII letters, digits, ``-`` and ``_`` around one ``/``.
@@ -47,7 +47,7 @@ class PackageName:
 
     @classmethod
     def parse_existing(cls, text: object) -> Self:
-        """Read the name of a package that somebody may have published with quilt3's wider alphabet.
+        """Parse the name of a package to read or delete, in quilt3's wider alphabet.
 
         Raises:
             PackageNameError: ``text`` has any other shape.
@@ -65,11 +65,11 @@ class PackageName:
 
 
 def parse_logical_key(text: object) -> LogicalKey:
-    """Read the key of a file inside a package, such as ``plots/bill length.png``.
+    """Parse the key of a file inside a package, such as ``plots/bill length.png``.
 
     Raises:
         LogicalKeyError: ``text`` is empty, ends in ``/``, has a part equal to ``""``, ``.`` or ``..``, holds a NUL, or is not
-            Unicode text.
+            valid Unicode.
     """
     if not isinstance(text, str) or not text:
         raise LogicalKeyError(f"logical key {text!r}: expected a path inside the package")
@@ -87,10 +87,10 @@ def parse_logical_key(text: object) -> LogicalKey:
 
 
 def parse_directory_key(text: object) -> DirectoryKey:
-    """Read the key of a directory inside a package, such as ``plots/``.
+    """Parse the key of a directory inside a package, such as ``plots/``.
 
     Raises:
-        LogicalKeyError: ``text`` does not end in ``/``, or what is before it is no logical key.
+        LogicalKeyError: ``text`` does not end in ``/``, or is no logical key without it.
     """
     if not isinstance(text, str) or not text.endswith("/"):
         raise LogicalKeyError(f"logical key {text!r}: the key of a directory ends in '/'")
@@ -98,26 +98,15 @@ def parse_directory_key(text: object) -> DirectoryKey:
 
 
 def walk_order(key: str) -> str:
-    """Return what sorts keys as a walk of the package's tree does: ``a/b`` comes before ``a.txt``."""
+    """Return the sort key of a walk of the package's tree: ``a/b`` comes before ``a.txt`` (docs/format.md, "Manifest")."""
     return key.replace("/", "\0")
 
 
-def check_tree(keys: Iterable[LogicalKey]) -> None:
-    """Check keys in walk order for duplicates and for a file that is also a directory.
-
-    Raises:
-        LogicalKeyError: it names the key, and for a directory a key below it.
-    """
-    previous = None
-    for key in keys:
-        check_next(previous, key)
-        previous = key
-
-
 def is_walk(keys: Sequence[str]) -> bool:
-    """Whether keys of files, which are Unicode text, are all valid, in walk order, none twice and none a directory as well.
+    """Return whether keys of files are all valid, in walk order, without duplicates, and none is also a directory.
 
-    Says in a glance of many keys what :func:`parse_logical_key` and :func:`check_next` say of each; only they say why not.
+    Checks many keys at once as :func:`parse_logical_key` and :func:`check_next` check each one; only those two report the
+    reason. The keys must be valid Unicode.
     """
     text = f"/{'/|/'.join(keys)}/"
     if "//" in text or "/./" in text or "/../" in text or "\0" in text:
@@ -127,10 +116,10 @@ def is_walk(keys: Sequence[str]) -> bool:
 
 
 def check_next(previous: LogicalKey | None, key: LogicalKey) -> None:
-    """Check a key against the one before it in walk order, as :func:`check_tree` does.
+    """Check the key of a file against the one before it in walk order.
 
     Raises:
-        LogicalKeyError: they are the same, or the first is a file and the directory of the second.
+        LogicalKeyError: the keys are equal, or ``previous`` is both a file and a directory that holds ``key``.
     """
     if previous is None:
         return
@@ -141,10 +130,10 @@ def check_next(previous: LogicalKey | None, key: LogicalKey) -> None:
 
 
 def check_file(key: LogicalKey, directories: Sequence[DirectoryKey]) -> None:
-    """Check the key of a file against directories that have metadata, which are sorted.
+    """Check the key of a file against the sorted keys of the directories that have metadata.
 
     Raises:
-        LogicalKeyError: it is one of them, or above one.
+        LogicalKeyError: one of the directories is ``key`` itself, or is below it.
     """
     below = f"{key}/"
     at = bisect_left(directories, below)
@@ -153,7 +142,7 @@ def check_file(key: LogicalKey, directories: Sequence[DirectoryKey]) -> None:
 
 
 def parse_top_hash(text: object) -> TopHash:
-    """Read a full top hash.
+    """Parse a full top hash.
 
     Raises:
         TopHashError: ``text`` is not 64 lower-case hex digits.
@@ -164,7 +153,7 @@ def parse_top_hash(text: object) -> TopHash:
 
 
 def parse_hash_prefix(text: object) -> str:
-    """Read a top hash or the beginning of one.
+    """Parse a top hash or the beginning of one.
 
     Raises:
         TopHashError: ``text`` is not 6 to 64 lower-case hex digits.
@@ -175,7 +164,7 @@ def parse_hash_prefix(text: object) -> str:
 
 
 def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:
-    """Find the one hash that begins with ``prefix``.
+    """Return the one hash that begins with ``prefix``.
 
     Raises:
         TopHashError: ``prefix`` is not 6 to 64 lower-case hex digits, or several hashes or none begin with it.
@@ -188,10 +177,10 @@ def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:
 
 
 def check_pattern(package: str) -> str:
-    """Return the name of a package, or a pattern of names, where ``*`` stands for any characters but ``/``.
+    """Return a package name, or a pattern in which ``*`` stands for any characters but ``/``, after checking it.
 
     Raises:
-        PackageNameError: it is neither.
+        PackageNameError: ``package`` is neither.
     """
     try:
         PackageName.parse_existing(package.replace("*", "x"))
@@ -201,17 +190,17 @@ def check_pattern(package: str) -> str:
 
 
 def is_pattern(package: str) -> bool:
-    """Whether a text stands for several packages."""
+    """Return whether a `str` is a pattern, which may match several packages."""
     return "*" in package
 
 
 def matches(package: str, pattern: str) -> bool:
-    """Whether the name of a package is the one given, or fits the pattern."""
+    """Return whether a package name equals or fits a pattern."""
     if not is_pattern(pattern):
         return package == pattern
-    return all(fnmatchcase(part, of) for part, of in zip(package.split("/"), pattern.split("/"), strict=True))
+    return all(fnmatchcase(part, wanted) for part, wanted in zip(package.split("/"), pattern.split("/"), strict=True))
 
 
 def literal_prefix(pattern: str) -> str:
-    """Return what stands before the first ``*`` of a pattern."""
+    """Return the part of a pattern before its first ``*``."""
     return pattern.partition("*")[0]
