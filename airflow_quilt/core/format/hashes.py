@@ -1,17 +1,17 @@
-"""Quilt's hashes: algorithm, part grid, and what an S3 checksum is worth.
+"""Quilt's hashes: algorithms, the grid of parts, and the hashes that S3 checksums prove (docs/format.md, "Hashes").
 
-``sha2-256-chunked`` is the base64 of the SHA-256 of the concatenated SHA-256 digests of the parts. The grid of parts
-belongs to the format: 8 MiB, doubled until there are at most 10,000. An empty file has no part. ``SHA256``, of older
-manifests, is the SHA-256 of the whole file in hex. ``CRC64NVME`` is S3's checksum of that name, of the whole object.
+``sha2-256-chunked`` is the base64 of the SHA-256 of the concatenated SHA-256 digests of the parts. The format fixes the
+parts: 8 MiB, doubled until there are at most 10,000. An empty file has no part. ``SHA256``, of older manifests, is the
+SHA-256 of the whole file in hex. ``CRC64NVME`` is S3's checksum of that name, of the whole object.
 """
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 import msgspec
-from awscrt.checksums import combine_crc64nvme, crc32, crc32c, crc64nvme
+from awscrt.checksums import combine_crc64nvme, crc64nvme
 
 from airflow_quilt.core.errors import EntryDamagedError, HashTypeError
 
@@ -20,32 +20,25 @@ SHA256: Final = "SHA256"
 CRC64NVME: Final = "CRC64NVME"
 
 StoreAlgorithm = Literal["SHA256", "CRC64NVME"]
-"""A checksum that S3 knows, by S3's name for it."""
+"""An S3 checksum algorithm, by its name in the S3 API."""
 
-_SMALLEST_PART: Final = 8 * 1024 * 1024
-_MOST_PARTS: Final = 10_000
+_MIN_PART_SIZE: Final = 8 * 1024 * 1024
+_MAX_PARTS: Final = 10_000
 _CRC_BYTES: Final = 8
-_CHECKSUMS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
-    "crc32": lambda data: crc32(data).to_bytes(4),
-    "crc32c": lambda data: crc32c(data).to_bytes(4),
-    "crc64nvme": lambda data: crc64nvme(data).to_bytes(_CRC_BYTES),
-    "sha1": lambda data: hashlib.sha1(data, usedforsecurity=False).digest(),
-    "sha256": lambda data: hashlib.sha256(data).digest(),
-}
 
 
 class Hash(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
-    """A hash as a manifest writes it: ``{"type": …, "value": …}``."""
+    """Hash of an entry, as in a manifest: ``{"type": …, "value": …}``."""
 
     type: str
     value: str
 
 
 class Digest(Protocol):
-    """Takes bytes in, as those of :mod:`hashlib` do."""
+    """Running digest, with the interface of :mod:`hashlib`."""
 
     def update(self, data: bytes, /) -> None:
-        """Take in more bytes."""
+        """Add bytes to the digest."""
         ...
 
     def digest(self) -> bytes:
@@ -54,24 +47,24 @@ class Digest(Protocol):
 
 
 class Algorithm(Protocol):
-    """How the hash of one type is made of the digests of parts, and what a store's checksums say of it."""
+    """Algorithm of one hash type: combines the digests of parts, and derives hashes from S3 checksums."""
 
     @property
     def store(self) -> StoreAlgorithm:
-        """The checksum of S3 that the digest of a part is."""
+        """S3 checksum algorithm that gives the digest of a part."""
         ...
 
     @property
     def by_parts(self) -> bool:
-        """Whether the parts are those of the format's grid (:func:`part_ranges`), and not the whole object."""
+        """Return whether the parts are those of the format's grid (:func:`part_ranges`), not the whole object."""
         ...
 
     def parts(self, size: int) -> Iterator[tuple[int, int]]:
-        """Yield the half-open byte ranges that are digested apart, of an object of ``size`` bytes."""
+        """Yield the half-open byte ranges of an object of ``size`` bytes that have a digest each."""
         ...
 
     def new(self) -> Digest:
-        """Begin the digest of a part."""
+        """Start the digest of a part."""
         ...
 
     def combine(self, digests: Sequence[bytes], size: int) -> Hash:
@@ -79,14 +72,14 @@ class Algorithm(Protocol):
         ...
 
     def proven(self, size: int, sha256: str | None, crc64nvme: str | None) -> Hash | None:
-        """Return the hash that S3's ``ChecksumSHA256`` and ``ChecksumCRC64NVME`` of an object prove, or None."""
+        """Return the hash that an object's ``ChecksumSHA256`` and ``ChecksumCRC64NVME`` prove, or None."""
         ...
 
 
 def part_size(size: int) -> int:
     """Return the format's part size, in bytes, for an object of ``size`` bytes."""
-    part = _SMALLEST_PART
-    while part * _MOST_PARTS < size:
+    part = _MIN_PART_SIZE
+    while part * _MAX_PARTS < size:
         part *= 2
     return part
 
@@ -99,27 +92,19 @@ def part_ranges(size: int) -> Iterator[tuple[int, int]]:
 
 
 def to_s3(digest: bytes) -> str:
-    """Return a digest as S3 writes it: base64."""
+    """Return a digest in the form of an S3 checksum: base64."""
     return base64.b64encode(digest).decode()
 
 
 def from_s3(checksum: str | None) -> bytes | None:
-    """Return the digest in a checksum of S3; None where there is none, or it was damaged on its way."""
+    """Return the digest in an S3 checksum of a whole object or part, or None.
+
+    None stands for no checksum, one damaged in transit, and a composite one: its ``-N`` at the end is not base64.
+    """
     try:
         return base64.b64decode(checksum, validate=True) if checksum else None
     except ValueError:
         return None
-
-
-def contradicts_s3(data: bytes, name: str, checksum: str) -> bool:
-    """Whether a checksum of S3, by its name in headers, shows that these bytes are others; a composite one shows nothing."""
-    expected = _whole(checksum)
-    return expected is not None and name in _CHECKSUMS and _CHECKSUMS[name](data) != expected
-
-
-def _whole(checksum: str | None) -> bytes | None:
-    """Return the digest in a checksum of S3; a composite one (``…-N``) says nothing about the sizes of its parts."""
-    return from_s3(checksum) if checksum and "-" not in checksum else None
 
 
 class _Chunked:
@@ -136,8 +121,8 @@ class _Chunked:
         return Hash(CHUNKED, to_s3(hashlib.sha256(b"".join(digests)).digest()))
 
     def proven(self, size: int, sha256: str | None, crc64nvme: str | None) -> Hash | None:  # noqa: ARG002
-        # The checksum of an object sent in one piece is the digest of its only part, if it is not larger than one.
-        digest = _whole(sha256)
+        # S3's SHA-256 of a whole object is the digest of its only part, unless the format cuts the object into more parts.
+        digest = from_s3(sha256)
         if digest is None or size > part_size(size):
             return None
         return self.combine([digest] if size else [], size)
@@ -157,7 +142,7 @@ class _Sha256:
         return Hash(SHA256, digests[0].hex())
 
     def proven(self, size: int, sha256: str | None, crc64nvme: str | None) -> Hash | None:  # noqa: ARG002
-        digest = _whole(sha256)
+        digest = from_s3(sha256)
         return None if digest is None else self.combine([digest], size)
 
 
@@ -169,7 +154,7 @@ class _Crc64Nvme:
         return part_ranges(size)
 
     def new(self) -> Digest:
-        return _Crc()
+        return _Crc64NvmeDigest()
 
     def combine(self, digests: Sequence[bytes], size: int) -> Hash:
         whole = 0
@@ -178,10 +163,10 @@ class _Crc64Nvme:
         return Hash(CRC64NVME, to_s3(whole.to_bytes(_CRC_BYTES)))
 
     def proven(self, size: int, sha256: str | None, crc64nvme: str | None) -> Hash | None:  # noqa: ARG002
-        return Hash(CRC64NVME, crc64nvme) if crc64nvme and _whole(crc64nvme) else None
+        return Hash(CRC64NVME, crc64nvme) if crc64nvme and from_s3(crc64nvme) else None
 
 
-class _Crc:
+class _Crc64NvmeDigest:
     def __init__(self) -> None:
         self._value = 0
 
@@ -196,10 +181,10 @@ _ALGORITHMS: Final[Mapping[str, Algorithm]] = {CHUNKED: _Chunked(), SHA256: _Sha
 
 
 def algorithm(hash_type: str) -> Algorithm:
-    """Return the algorithm of a type of hash.
+    """Return the algorithm of a hash type.
 
     Raises:
-        HashTypeError: there is none of that name.
+        HashTypeError: no algorithm has that name.
     """
     try:
         return _ALGORITHMS[hash_type]
@@ -208,21 +193,22 @@ def algorithm(hash_type: str) -> Algorithm:
 
 
 def composite_hash(checksum: str | None, size: int) -> Hash | None:
-    """Return the chunked hash that S3's composite SHA-256 of an object is, if its parts are those of the format; or None.
+    """Return S3's composite SHA-256 of an object as a chunked hash, or None if its number of parts is not the format's.
 
-    S3 makes it as Quilt makes ``sha2-256-chunked``, of the digests of the parts that were sent, and tells how many there were. So
-    where a hash has this value the parts were the same, of whatever size. The other way round their sizes have to be known.
+    S3 computes it as Quilt computes ``sha2-256-chunked``, from the digests of the uploaded parts, and appends their number.
+    A known hash that equals it proves the object, whatever the part sizes. To take it as the hash of the object, the part
+    sizes must be known to be the format's.
     """
     value, dash, count = (checksum or "").partition("-")
-    is_count = dash and count == str(sum(1 for _ in part_ranges(size)))
-    return Hash(CHUNKED, value) if is_count and from_s3(value) else None
+    has_format_count = dash and count == str(sum(1 for _ in part_ranges(size)))
+    return Hash(CHUNKED, value) if has_format_count and from_s3(value) else None
 
 
 def check_new_hash_type(hash_type: str) -> None:
-    """Check the type of hash that new entries are to get; the older ``SHA256`` is read, not written.
+    """Check the hash type for new entries; ``SHA256``, of older manifests, is read and verified but not written.
 
     Raises:
-        HashTypeError: it is neither ``sha2-256-chunked`` nor ``CRC64NVME``.
+        HashTypeError: the type is neither ``sha2-256-chunked`` nor ``CRC64NVME``.
     """
     if hash_type not in (CHUNKED, CRC64NVME):
         raise HashTypeError(f"hash type {hash_type!r}: new entries get {CHUNKED!r} or {CRC64NVME!r}")
@@ -236,37 +222,38 @@ def digest_of(chunks: Iterable[bytes], digest: Digest) -> bytes:
 
 
 def hash_of(data: bytes, hash_type: str = CHUNKED) -> Hash:
-    """Return the hash of bytes that are in memory."""
-    kind = algorithm(hash_type)
-    return kind.combine([digest_of([data[start:stop]], kind.new()) for start, stop in kind.parts(len(data))], len(data))
+    """Return the hash of bytes in memory."""
+    hashing = algorithm(hash_type)
+    digests = [digest_of([data[start:stop]], hashing.new()) for start, stop in hashing.parts(len(data))]
+    return hashing.combine(digests, len(data))
 
 
 def verify_stream(chunks: Iterable[bytes], size: int, expected: Hash, where: str) -> Iterator[bytes]:
-    """Pass on the chunks of an object as they come, and raise at the end if they were not the ones expected.
+    """Yield the chunks of an object as they come, and verify their size and hash at the end.
 
     Args:
         chunks: the bytes, in order.
-        size: how many there must be.
-        expected: the hash that they must have.
-        where: what they are, for the message.
+        size: the expected number of bytes.
+        expected: the expected hash.
+        where: the location of the object, for the message.
 
     Raises:
-        EntryDamagedError: they were others; they have been passed on by then.
+        EntryDamagedError: size or hash differ; the caller has all chunks by then.
         HashTypeError: the hash is of an unknown type.
     """
-    kind = algorithm(expected.type)
-    stops = [stop for _, stop in kind.parts(size)]
-    digest, digests, at = kind.new(), list[bytes](), 0
+    hashing = algorithm(expected.type)
+    stops = [stop for _, stop in hashing.parts(size)]
+    digest, digests, at = hashing.new(), list[bytes](), 0
     for chunk in chunks:
         yield chunk
         rest = chunk
         while len(digests) < len(stops) - 1 and at + len(rest) > (stop := stops[len(digests)]):
             digest.update(rest[: stop - at])
             digests.append(digest.digest())
-            rest, at, digest = rest[stop - at :], stop, kind.new()
+            rest, at, digest = rest[stop - at :], stop, hashing.new()
         digest.update(rest)
         at += len(rest)
     if stops:
         digests.append(digest.digest())
-    if at != size or kind.combine(digests, size) != expected:
-        raise EntryDamagedError(f"{where}: these are not the bytes that the package names: {at:,} bytes of {size:,} came")
+    if at != size or hashing.combine(digests, size) != expected:
+        raise EntryDamagedError(f"{where}: the bytes differ from those in the manifest; {at:,} bytes of {size:,} came")

@@ -210,7 +210,7 @@ def test_empty_object_passes(hash_type: str, chunks: list[bytes]) -> None:
 def passed(chunks: Iterable[bytes], size: int, expected: Hash) -> bytes:
     """Return the bytes that came through before the wrong ones were refused."""
     came: list[bytes] = []
-    with pytest.raises(EntryDamagedError, match="^s3://b/k: these are not the bytes that the package names"):
+    with pytest.raises(EntryDamagedError, match="^s3://b/k: the bytes differ from those in the manifest"):
         came.extend(verify_stream(chunks, size, expected, "s3://b/k"))
     return b"".join(came)
 

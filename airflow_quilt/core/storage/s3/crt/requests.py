@@ -11,11 +11,12 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow_quilt.core.format.hashes import StoreAlgorithm, contradicts_s3, to_s3
+from airflow_quilt.core.format.hashes import StoreAlgorithm, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK
 from airflow_quilt.core.storage.s3.crt.client import ABSENT, Answer, CrtClient, Request, start
 from airflow_quilt.core.storage.s3.crt.listing import Listing, page_of
+from airflow_quilt.core.storage.s3.fields import contradicts_s3
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
