@@ -1,27 +1,27 @@
-"""Where a registry keeps things: version 1 of the layout, the only one that Quilt's platform reads."""
+"""Paths below a registry (docs/format.md, "Layout of a registry"): layout version 1, the only one Quilt's platform reads."""
 
 from typing import Final
 
 from airflow_quilt.core.format.names import PackageName, TopHash
 
 OWN: Final = ".quilt/"
-"""What belongs to the registry itself; no data may land below it."""
+"""The registry's own area; no data may land below it."""
 
 NAMES: Final = ".quilt/named_packages/"
 LATEST: Final = "latest"
 WRITE_CHECK: Final = ".quilt/packages/write-check"
-"""A multipart upload is begun here, and never completed, to learn whether manifests can be written."""
+"""Key of a multipart upload that is started and never completed, to check that manifests can be written."""
 
 WORKFLOWS: Final = ".quilt/workflows/config.yml"
 
 
 def manifest(top_hash: TopHash) -> str:
-    """Return the path of a manifest below the registry."""
+    """Return the path of a manifest."""
     return f".quilt/packages/{top_hash}"
 
 
 def pointers(name: PackageName) -> str:
-    """Return the directory of a package's pointers below the registry."""
+    """Return the path of a package's directory of pointers, with its ``/``."""
     return f"{NAMES}{name}/"
 
 
@@ -31,5 +31,5 @@ def pointer(name: PackageName, revision: str) -> str:
 
 
 def lock(name: PackageName) -> str:
-    """Return the path of a package's lock below the registry: an object of ours, which other clients of Quilt do not look at."""
+    """Return the path of a package's lock, an object of this provider that other Quilt clients ignore."""
     return f".quilt/locks/{name}"

@@ -1,4 +1,4 @@
-"""What metadata may be: JSON that every reader takes."""
+"""Metadata: JSON that every reader accepts."""
 
 import json
 import math
@@ -7,43 +7,42 @@ from typing import Any, Final
 
 from airflow_quilt.core.errors import MetadataError
 
-_MOST_DEPTH: Final = 250
+_MAX_DEPTH: Final = 250
 
 
 def check_meta(value: object, where: str) -> Mapping[str, Any]:
-    """Check that metadata is a JSON object.
+    """Check that metadata is a JSON object, and return it with tuples as lists, as in the manifest.
 
     Raises:
-        MetadataError: it is not; the message names the place, such as ``meta.weeks[2]``.
+        MetadataError: it is not; the message names the path to the value, such as ``meta.weeks[2]``.
     """
     if not isinstance(value, dict):
         raise MetadataError(f"{where}: expected a mapping, got {type(value).__name__}")
     check_json(value, where)
-    # Tuples are lists from here on, as in the manifest.
     plain: dict[str, Any] = json.loads(json.dumps(value, ensure_ascii=False, allow_nan=False))
     return plain
 
 
 def check_json(value: object, where: str, depth: int = 0) -> None:  # noqa: C901, PLR0912  (a table of kinds)
-    """Check that a value is JSON, which has no dates, no infinite numbers and no keys but text.
+    """Check that a value is JSON, which has no dates, no infinite numbers and only `str` keys.
 
     Raises:
-        MetadataError: it is not; the message names the place.
+        MetadataError: it is not; the message names the path to the value.
     """
-    if depth > _MOST_DEPTH:
-        raise MetadataError(f"{where[:80]}…: nested too deeply, more than {_MOST_DEPTH} levels")
+    if depth > _MAX_DEPTH:
+        raise MetadataError(f"{where[:80]}…: nested too deeply, more than {_MAX_DEPTH} levels")
     match value:
         case str():
             try:
                 value.encode()
             except UnicodeEncodeError as error:
-                raise MetadataError(f"{where}: not valid Unicode text") from error
+                raise MetadataError(f"{where}: not valid Unicode") from error
         case None | bool():
             pass
         case int():
             try:
                 str(value)
-            except ValueError as error:  # Python bounds the digits that it reads and writes.
+            except ValueError as error:  # Python limits the digits of an int that it prints and parses.
                 raise MetadataError(f"{where}: {error}") from error
         case float():
             if not math.isfinite(value):
@@ -51,11 +50,11 @@ def check_json(value: object, where: str, depth: int = 0) -> None:  # noqa: C901
         case dict():
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise MetadataError(f"{where}: the key {key!r} is {type(key).__name__}, JSON keys are text")
+                    raise MetadataError(f"{where}: the key {key!r} is {type(key).__name__}, JSON keys are str")
                 check_json(key, where)
                 check_json(item, f"{where}.{key}", depth + 1)
         case list() | tuple():
             for index, item in enumerate(value):
                 check_json(item, f"{where}[{index}]", depth + 1)
         case _:
-            raise MetadataError(f"{where}: {type(value).__name__} is not JSON; write it as text or numbers")
+            raise MetadataError(f"{where}: {type(value).__name__} is not JSON; write it as a str or a number")
