@@ -33,7 +33,7 @@ e2e: $(READY) chromium ## Fill in the connection form in a browser, under a real
 e2e-celery: $(READY) celery-services ## Push 20,000 objects with two Celery workers, then with local tasks, under a real Airflow, and kill half-way
 	@$(BIN)/python -m pytest tests/e2e_celery
 
-chaos: $(READY) ## Kill, race, starve and corrupt: the long tests behind docs/reliability.md, with their figures (an hour or two)
+chaos: $(READY) ## Fail and kill at every call, race, starve, corrupt: the long tests behind docs/reliability.md, with figures (an hour or two)
 	@$(BIN)/python -m pytest tests/chaos
 
 bench: $(READY) ## Measure the engine beside quilt3 and s5cmd; ARGS="--scale 0.05 --rounds 1 push-small" for a quick look

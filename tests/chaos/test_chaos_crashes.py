@@ -22,7 +22,7 @@ from tests.core.crash import (
     problems_at_every_call,
     problems_of_faults,
 )
-from tests.core.crash_works import DELETING, INSTALL, PUBLISHING, ROLLBACK, one_revision
+from tests.core.crash_works import DELETING, INSTALL, PUBLISHING, ROLLBACK, another_publishes, one_revision
 from tests.core.faulty import Fault, FaultMode
 
 STORIES: Mapping[str, Mapping[str, Work]] = {
@@ -48,6 +48,20 @@ TRICKY: Mapping[str, tuple[str, ...]] = {
     "rollback": ("roll back to the oldest revision",),
 }
 """How the names of work begin whose next try may be killed as well."""
+RIVALLED: Mapping[str, tuple[str, ...]] = {
+    "push and build": (
+        "push of all kinds",
+        "push an update",
+        "push that loses",
+        "push of what is there, without dedupe",
+        "build of files",
+        "build of an update",
+        "build that overwrites",
+    ),
+    "delete": ("delete the oldest revision", "delete the latest revision"),
+    "rollback": ("roll back to the oldest revision",),
+}
+"""How the names of work begin before whose next attempt another writer publishes."""
 
 
 class Scenes:
@@ -63,6 +77,10 @@ class Scenes:
 
     def problems(self, work: Work, mode: FaultMode, fault: Fault) -> Iterator[str]:
         return problems_of_faults(work, self.world(work), [(fault, mode)])
+
+    def problems_beside_a_writer(self, work: Work, fault: Fault) -> Iterator[str]:
+        world = self.world(work)
+        return problems_of_faults(work, world, [(fault, "killed after")], meanwhile=lambda: another_publishes(world))
 
 
 def works_of(story: str, kind: Kind) -> dict[str, Work]:
@@ -123,6 +141,26 @@ def test_faults_at_calls_recover(figures: Figures, tmp_path: Path, story: str, k
 
     figures(f"{IN_MEMORY[kind]}, {story}, {len(works)} kinds of work, cut off in process: {points} points, {len(broken)} broken")
     assert points > 20
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("kind", IN_MEMORY)
+@pytest.mark.parametrize("story", RIVALLED)
+def test_work_that_was_killed_completes_when_another_writer_publishes_before_it_is_run_again(
+    figures: Figures, tmp_path: Path, story: str, kind: Kind
+) -> None:
+    scene = Scenes(tmp_path)
+    works = {name: work for name, work in works_of(story, kind).items() if name.startswith(RIVALLED[story])}
+    points, broken = 0, []
+    for name, work in works.items():
+        later = variants(story, work)[-1]
+        beside = partial(scene.problems_beside_a_writer, later)
+        at, problems = problems_at_every_call("killed after", beside, at_once=at_once(story))
+        points += at - 1
+        broken += [f"{name}, {problem}" for problem in problems]
+
+    figures(f"{IN_MEMORY[kind]}, {story}, killed at every call, then another writer: {points} points, {len(broken)} broken")
+    assert points > 5
     assert not broken, "\n".join(broken)
 
 

@@ -29,7 +29,8 @@ LARGE: Final = os.urandom(8 * 1024 * 1024 + 1)
 SMALL: Final = b"a small file"
 OLDER: Final = b"an older file"
 NOW: Final = 1_700_000_000.0
-FAULTS: Final[Sequence[FaultMode]] = ("before", "after", "killed before", "killed after")
+FAULTS: Final[Sequence[FaultMode]] = ("before", "after", "killed after")
+"""``"killed before"`` a call would leave the state that ``"killed after"`` the call before it leaves: it is swept once."""
 _TRIES: Final = 3
 
 Kind = Literal["s3", "local"]

@@ -1,6 +1,23 @@
-"""Publishing is made to fail at every call of its storages in turn; what readers rely on must hold after each."""
+"""Publishing is made to fail at every call of its storages in turn; what readers rely on must hold after each.
+
+A sweep takes one kind of work and one fault, and meets each call of the work's storages with it, from the first to the last.
+The faults: the call has no effect, its answer is lost, or the process is killed after it.
+
+Where each state is swept:
+
+- One push and one update, in memory and on the local disk, each fault, on a new package and on a second revision: here.
+- A write that the client repeats, a first push that stops before ``latest``, and the lock that a kill leaves: here.
+- Installing, each fault, to a directory and to a prefix: ``tests/core/test_install.py``.
+- A push, an update, a deletion, a rollback and an installation with SIGKILL on SeaweedFS, at calls in steps:
+  ``tests/integration/test_killed_at_calls.py``.
+- Every kind of work of ``crash_works.py`` (publishing, deleting, rolling back, installing), in memory and on the local disk,
+  each fault; a kill at every call and a second fault at every call of the next attempt; a kill at every call and another
+  writer before the next attempt; SIGKILL at every call and at random moments: ``tests/chaos/test_chaos_crashes.py``,
+  by ``make chaos``.
+"""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +32,11 @@ from tests.core.crash import (
     World,
     make_files,
     memory_world,
-    problems_after_kills,
     problems_at_every_call,
     problems_of_faults,
+    run_again,
 )
-from tests.core.crash_works import PUBLISHING, another_publishes, one_revision
+from tests.core.crash_works import PUBLISHING, ROLLBACK, one_revision
 from tests.core.faulty import Fault, FaultMode, is_put_of, tapped
 
 Scene = Callable[[Work], World]
@@ -38,15 +55,21 @@ def scene(tmp_path: Path, files: Path) -> Scene:
     return lambda work: memory_world(work, files, tmp_path / f"world-{next(serial)}")
 
 
-def publishing(name: str, history: str = "second revision") -> Work:
+def publishing(name: str, history: str) -> Work:
     return replace(PUBLISHING[name], prepare=one_revision) if history == "second revision" else PUBLISHING[name]
 
 
+@pytest.mark.parametrize("history", ["new package", "second revision"])
+@pytest.mark.parametrize("mode", FAULTS)
 @pytest.mark.parametrize(
-    ("mode", "history"),
-    [*((mode, "second revision") for mode in FAULTS), ("before", "new package"), ("killed after", "new package")],
+    "name",
+    [
+        "push of all kinds",
+        "push an update",
+        "build of files in a local registry",
+        "build of an update in a local registry",
+    ],
 )
-@pytest.mark.parametrize("name", PUBLISHING)
 def test_publishing_that_fails_at_any_call_breaks_nothing_and_succeeds_when_run_again(
     scene: Scene, name: str, mode: FaultMode, history: str
 ) -> None:
@@ -58,45 +81,6 @@ def test_publishing_that_fails_at_any_call_breaks_nothing_and_succeeds_when_run_
     at, problems = problems_at_every_call(mode, try_with)
 
     assert 5 < at < MOST_CALLS - 1
-    assert not problems, "\n".join(problems)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "push of all kinds",
-        "push an update",
-        "push an update that is merged again",
-        "push that loses to another writer",
-        "push of what is there, without dedupe",
-        "build of files in a local registry",
-        "build that overwrites another writer",
-    ],
-)
-def test_publishing_that_was_killed_is_one_revision_when_another_writer_came_before_it_is_run_again(
-    scene: Scene, name: str
-) -> None:
-    work = publishing(name)
-
-    def try_with(fault: Fault) -> Iterator[str]:
-        world = scene(work)
-        return problems_of_faults(work, world, [(fault, "killed after")], meanwhile=lambda: another_publishes(world))
-
-    at, problems = problems_at_every_call("killed after", try_with)
-
-    assert 5 < at < MOST_CALLS - 1
-    assert not problems, "\n".join(problems)
-
-
-@pytest.mark.parametrize("mode", ["before", "killed after"])
-@pytest.mark.parametrize("name", ["push content", "build of what is there, without dedupe"])
-def test_publishing_that_was_killed_at_any_call_and_fails_again_at_any_call_is_one_revision_in_the_end(
-    scene: Scene, name: str, mode: FaultMode
-) -> None:
-    work = publishing(name)
-    pairs, problems = problems_after_kills(work, lambda: scene(work), mode)
-
-    assert pairs > 100
     assert not problems, "\n".join(problems)
 
 
@@ -124,3 +108,20 @@ def test_a_first_push_that_stops_before_latest_is_no_package_to_its_readers_unti
 
     assert world.latest() is None
     assert work.run(world, world.registry(), world.clock()).revision in world.history()
+
+
+@pytest.mark.parametrize("kind", ["an S3", "a local"])
+def test_the_lock_of_a_process_that_was_killed_holds_up_the_next_try_for_its_lease_and_no_longer(scene: Scene, kind: str) -> None:
+    work = ROLLBACK[f"roll back to the oldest revision of {kind} registry"]
+    world = replace(scene(work), lease=1.0)
+    work.prepare(world)
+    killed = Fault(1, "killed before", is_put_of("/latest"))
+    with pytest.raises(QuiltError):
+        work.run(world, world.registry(tapped(world.stores, killed)), None)
+    began = time.monotonic()
+
+    assert world.is_locked()
+    run_again(work, world, world.clock())
+    assert world.lease < time.monotonic() - began < 2 * world.lease
+    assert not world.is_locked()
+    assert world.latest() == world.chosen

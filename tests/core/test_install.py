@@ -33,9 +33,9 @@ from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
+from tests.core.crash import FAULTS, MOST_CALLS, problems_at_every_call
 from tests.core.faulty import Before, Fault, FaultMode, Recorder, SilentStorage
 from tests.core.packages import HASH_TYPES, PART, checksum, commit, entry_of, files_below, put
-from tests.core.test_crash_points import FAULTS, MOST_CALLS, problems_at_every_call
 from tests.support import through
 
 NAME = PackageName("team", "package")
