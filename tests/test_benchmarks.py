@@ -33,7 +33,7 @@ def counts(result: dict[str, Any], client: str, what: str) -> int:
     return int(result["counted"][client][what])
 
 
-def test_the_benchmark_measures_every_client_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_every_client_is_measured(tmp_path: Path) -> None:
     names, out = ["push-small", "list"], tmp_path / "out"
     printed = run("benchmarks", "--scale", "0.002", "--rounds", "2", "--out", str(out), *names, tmp=tmp_path / "tmp")
 
@@ -55,7 +55,7 @@ def test_the_benchmark_measures_every_client_and_leaves_nothing_behind(tmp_path:
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_benchmark_counts_requests_and_bytes_of_objects_of_both_clients_alike(tmp_path: Path) -> None:
+def test_both_clients_count_alike(tmp_path: Path) -> None:
     names, out, scale = ["build-large", "build-objects", "copy", "crowd", "parse"], tmp_path / "out", 0.015
     run("benchmarks", "--scale", str(scale), "--rounds", "1", "--out", str(out), *names, tmp=tmp_path / "tmp")
 
@@ -73,7 +73,7 @@ def test_the_benchmark_counts_requests_and_bytes_of_objects_of_both_clients_alik
     assert set(results["parse"]["took"]) == {"ours", "airflow", "quilt3"}
 
 
-def test_the_steps_of_a_build_are_measured_one_by_one(tmp_path: Path) -> None:
+def test_build_steps_are_measured(tmp_path: Path) -> None:
     lines = run("benchmarks.stages", "--entries", "2000", tmp=tmp_path / "tmp").splitlines()
 
     took = {line.split("|")[1].strip(): float(line.split("|")[2]) for line in lines[2:]}
@@ -81,7 +81,7 @@ def test_the_steps_of_a_build_are_measured_one_by_one(tmp_path: Path) -> None:
     assert min(took.values()) > 0
 
 
-def test_the_largest_work_is_done_only_where_it_is_named(tmp_path: Path) -> None:
+def test_largest_work_is_opt_in(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("benchmarks", "--scale", "0.00001", "--rounds", "1", "--out", str(out), "build-more", tmp=tmp_path / "tmp")
 
@@ -89,7 +89,7 @@ def test_the_largest_work_is_done_only_where_it_is_named(tmp_path: Path) -> None
     assert [name for name, work in WORKS.items() if work.is_large] == ["build-more"]
 
 
-def test_growth_is_measured_up_to_where_each_client_may_go(tmp_path: Path) -> None:
+def test_growth_ends_at_each_limit(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ("--largest", "10000", "--quilt3", "1000", "--rounds", "1", "--out", str(out))
     printed = run("benchmarks.growth", *arguments, tmp=tmp_path / "tmp")
@@ -113,7 +113,7 @@ def test_growth_is_measured_up_to_where_each_client_may_go(tmp_path: Path) -> No
         ("spill", "0.0001", ["build 1,000,000 entries: entries in memory"]),
     ],
 )
-def test_other_settings_are_measured_beside_the_default(tmp_path: Path, module: str, scale: str, titles: list[str]) -> None:
+def test_settings_are_compared(tmp_path: Path, module: str, scale: str, titles: list[str]) -> None:
     lines = run(f"benchmarks.{module}", "--scale", scale, "--rounds", "1", tmp=tmp_path / "tmp").splitlines()
 
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines if "times the default" in line] == titles
@@ -121,7 +121,7 @@ def test_other_settings_are_measured_beside_the_default(tmp_path: Path, module: 
     assert sum("the default is" in line and "the fastest is" in line for line in lines) == len(titles)
 
 
-def test_a_work_that_nobody_knows_is_named() -> None:
+def test_unknown_work_is_named() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks", "nothing"], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 2

@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_demo_shows_two_revisions_then_one_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_demo_shows_revisions(tmp_path: Path) -> None:
+    """Show two revisions, then one, and leave nothing behind."""
     environment = {**os.environ, "TMPDIR": str(tmp_path), "KEEP": ""}
     run = subprocess.run(
         [sys.executable, "-m", "demo"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False

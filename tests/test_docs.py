@@ -13,7 +13,7 @@ def blocks(document: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", document.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def test_the_example_of_the_engine_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_core_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     [example] = blocks(ROOT / "docs/engine.md")
     exec(compile(example, "docs/engine.md", "exec"), {"__name__": "engine_example"})  # noqa: S102
     printed = capsys.readouterr().out
@@ -23,18 +23,18 @@ def test_the_example_of_the_engine_runs(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_python_block_compiles(document: Path) -> None:
+def test_python_blocks_compile(document: Path) -> None:
     for block in blocks(document):
         assert compile(block, document.name, "exec")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_every_relative_link_leads_somewhere(document: Path) -> None:
+def test_relative_links_resolve(document: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), target
 
 
-def test_the_readme_names_the_two_commands() -> None:
+def test_readme_names_make_targets() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make demo" in text
     assert "make test" in text

@@ -63,7 +63,7 @@ def registry_in_memory() -> tuple[Registry, MemoryStorage]:
 @given(TEXTS)
 @example("s3://bucket/\ud800")
 @example("~\ud800")
-def test_any_text_is_a_physical_key_that_prints_back_or_is_refused(text: str) -> None:
+def test_physical_key_round_trips(text: str) -> None:
     key = value_or_refusal(lambda: PhysicalKey.parse(text))
 
     assert isinstance(key, QuiltError) or value_or_refusal(lambda: PhysicalKey.parse(str(key))) == key
@@ -72,7 +72,7 @@ def test_any_text_is_a_physical_key_that_prints_back_or_is_refused(text: str) ->
 @given(TEXTS)
 @example("s3://bucket?versionId=")
 @example("file:///\ud800")
-def test_any_text_is_a_registry_that_prints_back_or_is_refused(text: str) -> None:
+def test_registry_round_trips(text: str) -> None:
     location = value_or_refusal(lambda: resolve_registry(text))
 
     assert isinstance(location, QuiltError) or value_or_refusal(lambda: resolve_registry(str(location))) == location
@@ -85,14 +85,14 @@ def quilt_uri(registry: str, fragment: str) -> str:
 @given(TEXTS | st.builds(quilt_uri, st.just("s3://bucket") | TEXTS, TEXTS | TEXTS.map(lambda text: f"&catalog={text}")))
 @example("quilt+s3://bucket#package=team/data&catalog=a%26path=b")
 @example("quilt+s3://bucket#package=team/data&catalog=\ud800")
-def test_any_text_is_a_quilt_uri_that_prints_back_or_is_refused(text: str) -> None:
+def test_quilt_uri_round_trips(text: str) -> None:
     uri = value_or_refusal(lambda: QuiltUri.parse(text))
 
     assert isinstance(uri, QuiltError) or value_or_refusal(lambda: QuiltUri.parse(str(uri))) == uri
 
 
 @given(TEXTS | NOT_TEXTS | st.from_regex(r"\A[\w-]+/[\w-]+\Z"))
-def test_anything_is_a_package_name_that_prints_back_or_is_refused(text: Any) -> None:
+def test_package_name_round_trips(text: Any) -> None:
     for parse in (PackageName.parse, PackageName.parse_existing):
         name = value_or_refusal(lambda parse=parse: parse(text))
         assert isinstance(name, QuiltError) or str(name) == text
@@ -101,7 +101,7 @@ def test_anything_is_a_package_name_that_prints_back_or_is_refused(text: Any) ->
 @given(TEXTS | NOT_TEXTS)
 @example("a/..")
 @example("a\0b")
-def test_anything_is_a_logical_key_that_stays_inside_or_is_refused(text: Any) -> None:
+def test_logical_key_stays_inside(text: Any) -> None:
     key = value_or_refusal(lambda: parse_logical_key(text))
     directory = value_or_refusal(lambda: parse_directory_key(text))
 
@@ -135,7 +135,7 @@ def read_and_written(chunks: list[bytes]) -> bytes:
 
 
 @given(spoiled(*MANIFESTS) | ANY_BYTES, st.lists(st.integers(0, 500), max_size=4))
-def test_any_bytes_are_a_manifest_that_can_be_written_again_or_are_refused(data: bytes, at: list[int]) -> None:
+def test_manifest_bytes_round_trip(data: bytes, at: list[int]) -> None:
     once = value_or_refusal(lambda: read_and_written(cut(data, at)))
 
     assert isinstance(once, QuiltError) or value_or_refusal(lambda: read_and_written([once])) == once
@@ -161,7 +161,7 @@ TIMES = st.datetimes(timezones=st.none() | OFFSETS)
 @example("0001-01-01T00:00:00+23:59")
 @example("9999-12-31T23:59:59-23:59")
 @example("2024-01-01\ud80000:00")
-def test_any_revision_is_one_of_the_history_or_a_whole_hash_or_is_refused(revision: Any) -> None:
+def test_revision_is_in_the_history(revision: Any) -> None:
     registry, history = with_history()
     found = value_or_refusal(lambda: registry.resolve(NAME, revision))
 
@@ -176,7 +176,7 @@ STAMPS = st.integers(0, 10**10 + 1).map(str) | st.sampled_from(["0000000001", "9
     st.none() | HASHES | ANY_BYTES,
     st.dictionaries(STAMPS | TEXTS.filter(lambda text: text.isprintable()), HASHES | ANY_BYTES, max_size=3),
 )
-def test_any_pointers_are_read_or_refused(latest: bytes | None, others: dict[str, bytes]) -> None:
+def test_any_pointers_are_handled(latest: bytes | None, others: dict[str, bytes]) -> None:
     registry, memory = registry_in_memory()
     for name, data in {**others, **({} if latest is None else {"latest": latest})}.items():
         memory.put(PhysicalKey("registry", POINTERS + name), data)
@@ -216,7 +216,7 @@ def judge(workflow: Workflow | None, user_meta: object) -> None:
 
 @given(spoiled(CONFIG) | CONFIGS | ANY_BYTES, CHOICES, ANY_TEXT)
 @example(CONFIG.replace(b'"s3://rules/schema.json"', b'"s3://rules/\\uD800"'), ..., "")
-def test_any_bytes_are_a_workflows_config_or_are_refused(config: bytes, choice: Choice, word: str) -> None:
+def test_any_config_is_handled(config: bytes, choice: Choice, word: str) -> None:
     schema = b'{"type": "object"}'
     workflow = value_or_refusal(lambda: load(config, schema, choice))
     names = value_or_refusal(lambda: check_config(*workflows(config, schema)))
@@ -240,7 +240,7 @@ SCHEMA: Final = json.dumps(
 
 
 @given(JSON_SCHEMAS | spoiled(SCHEMA) | ANY_BYTES, INSTANCES)
-def test_any_bytes_are_a_schema_that_judges_a_package_or_are_refused(schema: bytes, user_meta: object) -> None:
+def test_any_schema_is_handled(schema: bytes, user_meta: object) -> None:
     workflow = value_or_refusal(lambda: load(CONFIG, schema, "alpha"))
 
     if not isinstance(workflow, QuiltError):
@@ -282,7 +282,7 @@ def twice_itself(dialect: str, reference: str) -> bytes:
         pytest.param(b"---\n" * 100_000, id="documents"),
     ],
 )
-def test_a_config_that_is_much_work_is_read_or_refused_soon(config: bytes) -> None:
+def test_costly_config_ends_soon(config: bytes) -> None:
     assert isinstance(value_or_refusal(lambda: load(config, b"{}", ...), seconds=5, memory=512 * MIB), QuiltError)
 
 
@@ -296,12 +296,12 @@ def test_a_config_that_is_much_work_is_read_or_refused_soon(config: bytes) -> No
         pytest.param(json.dumps({"enum": [str(number) for number in range(50_000)]}).encode(), id="many values"),
     ],
 )
-def test_a_schema_that_is_much_work_judges_or_is_refused_soon(schema: bytes) -> None:
+def test_costly_schema_ends_soon(schema: bytes) -> None:
     value_or_refusal(lambda: judge(load(CONFIG, schema, "alpha"), in_a_map(60)), seconds=5, memory=512 * MIB)
 
 
 @pytest.mark.parametrize("where", ["the name", "metadata"])
-def test_a_pattern_that_never_ends_is_at_least_ended_by_a_signal(where: str) -> None:
+def test_endless_pattern_is_killable(where: str) -> None:
     endless = b"(a+)+$"
     config = CONFIG.replace(b"^(team|group)/", endless) if where == "the name" else CONFIG
     schema = json.dumps({"properties": {"a": {"pattern": endless.decode() if where == "metadata" else ""}}}).encode()
@@ -315,7 +315,7 @@ def test_a_pattern_that_never_ends_is_at_least_ended_by_a_signal(where: str) -> 
     assert time.process_time() - began < 5
 
 
-def test_the_config_and_the_schema_that_the_hostile_ones_are_made_of_are_right() -> None:
+def test_seed_inputs_are_valid() -> None:
     workflow = load(CONFIG, SCHEMA, "beta")
     judge(workflow, {"a": "xyz"})
 

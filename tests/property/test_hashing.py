@@ -34,7 +34,7 @@ LIMIT = 10_000 * PART
 @example(LIMIT)
 @example(LIMIT + 1)
 @example(2 * LIMIT + 1)
-def test_the_parts_cover_every_byte_once_and_are_at_most_10_000(size: int) -> None:
+def test_parts_cover_every_byte_once(size: int) -> None:
     ranges = list(part_ranges(size))
     edges = [0, *(stop for _, stop in ranges)]
 
@@ -46,7 +46,7 @@ def test_the_parts_cover_every_byte_once_and_are_at_most_10_000(size: int) -> No
 
 
 @given(st.integers(0, 5 * 1024**4))
-def test_a_part_is_the_smallest_doubling_of_8_mib_that_does(size: int) -> None:
+def test_part_size_is_the_smallest(size: int) -> None:
     part = part_size(size)
 
     assert part % PART == 0
@@ -89,17 +89,17 @@ def cut(data: bytes, at: list[int]) -> Iterator[bytes]:
 @given(contents(), TYPES)
 @example(b"", CHUNKED)
 @example(b"", CRC64NVME)
-def test_the_hash_is_what_a_plain_computation_says(data: bytes, hash_type: str) -> None:
+def test_hash_equals_a_plain_one(data: bytes, hash_type: str) -> None:
     assert hash_of(data, hash_type) == plainly(data, hash_type)
 
 
 @given(contents(), TYPES, st.lists(st.integers(0, 17 * MIB), max_size=6))
-def test_the_right_bytes_pass_wherever_they_are_cut(data: bytes, hash_type: str, at: list[int]) -> None:
+def test_right_bytes_always_pass(data: bytes, hash_type: str, at: list[int]) -> None:
     assert b"".join(verify_stream(cut(data, at), len(data), plainly(data, hash_type), "here")) == data
 
 
 @given(contents().filter(bool), TYPES, st.lists(st.integers(0, 17 * MIB), max_size=6), st.data())
-def test_other_bytes_do_not_pass_wherever_they_are_cut(data: bytes, hash_type: str, at: list[int], draws: st.DataObject) -> None:
+def test_wrong_bytes_never_pass(data: bytes, hash_type: str, at: list[int], draws: st.DataObject) -> None:
     place = draws.draw(st.integers(0, len(data) - 1))
     spoil = draws.draw(
         st.sampled_from(
@@ -117,9 +117,7 @@ def test_other_bytes_do_not_pass_wherever_they_are_cut(data: bytes, hash_type: s
 
 
 @given(data=contents(), hash_type=TYPES, tells_sha256=st.booleans(), tells_crc=st.booleans())
-def test_the_checksums_of_s3_prove_the_hash_of_the_bytes_or_none(
-    data: bytes, hash_type: str, *, tells_sha256: bool, tells_crc: bool
-) -> None:
+def test_s3_checksums_prove_hashes(data: bytes, hash_type: str, *, tells_sha256: bool, tells_crc: bool) -> None:
     sha256 = base64.b64encode(hashlib.sha256(data).digest()).decode() if tells_sha256 else None
     crc = base64.b64encode(crc64nvme(data).to_bytes(8, "big")).decode() if tells_crc else None
     is_proven = {CHUNKED: tells_sha256 and len(data) <= PART, SHA256: tells_sha256, CRC64NVME: tells_crc}[hash_type]

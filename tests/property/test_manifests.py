@@ -38,9 +38,7 @@ def same(one: object, other: object) -> bool:
 
 @settings(max_examples=200)
 @given(HEADERS, trees(), st.lists(st.integers(0, 2000), max_size=10), st.randoms(use_true_random=False))
-def test_a_manifest_is_read_back_as_it_was_written_wherever_its_chunks_are_cut(
-    header: dict[str, Any], tree: SourceTree, at: list[int], random: Random
-) -> None:
+def test_written_manifest_reads_back(header: dict[str, Any], tree: SourceTree, at: list[int], random: Random) -> None:
     out = io.BytesIO()
     shuffled = random.sample(list(tree.directories.items()), len(tree.directories))
     summary = write_manifest(header, tree.entries, out, dict(shuffled))
@@ -68,7 +66,7 @@ def rewritten(lines: bytes, name: TopHash | None = None) -> bytes | None:
 
 @settings(max_examples=200)
 @given(HEADERS, trees())
-def test_a_manifest_that_was_read_is_written_again_to_the_byte(header: dict[str, Any], tree: SourceTree) -> None:
+def test_rewrite_keeps_every_byte(header: dict[str, Any], tree: SourceTree) -> None:
     out = io.BytesIO()
     summary = write_manifest(header, tree.entries, out, tree.directories)
 
@@ -82,7 +80,7 @@ SPOILED = st.sampled_from(
 
 @settings(max_examples=200)
 @given(HEADERS, trees(), SPOILED, st.integers(0, 3), st.data())
-def test_a_manifest_that_was_spoiled_is_refused_or_has_its_content(
+def test_spoiled_manifest_is_refused(
     header: dict[str, Any], tree: SourceTree, instead: bytes, count: int, data: st.DataObject
 ) -> None:
     out = io.BytesIO()
@@ -126,7 +124,7 @@ ODD_RECORDS = (
 
 @settings(max_examples=300)
 @given(st.just({}) | st.builds(lambda odd: {"user_meta": odd}, ODD_JSON), st.lists(ODD_RECORDS, max_size=2))
-def test_records_that_anybody_made_are_refused_or_can_be_written_again(header: dict[str, Any], records: list[Any]) -> None:
+def test_foreign_records_round_trip(header: dict[str, Any], records: list[Any]) -> None:
     lines = [json.dumps(record).replace("Infinity", "1e999").encode() for record in [header, *records]]
     once = rewritten(b"\n".join(lines))
 
@@ -157,7 +155,7 @@ def outcome(lines: bytes) -> tuple[list[Entry], str]:
 
 @settings(max_examples=500)
 @given(records=st.lists(PLAIN_RECORDS | RECORDS, max_size=4), in_order=st.booleans(), with_meta=st.booleans())
-def test_many_lines_at_a_glance_say_what_each_says_by_itself(*, records: list[Any], in_order: bool, with_meta: bool) -> None:
+def test_block_reads_as_its_lines(*, records: list[Any], in_order: bool, with_meta: bool) -> None:
     if in_order:
         records.sort(key=lambda record: walk_order(record["logical_key"]))
     directories = [{"logical_key": "a/", "meta": {"x": 1}}] if with_meta else []
@@ -173,7 +171,7 @@ def test_many_lines_at_a_glance_say_what_each_says_by_itself(*, records: list[An
 
 @settings(max_examples=300)
 @given(entries())
-def test_a_record_and_its_canonical_text_are_those_of_json(entry: Entry) -> None:
+def test_records_equal_plain_json(entry: Entry) -> None:
     digest = {"type": entry.hash.type, "value": entry.hash.value}
     record = {"logical_key": entry.logical_key, "physical_keys": entry.physical_keys, "size": entry.size, "hash": digest}
     told = {"hash": digest, "logical_key": entry.logical_key, "size": entry.size, "meta": entry.meta}
@@ -185,7 +183,7 @@ def test_a_record_and_its_canonical_text_are_those_of_json(entry: Entry) -> None
 @given(
     st.lists(LOGICAL_KEYS | st.sampled_from(["a", "a/b", "a//b", "/a", "a/", "..", "a/./b", "\0", ""]), min_size=1, max_size=5)
 )
-def test_a_walk_is_what_every_check_of_its_keys_lets_pass(keys: list[str]) -> None:
+def test_walk_accepts_checked_keys(keys: list[str]) -> None:
     try:
         parsed = [parse_logical_key(key) for key in keys]
         check_each(parsed)
@@ -197,21 +195,21 @@ def test_a_walk_is_what_every_check_of_its_keys_lets_pass(keys: list[str]) -> No
 
 
 @given(st.binary() | st.text().map(str.encode))
-def test_bytes_that_anybody_wrote_are_refused_or_can_be_written_again(data: bytes) -> None:
+def test_foreign_bytes_round_trip(data: bytes) -> None:
     for lines in (data, b"{}\n" + data):
         once = rewritten(lines)
         assert once is None or rewritten(once) == once
 
 
 @given(HEADERS, st.lists(entries(), max_size=3))
-def test_a_line_is_one_line_of_json_in_utf8(header: dict[str, Any], written: list[Entry]) -> None:
+def test_line_is_one_json_line(header: dict[str, Any], written: list[Entry]) -> None:
     for line in (header_line(header), *map(entry_line, written)):
         assert b"\n" not in line
         assert json.dumps(json.loads(line.decode()), ensure_ascii=False).encode() == line
 
 
 @given(HEADERS, st.lists(entries(), max_size=4), st.data())
-def test_the_top_hash_does_not_see_physical_keys(header: dict[str, Any], of: list[Entry], data: st.DataObject) -> None:
+def test_hash_ignores_physical_keys(header: dict[str, Any], of: list[Entry], data: st.DataObject) -> None:
     moved = [replace(entry, physical_keys=tuple(data.draw(st.lists(TEXT, min_size=1, max_size=2)))) for entry in of]
 
     assert top_hash(header, of) == top_hash(header, moved)
@@ -237,7 +235,7 @@ def changed_in_one_field(data: st.DataObject, entry: Entry) -> Entry:
 
 
 @given(HEADERS, st.lists(entries(), min_size=1, max_size=3), st.data())
-def test_the_top_hash_sees_every_other_field_of_an_entry(header: dict[str, Any], of: list[Entry], data: st.DataObject) -> None:
+def test_hash_covers_entry_fields(header: dict[str, Any], of: list[Entry], data: st.DataObject) -> None:
     index = data.draw(st.integers(0, len(of) - 1))
     changed = [*of[:index], changed_in_one_field(data, of[index]), *of[index + 1 :]]
 
@@ -245,7 +243,7 @@ def test_the_top_hash_sees_every_other_field_of_an_entry(header: dict[str, Any],
 
 
 @given(HEADERS, st.lists(entries(), max_size=2), st.sampled_from(["version", "message", "user_meta", "workflow", "more"]), JSON)
-def test_the_top_hash_sees_every_field_of_the_header(header: dict[str, Any], of: list[Entry], key: str, value: Any) -> None:
+def test_hash_covers_the_header(header: dict[str, Any], of: list[Entry], key: str, value: Any) -> None:
     changed = header | {key: value}
     assume(json.dumps(changed, sort_keys=True) != json.dumps(header, sort_keys=True))
 
@@ -253,12 +251,12 @@ def test_the_top_hash_sees_every_field_of_the_header(header: dict[str, Any], of:
 
 
 @given(HEADERS, st.lists(entries(), min_size=1, max_size=3))
-def test_the_top_hash_sees_that_an_entry_is_missing(header: dict[str, Any], of: list[Entry]) -> None:
+def test_hash_covers_every_entry(header: dict[str, Any], of: list[Entry]) -> None:
     assert top_hash(header, of) != top_hash(header, of[:-1])
 
 
 @given(HEADERS, st.lists(entries(), max_size=2))
-def test_the_top_hash_does_not_see_the_order_of_keys(header: dict[str, Any], of: list[Entry]) -> None:
+def test_hash_ignores_key_order(header: dict[str, Any], of: list[Entry]) -> None:
     turned = [replace(entry, meta=dict(reversed(entry.meta.items()))) for entry in of]
 
     assert top_hash(dict(reversed(header.items())), turned) == top_hash(header, of)
@@ -314,7 +312,7 @@ KEYS = st.lists(LOGICAL_KEYS.filter(accepted), max_size=8)
 
 @given(KEYS)
 @example(["a.txt", "a/b.txt", "a-b", "a/b/c", "ab"])
-def test_walk_order_is_the_order_of_a_walk_of_the_tree(keys: list[str]) -> None:
+def test_walk_order_is_a_tree_walk(keys: list[str]) -> None:
     tree = plant(keys)
     assume(tree is not None)
 
@@ -325,11 +323,11 @@ def test_walk_order_is_the_order_of_a_walk_of_the_tree(keys: list[str]) -> None:
 @example(["a", "a/b"])
 @example(["a/b", "a", "a.b"])
 @example(["a/b", "a/b"])
-def test_keys_fit_together_exactly_when_they_make_a_tree(keys: list[str]) -> None:
+def test_fitting_keys_make_a_tree(keys: list[str]) -> None:
     assert fits(keys) == (plant(keys) is not None)
 
 
-def test_no_key_that_is_accepted_breaks_the_order_or_hides_a_clash() -> None:
+def test_accepted_keys_keep_order() -> None:
     ordered = [key for key in ("a/c", "a\0b") if accepted(key)]
     clashing = ["a", "a/b", *(key for key in ("a\0a",) if accepted(key))]
 

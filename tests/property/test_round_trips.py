@@ -26,31 +26,31 @@ CATALOGS = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,20}", fullmatch=True)
 @example(PhysicalKey("bucket", "/"))
 @example(PhysicalKey("bucket", "//a//", "null"))
 @example(PhysicalKey("bucket", "?versionId=a#b", "&versionId=+ %20"))
-def test_a_physical_key_on_s3_is_read_back_as_it_was_printed(key: PhysicalKey) -> None:
+def test_s3_key_round_trips(key: PhysicalKey) -> None:
     assert PhysicalKey.parse(str(key)) == key
 
 
 @given(PATHS, st.sampled_from(["", "/"]))
-def test_a_local_physical_key_is_read_back_as_it_was_printed(path: str, ending: str) -> None:
+def test_local_key_round_trips(path: str, ending: str) -> None:
     key = PhysicalKey(None, f"/no-such-place/{path}{ending}")
 
     assert PhysicalKey.parse(str(key)) == key
 
 
 @given(PATHS)
-def test_a_local_path_and_its_url_are_one_location(path: str) -> None:
+def test_path_equals_its_url(path: str) -> None:
     key = PhysicalKey.parse(f"/no-such-place/{path}")
 
     assert key == resolve_path(f"/no-such-place/{path}") == PhysicalKey.parse(str(key))
 
 
 @given(st.builds(PackageName, WORDS, WORDS))
-def test_a_package_name_is_read_back_as_it_was_printed(name: PackageName) -> None:
+def test_package_name_round_trips(name: PackageName) -> None:
     assert PackageName.parse(str(name)) == name == PackageName.parse_existing(str(name))
 
 
 @given(st.builds(PackageName, EXISTING_WORDS, EXISTING_WORDS))
-def test_an_existing_package_name_is_read_back_as_it_was_printed(name: PackageName) -> None:
+def test_existing_name_round_trips(name: PackageName) -> None:
     assert PackageName.parse_existing(str(name)) == name
 
 
@@ -59,7 +59,7 @@ REGISTRIES = BUCKETS.map(lambda bucket: f"s3://{bucket}") | PATHS.map(lambda pat
 
 @given(REGISTRIES)
 @example("/")
-def test_a_registry_is_read_back_as_it_was_printed(text: str) -> None:
+def test_registry_round_trips(text: str) -> None:
     location = resolve_registry(text)
 
     assert resolve_registry(str(location)) == location
@@ -80,15 +80,15 @@ def quilt_uris(draw: st.DrawFn) -> QuiltUri:
 
 
 @given(quilt_uris())
-def test_a_quilt_uri_is_read_back_as_it_was_printed(uri: QuiltUri) -> None:
+def test_quilt_uri_round_trips(uri: QuiltUri) -> None:
     assert QuiltUri.parse(str(uri)) == uri
 
 
 @given(PATHS)
-def test_a_logical_key_is_what_it_was_read_from(key: str) -> None:
+def test_logical_key_is_unchanged(key: str) -> None:
     assert parse_logical_key(key) == key
 
 
 @given(TOP_HASHES)
-def test_a_top_hash_is_what_it_was_read_from(text: str) -> None:
+def test_top_hash_is_unchanged(text: str) -> None:
     assert parse_top_hash(text) == text

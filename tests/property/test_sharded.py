@@ -101,7 +101,7 @@ def drafts_of(first: Mapping[str, object], second: Mapping[str, object], removed
 
 @pytest.mark.parametrize("shards", [1, 2, 7, 64])
 @given(FILES, FILES, st.lists(KEYS, max_size=2), META, st.randoms(use_true_random=False), st.booleans())
-def test_a_push_in_shards_is_the_push_of_one_process(
+def test_sharded_push_equals_one(
     shards: int,
     first: dict[str, bytes],
     second: dict[str, bytes],
@@ -118,7 +118,7 @@ def test_a_push_in_shards_is_the_push_of_one_process(
 
 @pytest.mark.parametrize("shards", [1, 2, 7, 64])
 @given(FILES, st.lists(KEYS, max_size=2), META, st.randoms(use_true_random=False), st.booleans())
-def test_a_build_in_shards_is_the_build_of_one_process(
+def test_sharded_build_equals_one(
     shards: int,
     source: dict[str, bytes],
     removed: list[str],

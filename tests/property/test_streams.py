@@ -35,7 +35,7 @@ def stream(keys: set[str], number: int) -> list[Numbered]:
 
 
 @given(st.sets(KEYS), st.sets(KEYS))
-def test_two_streams_meet_where_their_keys_do(left: set[str], right: set[str]) -> None:
+def test_merge_join_meets_at_keys(left: set[str], right: set[str]) -> None:
     found = list(merge_join(stream(left, 1), stream(right, 2)))
 
     assert [(one or other).logical_key for one, other in found if one or other] == sorted(left | right, key=walk_order)
@@ -66,9 +66,7 @@ def published(spill: int, first: Mapping[str, bytes], second: Mapping[str, bytes
 
 @settings(max_examples=60, deadline=None)
 @given(FILES, FILES, st.lists(KEYS, max_size=2))
-def test_a_package_is_the_same_however_much_of_it_is_in_memory(
-    first: dict[str, bytes], second: dict[str, bytes], removed: list[str]
-) -> None:
+def test_spilling_changes_nothing(first: dict[str, bytes], second: dict[str, bytes], removed: list[str]) -> None:
     everything = published(1000, first, second, removed)
 
     assert published(0, first, second, removed) == everything

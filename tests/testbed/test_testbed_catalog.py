@@ -33,14 +33,14 @@ def credentials(catalog: CatalogServer, token: str | None = None) -> TemporaryCr
     return TemporaryCredentials(told["AccessKeyId"], told["SecretAccessKey"], told["SessionToken"], end)
 
 
-def test_the_config_says_where_the_registry_is(catalog: CatalogServer) -> None:
+def test_config_names_the_registry(catalog: CatalogServer) -> None:
     config = get(catalog, "/config.json").json()
 
     assert config["registryUrl"] == catalog.url
     assert (config["region"], config["crc64Checksums"], config["mode"]) == ("us-east-1", True, "PRODUCT")
 
 
-def test_a_registry_may_be_below_a_path(s3: S3Server) -> None:
+def test_registry_may_have_a_path(s3: S3Server) -> None:
     with running_catalog(s3, registry="/__reg") as catalog:
         registry = get(catalog, "/config.json").json()["registryUrl"]
 
@@ -49,7 +49,7 @@ def test_a_registry_may_be_below_a_path(s3: S3Server) -> None:
         assert get(catalog, "/api/auth/get_credentials", catalog.api_key).status_code == 404
 
 
-def test_each_login_makes_a_new_refresh_token_and_uses_up_the_old_one(catalog: CatalogServer) -> None:
+def test_login_renews_refresh_token(catalog: CatalogServer) -> None:
     first = catalog.refresh_token
     answer = log_in(catalog, first).json()
     again = log_in(catalog, first)
@@ -62,7 +62,7 @@ def test_each_login_makes_a_new_refresh_token_and_uses_up_the_old_one(catalog: C
 
 
 @pytest.mark.parametrize("login", ["an API key", "an access token"])
-def test_credentials_read_and_write_the_store(catalog: CatalogServer, s3: S3Server, bucket: str, login: str) -> None:
+def test_credentials_open_the_store(catalog: CatalogServer, s3: S3Server, bucket: str, login: str) -> None:
     token = catalog.api_key if login == "an API key" else log_in(catalog, catalog.refresh_token).json()["access_token"]
     given = credentials(catalog, token)
     client = s3.client(given)
@@ -72,7 +72,7 @@ def test_credentials_read_and_write_the_store(catalog: CatalogServer, s3: S3Serv
     assert given.expiration - datetime.now(UTC) == pytest.approx(timedelta(hours=1), abs=timedelta(seconds=5))
 
 
-def test_the_role_of_a_reader_may_not_write(catalog: CatalogServer, s3: S3Server, bucket: str) -> None:
+def test_reader_role_may_not_write(catalog: CatalogServer, s3: S3Server, bucket: str) -> None:
     s3.client().put_object(Bucket=bucket, Key="a.txt", Body=b"a")
     catalog.role = "reader"
     client = s3.client(credentials(catalog))
@@ -85,14 +85,14 @@ def test_the_role_of_a_reader_may_not_write(catalog: CatalogServer, s3: S3Server
 
 
 @pytest.mark.parametrize("token", [None, "qk_other", "other"])
-def test_nobody_else_gets_credentials(catalog: CatalogServer, token: str | None) -> None:
+def test_other_tokens_are_refused(catalog: CatalogServer, token: str | None) -> None:
     answer = get(catalog, "/api/auth/get_credentials", token)
 
     assert answer.status_code == 401
     assert answer.json() == {"message": "Token invalid." if token else "Not logged in"}
 
 
-def test_a_revoked_login_is_worth_nothing(catalog: CatalogServer) -> None:
+def test_revoked_login_is_refused(catalog: CatalogServer) -> None:
     access = log_in(catalog, catalog.refresh_token).json()["access_token"]
     catalog.revoke()
 
@@ -101,7 +101,7 @@ def test_a_revoked_login_is_worth_nothing(catalog: CatalogServer) -> None:
         assert get(catalog, "/api/auth/get_credentials", token).status_code == 401
 
 
-def test_an_access_token_ends(catalog: CatalogServer) -> None:
+def test_access_token_expires(catalog: CatalogServer) -> None:
     catalog.access_lifetime = 0.0
     answer = log_in(catalog, catalog.refresh_token).json()
 
@@ -109,7 +109,7 @@ def test_an_access_token_ends(catalog: CatalogServer) -> None:
     assert get(catalog, "/api/auth/get_credentials", answer["access_token"]).status_code == 401
 
 
-def test_credentials_live_as_long_as_the_service_claims_and_by_its_clock(catalog: CatalogServer) -> None:
+def test_expiration_follows_clock(catalog: CatalogServer) -> None:
     catalog.lifetime = 5.0
     catalog.skew = 7200.0
     answer = get(catalog, "/api/auth/get_credentials", catalog.api_key)
@@ -121,13 +121,13 @@ def test_credentials_live_as_long_as_the_service_claims_and_by_its_clock(catalog
     assert log_in(catalog, catalog.refresh_token).json()["expires_at"] == pytest.approx(time.time() + 9000, abs=3)
 
 
-def test_a_wrong_call_is_refused(catalog: CatalogServer) -> None:
+def test_wrong_call_is_refused(catalog: CatalogServer) -> None:
     assert requests.post(f"{catalog.url}/config.json", timeout=30).status_code == 405
     assert requests.post(f"{catalog.url}/api/token", timeout=30).status_code == 400
     assert get(catalog, "/elsewhere").status_code == 404
 
 
-def test_an_endpoint_fails_as_often_as_is_asked(catalog: CatalogServer) -> None:
+def test_endpoint_fails_as_ordered(catalog: CatalogServer) -> None:
     catalog.fail("config", 429, headers={"Retry-After": "7"}, times=2)
     catalog.fail("config", 502, body="<html>Bad gateway</html>")
     catalog.fail("config", 302, headers={"Location": "http://elsewhere.invalid/"})
@@ -143,7 +143,7 @@ def test_an_endpoint_fails_as_often_as_is_asked(catalog: CatalogServer) -> None:
     assert get(catalog, "/api/auth/get_credentials", catalog.api_key).ok
 
 
-def test_an_endpoint_hangs_once(catalog: CatalogServer) -> None:
+def test_endpoint_hangs_once(catalog: CatalogServer) -> None:
     catalog.hang("config", 30)
 
     with pytest.raises(requests.Timeout):
@@ -151,7 +151,7 @@ def test_an_endpoint_hangs_once(catalog: CatalogServer) -> None:
     assert get(catalog, "/config.json").ok
 
 
-def test_a_service_that_stops_lets_nobody_wait(s3: S3Server) -> None:
+def test_stop_ends_every_request(s3: S3Server) -> None:
     threads = threading.active_count()
     start = time.monotonic()
     with requests.Session() as idle, running_catalog(s3) as catalog:
@@ -164,7 +164,7 @@ def test_a_service_that_stops_lets_nobody_wait(s3: S3Server) -> None:
     assert threading.active_count() == threads
 
 
-def test_what_was_sent_is_known(catalog: CatalogServer) -> None:
+def test_requests_are_recorded(catalog: CatalogServer) -> None:
     refresh_token = catalog.refresh_token
     get(catalog, "/elsewhere?x=1")
     seen_before = [catalog.saw(refresh_token), catalog.saw(catalog.api_key)]
@@ -180,7 +180,7 @@ def test_what_was_sent_is_known(catalog: CatalogServer) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_tls_is_trusted_by_those_who_know_the_authority(s3: S3Server, tmp_path: Path, host: str) -> None:
+def test_tls_needs_the_authority(s3: S3Server, tmp_path: Path, host: str) -> None:
     with running_catalog(s3, tmp_path) as catalog:
         url = urljoin(catalog.url.replace("127.0.0.1", host), "config.json")
         with pytest.raises(requests.exceptions.SSLError):

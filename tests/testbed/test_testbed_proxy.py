@@ -54,7 +54,7 @@ def is_put(request: Request) -> bool:
     return request.method == "PUT"
 
 
-def test_requests_reach_the_store_as_they_were_signed(proxy: S3Proxy, s3: S3Server, bucket: str) -> None:
+def test_signed_requests_pass(proxy: S3Proxy, s3: S3Server, bucket: str) -> None:
     through, direct = proxy.store.client(), s3.client()
     key = "a b/c+d%25/ü?x=1&y"
     put = through.put_object(Bucket=bucket, Key=key, Body=b"content", Metadata={"name": "value"}, ChecksumAlgorithm="SHA256")
@@ -78,12 +78,12 @@ def test_requests_reach_the_store_as_they_were_signed(proxy: S3Proxy, s3: S3Serv
     assert {access_key(request) for request in proxy.requests} == {s3.admin.access_key}
 
 
-def test_a_wrong_signature_stays_wrong(proxy: S3Proxy, s3: S3Server) -> None:
+def test_wrong_signature_is_refused(proxy: S3Proxy, s3: S3Server) -> None:
     with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
         proxy.store.client(Identity(s3.admin.access_key, "wrong")).list_buckets()
 
 
-def test_a_long_list_passes(proxy: S3Proxy, s3: S3Server, bucket: str) -> None:
+def test_long_listing_passes(proxy: S3Proxy, s3: S3Server, bucket: str) -> None:
     keys = [f"{number:03}-{'x' * 200}" for number in range(60)]
     for key in keys:
         s3.client().put_object(Bucket=bucket, Key=key)
@@ -100,7 +100,7 @@ def test_large_bodies_pass(proxy: S3Proxy, bucket: str) -> None:
     assert hashlib.sha256(read).digest() == hashlib.sha256(data).digest()
 
 
-def test_bodies_of_unknown_length_pass(proxy: S3Proxy, s3: S3Server, bucket: str) -> None:
+def test_unsized_bodies_pass(proxy: S3Proxy, s3: S3Server, bucket: str) -> None:
     parts = [b"a" * 100_000, b"b" * 300_000]
     answer = requests.put(url(proxy, bucket, "put_object"), data=iter(parts), timeout=30)
 
@@ -108,7 +108,7 @@ def test_bodies_of_unknown_length_pass(proxy: S3Proxy, s3: S3Server, bucket: str
     assert s3.client().get_object(Bucket=bucket, Key="a.txt")["Body"].read() == b"".join(parts)
 
 
-def test_bodies_in_the_chunks_of_aws_pass(proxy: S3Proxy, s3: S3Server, bucket: str) -> None:
+def test_aws_chunked_bodies_pass(proxy: S3Proxy, s3: S3Server, bucket: str) -> None:
     data = b"content" * 10_000
     checksum = b64encode(zlib.crc32(data).to_bytes(4)).decode()
     request = AWSRequest(
@@ -135,7 +135,7 @@ def test_bodies_in_the_chunks_of_aws_pass(proxy: S3Proxy, s3: S3Server, bucket: 
     assert got["ChecksumCRC32"] == checksum
 
 
-def test_answers_of_unknown_length_pass() -> None:
+def test_unsized_answers_pass() -> None:
     def answer(exchange: Exchange) -> None:
         exchange.send_response_only(200)
         exchange.send_header("Transfer-Encoding", "chunked")
@@ -153,7 +153,7 @@ def test_answers_of_unknown_length_pass() -> None:
 
 
 @pytest.mark.parametrize(("code", "status"), [(code, status) for code, (_, status, _) in ERRORS.items()])
-def test_a_request_fails_as_ordered_and_the_next_one_does_not(proxy: S3Proxy, with_object: str, code: str, status: int) -> None:
+def test_request_fails_as_ordered(proxy: S3Proxy, with_object: str, code: str, status: int) -> None:
     proxy.fail(code, times=2)
     answers = [requests.get(url(proxy, with_object), timeout=30) for _ in range(3)]
 
@@ -163,7 +163,7 @@ def test_a_request_fails_as_ordered_and_the_next_one_does_not(proxy: S3Proxy, wi
     assert proxy.count() == 3
 
 
-def test_boto3_understands_the_errors(proxy: S3Proxy, with_object: str) -> None:
+def test_boto3_understands_errors(proxy: S3Proxy, with_object: str) -> None:
     client = proxy.store.client()
     proxy.fail("SlowDown")
 
@@ -176,13 +176,13 @@ def test_boto3_understands_the_errors(proxy: S3Proxy, with_object: str) -> None:
         client.head_object(Bucket=with_object, Key="a.txt")
 
 
-def test_an_error_of_head_has_no_body(proxy: S3Proxy, with_object: str) -> None:
+def test_head_error_has_no_body(proxy: S3Proxy, with_object: str) -> None:
     proxy.fail("InternalError")
 
     assert ask_head(url(proxy, with_object, "head_object")) == ("HTTP/1.1 500 Internal Server Error", b"")
 
 
-def test_only_chosen_requests_go_wrong(proxy: S3Proxy, with_object: str) -> None:
+def test_only_chosen_requests_fail(proxy: S3Proxy, with_object: str) -> None:
     proxy.fail("InternalError", is_put)
     reads = [requests.get(url(proxy, with_object), timeout=30).status_code for _ in range(2)]
     writes = [requests.put(url(proxy, with_object, "put_object"), b"new", timeout=30).status_code for _ in range(2)]
@@ -192,7 +192,7 @@ def test_only_chosen_requests_go_wrong(proxy: S3Proxy, with_object: str) -> None
 
 
 @pytest.mark.parametrize(("order", "content"), [(S3Proxy.cut, b"content"), (S3Proxy.lose, b"new")])
-def test_a_connection_is_cut_before_or_after_the_store_acts(
+def test_connection_cut_is_timed(
     proxy: S3Proxy, s3: S3Server, with_object: str, order: type[S3Proxy.cut], content: bytes
 ) -> None:
     order(proxy, is_put)
@@ -202,7 +202,7 @@ def test_a_connection_is_cut_before_or_after_the_store_acts(
     assert s3.client().get_object(Bucket=with_object, Key="a.txt")["Body"].read() == content
 
 
-def test_a_body_ends_in_its_middle(proxy: S3Proxy, with_object: str) -> None:
+def test_body_ends_in_its_middle(proxy: S3Proxy, with_object: str) -> None:
     proxy.truncate()
     answer = requests.get(url(proxy, with_object), timeout=30, stream=True)
 
@@ -212,7 +212,7 @@ def test_a_body_ends_in_its_middle(proxy: S3Proxy, with_object: str) -> None:
         _ = answer.content
 
 
-def test_an_expired_key_is_refused_and_others_are_not(proxy: S3Proxy, s3: S3Server, with_object: str) -> None:
+def test_only_expired_key_is_refused(proxy: S3Proxy, s3: S3Server, with_object: str) -> None:
     old, new = s3.assume("writer"), s3.assume("writer")
     client = proxy.store.client(old)
     signed = client.generate_presigned_url("get_object", Params={"Bucket": with_object, "Key": "a.txt"})
@@ -245,9 +245,7 @@ def read_all(connection: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize(("fault", "content"), [(Fault("reset"), b"content"), (Fault("reset", late=True), b"new")])
-def test_a_connection_is_reset_before_or_after_the_store_acts(
-    proxy: S3Proxy, s3: S3Server, with_object: str, fault: Fault, content: bytes
-) -> None:
+def test_connection_reset_is_timed(proxy: S3Proxy, s3: S3Server, with_object: str, fault: Fault, content: bytes) -> None:
     proxy.order(fault, is_put)
     connection, _ = ask(proxy, "PUT", url(proxy, with_object, "put_object"), b"new")
     with connection, pytest.raises(ConnectionResetError):
@@ -257,7 +255,7 @@ def test_a_connection_is_reset_before_or_after_the_store_acts(
     assert proxy.count_faults() == {"reset": 1}
 
 
-def test_a_connection_is_reset_in_the_middle_of_an_answer(proxy: S3Proxy, s3: S3Server, with_object: str) -> None:
+def test_answer_resets_midway(proxy: S3Proxy, s3: S3Server, with_object: str) -> None:
     s3.client().put_object(Bucket=with_object, Key="a.txt", Body=bytes(1 << 20))
     proxy.order(Fault("reset", late=True))
     connection, _ = ask(proxy, "GET", url(proxy, with_object))
@@ -270,7 +268,7 @@ def test_a_connection_is_reset_in_the_middle_of_an_answer(proxy: S3Proxy, s3: S3
 
 
 @pytest.mark.parametrize("fault", [Fault("delay", seconds=3), Fault("delay", late=True, seconds=3)])
-def test_a_delay_holds_up_a_request_or_its_answer(proxy: S3Proxy, s3: S3Server, with_object: str, fault: Fault) -> None:
+def test_delay_holds_the_exchange(proxy: S3Proxy, s3: S3Server, with_object: str, fault: Fault) -> None:
     client = s3.client()
     proxy.order(fault)
     connection, began = ask(proxy, "PUT", url(proxy, with_object, "put_object"), b"new")
@@ -286,7 +284,7 @@ def test_a_delay_holds_up_a_request_or_its_answer(proxy: S3Proxy, s3: S3Server, 
     assert s3.client().get_object(Bucket=with_object, Key="a.txt")["Body"].read() == b"new"
 
 
-def test_a_request_that_was_given_up_reaches_the_store_all_the_same(proxy: S3Proxy, s3: S3Server, with_object: str) -> None:
+def test_abandoned_request_arrives(proxy: S3Proxy, s3: S3Server, with_object: str) -> None:
     client = s3.client()
     proxy.order(Fault("delay", seconds=3))
     with pytest.raises(requests.ReadTimeout):
@@ -314,7 +312,7 @@ def difference(one: bytes, other: bytes) -> list[tuple[int, int]]:
     return [(i, a ^ b) for i, (a, b) in enumerate(zip(one, other, strict=True)) if a != b]
 
 
-def test_a_bit_of_an_answer_is_flipped(proxy: S3Proxy, with_object: str) -> None:
+def test_answer_bit_is_flipped(proxy: S3Proxy, with_object: str) -> None:
     proxy.order(Fault("corrupt", late=True, at=0.3, bit=6))
     answers = [requests.get(url(proxy, with_object), timeout=30) for _ in range(2)]
 
@@ -324,7 +322,7 @@ def test_a_bit_of_an_answer_is_flipped(proxy: S3Proxy, with_object: str) -> None
 
 
 @pytest.mark.parametrize(("at", "place"), [(0.0, 0), (0.5, 1), (1.0, 2)])
-def test_a_bit_of_a_request_is_flipped(proxy: S3Proxy, s3: S3Server, with_object: str, at: float, place: int) -> None:
+def test_request_bit_is_flipped(proxy: S3Proxy, s3: S3Server, with_object: str, at: float, place: int) -> None:
     proxy.order(Fault("corrupt", at=at))
     answer = requests.put(url(proxy, with_object, "put_object"), b"new", timeout=30)
 
@@ -333,14 +331,14 @@ def test_a_bit_of_a_request_is_flipped(proxy: S3Proxy, s3: S3Server, with_object
 
 
 @pytest.mark.parametrize("fault", [Fault("corrupt"), Fault("corrupt", late=True), Fault("truncate")])
-def test_an_empty_body_cannot_be_spoilt(proxy: S3Proxy, with_object: str, fault: Fault) -> None:
+def test_empty_body_stays_intact(proxy: S3Proxy, with_object: str, fault: Fault) -> None:
     proxy.order(fault)
 
     assert requests.put(url(proxy, with_object, "put_object"), b"", timeout=30).status_code == 200
     assert proxy.count_faults() == {}
 
 
-def test_an_answer_of_unknown_length_is_corrupted_or_ends_too_early() -> None:
+def test_unsized_answer_is_spoiled() -> None:
     def answer(exchange: Exchange) -> None:
         exchange.send_response_only(200)
         exchange.send_header("Transfer-Encoding", "chunked")
@@ -373,13 +371,13 @@ def faults(seed: int, rate: float, kinds: Sequence[Kind] = KINDS) -> list[Fault 
     return list(map(random_faults(seed, rate, kinds), requests_of_all_sorts()))
 
 
-def test_random_faults_come_again_with_their_seed() -> None:
+def test_seed_repeats_faults() -> None:
     assert faults(1, 0.2) == faults(1, 0.2)
     assert faults(1, 0.2) != faults(2, 0.2)
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
-def test_random_faults_come_at_their_rate_and_every_kind_as_often(rate: float) -> None:
+def test_faults_come_at_their_rate(rate: float) -> None:
     counts = Counter(fault.kind for fault in faults(1, rate) if fault)
 
     assert counts.total() == pytest.approx(6000 * rate, rel=0.3)
@@ -398,18 +396,18 @@ def test_random_faults_vary() -> None:
         assert {fault.late for fault in found if fault.kind == kind} == {True, False}
 
 
-def test_only_the_kinds_that_were_asked_for_come() -> None:
+def test_only_given_kinds_occur() -> None:
     assert {fault.kind for fault in faults(1, 1.0, ("lose", "reset")) if fault} == {"lose", "reset"}
 
 
-def test_the_body_that_is_there_is_corrupted() -> None:
+def test_present_body_is_corrupted() -> None:
     chosen = zip(requests_of_all_sorts(), faults(1, 1.0, ("corrupt",)), strict=True)
     late = {(request.method, fault.late) for request, fault in chosen if fault}
 
     assert late == {("PUT", False), ("GET", True), ("POST", False), ("POST", True)}
 
 
-def test_a_store_is_disturbed_while_the_block_lasts(proxy: S3Proxy, with_object: str) -> None:
+def test_disturbance_ends_with_block(proxy: S3Proxy, with_object: str) -> None:
     with proxy.disturbed(random_faults(1, 0.5, ("throttle",))):
         during = [requests.get(url(proxy, with_object), timeout=30).status_code for _ in range(40)]
     after = [requests.get(url(proxy, with_object), timeout=30).status_code for _ in range(10)]
@@ -419,7 +417,7 @@ def test_a_store_is_disturbed_while_the_block_lasts(proxy: S3Proxy, with_object:
     assert after == [200] * 10
 
 
-def test_a_store_settles_when_nothing_is_under_way(proxy: S3Proxy, with_object: str) -> None:
+def test_idle_store_has_settled(proxy: S3Proxy, with_object: str) -> None:
     proxy.order(Fault("delay", late=True, seconds=0.4))
     asking = threading.Thread(target=requests.get, args=(url(proxy, with_object),), kwargs={"timeout": 30})
     asking.start()
