@@ -10,7 +10,7 @@ from tests.oracle.quilt3_client import Quilt3
 TABLE = Path(__file__).parent.parent.parent / "docs/compatibility.md"
 
 
-def test_every_public_name_of_quilt3_has_a_row(quilt3: Quilt3) -> None:
+def test_quilt3_names_have_rows(quilt3: Quilt3) -> None:
     text = TABLE.read_text(encoding="utf-8")
     named = {
         section.partition("`\n")[0]: set(re.findall(r"`([\w.]+)", "\n".join(re.findall(r"^\| (.*?) \|", section, re.MULTILINE))))
@@ -25,7 +25,7 @@ def test_every_public_name_of_quilt3_has_a_row(quilt3: Quilt3) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"`core\.(\w+)\.(\w+)`", TABLE.read_text(encoding="utf-8")))))
-def test_what_the_table_says_is_ours_is_there(module: tuple[str, str]) -> None:
+def test_our_column_names_exist(module: tuple[str, str]) -> None:
     from importlib import import_module
 
     assert callable(getattr(import_module(f"airflow_quilt.core.{module[0]}"), module[1]))

@@ -138,9 +138,7 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 
 @every_case
-def test_a_build_has_the_top_hash_and_the_manifest_that_quilt3_gives_the_same_files(
-    case: Case, quilt3: Quilt3, local_registry: Registry, tmp_path: Path
-) -> None:
+def test_build_equals_quilt3s(case: Case, quilt3: Quilt3, local_registry: Registry, tmp_path: Path) -> None:
     spec = case.place(tmp_path / "files")
     other = tmp_path / "registry-of-quilt3"
     published = build(local_registry, spec.draft(NAME))
@@ -149,9 +147,7 @@ def test_a_build_has_the_top_hash_and_the_manifest_that_quilt3_gives_the_same_fi
 
 
 @every_case
-def test_quilt3_reads_a_build_and_computes_its_top_hash(
-    case: Case, quilt3: Quilt3, local_registry: Registry, tmp_path: Path
-) -> None:
+def test_quilt3_reads_our_build(case: Case, quilt3: Quilt3, local_registry: Registry, tmp_path: Path) -> None:
     published = build(local_registry, case.place(tmp_path / "files").draft(NAME))
     found = quilt3.browse(root(local_registry), NAME)
     assert found["top_hash"] == published.top_hash == quilt3.latest(root(local_registry), NAME)
@@ -163,7 +159,7 @@ def test_quilt3_reads_a_build_and_computes_its_top_hash(
 
 
 @every_case
-def test_our_engine_reads_what_quilt3_built(case: Case, quilt3: Quilt3, local_registry: Registry, tmp_path: Path) -> None:
+def test_core_reads_quilt3_build(case: Case, quilt3: Quilt3, local_registry: Registry, tmp_path: Path) -> None:
     top_hash = quilt3.build(root(local_registry), NAME, case.place(tmp_path / "files"))
     found = quilt3.browse(root(local_registry), NAME)
     read = local_registry.read(PackageName.parse(NAME), top_hash)
@@ -171,9 +167,7 @@ def test_our_engine_reads_what_quilt3_built(case: Case, quilt3: Quilt3, local_re
     assert [record(entry) for entry in read.entries] == found["entries"]
 
 
-def test_a_directory_becomes_the_package_that_quilt3_makes_of_its_files(
-    quilt3: Quilt3, local_registry: Registry, tmp_path: Path
-) -> None:
+def test_directory_equals_quilt3s(quilt3: Quilt3, local_registry: Registry, tmp_path: Path) -> None:
     files = CASES["a directory beside names that begin as it does"].files | named(*UNICODE, ".hidden", ".hidden directory/x")
     spec = Spec(files=place(tmp_path / "files", files), meta={"a": 1})
     published = build(local_registry, Draft(package=NAME, entries=str(tmp_path / "files"), meta={"a": 1}))
@@ -181,9 +175,7 @@ def test_a_directory_becomes_the_package_that_quilt3_makes_of_its_files(
     assert published.entries == len(files)
 
 
-def test_a_link_inside_a_directory_is_packed_under_its_own_key_as_the_file_that_it_leads_to(
-    quilt3: Quilt3, local_registry: Registry, tmp_path: Path
-) -> None:
+def test_link_is_packed_as_its_file(quilt3: Quilt3, local_registry: Registry, tmp_path: Path) -> None:
     place(tmp_path / "files", named("data/2026.csv"))
     (tmp_path / "files/latest.csv").symlink_to("data/2026.csv")
     spec = Spec(files={key: str(tmp_path / "files" / key) for key in ("data/2026.csv", "latest.csv")})
@@ -194,7 +186,7 @@ def test_a_link_inside_a_directory_is_packed_under_its_own_key_as_the_file_that_
 
 
 @pytest.mark.parametrize("line", [0, 1], ids=["header", "entry"])
-def test_the_longest_record_is_quilt3s_to_the_byte(line: int, quilt3: Quilt3, local_registry: Registry, tmp_path: Path) -> None:
+def test_longest_record_is_equal(line: int, quilt3: Quilt3, local_registry: Registry, tmp_path: Path) -> None:
     files = place(tmp_path / "files", {"a.txt": b"a"})
 
     def spec(text: str) -> Spec:

@@ -65,7 +65,7 @@ def hash_of(hash_type: str, data: bytes) -> tuple[str, str]:
     return hash_type, value_of(hash_type, data)
 
 
-def test_the_checksum_is_that_of_the_catalogue() -> None:
+def test_crc_matches_the_catalogue() -> None:
     assert crc64nvme(b"123456789") == 0xAE8B14860A799888
 
 
@@ -91,9 +91,7 @@ def written_by_others(registry: Registry, name: str, files: dict[str, bytes], ha
 
 
 @pytest.mark.parametrize("hash_type", [CHUNKED, SHA256, CRC64NVME, "mixed"])
-def test_a_package_of_others_is_read_verified_and_installed_by_both(
-    hash_type: str, registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str
-) -> None:
+def test_foreign_package_is_readable(hash_type: str, registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str) -> None:
     files = SMALL | {"large": LARGE["two parts and a bit"]}
     types = dict(zip(sorted(files), [SHA256, CRC64NVME, CHUNKED, CRC64NVME, SHA256], strict=True))
     hashes = {key: hash_of(types[key] if hash_type == "mixed" else hash_type, data) for key, data in files.items()}
@@ -111,7 +109,7 @@ def test_a_package_of_others_is_read_verified_and_installed_by_both(
 
 @pytest.mark.parametrize("key", ["empty", "one"])
 @pytest.mark.parametrize("hash_type", [CHUNKED, SHA256, CRC64NVME])
-def test_a_wrong_hash_is_found_by_both(
+def test_wrong_hash_fails_in_both(
     hash_type: str, key: str, registry: Registry, quilt3: Quilt3, tmp_path: Path, *, name: str
 ) -> None:
     hashes = {each: hash_of(hash_type, data) for each, data in SMALL.items()}
@@ -133,9 +131,7 @@ def test_a_wrong_hash_is_found_by_both(
 
 
 @pytest.mark.parametrize("hash_type", ["MD5", "sha256", "", "SHA2-256-CHUNKED"])
-def test_a_type_of_hash_that_nobody_knows_is_refused_by_both(
-    hash_type: str, registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str
-) -> None:
+def test_unknown_hash_type_fails(hash_type: str, registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str) -> None:
     hashes = {key: (hash_type, value_of(SHA256, data)) for key, data in SMALL.items()}
     plant(registry, name, written_by_others(registry, name, SMALL, hashes))
     place(tmp_path, SMALL)
@@ -146,9 +142,7 @@ def test_a_type_of_hash_that_nobody_knows_is_refused_by_both(
             verify(registry, Reference(name), src)
 
 
-def test_what_we_write_with_crc64nvme_is_verified_and_installed_by_quilt3(
-    registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str
-) -> None:
+def test_quilt3_verifies_our_crc(registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str) -> None:
     files = SMALL | LARGE
     publish = build if registry.location.is_local else push
     spec = Spec(files=place(tmp_path / "files", files))
@@ -183,7 +177,7 @@ def upload(client: "S3Client", bucket: str, key: str, data: bytes, algorithm: An
     client.complete_multipart_upload(Bucket=bucket, Key=key, UploadId=begun, MultipartUpload={"Parts": cast("Any", parts)})
 
 
-def test_objects_that_stay_in_place_get_a_crc64nvme_that_quilt3_verifies_whatever_checksum_they_have(
+def test_in_place_crc_verifies(
     s3: S3Server, s3_registry: Registry, other_bucket: str, quilt3: Quilt3, tmp_path: Path, namespace: str, *, name: str
 ) -> None:
     client, data = s3.client(), LARGE["two parts and a bit"]
@@ -210,9 +204,7 @@ def test_objects_that_stay_in_place_get_a_crc64nvme_that_quilt3_verifies_whateve
 
 
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
-def test_what_stays_in_an_update_keeps_its_hash_of_any_type_as_in_quilt3(
-    hash_type: str, registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str
-) -> None:
+def test_update_keeps_hash_types(hash_type: str, registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str) -> None:
     types = dict(zip(sorted(SMALL), [SHA256, CRC64NVME, CHUNKED, SHA256], strict=True))
     hashes = {key: hash_of(types[key], data) for key, data in SMALL.items()}
     [base] = plant(registry, name, written_by_others(registry, name, SMALL, hashes))

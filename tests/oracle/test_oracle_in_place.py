@@ -50,7 +50,7 @@ def client(s3: S3Server) -> "S3Client":
     return s3.client()
 
 
-def test_objects_left_in_place_make_quilt3s_manifest_to_the_byte(
+def test_in_place_manifest_is_equal(
     sources: str, client: "S3Client", s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str, *, namespace: str
 ) -> None:
     spec = put_objects(client, sources, namespace, SMALL)
@@ -61,7 +61,7 @@ def test_objects_left_in_place_make_quilt3s_manifest_to_the_byte(
     assert published.bytes_copied == 0
 
 
-def test_quilt3_gets_the_bytes_of_objects_that_a_build_left_in_place(
+def test_quilt3_reads_in_place_bytes(
     sources: str, client: "S3Client", s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str, *, namespace: str
 ) -> None:
     published = build(s3_registry, put_objects(client, sources, namespace, SMALL).draft(name))
@@ -71,7 +71,7 @@ def test_quilt3_gets_the_bytes_of_objects_that_a_build_left_in_place(
     assert {PhysicalKey.parse(each["physical_keys"][0]).bucket for each in found["entries"]} == {sources}
 
 
-def test_quilt3_gets_the_bytes_that_were_packed_after_the_object_changed(
+def test_quilt3_reads_packed_version(
     other_bucket: str, client: "S3Client", s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str, *, namespace: str
 ) -> None:
     build(s3_registry, put_objects(client, other_bucket, namespace, {"a": b"packed"}).draft(name))
@@ -79,7 +79,7 @@ def test_quilt3_gets_the_bytes_that_were_packed_after_the_object_changed(
     assert quilt3.read(bucket_url, name, "a") == b"packed"
 
 
-def test_a_prefix_becomes_the_package_that_quilt3_makes_of_its_objects(
+def test_prefix_equals_quilt3s(
     sources: str, client: "S3Client", s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str, *, namespace: str
 ) -> None:
     spec = put_objects(client, sources, namespace, SMALL)
@@ -93,7 +93,7 @@ def test_a_prefix_becomes_the_package_that_quilt3_makes_of_its_objects(
     assert manifest(client, s3_registry, published.top_hash) == ours
 
 
-def test_a_prefix_with_an_object_in_parts_becomes_the_package_that_quilt3_makes_of_it(
+def test_multipart_prefix_agrees(
     sources: str, client: "S3Client", s3_registry: Registry, quilt3: Quilt3, name: str, namespace: str
 ) -> None:
     upload_in_parts(client, sources, f"{namespace}/large", [8, 4])
@@ -102,7 +102,7 @@ def test_a_prefix_with_an_object_in_parts_becomes_the_package_that_quilt3_makes_
 
 
 @pytest.mark.parametrize("parts", PART_GRIDS.values(), ids=PART_GRIDS)
-def test_an_object_in_parts_has_quilt3s_hash_whatever_its_parts(
+def test_part_sizes_keep_the_hash(
     parts: list[int], other_bucket: str, client: "S3Client", s3_registry: Registry, quilt3: Quilt3, name: str, *, namespace: str
 ) -> None:
     upload_in_parts(client, other_bucket, namespace, parts)
@@ -112,7 +112,7 @@ def test_an_object_in_parts_has_quilt3s_hash_whatever_its_parts(
 
 @pytest.mark.parametrize("size", [0, 1, 8 * MIB - 1, 8 * MIB, 8 * MIB + 1], ids=str)
 @pytest.mark.parametrize("algorithm", ["SHA256", "CRC64NVME"])
-def test_an_object_in_one_piece_has_quilt3s_hash_whatever_its_checksum(
+def test_checksums_keep_the_hash(
     algorithm: str,
     size: int,
     other_bucket: str,
@@ -128,7 +128,7 @@ def test_an_object_in_one_piece_has_quilt3s_hash_whatever_its_checksum(
     assert build(s3_registry, spec.draft(name)).top_hash == quilt3.top_hash(spec)
 
 
-def test_an_older_version_of_an_object_is_packed_as_quilt3_packs_it(
+def test_old_version_is_packed(
     other_bucket: str, client: "S3Client", s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str, *, namespace: str
 ) -> None:
     older = client.put_object(Bucket=other_bucket, Key=f"{namespace}+", Body=b"older")["VersionId"]
@@ -138,7 +138,7 @@ def test_an_older_version_of_an_object_is_packed_as_quilt3_packs_it(
     assert quilt3.read(bucket_url, name, "a") == b"older"
 
 
-def test_objects_pushed_from_another_bucket_have_quilt3s_hash_of_the_originals(
+def test_copies_keep_quilt3s_hash(
     sources: str, client: "S3Client", s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str, *, namespace: str
 ) -> None:
     spec = put_objects(client, sources, namespace, SMALL | {"large": noise(8 * MIB + 1)})
@@ -152,7 +152,7 @@ def test_objects_pushed_from_another_bucket_have_quilt3s_hash_of_the_originals(
     assert {f"s3://{PhysicalKey.parse(each['physical_keys'][0]).bucket}" for each in found["entries"]} == {bucket_url}
 
 
-def test_objects_in_the_registrys_own_bucket_stay_where_they_are_as_in_quilt3(
+def test_own_bucket_stays_in_place(
     client: "S3Client", bucket: str, s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str, *, namespace: str
 ) -> None:
     spec = put_objects(client, bucket, namespace, SMALL)

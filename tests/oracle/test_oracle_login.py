@@ -41,9 +41,7 @@ def run(s3: S3Server, tmp_path: Path) -> Run:
     return run
 
 
-def test_a_refresh_token_opens_the_bucket_and_the_home_remembers_it(
-    catalog: CatalogServer, run: Run, s3: S3Server, bucket: str, name: str
-) -> None:
+def test_refresh_token_opens_bucket(catalog: CatalogServer, run: Run, s3: S3Server, bucket: str, name: str) -> None:
     first = catalog.refresh_token
     answers = run(
         ("config", catalog.url),
@@ -61,7 +59,7 @@ def test_a_refresh_token_opens_the_bucket_and_the_home_remembers_it(
     assert catalog.calls == {"config": 1, "token": 2, "credentials": 1}
 
 
-def test_tls_and_a_reader_who_may_not_write(run: Run, s3: S3Server, bucket: str, name: str, tmp_path: Path) -> None:
+def test_tls_reader_may_not_write(run: Run, s3: S3Server, bucket: str, name: str, tmp_path: Path) -> None:
     s3.client().put_object(Bucket=bucket, Key=name, Body=b"content")
     with running_catalog(s3, tmp_path / "tls") as catalog:
         catalog.role = "reader"
@@ -76,9 +74,7 @@ def test_tls_and_a_reader_who_may_not_write(run: Run, s3: S3Server, bucket: str,
     assert "(AccessDenied) when calling the PutObject operation" in error
 
 
-def test_credentials_and_access_tokens_that_end_soon_are_fetched_anew(
-    catalog: CatalogServer, run: Run, bucket: str, name: str
-) -> None:
+def test_short_tokens_are_renewed(catalog: CatalogServer, run: Run, bucket: str, name: str) -> None:
     catalog.lifetime = catalog.access_lifetime = 50.0
     login = [("config", catalog.url), ("log in", catalog.refresh_token), ("write", bucket, name, "a")]
 
@@ -90,7 +86,7 @@ def test_credentials_and_access_tokens_that_end_soon_are_fetched_anew(
     assert catalog.calls["token"] == calls["token"] + 1
 
 
-def test_an_api_key_gets_credentials_when_they_are_asked_for(catalog: CatalogServer, run: Run, bucket: str, name: str) -> None:
+def test_api_key_gets_credentials(catalog: CatalogServer, run: Run, bucket: str, name: str) -> None:
     login = [("config", catalog.url), ("use key", catalog.api_key)]
     fetched = ["access_key", "expiry_time", "secret_key", "token"]
 
@@ -102,7 +98,7 @@ def test_an_api_key_gets_credentials_when_they_are_asked_for(catalog: CatalogSer
     assert catalog.calls["token"] == 0
 
 
-def test_what_is_revoked_is_refused(catalog: CatalogServer, run: Run, bucket: str, name: str) -> None:
+def test_revoked_login_is_refused(catalog: CatalogServer, run: Run, bucket: str, name: str) -> None:
     catalog.lifetime = catalog.access_lifetime = 50.0
     run(("config", catalog.url), ("log in", catalog.refresh_token))
     catalog.revoke()
@@ -114,7 +110,7 @@ def test_what_is_revoked_is_refused(catalog: CatalogServer, run: Run, bucket: st
     assert error == ("QuiltException: Failed to update the access token (Authentication error: 401). Run `quilt3 login` again.")
 
 
-def test_quilt3_understands_failures(catalog: CatalogServer, run: Run) -> None:
+def test_quilt3_reports_failures(catalog: CatalogServer, run: Run) -> None:
     catalog.fail("config", 404)
     catalog.fail("token", 200, body={"error": "no"})
     catalog.fail("credentials", 500, body={"message": "Failed to get credentials"})
@@ -124,7 +120,7 @@ def test_quilt3_understands_failures(catalog: CatalogServer, run: Run) -> None:
     assert run(("use key", catalog.api_key), ("fetch",)) == [None, "QuiltException: Failed to get credentials"]
 
 
-def test_quilt3_cannot_use_a_relative_registry(s3: S3Server, run: Run) -> None:
+def test_quilt3_needs_absolute_url(s3: S3Server, run: Run) -> None:
     with running_catalog(s3, registry="/__reg") as catalog:
         url, error = run(("config", catalog.url), ("log in", catalog.refresh_token))
 

@@ -44,7 +44,7 @@ def relayed(text: str) -> dict[str, str]:
 
 @settings(max_examples=200, deadline=None)
 @given(header=HEADERS, tree=TREES)
-def test_quilt3_writes_a_manifest_of_ours_again_to_the_byte(header: dict[str, Any], tree: SourceTree, quilt3: Quilt3) -> None:
+def test_quilt3_rewrites_manifest(header: dict[str, Any], tree: SourceTree, quilt3: Quilt3) -> None:
     ours = written(header, tree)
 
     assert quilt3.relay(ours["manifest"]) == ours
@@ -52,7 +52,7 @@ def test_quilt3_writes_a_manifest_of_ours_again_to_the_byte(header: dict[str, An
 
 @settings(max_examples=200, deadline=None)
 @given(header=HEADERS, tree=TREES, random=st.randoms(use_true_random=False))
-def test_the_order_of_the_lines_is_quilt3s_own(header: dict[str, Any], tree: SourceTree, random: Random, quilt3: Quilt3) -> None:
+def test_line_order_is_quilt3s(header: dict[str, Any], tree: SourceTree, random: Random, quilt3: Quilt3) -> None:
     ours = written(header, tree)
     first, *lines = ours["manifest"].rstrip("\n").split("\n")
 
@@ -63,7 +63,7 @@ def test_the_order_of_the_lines_is_quilt3s_own(header: dict[str, Any], tree: Sou
 @given(
     header=HEADERS, tree=TREES, separators=st.sampled_from([(",", ":"), (" ,\t", " :  ")]), end=st.sampled_from(["\n", "\r\n"])
 )
-def test_a_manifest_that_is_spelled_otherwise_is_read_as_by_quilt3(
+def test_other_spelling_reads_equal(
     header: dict[str, Any], tree: SourceTree, separators: tuple[str, str], end: str, quilt3: Quilt3
 ) -> None:
     ours = written(header, tree)
@@ -96,7 +96,7 @@ def test_a_manifest_that_is_spelled_otherwise_is_read_as_by_quilt3(
         "null",
     ],
 )
-def test_a_value_that_somebody_spelled_is_read_and_written_as_by_quilt3(value: str, quilt3: Quilt3) -> None:
+def test_values_are_spelled_alike(value: str, quilt3: Quilt3) -> None:
     header = f'{{"version": "v0", "user_meta": {{"x": {value}}}, "message": null}}'
     entry = (
         '{"logical_key": "a/b", "physical_keys": ["s3://b/k"], "size": 5, "hash": {"type": "SHA256", "value": "x"}, '
@@ -110,7 +110,7 @@ def test_a_value_that_somebody_spelled_is_read_and_written_as_by_quilt3(value: s
 NAMES = ["a", "a b", "a!", "a-", "a.b", "a0", "aa", "a\x01", "a\x7f", "\ufb01", "\uff5e", "\U0001f427", "\u00e9", "e\u0301"]
 
 
-def test_files_and_directories_of_all_names_stand_in_quilt3s_order(quilt3: Quilt3) -> None:
+def test_all_names_sort_equally(quilt3: Quilt3) -> None:
     keys = [f"{one}/{other}" for one, other in itertools.product(NAMES[::2], NAMES)] + NAMES[1::2]
     hashed = Hash("SHA256", "x")
     entries = [Entry(LogicalKey(key), ("s3://b/k",), 5, hashed) for key in sorted(keys, key=walk_order)]
@@ -129,7 +129,7 @@ ENTRY = '{"logical_key": "a", "physical_keys": ["s3://b/k"], "size": 5, "hash": 
         pytest.param(['{"logical_key": "a/", "meta": {"x": 1}}', ENTRY], id="directory-that-is-a-file"),
     ],
 )
-def test_what_quilt3_does_not_read_we_do_not_read(lines: list[str], quilt3: Quilt3) -> None:
+def test_both_refuse_duplicate_keys(lines: list[str], quilt3: Quilt3) -> None:
     text = "\n".join(['{"version": "v0"}', *lines])
 
     with pytest.raises(Quilt3Error, match="Duplicate logical key"):

@@ -176,9 +176,7 @@ def of(request: pytest.FixtureRequest, store: str) -> Store:
 
 
 @pytest.mark.parametrize(("store", "case"), TABLE)
-def test_everything_lands_where_quilt3_puts_it(
-    store: str, case: Case, request: pytest.FixtureRequest, tmp_path: Path, name: str
-) -> None:
+def test_placement_equals_quilt3s(store: str, case: Case, request: pytest.FixtureRequest, tmp_path: Path, name: str) -> None:
     on = of(request, store)
     spec = case.spec(on, tmp_path, name)
     top_hash = case.push(on.registry, spec, name)
@@ -198,9 +196,7 @@ def test_everything_lands_where_quilt3_puts_it(
         pytest.param(None, "by size", "4", id="at places by a function"),
     ],
 )
-def test_what_lies_at_its_destination_stays_at_its_version(
-    dest: str | None, land: str | None, prefix: str, seaweedfs_store: Store, name: str
-) -> None:
+def test_object_at_target_stays(dest: str | None, land: str | None, prefix: str, seaweedfs_store: Store, name: str) -> None:
     on = seaweedfs_store
     prefix = prefix.replace("<name>", name)
     older = on.put(PLACED, f"{prefix}/{name}-older", b"1234")
@@ -215,7 +211,7 @@ def test_what_lies_at_its_destination_stays_at_its_version(
     assert ours == entries_of(on, name)
 
 
-def test_objects_of_all_sizes_and_versions_are_copied_with_quilt3s_hashes(localstack_store: Store, name: str) -> None:
+def test_copies_keep_quilt3s_hash(localstack_store: Store, name: str) -> None:
     on = localstack_store
     sizes = {"empty": 0, "small": 5, "a part less a byte": 8 * MIB - 1, "a part": 8 * MIB, "a part and a byte": 8 * MIB + 1}
     files = {key: on.put(ELSEWHERE, f"{name}/{key}", b"x" * size) for key, size in sizes.items()}
@@ -244,9 +240,10 @@ FOREIGN = [
         pytest.param("local-only", "copy local", {"SHA256", "CRC64NVME"}, id="left in place"),
     ],
 )
-def test_a_package_of_another_bucket_keeps_hashes_of_other_types_where_it_stays_and_loses_them_where_it_is_copied(
+def test_copy_drops_other_hash_types(
     copy: CopyRule, select: str | None, types: set[str], localstack_store: Store, name: str
 ) -> None:
+    """Keep them where the object stays."""
     on = localstack_store
     other = s3_registry_in(on.server, ELSEWHERE)
     records = [
@@ -270,9 +267,7 @@ def test_a_package_of_another_bucket_keeps_hashes_of_other_types_where_it_stays_
     assert (published.top_hash == before) == (copy == "local-only")
 
 
-def test_a_package_of_a_local_registry_is_pushed_as_by_quilt3(
-    seaweedfs_store: Store, local_registry: Registry, tmp_path: Path, name: str
-) -> None:
+def test_local_package_push_agrees(seaweedfs_store: Store, local_registry: Registry, tmp_path: Path, name: str) -> None:
     on = seaweedfs_store
     spec = Spec(files=place(tmp_path, LOCAL), file_meta={"local.txt": {"n": 1}}, meta={"n": 1})
     built = on.quilt3.build(str(local_registry.location), name, spec)
@@ -299,7 +294,7 @@ PREFIXES = {
 
 
 @pytest.mark.parametrize("dest", PREFIXES.values(), ids=PREFIXES)
-def test_a_prefix_that_cannot_be_is_refused_by_both(dest: Any, seaweedfs_store: Store, tmp_path: Path, name: str) -> None:
+def test_bad_prefix_fails_in_both(dest: Any, seaweedfs_store: Store, tmp_path: Path, name: str) -> None:
     on = seaweedfs_store
     spec = Spec(files=place(tmp_path, LOCAL))
     with pytest.raises(Quilt3Error):
@@ -326,7 +321,7 @@ NO_PLACES = [
 
 
 @pytest.mark.parametrize("land", NO_PLACES)
-def test_a_place_that_cannot_be_is_refused_by_both(land: str, seaweedfs_store: Store, tmp_path: Path, name: str) -> None:
+def test_bad_place_fails_in_both(land: str, seaweedfs_store: Store, tmp_path: Path, name: str) -> None:
     on = seaweedfs_store
     spec = Spec(files=place(tmp_path, LOCAL))
     with pytest.raises(Quilt3Error):
@@ -338,7 +333,7 @@ def test_a_place_that_cannot_be_is_refused_by_both(land: str, seaweedfs_store: S
 
 
 @pytest.mark.parametrize(("select", "land"), [("an error", None), (None, "an error")])
-def test_what_a_function_raises_ends_the_push_of_both(
+def test_callback_error_ends_both(
     select: str | None, land: str | None, seaweedfs_store: Store, tmp_path: Path, name: str
 ) -> None:
     on = seaweedfs_store
@@ -362,9 +357,10 @@ def test_what_a_function_raises_ends_the_push_of_both(
         pytest.param(Case(dest=f"s3://{PLACED}/.quilt"), LocationError, id="the registry's own area"),
     ],
 )
-def test_what_quilt3_lets_through_to_the_harm_of_readers_is_refused_here(
+def test_harmful_places_are_refused(
     case: Case, error: type[Exception], seaweedfs_store: Store, tmp_path: Path, name: str
 ) -> None:
+    """Refuse them although quilt3 lets them through."""
     on = seaweedfs_store
     spec = Spec(files=place(tmp_path, {f"{name}/{key}": data for key, data in LOCAL.items()}))
     with pytest.raises(error):

@@ -66,11 +66,11 @@ def pushed(s3: S3Server, bucket: str, tmp_path_factory: pytest.TempPathFactory) 
     return Pushed(spec=spec, directory=directory, registry=registry, published=push(registry, spec.draft(NAME)))
 
 
-def test_a_push_has_the_top_hash_that_quilt3_computes_from_the_local_files(pushed: Pushed, quilt3: Quilt3) -> None:
+def test_push_has_quilt3s_top_hash(pushed: Pushed, quilt3: Quilt3) -> None:
     assert quilt3.top_hash(pushed.spec) == pushed.published.top_hash
 
 
-def test_quilt3_browses_a_push(pushed: Pushed, quilt3: Quilt3) -> None:
+def test_quilt3_browses_our_push(pushed: Pushed, quilt3: Quilt3) -> None:
     found = quilt3.browse(pushed.url, NAME)
     assert found["top_hash"] == pushed.published.top_hash
     assert found["header"] == {"version": "v0", "user_meta": pushed.spec.meta, "message": pushed.spec.message}
@@ -78,7 +78,7 @@ def test_quilt3_browses_a_push(pushed: Pushed, quilt3: Quilt3) -> None:
     assert {each["logical_key"]: each["meta"]["user_meta"] for each in found["entries"] if each["meta"]} == pushed.spec.file_meta
 
 
-def test_a_push_puts_every_file_where_quilt3_puts_it(pushed: Pushed, quilt3: Quilt3, other_bucket: str) -> None:
+def test_places_equal_quilt3s(pushed: Pushed, quilt3: Quilt3, other_bucket: str) -> None:
     ours = [record(entry) for entry in pushed.registry.read(pushed.published.package).entries]
     quilt3.push(f"s3://{other_bucket}", NAME, pushed.spec)
     theirs = quilt3.browse(f"s3://{other_bucket}", NAME)["entries"]
@@ -86,7 +86,7 @@ def test_a_push_puts_every_file_where_quilt3_puts_it(pushed: Pushed, quilt3: Qui
     assert all("?versionId=" in each["physical_keys"][0] for each in ours)
 
 
-def test_quilt3_installs_and_verifies_a_push(pushed: Pushed, quilt3: Quilt3, tmp_path: Path) -> None:
+def test_quilt3_installs_our_push(pushed: Pushed, quilt3: Quilt3, tmp_path: Path) -> None:
     target = tmp_path / "installed"
     quilt3.install(pushed.url, NAME, target)
     installed = {path.relative_to(target).as_posix(): path.read_bytes() for path in target.rglob("*") if path.is_file()}
@@ -104,16 +104,14 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_quilt3_refuses_a_directory_that_differs_from_a_push(
-    change: Callable[[Path], object], pushed: Pushed, quilt3: Quilt3, tmp_path: Path
-) -> None:
+def test_quilt3_finds_differences(change: Callable[[Path], object], pushed: Pushed, quilt3: Quilt3, tmp_path: Path) -> None:
     copy = shutil.copytree(pushed.directory, tmp_path / "copy")
     assert quilt3.verify(pushed.url, NAME, copy)
     change(copy)
     assert not quilt3.verify(pushed.url, NAME, copy)
 
 
-def test_quilt3_lists_our_packages_and_their_revisions(
+def test_quilt3_lists_our_packages(
     quilt3: Quilt3, s3_registry: Registry, bucket_url: str, tmp_path: Path, namespace: str, name: str
 ) -> None:
     spec = Spec(files=place(tmp_path, {"a.txt": b"a"}))
@@ -127,18 +125,14 @@ def test_quilt3_lists_our_packages_and_their_revisions(
     assert quilt3.latest(bucket_url, name) == pushed[-1]
 
 
-def test_quilt3_reads_an_older_revision_of_a_push_by_its_short_hash(
-    quilt3: Quilt3, s3_registry: Registry, bucket_url: str, tmp_path: Path, name: str
-) -> None:
+def test_short_hash_finds_revision(quilt3: Quilt3, s3_registry: Registry, bucket_url: str, tmp_path: Path, name: str) -> None:
     spec = Spec(files=place(tmp_path, {"a.txt": b"a"}), message="older")
     older = push(s3_registry, spec.draft(name))
     push(s3_registry, replace(spec, message="newer").draft(name))
     assert quilt3.browse(bucket_url, name, older.top_hash[:10])["header"]["message"] == "older"
 
 
-def test_quilt3_reads_a_push_to_a_bucket_without_versions(
-    quilt3: Quilt3, plain_registry: Registry, tmp_path: Path, name: str
-) -> None:
+def test_unversioned_push_is_read(quilt3: Quilt3, plain_registry: Registry, tmp_path: Path, name: str) -> None:
     spec = Spec(files=place(tmp_path, {"a b.txt": b"a", "large": bytes(8 * MIB + 1)}))
     published = push(plain_registry, spec.draft(name))
     url = str(plain_registry.location)
@@ -148,9 +142,7 @@ def test_quilt3_reads_a_push_to_a_bucket_without_versions(
     assert quilt3.read(url, name, "large") == bytes(8 * MIB + 1)
 
 
-def test_content_is_pushed_as_the_bytes_that_quilt3_reads_back(
-    quilt3: Quilt3, s3_registry: Registry, bucket_url: str, name: str
-) -> None:
+def test_content_is_read_back(quilt3: Quilt3, s3_registry: Registry, bucket_url: str, name: str) -> None:
     entries = {"a.bin": b"\0\xff", "b.json": {"\u00e9": [1, None]}, "c": {"content": "text", "meta": {"k": 1}}}
     published = push(s3_registry, Draft(package=name, entries=entries))
     assert quilt3.browse(bucket_url, name)["top_hash"] == published.top_hash
@@ -159,14 +151,12 @@ def test_content_is_pushed_as_the_bytes_that_quilt3_reads_back(
     assert quilt3.read(bucket_url, name, "c") == b"text"
 
 
-def test_an_empty_push_is_the_empty_package_of_quilt3(quilt3: Quilt3, s3_registry: Registry, bucket_url: str, name: str) -> None:
+def test_empty_push_equals_quilt3s(quilt3: Quilt3, s3_registry: Registry, bucket_url: str, name: str) -> None:
     published = push(s3_registry, Spec(files={}).draft(name))
     assert published.top_hash == quilt3.top_hash(Spec(files={})) == quilt3.browse(bucket_url, name)["top_hash"]
 
 
-def test_our_engine_lists_no_package_that_quilt3_deleted(
-    quilt3: Quilt3, s3_registry: Registry, bucket_url: str, tmp_path: Path, name: str
-) -> None:
+def test_deleted_package_is_gone(quilt3: Quilt3, s3_registry: Registry, bucket_url: str, tmp_path: Path, name: str) -> None:
     spec = Spec(files=place(tmp_path, {"a.txt": b"a"}))
     push(s3_registry, spec.draft(name))
     push(s3_registry, spec.draft(f"{name}-2"))
@@ -177,9 +167,7 @@ def test_our_engine_lists_no_package_that_quilt3_deleted(
     assert s3_registry.latest(PackageName.parse(name)) is None
 
 
-def test_our_engine_lists_no_revision_that_quilt3_deleted(
-    quilt3: Quilt3, s3_registry: Registry, bucket_url: str, tmp_path: Path, name: str
-) -> None:
+def test_deleted_revision_is_gone(quilt3: Quilt3, s3_registry: Registry, bucket_url: str, tmp_path: Path, name: str) -> None:
     spec = Spec(files=place(tmp_path, {"a.txt": b"a"}))
     first, second, third = (push(s3_registry, replace(spec, message=text).draft(name)).top_hash for text in "123")
     quilt3.delete(bucket_url, name, second)

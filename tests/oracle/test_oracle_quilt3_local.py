@@ -91,7 +91,7 @@ def connect(s3: S3Server, local: Local, bucket: str, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("end", ["", "/"])
-def test_its_registry_is_relative_to_its_url(local: Local, end: str) -> None:
+def test_registry_url_is_relative(local: Local, end: str) -> None:
     assert requests.get(f"{local.url}/config.json", timeout=30).json()["registryUrl"] == "/__reg"
 
     config = Catalog(local.url + end).config()
@@ -99,7 +99,7 @@ def test_its_registry_is_relative_to_its_url(local: Local, end: str) -> None:
     assert config == CatalogConfig(registry_url=f"{local.url}/__reg", region=None, stack_version=None)
 
 
-def test_a_login_gets_the_credentials_that_it_hands_on(local: Local) -> None:
+def test_login_passes_credentials(local: Local) -> None:
     told: list[str] = []
     got = Catalog(local.url, KEY, on_secret=told.append).credentials()
 
@@ -109,9 +109,7 @@ def test_a_login_gets_the_credentials_that_it_hands_on(local: Local) -> None:
     assert told == [made.secret_key, made.session_token]
 
 
-def test_it_finds_the_revisions_of_a_package_that_is_pushed_with_its_credentials(
-    connect: Connect, local: Local, bucket: str, name: str
-) -> None:
+def test_pushed_revisions_are_found(connect: Connect, local: Local, bucket: str, name: str) -> None:
     registry = connect().registry()
     first = push(registry, Draft(package=name, entries={"a.txt": b"one"}, message="The first"))
     second = push(registry, Draft(package=name, entries={"a.txt": b"two", "b/c.txt": b"three"}, meta={"n": 2}))
@@ -131,7 +129,7 @@ def test_it_finds_the_revisions_of_a_package_that_is_pushed_with_its_credentials
     }
 
 
-def test_it_lists_the_package_until_it_is_deleted(connect: Connect, local: Local, bucket: str, name: str) -> None:
+def test_deleted_package_is_unlisted(connect: Connect, local: Local, bucket: str, name: str) -> None:
     registry = connect().registry()
     push(registry, Draft(package=name, entries={"a.txt": b"one"}))
     assert {"name": name} in local.ask(PACKAGES, bucket=bucket)["packages"]["page"]
@@ -142,7 +140,7 @@ def test_it_lists_the_package_until_it_is_deleted(connect: Connect, local: Local
     assert local.ask(REVISIONS, bucket=bucket, name=name) == {"package": None}
 
 
-def test_its_credentials_decide_what_is_allowed(connect: Connect, local: Local, name: str) -> None:
+def test_role_decides_access(connect: Connect, local: Local, name: str) -> None:
     local.role = "reader"
     registry = connect().registry()
 
@@ -151,7 +149,7 @@ def test_its_credentials_decide_what_is_allowed(connect: Connect, local: Local, 
     assert registry.latest(PackageName.parse(name)) is None
 
 
-def test_a_connection_to_it_works_in_all_parts(connect: Connect, local: Local, s3: S3Server) -> None:
+def test_connection_test_passes(connect: Connect, local: Local, s3: S3Server) -> None:
     ok, text = connect().test_connection()
 
     lines = [line.removesuffix(";") for line in text.splitlines()]
@@ -167,9 +165,7 @@ def test_a_connection_to_it_works_in_all_parts(connect: Connect, local: Local, s
     ]
 
 
-def test_a_connection_without_a_password_only_names_the_catalog(
-    connect: Connect, local: Local, s3: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_password_names_catalog(connect: Connect, local: Local, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     hook = connect(password=None)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.admin.access_key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.admin.secret_key)
@@ -181,7 +177,7 @@ def test_a_connection_without_a_password_only_names_the_catalog(
     assert not local.handed_on
 
 
-def test_credentials_of_which_it_does_not_tell_the_end_are_taken_for_a_quarter_of_an_hour(s3: S3Server, tmp_path: Path) -> None:
+def test_unknown_expiry_is_15_min(s3: S3Server, tmp_path: Path) -> None:
     """Those that it was started with, where they are temporary."""
     given = s3.assume("writer")
     with quilt3_local_with(tmp_path, s3, given) as url:
@@ -190,6 +186,6 @@ def test_credentials_of_which_it_does_not_tell_the_end_are_taken_for_a_quarter_o
     assert (found.access_key, found.session_token, found.lifetime) == (given.access_key, given.session_token, 900.0)
 
 
-def test_it_takes_no_refresh_token_and_that_is_said_with_the_cure(local: Local) -> None:
+def test_refresh_token_is_refused(local: Local) -> None:
     with pytest.raises(LoginError, match="takes no refresh tokens; put an API key"):
         Catalog(local.url, "a-refresh-token").credentials()

@@ -131,13 +131,13 @@ class TestReading:
         assert written.pointers() == quilt3.pointers(written.url, written.package)
 
     @pytest.mark.parametrize("digits", [6, 7, 12, 63, 64])
-    def test_takes_short_hashes_for_the_same_revisions(self, digits: int, written: Written, quilt3: Quilt3) -> None:
+    def test_short_hashes_agree(self, digits: int, written: Written, quilt3: Quilt3) -> None:
         for top_hash in written.hashes:
             assert written.registry.resolve(written.name, top_hash[:digits]) == top_hash
             assert quilt3.resolve(written.url, written.package, top_hash[:digits]) == top_hash
 
     @pytest.mark.parametrize("prefix", ["", "0", "00000", "000000", "0" * 63, "0" * 65, "ABCDEF", "nothex", "../../"])
-    def test_takes_neither_what_is_no_hash_nor_what_begins_none(self, prefix: str, written: Written, quilt3: Quilt3) -> None:
+    def test_bad_hashes_are_refused(self, prefix: str, written: Written, quilt3: Quilt3) -> None:
         with pytest.raises(Quilt3Error, match="zero matches|Invalid hash"):
             quilt3.resolve(written.url, written.package, prefix)
         with pytest.raises(TopHashError):
@@ -153,7 +153,7 @@ class TestReading:
         assert found | {"added": sorted(found["added"])} == theirs
         assert [len(keys) for keys in found.values()] == {(0, 1): [3, 2, 1], (1, 0): [1, 2, 3], (1, 1): [0, 0, 0]}[old, new]
 
-    def test_finds_no_package_where_there_is_none(self, written: Written, quilt3: Quilt3) -> None:
+    def test_finds_no_absent_package(self, written: Written, quilt3: Quilt3) -> None:
         with pytest.raises(Quilt3Error):
             quilt3.browse(written.url, f"{written.package}-2")
         with pytest.raises(PackageNotFoundError):
@@ -173,7 +173,7 @@ PATHS = {
 
 class TestInstalling:
     @pytest.mark.parametrize(("path", "files"), PATHS.values(), ids=PATHS)
-    def test_brings_the_same_files(
+    def test_installs_the_same_files(
         self, path: str | None, files: Mapping[str, bytes], written: Written, quilt3: Quilt3, tmp_path: Path
     ) -> None:
         quilt3.install(written.url, written.package, tmp_path / "theirs", top_hash=written.hashes[0], path=path)
@@ -183,16 +183,14 @@ class TestInstalling:
         assert sorted(installed.paths) == sorted(str(tmp_path / "ours" / key) for key in files)
 
     @pytest.mark.parametrize("path", ["D", "d/c/e", "d.tx", "README.md/x", "/d", "d//b", "d/../d/b", ".", "new-d"])
-    def test_brings_nothing_where_there_is_nothing(self, path: str, written: Written, quilt3: Quilt3, tmp_path: Path) -> None:
+    def test_absent_path_installs_none(self, path: str, written: Written, quilt3: Quilt3, tmp_path: Path) -> None:
         with pytest.raises(Quilt3Error):
             quilt3.install(written.url, written.package, tmp_path / "theirs", top_hash=written.hashes[0], path=path)
         with pytest.raises(QuiltError):
             install(written.registry, Reference(written.package, written.hashes[0], path), str(tmp_path / "ours"))
         assert not tree(tmp_path)
 
-    def test_replaces_what_is_there_and_leaves_what_is_not_of_the_package(
-        self, written: Written, quilt3: Quilt3, tmp_path: Path
-    ) -> None:
+    def test_replaces_only_own_files(self, written: Written, quilt3: Quilt3, tmp_path: Path) -> None:
         before = {"README.md": b"another", "d/b": b"1", "mine": b"mine", "d/mine": b"mine"}
         for directory in (tmp_path / "theirs", tmp_path / "ours"):
             place(directory, before)
@@ -258,7 +256,7 @@ def installed(written: Written, quilt3: Quilt3, tmp_path_factory: pytest.TempPat
 
 class TestVerifying:
     @pytest.mark.parametrize(("change", "finding", "key"), CHANGES.values(), ids=CHANGES)
-    def test_a_directory_has_the_same_verdict(
+    def test_directory_verdict_is_equal(
         self, change: Change, finding: str, key: str | None, written: Written, installed: Path, *, quilt3: Quilt3, tmp_path: Path
     ) -> None:
         directory = shutil.copytree(installed, tmp_path / "files")
@@ -276,20 +274,18 @@ class TestVerifying:
                 written.url, written.package, directory, **options
             )
 
-    def test_another_revision_has_the_same_verdict(self, written: Written, installed: Path, quilt3: Quilt3) -> None:
+    def test_other_revision_fails(self, written: Written, installed: Path, quilt3: Quilt3) -> None:
         assert not quilt3.verify(written.url, written.package, installed)
         assert not is_right(verify(written.registry, Reference(written.package), str(installed)))
 
     @pytest.mark.parametrize("read_all", [False, True])
-    def test_the_objects_that_the_package_names_are_right(self, *, read_all: bool, written: Written) -> None:
+    def test_named_objects_are_right(self, *, read_all: bool, written: Written) -> None:
         for top_hash in written.hashes:
             found = verify(written.registry, Reference(written.package, top_hash), read_all=read_all)
             assert is_right(found)
             assert found.entries == len(list(written.registry.read(written.name, top_hash).entries))
 
-    def test_a_prefix_that_we_installed_to_is_right_until_an_object_changes(
-        self, written: Written, quilt3: Quilt3, other_bucket: str, namespace: str
-    ) -> None:
+    def test_copied_prefix_is_verified(self, written: Written, quilt3: Quilt3, other_bucket: str, namespace: str) -> None:
         prefix = f"s3://{other_bucket}/{namespace}"
         install(written.registry, Reference(written.package), prefix)
         remote = written.registry.stores.remote
@@ -305,9 +301,7 @@ class TestVerifying:
         remote.put(PhysicalKey(other_bucket, f"{namespace}/d/more"), b"7")
         assert verdicts() == [False, False, False]
 
-    def test_a_prefix_of_a_similar_name_is_another_one(
-        self, written: Written, quilt3: Quilt3, other_bucket: str, namespace: str
-    ) -> None:
+    def test_similar_prefix_is_ignored(self, written: Written, quilt3: Quilt3, other_bucket: str, namespace: str) -> None:
         install(written.registry, Reference(written.package), f"s3://{other_bucket}/{namespace}")
         written.registry.stores.remote.put(PhysicalKey(other_bucket, f"{namespace}.txt"), b"beside")
 
@@ -322,9 +316,8 @@ def registry(request: pytest.FixtureRequest) -> Registry:
 
 
 @pytest.mark.parametrize("author", ["quilt3", "we"])
-def test_what_one_published_the_other_rolls_back_and_deletes_revision_by_revision(
-    author: str, registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str
-) -> None:
+def test_each_undoes_the_others(author: str, registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str) -> None:
+    """Roll back and delete the other client's revisions one by one."""
     own = published(author, registry, name, tmp_path, quilt3)
     before = own.pointers()
     old, new = own.hashes
@@ -369,7 +362,7 @@ DELETED: dict[str, tuple[list[str], Callable[[list[str]], str | None]]] = {
 
 @pytest.mark.parametrize("rolled_back", [False, True], ids=["", "rolled back to the first"])
 @pytest.mark.parametrize(("messages", "choose"), DELETED.values(), ids=DELETED)
-def test_deleting_leaves_the_pointers_that_quilt3_leaves(
+def test_delete_pointers_are_equal(
     messages: list[str],
     choose: Callable[[list[str]], str | None],
     *,
@@ -394,7 +387,7 @@ def test_deleting_leaves_the_pointers_that_quilt3_leaves(
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_rolling_back_leaves_the_same_pointers(number: int, registry: Registry, quilt3: Quilt3, name: str) -> None:
+def test_rollback_pointers_are_equal(number: int, registry: Registry, quilt3: Quilt3, name: str) -> None:
     url, other = str(registry.location), f"{name}-2"
     for package in (name, other):
         hashes = plant(registry, package, *manuscripts(*(f"{name}: {message}" for message in "abc")))
@@ -406,9 +399,7 @@ def test_rolling_back_leaves_the_same_pointers(number: int, registry: Registry, 
 
 
 @pytest.mark.parametrize("top_hash", ["0" * 64, "000000", "00000"])
-def test_what_is_not_there_is_neither_deleted_nor_rolled_back_to(
-    top_hash: str, registry: Registry, quilt3: Quilt3, name: str
-) -> None:
+def test_missing_revision_fails(top_hash: str, registry: Registry, quilt3: Quilt3, name: str) -> None:
     url = str(registry.location)
     plant(registry, name, *manuscripts(name))
     before = quilt3.pointers(url, name)
@@ -436,18 +427,18 @@ class TestShortHashesOfSeveralRevisions:
         write(registry, f".quilt/named_packages/{name}/latest", hashes[1].encode())
         return hashes
 
-    def test_match_none(self, alike: list[str], registry: Registry, quilt3: Quilt3, name: str) -> None:
+    def test_short_hash_matches_none(self, alike: list[str], registry: Registry, quilt3: Quilt3, name: str) -> None:
         with pytest.raises(Quilt3Error, match="multiple matches"):
             quilt3.resolve(str(registry.location), name, alike[0][:10])
         with pytest.raises(TopHashError, match=f"matches {alike[0]}, {alike[1]}"):
             registry.resolve(PackageName.parse(name), alike[0][:10])
 
-    def test_match_one_with_a_digit_more(self, alike: list[str], registry: Registry, quilt3: Quilt3, name: str) -> None:
+    def test_one_more_digit_matches(self, alike: list[str], registry: Registry, quilt3: Quilt3, name: str) -> None:
         for top_hash in alike:
             assert registry.resolve(PackageName.parse(name), top_hash[:11]) == top_hash
             assert quilt3.resolve(str(registry.location), name, top_hash[:11]) == top_hash
 
-    def test_delete_none_and_roll_back_to_none(self, alike: list[str], registry: Registry, quilt3: Quilt3, name: str) -> None:
+    def test_ambiguous_hash_is_refused(self, alike: list[str], registry: Registry, quilt3: Quilt3, name: str) -> None:
         before = quilt3.pointers(str(registry.location), name)
         for theirs, ours in ((quilt3.delete, delete), (quilt3.rollback, rollback)):
             with pytest.raises(Quilt3Error, match="multiple matches"):
@@ -457,9 +448,7 @@ class TestShortHashesOfSeveralRevisions:
 
         assert quilt3.pointers(str(registry.location), name) == before
 
-    def test_are_those_of_the_package_here_and_of_the_whole_registry_in_quilt3(
-        self, alike: list[str], registry: Registry, quilt3: Quilt3, name: str
-    ) -> None:
+    def test_quilt3_hashes_span_registry(self, alike: list[str], registry: Registry, quilt3: Quilt3, name: str) -> None:
         delete(registry, name, alike[0])
 
         assert registry.resolve(PackageName.parse(name), alike[0][:10]) == alike[1]
@@ -467,9 +456,7 @@ class TestShortHashesOfSeveralRevisions:
             quilt3.resolve(str(registry.location), name, alike[0][:10])
 
 
-def test_quilt3_goes_on_where_we_published_and_we_go_on_where_it_did(
-    registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str
-) -> None:
+def test_each_extends_the_others(registry: Registry, quilt3: Quilt3, tmp_path: Path, name: str) -> None:
     url = str(registry.location)
     spec = Spec(files=place(tmp_path, {"a": b"1", "b": b"2", "c": b"3"}), meta={"by": "us"}, message="ours")
     publish = build if registry.location.is_local else push

@@ -40,20 +40,20 @@ def spec(tmp_path: Path) -> Spec:
     )
 
 
-class TestWhatQuilt3Pushed:
+class TestQuilt3Package:
     @pytest.fixture
     def pushed(self, quilt3: Quilt3, bucket_url: str, spec: Spec, name: str) -> list[str]:
         """Three revisions that quilt3 pushed, newest first."""
         return [quilt3.push(bucket_url, name, replace(spec, message=text)) for text in ("first", "second", "third")][::-1]
 
-    def test_is_listed_with_its_history(self, pushed: list[str], s3_registry: Registry, name: str) -> None:
+    def test_history_is_listed(self, pushed: list[str], s3_registry: Registry, name: str) -> None:
         latest = s3_registry.latest(PackageName.parse(name))
         assert list(s3_registry.packages()).count(PackageName.parse(name)) == 1
         assert [revision.top_hash for revision in s3_registry.revisions(PackageName.parse(name))] == pushed
         assert latest
         assert latest.top_hash == pushed[0]
 
-    def test_is_rolled_back_and_quilt3_sees_the_older_revision_as_the_latest(
+    def test_rollback_shows_in_quilt3(
         self, pushed: list[str], s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str
     ) -> None:
         rollback(s3_registry, name, pushed[-1][:8])
@@ -61,7 +61,7 @@ class TestWhatQuilt3Pushed:
         assert quilt3.latest(bucket_url, name) == pushed[-1]
         assert quilt3.browse(bucket_url, name)["top_hash"] == pushed[-1]
 
-    def test_is_read_entry_by_entry(
+    def test_entries_read_equally(
         self, pushed: list[str], s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str
     ) -> None:
         for top_hash in (None, pushed[0][:6], pushed[-1], pushed[-1][:8]):
@@ -70,7 +70,7 @@ class TestWhatQuilt3Pushed:
             assert read.header == found["header"]
             assert [record(entry) for entry in read.entries] == found["entries"]
 
-    def test_loses_its_latest_revision_by_a_short_hash(
+    def test_latest_goes_by_short_hash(
         self, pushed: list[str], s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str
     ) -> None:
         deleted = delete(s3_registry, name, pushed[0][:8])
@@ -79,14 +79,14 @@ class TestWhatQuilt3Pushed:
         assert quilt3.revisions(bucket_url, name) == pushed[1:]
         assert quilt3.browse(bucket_url, name)["header"]["message"] == "second"
 
-    def test_loses_an_older_revision_and_keeps_its_latest_one(
+    def test_old_revision_is_deleted(
         self, pushed: list[str], s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str
     ) -> None:
         delete(s3_registry, name, pushed[1])
         assert quilt3.latest(bucket_url, name) == pushed[0]
         assert quilt3.revisions(bucket_url, name) == [pushed[0], pushed[2]]
 
-    def test_is_deleted_whole_and_leaves_its_manifests_and_data(
+    def test_delete_keeps_data(
         self, pushed: list[str], s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str
     ) -> None:
         assert name in quilt3.packages(bucket_url)
@@ -101,7 +101,7 @@ class TestWhatQuilt3Pushed:
         stats = [s3_registry.stores.remote.stat(PhysicalKey.parse(each["physical_keys"][0])) for each in entries]
         assert [stat.size for stat in stats] == [each["size"] for each in entries]
 
-    def test_is_a_source_of_another_package(
+    def test_package_is_a_source(
         self, pushed: list[str], s3_registry: Registry, quilt3: Quilt3, bucket_url: str, name: str
     ) -> None:
         uri = f"quilt+{bucket_url}#package={name}@{pushed[-1]}"
@@ -109,9 +109,7 @@ class TestWhatQuilt3Pushed:
         assert quilt3.browse(bucket_url, f"{name}-2") == quilt3.browse(bucket_url, name, pushed[-1])
 
 
-def test_what_quilt3_pushed_in_several_parts_is_read_and_found_unchanged(
-    quilt3: Quilt3, s3_registry: Registry, bucket_url: str, tmp_path: Path, name: str
-) -> None:
+def test_multipart_push_is_unchanged(quilt3: Quilt3, s3_registry: Registry, bucket_url: str, tmp_path: Path, name: str) -> None:
     spec = Spec(files=place(tmp_path, {"large": bytes(8 * 1024 * 1024) + b"end"}))
     theirs = quilt3.push(bucket_url, name, spec)
     assert [record(entry) for entry in s3_registry.read(PackageName.parse(name)).entries] == quilt3.browse(bucket_url, name)[
@@ -121,9 +119,7 @@ def test_what_quilt3_pushed_in_several_parts_is_read_and_found_unchanged(
     assert [published.created, published.top_hash] == [False, theirs]
 
 
-def test_metadata_of_directories_that_quilt3_wrote_is_passed_over(
-    quilt3: Quilt3, local_registry: Registry, spec: Spec, tmp_path: Path, name: str
-) -> None:
+def test_directory_meta_is_skipped(quilt3: Quilt3, local_registry: Registry, spec: Spec, tmp_path: Path, name: str) -> None:
     root, files = local_registry.location.root.key, str(tmp_path / "files")
     directories = Directory("/", files), Directory("sub", files, {"a": 1}), Directory("sub/sub", files, {"logical_key": "x"})
     quilt3.build(root, name, replace(spec, meta=None), *directories)
@@ -135,16 +131,14 @@ def test_metadata_of_directories_that_quilt3_wrote_is_passed_over(
 
 
 class TestSameContent:
-    def test_makes_no_revision_after_quilt3(
-        self, quilt3: Quilt3, s3_registry: Registry, bucket_url: str, spec: Spec, name: str
-    ) -> None:
+    def test_adds_none_after_quilt3(self, quilt3: Quilt3, s3_registry: Registry, bucket_url: str, spec: Spec, name: str) -> None:
         theirs = quilt3.push(bucket_url, name, spec)
         published = push(s3_registry, spec.draft(name))
         assert not published.created
         assert published.top_hash == published.revision.top_hash == theirs
         assert quilt3.revisions(bucket_url, name) == [theirs]
 
-    def test_makes_no_revision_of_quilt3_after_ours(
+    def test_quilt3_adds_none_after_us(
         self, quilt3: Quilt3, s3_registry: Registry, bucket_url: str, spec: Spec, name: str
     ) -> None:
         ours = push(s3_registry, spec.draft(name))
@@ -165,7 +159,7 @@ class TestSameContent:
         ],
         ids=str,
     )
-    def test_under_another_description_makes_a_revision_on_top_of_quilt3s(
+    def test_other_header_adds_revision(
         self, change: dict[str, object], quilt3: Quilt3, s3_registry: Registry, bucket_url: str, spec: Spec, name: str
     ) -> None:
         spec = replace(spec, files={"a.txt": spec.files["a.txt"]})
@@ -235,7 +229,7 @@ class TestQuilt3PushesWhileWePush:
 
         return Registry(s3_registry.location, Stores(LocalStorage(), InterruptedStorage(s3.client(), after, interrupt)))
 
-    def test_our_push_fails_and_leaves_nothing_that_quilt3_sees(
+    def test_racing_push_is_invisible(
         self,
         raced_registry: Registry,
         quilt3: Quilt3,
@@ -253,7 +247,7 @@ class TestQuilt3PushesWhileWePush:
         assert quilt3.latest(bucket_url, name) == between[0]
         assert quilt3.browse(bucket_url, name)["header"]["message"] == "between"
 
-    def test_our_push_run_again_lands_on_top_of_quilt3s(
+    def test_rerun_lands_on_quilt3s(
         self,
         raced_registry: Registry,
         quilt3: Quilt3,
@@ -270,7 +264,7 @@ class TestQuilt3PushesWhileWePush:
         assert quilt3.revisions(bucket_url, name) == [published.top_hash, *between, *before]
         assert quilt3.latest(bucket_url, name) == published.top_hash
 
-    def test_our_push_wins_when_told_to_and_keeps_quilt3s_revision_in_the_history(
+    def test_overwrite_keeps_history(
         self,
         raced_registry: Registry,
         quilt3: Quilt3,
@@ -287,9 +281,7 @@ class TestQuilt3PushesWhileWePush:
         assert quilt3.latest(bucket_url, name) == published.top_hash
 
 
-def test_quilt3_refuses_to_push_over_a_revision_of_ours_that_it_has_not_seen(
-    quilt3: Quilt3, s3_registry: Registry, bucket_url: str, spec: Spec, name: str
-) -> None:
+def test_quilt3_refuses_unseen_base(quilt3: Quilt3, s3_registry: Registry, bucket_url: str, spec: Spec, name: str) -> None:
     ours = push(s3_registry, spec.draft(name))
     with pytest.raises(Quilt3Error, match=f"QuiltConflictException: Package with hash '{ours.top_hash}' already exists"):
         quilt3.push(bucket_url, name, replace(spec, message="theirs"), force=False)

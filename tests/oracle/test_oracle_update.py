@@ -233,7 +233,7 @@ class Update:
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
 @every_case
-def test_a_build_of_local_files_is_quilt3s_to_the_byte(
+def test_local_build_equals_quilt3s(
     case: Case, header: Mapping[str, Any], quilt3: Quilt3, local_registry: Registry, tmp_path: Path, *, name: str
 ) -> None:
     base = local_base(local_registry, name, header, tmp_path / "base")
@@ -246,9 +246,7 @@ def test_a_build_of_local_files_is_quilt3s_to_the_byte(
 
 
 @pytest.mark.parametrize("case", [CASES[each] for each in BUILT_ON_S3], ids=BUILT_ON_S3)
-def test_a_build_of_objects_is_quilt3s_to_the_byte(
-    case: Case, quilt3: Quilt3, s3_registry: Registry, tmp_path: Path, name: str
-) -> None:
+def test_object_build_equals_quilt3s(case: Case, quilt3: Quilt3, s3_registry: Registry, tmp_path: Path, name: str) -> None:
     base = remote_base(s3_registry, name, HEADERS["a header that others wrote"])
     update = Update(case=case, registry=s3_registry, name=name, base=base, new=tmp_path / "new")
     published = build(s3_registry, update.draft())
@@ -259,9 +257,8 @@ def test_a_build_of_objects_is_quilt3s_to_the_byte(
 
 
 @pytest.mark.parametrize("case", [CASES[each] for each in PUSHED], ids=PUSHED)
-def test_a_push_is_quilt3s_but_for_the_versions_of_what_was_uploaded(
-    case: Case, quilt3: Quilt3, s3_registry: Registry, tmp_path: Path, name: str
-) -> None:
+def test_push_equals_quilt3s(case: Case, quilt3: Quilt3, s3_registry: Registry, tmp_path: Path, name: str) -> None:
+    """Ignore the versions of uploaded objects."""
     base = remote_base(s3_registry, name, HEADERS["a header that others wrote"])
     update = Update(case=case, registry=s3_registry, name=name, base=base, new=tmp_path / "new")
     published = push(long_ago(s3_registry), update.draft())
@@ -280,9 +277,7 @@ def unversioned(found: Mapping[str, Any], below: str) -> list[Mapping[str, Any]]
     return [found["header"], *(each | {"physical_keys": [where]} for each, where in zip(entries, places, strict=True))]
 
 
-def test_an_older_revision_is_updated_by_its_short_hash_as_in_quilt3(
-    quilt3: Quilt3, local_registry: Registry, tmp_path: Path, name: str
-) -> None:
+def test_short_hash_base_agrees(quilt3: Quilt3, local_registry: Registry, tmp_path: Path, name: str) -> None:
     places = {key: str(resolve_path(path)) for key, path in place(tmp_path / "base", FILES).items()}
     plain = manuscript(HEADERS["a plain header"], places)
     older, newer = plant(local_registry, name, plain, replace(plain, header=HEADERS["a bare header"]))
@@ -294,7 +289,7 @@ def test_an_older_revision_is_updated_by_its_short_hash_as_in_quilt3(
 
 
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
-def test_the_workflow_is_recorded_where_quilt3_records_it(
+def test_workflow_record_is_equal(
     header: Mapping[str, Any], quilt3: Quilt3, local_registry: Registry, tmp_path: Path, name: str
 ) -> None:
     config = "version: '1'\ndefault_workflow: new\nworkflows: {new: {name: New}}\n"
@@ -317,7 +312,7 @@ def test_the_workflow_is_recorded_where_quilt3_records_it(
         pytest.param([put("new/", "b.txt")], {"new/..": "<new>/b.txt"}, id="a key that is none"),
     ],
 )
-def test_what_does_not_fit_into_the_tree_is_refused_by_both(
+def test_misfit_fails_in_both(
     steps: list[Step], entries: dict[str, object], quilt3: Quilt3, local_registry: Registry, tmp_path: Path, *, name: str
 ) -> None:
     base = local_base(local_registry, name, HEADERS["a plain header"], tmp_path / "base")
@@ -338,9 +333,10 @@ def test_what_does_not_fit_into_the_tree_is_refused_by_both(
         pytest.param("/", None, list(DIRECTORIES), id="the package"),
     ],
 )
-def test_metadata_of_a_directory_stays_when_files_are_put_into_it_where_quilt3_forgets_it(
+def test_directory_meta_is_kept(
     key: str, meta: object, directories: list[str], quilt3: Quilt3, local_registry: Registry, tmp_path: Path, *, name: str
 ) -> None:
+    """Keep it where quilt3 forgets it."""
     base = local_base(local_registry, name, HEADERS["a plain header"], tmp_path / "base")
     case = Case(steps=[("", "set_dir", [key, "<new>/dir"])], entries={key: "<new>/dir"})
     update = Update(case=case, registry=local_registry, name=name, base=base, new=tmp_path / "new")
@@ -353,9 +349,8 @@ def test_metadata_of_a_directory_stays_when_files_are_put_into_it_where_quilt3_f
     assert [theirs.user_meta, list(theirs.directories)] == [meta, directories]
 
 
-def test_other_physical_keys_of_an_entry_stay_where_quilt3_drops_them(
-    quilt3: Quilt3, local_registry: Registry, tmp_path: Path, name: str
-) -> None:
+def test_mirror_keys_are_kept(quilt3: Quilt3, local_registry: Registry, tmp_path: Path, name: str) -> None:
+    """Keep other physical keys of an entry where quilt3 drops them."""
     keys = [str(resolve_path(path)) for path in place(tmp_path, {"a": b"a", "mirror": b"a"}).values()]
     entry = {"logical_key": "a", "physical_keys": keys, "size": 1, "hash": HASHES[0], "meta": {}}
     [base] = plant(local_registry, name, Manuscript({"version": "v0", "message": None}, [entry]))

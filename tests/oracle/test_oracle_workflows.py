@@ -393,7 +393,7 @@ def judges(request: pytest.FixtureRequest, quilt3: Quilt3, stores: Stores, regis
 
 
 @every_case
-def test_both_clients_give_one_verdict_and_record_the_same(case: Case, judges: Judges, tmp_path: Path) -> None:
+def test_verdict_and_record_agree(case: Case, judges: Judges, tmp_path: Path) -> None:
     spec = case.spec(tmp_path / "files")
     for name, data in case.schema_data().items():
         judges.write(f"schemas/{tmp_path.name}/{name}", data)
@@ -405,9 +405,7 @@ def test_both_clients_give_one_verdict_and_record_the_same(case: Case, judges: J
     assert (quilt3s != "refused") == case.passes
 
 
-def test_a_schema_at_a_version_is_read_and_recorded_at_that_version(
-    quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path
-) -> None:
+def test_pinned_schema_is_recorded(quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path) -> None:
     judges = Judges(quilt3, stores, PhysicalKey(registry_bucket, ""))
     lax = judges.write("schemas/pinned.json", b"{}")
     strict = judges.write("schemas/pinned.json", b"false")
@@ -423,9 +421,7 @@ def test_a_schema_at_a_version_is_read_and_recorded_at_that_version(
     assert recorded[2:] == ["refused", "refused"]
 
 
-def test_a_registry_on_the_disk_may_have_its_schemas_on_s3(
-    quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path
-) -> None:
+def test_disk_registry_reads_s3_schema(quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path) -> None:
     schema = Judges(quilt3, stores, PhysicalKey(registry_bucket, "")).write("schemas/shared.json", b"{}")
     judges = Judges(quilt3, stores, resolve_path(tmp_path / "registry"))
     judges.write_config(at(f"s3://{registry_bucket}/schemas/shared.json").encode())
@@ -437,9 +433,7 @@ def test_a_registry_on_the_disk_may_have_its_schemas_on_s3(
 
 
 @pytest.mark.parametrize("prefix", ["file://", "file://localhost", "FILE://"])
-def test_local_schemas_are_for_local_registries(
-    prefix: str, quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path
-) -> None:
+def test_local_schema_needs_local(prefix: str, quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path) -> None:
     (tmp_path / "s.json").write_text("{}")
     spec = passes(None).spec(tmp_path / "files")
     verdicts = []
@@ -452,7 +446,7 @@ def test_local_schemas_are_for_local_registries(
     assert verdicts[0] == "refused" != verdicts[1]
 
 
-def test_a_bucket_without_versions_has_none_recorded(s3: S3Server, quilt3: Quilt3, stores: Stores, tmp_path: Path) -> None:
+def test_no_version_is_recorded(s3: S3Server, quilt3: Quilt3, stores: Stores, tmp_path: Path) -> None:
     bucket = s3.make_bucket("oracle-workflows-plain", versioned=False)
     judges = Judges(quilt3, stores, PhysicalKey(bucket, ""))
     judges.write("schemas/s.json", b"{}")
@@ -468,9 +462,7 @@ def test_a_bucket_without_versions_has_none_recorded(s3: S3Server, quilt3: Quilt
     }
 
 
-def test_a_schema_inside_of_a_draft_after_7_is_refused_on_purpose(
-    quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path
-) -> None:
+def test_newer_draft_is_refused(quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path) -> None:
     judges = Judges(quilt3, stores, PhysicalKey(registry_bucket, ""))
     judges.write("schemas/newer.json", json.dumps({"allOf": [{"$schema": NEWER}]}).encode())
     judges.write_config(at(f"s3://{registry_bucket}/schemas/newer.json").encode())
@@ -480,7 +472,7 @@ def test_a_schema_inside_of_a_draft_after_7_is_refused_on_purpose(
     assert judges.quilt3s(spec, ...) != "refused"
 
 
-def test_a_push_records_what_a_build_does(quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path) -> None:
+def test_push_record_equals_build(quilt3: Quilt3, stores: Stores, registry_bucket: str, tmp_path: Path) -> None:
     judges = Judges(quilt3, stores, PhysicalKey(registry_bucket, ""))
     judges.write_config(two("is_workflow_required: false").encode())
     spec = passes(None).spec(tmp_path)
