@@ -141,7 +141,7 @@ def trigger(airflow: Airflow, dag: str, conf: Mapping[str, Any]) -> None:
     airflow.call("POST", f"dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})
 
 
-def test_revision_starts_dags_once(
+def test_revision_starts_dag_once(
     place: Place,
     publish_by_hand: Callable[[str], str],
     registry_bucket: str,
