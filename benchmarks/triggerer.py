@@ -1,4 +1,4 @@
-"""The triggerer of a running Airflow, and what it uses."""
+"""The triggerer of a running Airflow, and the resources it uses."""
 
 import json
 import re
@@ -20,30 +20,26 @@ _BLOCKED: Final = re.compile(r"async thread was blocked for")
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a triggerer used over some time.
+    """Resources that a triggerer used over some time.
 
     Attributes:
-        seconds: of the wall's clock.
-        cpu: seconds of the processor, of all its processes.
-        lag: the longest that the event loop kept a trigger waiting; others who want the processor, or Python's lock, add to it.
-        ran: the longest that the loop's thread itself ran meanwhile.
-        collected: the longest collection of garbage.
-        full: how many collections went through all that the process with the triggers holds.
-        blocked: how often Airflow's own watchdog found the loop blocked for more than 0.1 s.
-        requests: to the store, by kind.
+        seconds: wall clock.
+        cpu: CPU seconds of all its processes.
+        lag: the longest wait of a trigger for the event loop; other processes, and threads with Python's lock, add to it.
+        ran: the longest CPU time of the loop's thread in such a wait.
+        blocked: warnings of Airflow's watchdog, which come from a loop blocked for 0.2 s on.
+        requests: requests to the store, by kind.
     """
 
     seconds: float
     cpu: float
     lag: float
     ran: float
-    collected: float
-    full: int
     blocked: int
     requests: Mapping[str, int]
 
     def a_minute(self, number: float) -> float:
-        """Return so many in all as so many a minute."""
+        """Return a total as a rate per minute."""
         return number * 60 / self.seconds
 
 
@@ -56,11 +52,11 @@ class _Reading:
 
 
 class Triggerer:
-    """The triggerer of a running Airflow, and what can be seen of it.
+    """The triggerer of a running Airflow.
 
     Args:
-        directory: with ``home`` and ``lag``.
-        proxy: what it reaches the store by.
+        directory: the directory with ``home`` and ``lag``.
+        proxy: the proxy between it and the store.
     """
 
     def __init__(self, directory: Path, proxy: S3Proxy) -> None:
@@ -74,18 +70,18 @@ class Triggerer:
 
     @property
     def began(self) -> _Reading:
-        """What was read when the triggerer began."""
+        """The counters at the start of the triggerer."""
         return _Reading(self._supervisor.create_time(), 0.0, 0, 0)
 
     def read(self) -> _Reading:
-        """Return the counters as they are now."""
+        """Return the present counters."""
         processes = [self._supervisor, *self._supervisor.children(recursive=True)]
         times = [process.cpu_times() for process in processes]
         cpu = sum(each.user + each.system for each in times)
         return _Reading(time.time(), cpu, self._log.stat().st_size, len(self._proxy.requests))
 
     def spent(self, begin: _Reading) -> Spent:
-        """Return what was used since the counters were read."""
+        """Return the resources used since an earlier reading."""
         end = self.read()
         lags = [each for each in self._lags() if begin.at <= each["at"] <= end.at]
         return Spent(
@@ -93,8 +89,6 @@ class Triggerer:
             end.cpu - begin.cpu,
             max(each["lag"] for each in lags),
             max(each["ran"] for each in lags),
-            max(each["collected"] for each in lags),
-            sum(each["full"] for each in lags),
             len(_BLOCKED.findall(self._log.read_bytes()[begin.log : end.log].decode(errors="replace"))),
             dict(Counter(map(_kind, self._proxy.requests[begin.requests : end.requests]))),
         )
@@ -103,16 +97,16 @@ class Triggerer:
         return [json.loads(line) for line in self._lag.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
 
-def until(what: str, look: Callable[[], Any]) -> None:
-    """Wait until something can be seen.
+def until(name: str, condition: Callable[[], Any]) -> None:
+    """Wait until a condition holds.
 
     Raises:
-        TimeoutError: it cannot.
+        TimeoutError: it does not hold after ten minutes.
     """
     deadline = time.monotonic() + _PATIENCE
-    while not look():
+    while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited in vain for {what}")
+            raise TimeoutError(f"waited in vain for {name}")
         time.sleep(0.5)
 
 

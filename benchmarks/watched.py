@@ -1,6 +1,6 @@
-"""What watching packages costs a triggerer: a real Airflow, with watchers of one package, of 1,000, and of a pattern.
+"""The cost of watching packages to a triggerer: a real Airflow, with watchers of one package, of 1,000, and of a pattern.
 
-``make bench-watch``; ``make bench-watch ARGS="--minutes 1 one"`` for a quick look at one of the cases.
+``make bench-watch``; ``make bench-watch ARGS="--minutes 1 one"`` for a short run of one case.
 """
 
 import argparse
@@ -32,7 +32,7 @@ _REVISIONS: Final = 3
 _INTERVAL: Final = 60.0
 _PUBLISHED_EVERY: Final = 10.0
 _SETTLING: Final = 15.0
-"""Seconds after a look in which its events arrive in Airflow's database, and in which a start calms down."""
+"""Seconds after a poll in which its events arrive in Airflow's database, and in which a start calms down."""
 _SHARDS: Final = 32
 _DAGS: Final = """\
 \"\"\"Airflow DAGs that wait for packages.\"\"\"
@@ -48,14 +48,14 @@ globals().update(dags(**json.loads(os.environ["BENCHMARK_WATCHED"])))
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is watched.
+    """A set of watched packages.
 
     Attributes:
-        title: for the table.
-        watched: the names or patterns, each with a watcher of its own.
-        packages: how many there are in the registry.
-        idle: so many watchers that do nothing.
-        notes: what Airflow keeps for the watchers once all have looked, at least.
+        title: the row's title in the table.
+        watched: names or patterns, each with a watcher of its own.
+        packages: number of packages in the registry.
+        idle: number of watchers that do nothing.
+        notes: rows of asset state in Airflow's database after the first poll, at least.
     """
 
     title: str
@@ -80,11 +80,11 @@ CASES: Final[Mapping[str, Case]] = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a case took.
+    """Resources and events of a case.
 
     Attributes:
-        start: from the start of the triggerer until all watchers have looked and noted what they saw.
-        window: of the time that was measured then.
+        start: resources from the start of the triggerer until all watchers have saved their baseline.
+        window: resources of the measured time after that.
         memory: bytes that the process with the triggers holds.
         own: bytes of these that it shares with no other process.
         published: revisions, each of another package or long enough after the one before.
@@ -108,9 +108,9 @@ class Publisher:
     """Publishes to one package after the other, past every client.
 
     Args:
-        stage: with the store.
-        registry: which one.
-        packages: to which ones.
+        stage: the stage with the store.
+        registry: ``s3://bucket``.
+        packages: package names, in turn.
     """
 
     def __init__(self, stage: Stage, registry: str, packages: Sequence[str]) -> None:
@@ -119,10 +119,10 @@ class Publisher:
         self._pause = max(_PUBLISHED_EVERY, 1.5 * _INTERVAL / max(1, len(packages)))
         self._is_busy = bool(packages)
         self.published: dict[tuple[str, str], float] = {}
-        """When, by package and top hash."""
+        """Time of each revision, by package and top hash."""
 
     def work(self, seconds: float) -> None:
-        """Publish every so often, for so long."""
+        """Publish one revision after each pause, for so many seconds."""
         end = time.time() + seconds
         while (left := end - time.time()) > 0:
             if self._is_busy:
@@ -142,10 +142,10 @@ class Publisher:
 
 
 def main() -> None:
-    """Run what the command line asks for; print the table, and write it and the figures."""
+    """Run the cases of the command line; print the table, and write it and the figures."""
     parser = argparse.ArgumentParser(prog="make bench-watch", description=__doc__)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"one of {', '.join(CASES)}; by default all")
-    parser.add_argument("--minutes", type=float, default=3.0, help="for how long each case is measured, once all watchers look")
+    parser.add_argument("--minutes", type=float, default=3.0, help="measured time of each case, once all watchers poll")
     parser.add_argument("--out", type=Path, default=Path("build/bench"), help="the directory for watched.md and .json")
     given = parser.parse_args()
     if unknown := set(given.cases) - CASES.keys():
@@ -156,14 +156,14 @@ def main() -> None:
         with running_stage(1.0) as stage:
             results.append(measure(CASES[name], stage, given.minutes * 60))
         print(table(results[-1:]), flush=True)
-    told = {"on": machine(), "results": [asdict(result) for result in results]}
-    (given.out / "watched.json").write_text(json.dumps(told, indent=1) + "\n")
+    report = {"on": machine(), "results": [asdict(result) for result in results]}
+    (given.out / "watched.json").write_text(json.dumps(report, indent=1) + "\n")
     (given.out / "watched.md").write_text(table(results) + "\n", encoding="utf-8")
     print(f"\n{table(results)}\n\n{about(1.0)}")
 
 
 def measure(case: Case, stage: Stage, seconds: float) -> Result:
-    """Run an Airflow with the watchers of a case for so long, while somebody publishes."""
+    """Run an Airflow with the watchers of a case for so many seconds, and publish meanwhile."""
     registry, directory = stage.bucket(), stage.place()
     packages = _names(case.packages)
     _fill(stage, registry, packages)
@@ -174,7 +174,7 @@ def measure(case: Case, stage: Stage, seconds: float) -> Result:
         with standalone(directory / "home", directory / "dags", environment) as airflow:
             triggerer = Triggerer(directory, proxy)
             until("all watchers", lambda: _count(directory, "trigger") > max(len(case.watched), case.idle))
-            until("the notes of all watchers", lambda: _count(directory, "asset_state_store") >= case.notes)
+            until("the saved state of all watchers", lambda: _count(directory, "asset_state_store") >= case.notes)
             start = triggerer.spent(triggerer.began)
             time.sleep(_SETTLING)
             begin, publisher = triggerer.read(), Publisher(stage, registry, packages)
@@ -195,13 +195,12 @@ def _environment(case: Case, registry: str, lag: Path) -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "BENCHMARK_WATCHED": json.dumps(watched),
         "AIRFLOW__TRIGGERER__CAPACITY": str(2 * _MANY),
-        "AIRFLOW__TRIGGERER__BLOCKED_MAIN_THREAD_WARNING_THRESHOLD": "0.2",  # It sleeps for half of that.
-        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # Parsing is not what is measured.
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "3600",  # Parsing is not measured.
     }
 
 
 def _fill(stage: Stage, registry: str, packages: Sequence[str]) -> None:
-    """Write packages with a few revisions each, all of one manifest, past every client."""
+    """Write packages with a few revisions each, all of one manifest, without the provider."""
     if not packages:
         return
     directory, manifest = stage.place(), io.BytesIO()
@@ -216,14 +215,14 @@ def _fill(stage: Stage, registry: str, packages: Sequence[str]) -> None:
 
 
 def _reported(airflow: Airflow, published: Mapping[tuple[str, str], float]) -> dict[str, Any]:
-    """Wait for the events of what was published; return how many there are, and how long each took."""
+    """Wait for the events of the published revisions; return their number and the latency of each."""
     if not published:
         return {}
     time.sleep(_INTERVAL + _SETTLING)
     events = airflow.call("GET", "assets/events?order_by=timestamp&limit=100")["asset_events"]
     seen = [(event["extra"]["payload"], event["timestamp"]) for event in events]
     fired = [((payload["package"], payload["top_hash"]), timestamp) for payload, timestamp in seen]
-    late = {what: _seconds(timestamp) - published[what] for what, timestamp in reversed(fired) if what in published}
+    late = {each: _seconds(timestamp) - published[each] for each, timestamp in reversed(fired) if each in published}
     return {
         "published": len(published),
         "fired": len(late),
@@ -236,16 +235,16 @@ def _seconds(timestamp: str) -> float:
     return datetime.fromisoformat(timestamp).timestamp()
 
 
-def _count(directory: Path, what: str) -> int:
+def _count(directory: Path, name: str) -> int:
     """Count the rows of a table of Airflow's database."""
     with closing(sqlite3.connect(f"file:{directory}/home/airflow.db?mode=ro", uri=True, timeout=60)) as database:
-        return int(database.execute(f"SELECT COUNT(*) FROM {what}").fetchone()[0])  # noqa: S608
+        return int(database.execute(f"SELECT COUNT(*) FROM {name}").fetchone()[0])  # noqa: S608
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return the table of what watching costs."""
+    """Return the table of costs, in Markdown."""
     columns = ["watched", "CPU seconds a minute", "MiB; its own", "requests a minute: LIST", "HEAD", "GET"]
-    waited = "longest lag; the loop ran; collected, ms; full collections"
+    waited = "longest lag; the loop ran, ms"
     columns += [waited, "published; fired; twice", "seconds to the event: median (most)"]
     columns += ["start: seconds", "CPU seconds", "requests", waited]
     return "\n".join([f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}", *map(_line, results)])
@@ -271,9 +270,8 @@ def _line(result: Result) -> str:
 
 
 def _waited(spent: Spent) -> str:
-    """Return what kept the event loop waiting."""
-    times = [f"{seconds * 1000:.0f}" for seconds in (spent.lag, spent.ran, spent.collected)]
-    return "; ".join([*times, str(spent.full)])
+    """Return the longest lag, and the longest run of the loop's thread, in ms."""
+    return f"{spent.lag * 1000:.0f}; {spent.ran * 1000:.0f}"
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format.names import is_pattern, matches
 from airflow_quilt.triggers._registries import OpenRegistry, opened
-from airflow_quilt.triggers.garbage import what_stays
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -142,12 +141,11 @@ class Poller:
 
     def _place(self, place: OpenRegistry) -> "_Place":
         """Open the rest, on a thread: to import the engine takes longer than an event loop may be kept waiting."""
-        with what_stays():
-            from airflow_quilt.core.registry.watch import Watch
-            from airflow_quilt.hooks._queue import PackageQueue
+        from airflow_quilt.core.registry.watch import Watch
+        from airflow_quilt.hooks._queue import PackageQueue
 
-            queue = PackageQueue(self.queue_url, place.hook.settings) if self.queue_url else None
-            return _Place(place, Watch(place.registry), queue)
+        queue = PackageQueue(self.queue_url, place.hook.settings) if self.queue_url else None
+        return _Place(place, Watch(place.registry), queue)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from airflow_quilt.hooks.quilt import QuiltHook
-from airflow_quilt.triggers.garbage import what_stays
 
 if TYPE_CHECKING:
     from airflow_quilt.core.registry.registry import Registry
@@ -66,9 +65,4 @@ async def opened(quilt_conn_id: str | None, registry: str | None, instead_of: Op
 async def _open(quilt_conn_id: str | None, registry: str | None) -> OpenRegistry:
     hook = QuiltHook(quilt_conn_id)
     await hook.aload()
-
-    def open_registry() -> OpenRegistry:
-        with what_stays():
-            return OpenRegistry(hook, hook.registry(registry))
-
-    return await asyncio.to_thread(open_registry)
+    return OpenRegistry(hook, await asyncio.to_thread(hook.registry, registry))

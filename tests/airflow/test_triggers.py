@@ -23,7 +23,6 @@ from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entr
 from airflow_quilt.triggers._cursor import Cursor
 from airflow_quilt.triggers._poller import Snapshot
 from airflow_quilt.triggers._registries import opened
-from airflow_quilt.triggers.garbage import what_stays
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 from testbed.airflow_home import connections
@@ -354,45 +353,6 @@ def test_registry_reopens_once(connected: str) -> None:
         assert await opened("quilt_default", None) is third
 
     watch(story)
-
-
-MAKING = """\
-import contextlib, gc, sys
-from airflow_quilt.triggers.garbage import what_stays
-held = [[[]] for _ in range(100_000)]
-gc.collect()
-full = []
-gc.callbacks.append(lambda phase, info: full.append(info) if (phase, info["generation"]) == ("stop", 2) else None)
-with what_stays() if sys.argv[1] == "kept" else contextlib.nullcontext():
-    made = [[[]] for _ in range(60_000)]
-    assert gc.isenabled() == (sys.argv[1] != "kept")
-more = [[[]] for _ in range(10_000)]
-assert gc.isenabled()
-assert gc.get_freeze_count() == 0
-print(len(full))
-"""
-
-
-@pytest.mark.parametrize(("how", "is_collected"), [("kept", False), ("made", True)])
-def test_long_lived_skips_full_gc(how: str, *, is_collected: bool) -> None:
-    ended = subprocess.run([sys.executable, "-c", MAKING, how], capture_output=True, text=True, check=True)
-
-    assert (int(ended.stdout) > 0) == is_collected
-
-
-def test_foreign_gc_state_is_kept() -> None:
-    gc.disable()
-    try:
-        with what_stays(), what_stays():
-            pass
-        assert not gc.isenabled()
-        gc.freeze()
-        with what_stays():
-            pass
-        assert gc.get_freeze_count() > 0
-    finally:
-        gc.unfreeze()
-        gc.enable()
 
 
 def test_state_calls_are_serial() -> None:
