@@ -20,10 +20,12 @@ from airflow_quilt.core.plan.actions import Source
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.storage.base import ObjectInfo, Stores
 
+_ATTEMPTS: Final = 3
+
 
 @contextmanager
 def source_changed(origin: PhysicalKey) -> Iterator[None]:
-    """Tell a source that is gone, or no longer in the state that was seen, from a store that fails."""
+    """Raise SourceChangedError for a source that is gone or has another state than when it was listed."""
     try:
         yield
     except (ObjectNotFoundError, PreconditionError) as error:
@@ -31,108 +33,94 @@ def source_changed(origin: PhysicalKey) -> Iterator[None]:
 
 
 class Reader:
-    """Reads for jobs: stops when they are told to, and tells their progress of the bytes as they come.
+    """Reads bytes for the jobs of an executor: stops when it stops, and counts the bytes in its progress.
 
     Args:
-        stores: where the bytes are.
-        jobs: for which they are read.
+        stores: hold the bytes.
+        executor: runs the jobs.
     """
 
-    def __init__(self, stores: Stores, jobs: Executor) -> None:
+    def __init__(self, stores: Stores, executor: Executor) -> None:
         self._stores = stores
-        self._jobs = jobs
+        self._executor = executor
 
     def stream(self, origin: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read exactly the bytes from ``start`` up to ``stop``, in chunks.
 
         Raises:
-            SourceChangedError: there are fewer, or there is no such file or object any more.
+            SourceChangedError: the file or object is shorter or gone.
         """
         left = stop - start
         try:
             with source_changed(origin):
                 for chunk in self._stores.of(origin).stream(origin, start, stop):
-                    self._jobs.check_stop()
+                    self._executor.check_stop()
                     left -= len(chunk)
-                    self._jobs.progress.add(size=len(chunk))
+                    self._executor.progress.add(size=len(chunk))
                     yield chunk
         except QuiltError:
-            self._jobs.progress.add(size=left - (stop - start))  # They will be read once more.
+            self._executor.progress.add(size=left - (stop - start))  # They will be read once more.
             raise
         if left:
             raise SourceChangedError(f"{origin}: ended {left} bytes before its size")
 
     def hash(self, origin: PhysicalKey, size: int, hash_type: str) -> Steps[Hash]:
-        """Return the steps that hash ``size`` bytes."""
+        """Return the steps that hash a file or object of ``size`` bytes."""
         kind = algorithm(hash_type)
         parts = list(kind.parts(size))
-        digests = (yield [partial(self.digest, origin, start, stop, hash_type) for start, stop in parts]) if parts else []
+        digests = (yield [partial(self._digest, origin, start, stop, hash_type) for start, stop in parts]) if parts else []
         return kind.combine(digests, size)
 
-    def digest(self, origin: PhysicalKey, start: int, stop: int, hash_type: str) -> bytes:
-        """Return the digest of a part."""
+    def _digest(self, origin: PhysicalKey, start: int, stop: int, hash_type: str) -> bytes:
         return digest_of(self.stream(origin, start, stop), algorithm(hash_type).new())
 
+    def hash_source(self, source: Source, origin: PhysicalKey) -> Steps[Hash]:
+        """Return the steps that hash a source, or its copy; over a connection without TLS they read it at least twice.
 
-_TRIES: Final = 3
+        Raises:
+            SourceChangedError: the source changed while it was read.
+            ChecksumMismatchError: without TLS, no two readings are equal.
+        """
+        digest = yield from self.hash(origin, source.size, source.hash_type)
+        if not origin.is_local and not self._stores.remote.is_tls:
+            digest = yield from self._confirm(digest, source, origin)
+        if origin == source.origin:
+            yield [partial(self.check_unchanged, source)]
+        return digest
 
-
-class SourceReader:
-    """Reads sources for jobs.
-
-    Args:
-        stores: where they are.
-        jobs: for which they are read.
-    """
-
-    def __init__(self, stores: Stores, jobs: Executor) -> None:
-        self._stores = stores
-        self._jobs = jobs
-        self._reader = Reader(stores, jobs)
-
-    def hash_object(self, place: PhysicalKey, size: int, hash_type: str) -> Steps[Hash]:
-        """Return the steps that hash an object as it is now."""
-        return self._reader.hash(place, size, hash_type)
+    def _confirm(self, digest: Hash, source: Source, origin: PhysicalKey) -> Steps[Hash]:
+        """Read an object until it is the same twice: without TLS nothing else shows that no byte changed on its way."""
+        for _ in range(_ATTEMPTS):
+            self._executor.progress.add(size=-source.size)
+            again = yield from self.hash(origin, source.size, source.hash_type)
+            if again == digest:
+                return digest
+            digest = again
+        raise ChecksumMismatchError(f"{origin}: each time that it is read other bytes come")
 
     def proven(self, source: Source, stat: ObjectInfo) -> Steps[Hash | None]:
-        """Return the hash that the store's checksums prove, if any; of what was sent in parts, by the sizes of those."""
+        """Return the hash that the store's checksums prove, or None.
+
+        A composite checksum proves it only if the parts have the sizes that the hash type demands.
+        """
         known, composite = stat.proven(source.hash_type), composite_hash(stat.sha256, stat.size)
         if known or composite is None or composite.type != source.hash_type:
             return known
         (sizes,) = yield [partial(self._stores.remote.part_sizes, stat)]
         return composite if sizes == [stop - start for start, stop in part_ranges(stat.size)] else None
 
-    def hash(self, source: Source, origin: PhysicalKey) -> Steps[Hash]:
-        """Return the steps that hash a source, or what was made of it."""
-        digest = yield from self._reader.hash(origin, source.size, source.hash_type)
-        if not origin.is_local and not self._stores.remote.is_tls:
-            digest = yield from self._confirmed(digest, origin, source)
-        if origin == source.origin:
-            yield [partial(self.check_unchanged, source)]
-        return digest
-
-    def _confirmed(self, digest: Hash, origin: PhysicalKey, source: Source) -> Steps[Hash]:
-        """Read an object until it is the same twice: nothing else shows that no byte changed on its way without TLS."""
-        for _ in range(_TRIES):
-            self._jobs.progress.add(size=-source.size)
-            again = yield from self._reader.hash(origin, source.size, source.hash_type)
-            if again == digest:
-                return digest
-            digest = again
-        raise ChecksumMismatchError(f"{origin}: each time that it is read other bytes come")
-
-    def data(self, source: Source, start: int, stop: int) -> bytes:
-        """Read the bytes from ``start`` up to ``stop``."""
+    def read(self, source: Source, start: int, stop: int) -> bytes:
+        """Return the bytes of a source from ``start`` up to ``stop``."""
         if isinstance(source.origin, bytes):
-            self._jobs.progress.add(size=stop - start)
+            self._executor.progress.add(size=stop - start)
             return source.origin[start:stop]
-        with _of_a_package(source), BytesIO() as data:
-            data.writelines(self._reader.stream(source.origin, start, stop))  # To join them would hold them twice.
+        with _entry_as_damaged(source), BytesIO() as data:
+            data.writelines(self.stream(source.origin, start, stop))  # To join them would hold them twice.
             return data.getvalue()
 
     def stat(self, source: Source, origin: PhysicalKey) -> ObjectInfo:
-        """Look at an object again, and check that it still is what was listed."""
-        with _of_a_package(source):
+        """Return the state of a file or object, after checking that it is still the listed one."""
+        with _entry_as_damaged(source):
             with source_changed(origin):
                 stat = self._stores.of(origin).stat(origin)
             if stat.size != source.size or (source.etag and stat.etag != source.etag):
@@ -140,20 +128,20 @@ class SourceReader:
             return stat
 
     def check_unchanged(self, source: Source) -> None:
-        """Check after reading that a source which has no versions is still the one that was listed."""
+        """Check after reading that a source without versions is still the listed one."""
         if isinstance(source.origin, PhysicalKey) and source.origin.version_id is None:
             self.stat(source, source.origin)
 
 
 def check_hash(source: Source, digest: Hash | None) -> None:
-    """Check bytes against what the package that they come from says, before anybody sees them under their new name."""
+    """Check bytes against the hash that their package names, before they appear under their new name."""
     if source.hash and digest and source.hash.type == digest.type and source.hash != digest:
         raise damaged(source)
 
 
 @contextmanager
-def _of_a_package(source: Source) -> Iterator[None]:
-    """Tell an entry whose object is not what its manifest says from a file that changed since it was listed."""
+def _entry_as_damaged(source: Source) -> Iterator[None]:
+    """Raise EntryDamagedError for a changed source that is an entry of a package: its manifest names other bytes."""
     try:
         yield
     except SourceChangedError as error:
@@ -163,6 +151,6 @@ def _of_a_package(source: Source) -> Iterator[None]:
 
 
 def damaged(source: Source) -> EntryDamagedError:
-    """Return the error for an entry of a package whose bytes are others."""
+    """Return the error for an entry of a package that has lost its bytes."""
     where = "its content" if isinstance(source.origin, bytes) else str(source.origin)
     return EntryDamagedError(f"entry {source.logical_key!r}: {where} is gone, or does not hold the bytes that its package names")

@@ -1,4 +1,4 @@
-"""Carries out a plan on a bounded number of threads, and cleans up after itself when it fails or is told to stop."""
+"""Uploads, copies and hashes files and objects concurrently; aborts open uploads when the work fails or is stopped."""
 
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -8,9 +8,7 @@ from typing import Final, cast
 
 import msgspec
 
-from airflow_quilt.core.errors import (
-    UploadVanishedError,
-)
+from airflow_quilt.core.errors import UploadVanishedError
 from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of, hash_of, part_ranges, part_size
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -18,21 +16,21 @@ from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer,
 from airflow_quilt.core.runtime.executor import ByteBudget, Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.storage.base import MultipartUpload, ObjectInfo, Stores
-from airflow_quilt.core.transfer.hashing import SourceReader, check_hash, damaged, source_changed
+from airflow_quilt.core.transfer.hashing import Reader, check_hash, damaged, source_changed
 from airflow_quilt.core.transfer.multipart import MultipartUploads
 
-_TRIES: Final = 3
+_ATTEMPTS: Final = 3
 
 
 class Uploader:
-    """Carries out tasks, which become entries.
+    """Carries out transfers, each of which makes an entry.
 
     Args:
-        stores: where sources are and destinations go, and how much is done at a time.
-        progress: is told what is done; how much there is to do it has been told by whoever made it.
+        stores: hold sources and destinations; with the limits of concurrency and memory.
+        progress: counts finished files and bytes; its totals are the caller's to set.
         stop: set it from any thread, or from a signal handler, to end the work with :class:`CancelledError`.
-        since: the unix seconds at which an earlier try of the work began: what it sent is looked for, and not sent again. None
-            for a first try, which looks only for what has several parts.
+        since: the unix seconds at which an earlier attempt of the work began, whose objects and parts are found and not sent
+            again. None for a first attempt, which checks only destinations of objects with several parts.
     """
 
     def __init__(
@@ -44,68 +42,68 @@ class Uploader:
         since: float | None = None,
     ) -> None:
         self._stores = stores
-        self._jobs = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, stop=stop, retry=stores.retry)
-        self._progress = self._jobs.progress
-        self._sources = SourceReader(stores, self._jobs)
+        self._executor = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, stop=stop, retry=stores.retry)
+        self._progress = self._executor.progress
+        self._reader = Reader(stores, self._executor)
         self._memory = ByteBudget(stores.limits.max_bytes_in_flight)
         self._uploads = MultipartUploads(stores, since)
         self._since = since
         self._lock = threading.Lock()
         self.reused = self.bytes_reused = 0
-        """How many objects, and parts of objects, were right already where they were to go; and their bytes."""
+        """Count of objects, and parts of objects, that were already in place; and their bytes."""
 
-    def run(self, tasks: Iterable[Transfer]) -> Generator[tuple[Transfer, Entry]]:
-        """Carry out tasks; yield each and its entry as it is done, in any order.
+    def run(self, transfers: Iterable[Transfer]) -> Generator[tuple[Transfer, Entry]]:
+        """Carry out transfers; yield each with its entry when it is done, in any order.
 
         Raises:
-            CancelledError: the work was told to stop.
-            SourceChangedError: a source is not what it was when it was listed.
+            CancelledError: the work was stopped.
+            SourceChangedError: a source changed since it was listed.
             EntryDamagedError: an object does not hold the bytes that its package names.
             StorageError: a store refused or failed.
         """
         try:
-            yield from self._jobs.run((task, self._steps(task)) for task in tasks)
+            yield from self._executor.run((transfer, self._steps(transfer)) for transfer in transfers)
         except BaseException:
             self._uploads.abort()
             raise
 
-    def _steps(self, action: Transfer) -> Steps[Entry]:
-        match action:
+    def _steps(self, transfer: Transfer) -> Steps[Entry]:
+        match transfer:
             case HashInPlace():
-                return self._hash_in_place(action)
+                return self._hash_in_place(transfer)
             case Upload():
-                return self._upload(action)
+                return self._upload(transfer)
             case Copy():
-                return self._copy(action)
+                return self._copy(transfer)
 
-    def _hash_in_place(self, action: HashInPlace) -> Steps[Entry]:
-        source, origin = action.source, action.origin
+    def _hash_in_place(self, transfer: HashInPlace) -> Steps[Entry]:
+        source, origin = transfer.source, transfer.origin
         if not origin.is_local:
-            (stat,) = yield [partial(self._sources.stat, source, origin)]
+            (stat,) = yield [partial(self._reader.stat, source, origin)]
             source = msgspec.structs.replace(source, etag=stat.etag)
-            if known := (yield from self._sources.proven(source, stat)):
+            if known := (yield from self._reader.proven(source, stat)):
                 self._progress.add(size=source.size)
                 return source.entry(origin, known)
-        return source.entry(origin, (yield from self._sources.hash(source, origin)))
+        return source.entry(origin, (yield from self._reader.hash_source(source, origin)))
 
-    def _upload(self, action: Upload) -> Steps[Entry]:
-        if there := (yield from self._reuse(action)):
-            return there
-        source = action.source
+    def _upload(self, transfer: Upload) -> Steps[Entry]:
+        if reused := (yield from self._reuse(transfer)):
+            return reused
+        source = transfer.source
         if source.size <= part_size(source.size):
-            (entry,) = yield [partial(self._send_whole, action)]
+            (entry,) = yield [partial(self._send_whole, transfer)]
             return cast("Entry", entry)
-        return (yield from self._again_if_it_vanishes(action, partial(self._send_parts, source, action.destination)))
+        return (yield from self._repeat_if_vanished(transfer, partial(self._send_parts, source, transfer.destination)))
 
-    def _again_if_it_vanishes(self, action: Upload | Copy, steps: Callable[[], Steps[Entry]]) -> Steps[Entry]:
-        """Send an object in parts; if another try of the same work ended the upload, take what it made, or send it again."""
-        for _ in range(_TRIES):
+    def _repeat_if_vanished(self, transfer: Upload | Copy, steps: Callable[[], Steps[Entry]]) -> Steps[Entry]:
+        """Send an object in parts; if another attempt ended the upload, take the object that it made, or send the parts again."""
+        for _ in range(_ATTEMPTS):
             try:
                 return (yield from steps())
             except UploadVanishedError as error:
                 last = error
-            if there := (yield from self._reuse(action)):
-                return there
+            if reused := (yield from self._reuse(transfer)):
+                return reused
         raise last
 
     def _send_parts(self, source: Source, destination: PhysicalKey) -> Steps[Entry]:
@@ -115,95 +113,97 @@ class Uploader:
             partial(self._send_part, upload, number, source, start, stop)
             for number, (start, stop) in enumerate(part_ranges(source.size), 1)
         ]
-        yield [partial(self._sources.check_unchanged, source)]
+        yield [partial(self._reader.check_unchanged, source)]
         if kind.by_parts or isinstance(source.origin, bytes):
             digest = kind.combine(digests, source.size)
         else:
-            digest = yield from self._sources.hash(source, source.origin)
+            digest = yield from self._reader.hash_source(source, source.origin)
         check_hash(source, digest)
         (stat,) = yield [partial(self._uploads.complete, upload, destination, digest)]
         return source.entry(stat.key, digest)
 
-    def _reuse(self, action: Upload | Copy) -> Steps[Entry | None]:
-        """Return the entry if what lies at its destination is right, or None."""
-        source = action.source
-        if not (action.exact or self._since is not None or source.size > part_size(source.size)):
-            return None  # To look would take as long as to send.
-        (there,) = yield [partial(self._stores.find, action.destination)]
-        if there is None or there.size != source.size:
+    def _reuse(self, transfer: Upload | Copy) -> Steps[Entry | None]:
+        """Return the entry if the object at the destination is already the right one, or None."""
+        source = transfer.source
+        if not (transfer.exact or self._since is not None or source.size > part_size(source.size)):
+            return None  # The request would take as long as the transfer.
+        (existing,) = yield [partial(self._stores.find, transfer.destination)]
+        if existing is None or existing.size != source.size:
             return None
-        expected = yield from self._expected(action, there)
+        expected = yield from self._expected(transfer, existing)
         if expected is None:
             return None
-        is_right, was_read = there.proves(expected), source.is_local and not action.exact
-        if action.exact and not is_right and not there.contradicts(expected):
-            is_right, was_read = expected == (yield from self._sources.hash_object(there.key, there.size, expected.type)), True
-        if is_right != was_read:  # What was read has been counted as done.
+        is_right, was_read = existing.proves(expected), source.is_local and not transfer.exact
+        if transfer.exact and not is_right and not existing.contradicts(expected):
+            digest = yield from self._reader.hash(existing.key, existing.size, expected.type)
+            is_right, was_read = expected == digest, True
+        if is_right != was_read:  # Bytes that were read have been counted as done.
             self._progress.add(size=source.size if is_right else -source.size)
         if not is_right:
             return None
         self._count_reused(source.size)
-        return source.entry(there.key, expected)
+        return source.entry(existing.key, expected)
 
-    def _expected(self, action: Upload | Copy, there: ObjectInfo) -> Steps[Hash | None]:
-        """Return the hash that an object must have in order to be right, where it is worth the while to find out."""
-        source = action.source
-        if action.exact:
+    def _expected(self, transfer: Upload | Copy, existing: ObjectInfo) -> Steps[Hash | None]:
+        """Return the hash that proves an existing object to be the right one; None where a new transfer costs less."""
+        source = transfer.source
+        if transfer.exact:
             return source.hash
-        if isinstance(action, Copy):
-            (origin,) = yield [partial(self._sources.stat, source, action.origin)]
+        if isinstance(transfer, Copy):
+            (origin,) = yield [partial(self._reader.stat, source, transfer.origin)]
             return origin.proven(source.hash_type) or source.known
-        if there.sha256 is None and there.crc64nvme is None:
-            return None  # Nothing would prove it.
+        if existing.sha256 is None and existing.crc64nvme is None:
+            return None  # The store has no checksum to compare it with.
         if isinstance(source.origin, bytes):
             return hash_of(source.origin, source.hash_type)
-        return (yield from self._sources.hash(source, source.origin))
+        return (yield from self._reader.hash_source(source, source.origin))
 
     def _count_reused(self, size: int) -> None:
         with self._lock:
             self.reused += 1
             self.bytes_reused += size
 
-    def _copy(self, action: Copy) -> Steps[Entry]:
-        if there := (yield from self._reuse(action)):
-            return there
-        if action.source.size <= part_size(action.source.size):
-            return (yield from self._copy_once(action))
-        return (yield from self._again_if_it_vanishes(action, partial(self._copy_once, action)))
+    def _copy(self, transfer: Copy) -> Steps[Entry]:
+        if reused := (yield from self._reuse(transfer)):
+            return reused
+        if transfer.source.size <= part_size(transfer.source.size):
+            return (yield from self._copy_once(transfer))
+        return (yield from self._repeat_if_vanished(transfer, partial(self._copy_once, transfer)))
 
-    def _copy_once(self, action: Copy) -> Steps[Entry]:
-        source = action.source
-        (origin,) = yield [partial(self._sources.stat, source, action.origin)]
+    def _copy_once(self, transfer: Copy) -> Steps[Entry]:
+        source = transfer.source
+        (origin,) = yield [partial(self._reader.stat, source, transfer.origin)]
         if source.hash and origin.contradicts(source.hash):
             raise damaged(source)
         if source.size <= part_size(source.size):
-            (copied,) = yield [partial(self._copy_whole, source, origin, action.destination)]
+            (copied,) = yield [partial(self._copy_whole, source, origin, transfer.destination)]
             proven = copied.proven(source.hash_type)
         else:
-            copied, proven = yield from self._copy_parts(source, origin, action.destination)
-        # Where the store tells no checksum and nobody else is believed, one way is left: to read what it copied.
-        digest = proven or (None if action.exact else source.known) or (yield from self._sources.hash(source, copied.key))
+            copied, proven = yield from self._copy_parts(source, origin, transfer.destination)
+        # Without a checksum of the store, and with no other hash to trust, the copy has to be read.
+        digest = proven or (None if transfer.exact else source.known) or (yield from self._reader.hash_source(source, copied.key))
         check_hash(source, digest)
         return source.entry(copied.key, digest)
 
     def _copy_parts(self, source: Source, origin: ObjectInfo, destination: PhysicalKey) -> Steps[tuple[ObjectInfo, Hash | None]]:
-        """Let the store copy an object in parts; return the copy, and its hash where the store's checksums prove it.
+        """Let the store copy an object in parts; return the copy, and its hash if the store's checksums prove it.
 
-        Parts that an earlier try let copy are taken only where all of them together can be checked: nobody knows in which state
-        their source was.
+        Parts of an earlier attempt are reused only if the hash of all parts can be checked: the source may have changed between
+        the attempts.
         """
         kind, ranges = algorithm(source.hash_type), dict(enumerate(part_ranges(source.size), 1))
         expected = (origin.proven(source.hash_type) or source.known) if kind.by_parts else None
-        (upload,) = yield [partial(self._uploads.begin, destination, kind.store, takes_up=expected is not None)]
+        (upload,) = yield [partial(self._uploads.begin, destination, kind.store, may_resume=expected is not None)]
         sizes = {number: stop - start for number, (start, stop) in ranges.items()}
         arrived = {number: digest for number, size in sizes.items() if (digest := upload.arrived(number, size))}
         missing = [number for number in ranges if number not in arrived]
-        told = yield [partial(self._copy_part, upload, number, origin, *ranges[number]) for number in missing]
-        digests = arrived | dict(zip(missing, told, strict=True))
-        proven = kind.combine([digests[number] for number in ranges], source.size) if kind.by_parts and all(told) else None
+        copied_digests = yield [partial(self._copy_part, upload, number, origin, *ranges[number]) for number in missing]
+        digests = arrived | dict(zip(missing, copied_digests, strict=True))
+        is_proven = kind.by_parts and all(copied_digests)
+        proven = kind.combine([digests[number] for number in ranges], source.size) if is_proven else None
         if arrived and proven != expected:
             upload.abort()
-            raise UploadVanishedError("the parts that an earlier try let copy are not of this object", str(destination))
+            raise UploadVanishedError("the parts of an earlier attempt are not of this object", str(destination))
         check_hash(source, proven)
         (copied,) = yield [partial(self._uploads.complete, upload, destination, proven)]
         for number in arrived:
@@ -211,34 +211,34 @@ class Uploader:
             self._progress.add(size=sizes[number])
         return copied, proven
 
-    def _send_whole(self, action: Upload) -> Entry:
-        source, kind = action.source, algorithm(action.source.hash_type)
+    def _send_whole(self, transfer: Upload) -> Entry:
+        source, kind = transfer.source, algorithm(transfer.source.hash_type)
         with self._memory.hold(source.size):
-            data = self._sources.data(source, 0, source.size)
-            self._sources.check_unchanged(source)
+            data = self._reader.read(source, 0, source.size)
+            self._reader.check_unchanged(source)
             digest = digest_of([data], kind.new())
             whole = kind.combine([digest for _ in kind.parts(source.size)], source.size)
             check_hash(source, whole)
-            if action.earlier and action.earlier.hash == whole:
+            if transfer.previous and transfer.previous.hash == whole:
                 self._count_reused(source.size)
-                return source.entry(PhysicalKey.parse(action.earlier.physical_keys[0]), whole)
-            with self._taken_back(source.size):
-                return source.entry(self._stores.remote.upload(action.destination, data, digest, kind.store).key, whole)
+                return source.entry(PhysicalKey.parse(transfer.previous.physical_keys[0]), whole)
+            with self._uncounted_on_error(source.size):
+                return source.entry(self._stores.remote.upload(transfer.destination, data, digest, kind.store).key, whole)
 
     def _send_part(self, upload: MultipartUpload, number: int, source: Source, start: int, stop: int) -> bytes:
         with self._memory.hold(stop - start):
-            data = self._sources.data(source, start, stop)
+            data = self._reader.read(source, start, stop)
             digest = digest_of([data], algorithm(source.hash_type).new())
             if upload.has(number, data, digest):
                 self._count_reused(len(data))
             else:
-                with self._taken_back(len(data)):
+                with self._uncounted_on_error(len(data)):
                     upload.send(number, data, digest)
         return digest
 
     @contextmanager
-    def _taken_back(self, size: int) -> Iterator[None]:
-        """Count bytes as not done again where to send them fails: they will be read once more."""
+    def _uncounted_on_error(self, size: int) -> Iterator[None]:
+        """Take bytes off the progress if sending them fails, since they will be read once more."""
         try:
             yield
         except BaseException:

@@ -72,17 +72,17 @@ def in_place(source: Source) -> HashInPlace:
     return HashInPlace(source, source.origin)
 
 
-def carry_out(transfer: Uploader, tasks: Sequence[Transfer]) -> list[Entry]:
-    """Carry out tasks; return their entries in the same order."""
-    done = {id(task): entry for task, entry in transfer.run(tasks)}
-    return [done[id(task)] for task in tasks]
+def carry_out(uploader: Uploader, transfers: Sequence[Transfer]) -> list[Entry]:
+    """Carry out transfers; return their entries in the same order."""
+    done = {id(transfer): entry for transfer, entry in uploader.run(transfers)}
+    return [done[id(transfer)] for transfer in transfers]
 
 
-def run(stores: Stores, tasks: Sequence[Transfer], *taps: Tap, stop: threading.Event | None = None) -> list[Entry]:
+def run(stores: Stores, transfers: Sequence[Transfer], *taps: Tap, stop: threading.Event | None = None) -> list[Entry]:
     """Carry out actions and check that no thread stays behind, whatever comes of it."""
     threads = set(threading.enumerate())
     try:
-        return carry_out(Uploader(replace(tapped(stores, *taps), limits=FEW), stop=stop), tasks)
+        return carry_out(Uploader(replace(tapped(stores, *taps), limits=FEW), stop=stop), transfers)
     finally:
         assert set(threading.enumerate()) <= threads
 
@@ -99,10 +99,10 @@ def test_each_task_has_its_own_entry_whichever_finishes_first(stores: Stores, me
                 second_is_done.set()
             return answer
 
-    tasks = [content(str(i), b"%d" % i) for i in range(30)]
-    entries = run(stores, tasks, SlowFirst())
+    transfers = [content(str(i), b"%d" % i) for i in range(30)]
+    entries = run(stores, transfers, SlowFirst())
 
-    assert [entry.logical_key for entry in entries] == [task.logical_key for task in tasks]
+    assert [entry.logical_key for entry in entries] == [transfer.logical_key for transfer in transfers]
     for entry in entries:
         data = memory.get(PhysicalKey.parse(entry.physical_keys[0])).data
         assert (data, entry.size, entry.hash) == (entry.logical_key.encode(), len(data), hash_of(data))
@@ -302,10 +302,10 @@ def test_what_is_right_at_its_destination_is_left_there(
 ) -> None:
     data = os.urandom(size)
     there = memory.store(destination("object"), data).key
-    transfer = Uploader(tapped(stores, recorder))
-    (entry,) = carry_out(transfer, [exact(EXACT[kind](memory, write, data), data, hash_type)])
+    uploader = Uploader(tapped(stores, recorder))
+    (entry,) = carry_out(uploader, [exact(EXACT[kind](memory, write, data), data, hash_type)])
 
-    assert (transfer.reused, recorder.writes) == (1, [])
+    assert (uploader.reused, recorder.writes) == (1, [])
     assert (entry.physical_keys, entry.hash) == ((str(there),), hash_of(data, hash_type))
 
 
@@ -318,10 +318,10 @@ def test_what_is_wrong_at_its_destination_is_replaced(
     data = b"same size, these bytes"
     if there is not None:
         memory.store(destination("object"), there, "create", {"SHA256": checksum(there, "SHA256")} if told else {})
-    transfer = Uploader(stores)
-    (entry,) = carry_out(transfer, [exact(EXACT[kind](memory, write, data), data)])
+    uploader = Uploader(stores)
+    (entry,) = carry_out(uploader, [exact(EXACT[kind](memory, write, data), data)])
 
-    assert transfer.reused == 0
+    assert uploader.reused == 0
     assert memory.get(destination("object")).data == data
     assert entry.physical_keys == (str(memory.stat(destination("object")).key),)
 
