@@ -1,5 +1,6 @@
 """From the settings of a connection to a catalog, to clients of S3, and to storages."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
@@ -8,7 +9,7 @@ from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from airflow_quilt.core.catalog.client import Catalog, Http
+from airflow_quilt.core.catalog.client import CATALOG_RETRY, Catalog, HttpSettings
 from airflow_quilt.core.errors import AccessDeniedError, SettingsError
 from airflow_quilt.core.runtime.retry import NO_RETRY
 from airflow_quilt.core.storage.base import Stores
@@ -29,8 +30,9 @@ def make_catalog(settings: "QuiltSettings", conn_id: str | None, *, timeout: flo
     """
     if not settings.catalog:
         raise SettingsError(f"connection {conn_id!r}: it has no host; put the URL of the catalog there")
-    http = Http(verify=settings.verify, timeout=timeout or settings.timeout, attempts=attempts, allow_http=settings.allow_http)
-    return Catalog(settings.catalog, settings.secret, http=http, on_secret=mask_secret)
+    http = HttpSettings(verify=settings.verify, timeout=timeout or settings.timeout, allow_http=settings.allow_http)
+    retry = replace(CATALOG_RETRY, attempts=attempts)
+    return Catalog(settings.catalog, settings.secret, http=http, retry=retry, on_secret=mask_secret)
 
 
 def make_aws_hook(settings: "QuiltSettings", credentials: "CredentialSource | None") -> AwsGenericHook[Any]:

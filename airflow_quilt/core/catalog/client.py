@@ -1,7 +1,7 @@
-"""The Quilt service: what a catalog says of itself, and temporary S3 credentials for a login. The only HTTP besides S3.
+"""The Quilt service: the configuration of a catalog, and temporary S3 credentials for a login. The only HTTP besides S3.
 
 A login is an API key (``qk_…``), or a refresh token, which the service exchanges for an access token and a new refresh token
-each time. The calls are ``config.json``, ``/api/token`` and ``/api/auth/get_credentials``, as quilt3's ``session`` makes them.
+each time. The requests are ``config.json``, ``/api/token`` and ``/api/auth/get_credentials``, as in quilt3's ``session``.
 """
 
 import ipaddress
@@ -15,18 +15,23 @@ from urllib.parse import urljoin, urlsplit
 
 import pendulum
 import requests
-import tenacity
 
 from airflow_quilt.core.errors import CatalogError, CatalogUnavailableError, LoginError
+from airflow_quilt.core.runtime.retry import RetryPolicy, retried
 
 API_KEY_PREFIX: Final = "qk_"
 
-_MOST_SKEW: Final = 15 * 60  # S3 refuses signatures that are older.
-_MOST_WAIT: Final = 30.0
+CATALOG_RETRY: Final = RetryPolicy(seconds=120.0, shortest=0.5, longest=30.0, attempts=5, final=())
+"""The policy for a service that fails for now; ``Retry-After`` counts up to ``longest``."""
+
+_MOST_SKEW: Final = 15 * 60
+"""Seconds; S3 refuses signatures that are older."""
 _EARLY: Final = 60
+"""Seconds of its life in which an access token is not used any more."""
+_SHORTEST_LIFE: Final = 15 * 60.0
+"""Seconds that S3 credentials live at least: their lifetime where the service states none."""
 _BUSY: Final = 429
 _SERVER_ERROR: Final = 500
-_UNTOLD: Final = 15 * 60.0  # The least that S3 credentials live, where the service does not say how long.
 _NOT_FOUND: Final = 404
 _REJECTED: Final = frozenset({400, 401, 403})
 _MOST_SHOWN: Final = 200
@@ -34,12 +39,12 @@ _MOST_SHOWN: Final = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CatalogConfig:
-    """What a catalog says of itself, to anybody.
+    """The public configuration of a catalog, its ``config.json``.
 
     Attributes:
-        registry_url: where the service is.
-        region: of the buckets, where it says so.
-        stack_version: of the platform, likewise.
+        registry_url: the URL of the service, without a trailing ``/``.
+        region: the AWS region of the buckets; None where the catalog states none.
+        stack_version: the version of the platform; None where the catalog states none.
     """
 
     registry_url: str
@@ -49,7 +54,14 @@ class CatalogConfig:
 
 @dataclass(frozen=True, slots=True)
 class TemporaryCredentials:
-    """S3 credentials; ``lifetime`` is in seconds from when they were handed out, by the clock of whoever did it."""
+    """S3 credentials.
+
+    Attributes:
+        access_key: the access key ID.
+        secret_key: the secret access key.
+        session_token: the session token.
+        lifetime: seconds from the moment of the answer, by the clock of the service.
+    """
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -58,21 +70,17 @@ class TemporaryCredentials:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Http:
-    """How to talk to the service.
+class HttpSettings:
+    """The settings of HTTP connections to the service.
 
     Attributes:
-        verify: whether the certificate is checked, or the file of the authorities that count.
-        timeout: seconds to connect, and between the bytes of an answer.
-        attempts: how often a call is made that fails for now.
-        total: seconds after which it is not made again.
-        allow_http: whether to speak to another machine without TLS.
+        verify: True to verify its TLS certificate, False to accept any, or the path of a CA bundle (PEM).
+        timeout: seconds to connect, and between two bytes of an answer.
+        allow_http: True to connect to other machines without TLS; this machine is always reached without.
     """
 
     verify: bool | str = True
     timeout: float = 30.0
-    attempts: int = 5
-    total: float = 120.0
     allow_http: bool = False
 
 
@@ -81,10 +89,10 @@ class Catalog:
 
     Args:
         url: the catalog's, such as ``https://catalog.example.com``.
-        secret: an API key or a refresh token; None where only :meth:`config` is wanted.
-        http: how to talk.
-        on_secret: is told of each secret that comes of the login, before anybody can print it.
-        sleep: waits for so many seconds.
+        secret: an API key or a refresh token; None where only :meth:`config` is needed.
+        http: the settings of its connections.
+        retry: the policy for requests that fail for now.
+        on_secret: receives each secret that the login yields, before any code can print it.
     """
 
     def __init__(
@@ -92,14 +100,14 @@ class Catalog:
         url: str,
         secret: str | None = None,
         *,
-        http: Http | None = None,
+        http: HttpSettings | None = None,
+        retry: RetryPolicy = CATALOG_RETRY,
         on_secret: Callable[[str], object] = lambda _secret: None,
-        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.url = url.rstrip("/")
-        self._http = http or Http()
+        self._http = http or HttpSettings()
+        self._retry = retry
         self._on_secret = on_secret
-        self._sleep = sleep
         self._lock = threading.RLock()
         self._config: CatalogConfig | None = None
         self._api_key = secret if secret and secret.startswith(API_KEY_PREFIX) else None
@@ -108,11 +116,11 @@ class Catalog:
         self._access_ends = 0.0
 
     def config(self) -> CatalogConfig:
-        """Return what the catalog says of itself; it is asked once.
+        """Return the configuration of the catalog; it is requested once.
 
         Raises:
-            CatalogError: this is no catalog, its certificate is not trusted, or it would be reached without TLS.
-            CatalogUnavailableError: it cannot be reached, or fails.
+            CatalogError: the URL is no catalog's, its certificate is not trusted, or it would be reached without TLS.
+            CatalogUnavailableError: the catalog cannot be reached, or fails for now.
         """
         with self._lock:
             if self._config is None:
@@ -132,8 +140,8 @@ class Catalog:
 
         Raises:
             LoginError: the API key or refresh token is not accepted, or there is none.
-            CatalogError: the service answers something else than it should, or the clocks differ too much.
-            CatalogUnavailableError: it cannot be reached, or fails.
+            CatalogError: the answer holds no credentials, or the clocks differ by more than 15 minutes.
+            CatalogUnavailableError: the service cannot be reached, or fails for now.
         """
         with self._lock:
             url = f"{self.config().registry_url}/api/auth/get_credentials"
@@ -149,7 +157,7 @@ class Catalog:
             return TemporaryCredentials(access, secret, token, lifetime)
 
     def _token(self) -> str:
-        """Return what proves the login: the API key, or an access token that lives for a minute more."""
+        """Return the proof of the login: the API key, or an access token that lives for a minute more."""
         if self._api_key:
             return self._api_key
         if not self._refresh_token:
@@ -188,23 +196,14 @@ class Catalog:
                 f"{self.url}: S3 would refuse its signatures; set the clock"
             )
 
-    def _call(self, method: str, url: str, **options: Any) -> tuple[Mapping[str, Any], pendulum.DateTime | None]:
-        """Make a call, again while it fails for now; return the answer, and the time on the other side."""
+    @retried
+    def _call(self, method: str, url: str, /, **options: Any) -> tuple[Mapping[str, Any], pendulum.DateTime | None]:
+        """Make a request; return the fields of the answer, and the time of the service's clock."""
         self._check_url(url)
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(CatalogUnavailableError),
-            stop=tenacity.stop_after_attempt(self._http.attempts) | tenacity.stop_after_delay(self._http.total),
-            wait=_wait,
-            sleep=self._sleep,
-            reraise=True,
-        )
-        return retrying(self._call_once, method, url, options)
-
-    def _call_once(self, method: str, url: str, options: Mapping[str, Any]) -> tuple[Mapping[str, Any], pendulum.DateTime | None]:
         http = self._http
         with requests.Session() as session:
             session.trust_env = True
-            session.auth = _NoAuth()  # A .netrc file must not take the place of the login.
+            session.auth = _NoAuth()  # A .netrc file must not replace the login.
             try:
                 response = session.request(
                     method, url, timeout=http.timeout, verify=http.verify, allow_redirects=False, **options
@@ -247,7 +246,11 @@ class Catalog:
         return answer, _date(response)
 
     def _check_url(self, url: str) -> None:
-        """Refuse to send anything without TLS, but to this machine."""
+        """Check that a request goes over TLS, or to this machine, or that it may go without.
+
+        Raises:
+            CatalogError: it may not.
+        """
         parts = urlsplit(url)
         if parts.scheme == "https" and parts.hostname:
             return
@@ -257,8 +260,8 @@ class Catalog:
 
 
 def _lifetime(expiration: object, clock: pendulum.DateTime) -> float:
-    if expiration is None:  # As Quilt's own local catalog answers; its web pages take it for no end.
-        return _UNTOLD
+    if expiration is None:  # As Quilt's own local catalog answers, whose web pages take that for no end.
+        return _SHORTEST_LIFE
     end = pendulum.parse(str(expiration), strict=False)
     if not isinstance(end, pendulum.DateTime):
         raise TypeError(f"{expiration!r} is no time")
@@ -278,7 +281,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _retry_after(response: requests.Response) -> float | None:
-    """Return the seconds that a service asks to wait; it may name a time instead."""
+    """Return the seconds that an answer asks to wait, given as such or as a date; None if it does not ask."""
     text = response.headers.get("Retry-After", "")
     if text.isdigit():
         return float(text)
@@ -293,13 +296,3 @@ def _date(response: requests.Response) -> pendulum.DateTime | None:
         return pendulum.instance(parsedate_to_datetime(response.headers.get("Date", "")))
     except (TypeError, ValueError):
         return None
-
-
-_backoff = tenacity.wait_random_exponential(multiplier=0.5, max=_MOST_WAIT)
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    """Wait as long as the service asked, in reason, or longer each time."""
-    error = state.outcome.exception() if state.outcome else None
-    asked = error.retry_after if isinstance(error, CatalogUnavailableError) else None
-    return _backoff(state) if asked is None else min(max(asked, 0.0), _MOST_WAIT)

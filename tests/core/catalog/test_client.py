@@ -4,12 +4,13 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from airflow_quilt.core.catalog.client import Catalog, Http
+from airflow_quilt.core.catalog.client import CATALOG_RETRY, Catalog, HttpSettings
 from airflow_quilt.core.errors import CatalogError, CatalogUnavailableError, LoginError
 from testbed.catalog import CatalogServer, running_catalog
 from testbed.server import S3Server
@@ -30,9 +31,11 @@ def sleeps() -> Sleeps:
     return Sleeps()
 
 
-def login(server: CatalogServer, secret: str | None = None, *, sleeps: Sleeps | None = None, **http: Any) -> Catalog:
-    options = {"timeout": 5.0, **http}
-    return Catalog(server.url, secret or server.api_key, http=Http(**options), sleep=sleeps or Sleeps())
+def login(
+    server: CatalogServer, secret: str | None = None, *, sleeps: Sleeps | None = None, attempts: int = 5, **http: Any
+) -> Catalog:
+    retry = replace(CATALOG_RETRY, attempts=attempts, sleep=sleeps or Sleeps())
+    return Catalog(server.url, secret or server.api_key, http=HttpSettings(**{"timeout": 5.0, **http}), retry=retry)
 
 
 def test_config_names_registry_url(catalog: CatalogServer) -> None:
@@ -174,7 +177,7 @@ def test_plain_http_only_on_loopback(url: str) -> None:
 def test_allow_http_permits_host(catalog: CatalogServer) -> None:
     mapped = catalog.url.replace("127.0.0.1", "[::ffff:127.0.0.1]")  # Not every Python takes this for loopback.
 
-    assert Catalog(mapped, catalog.api_key, http=Http(allow_http=True)).config().stack_version == "1.69.0"
+    assert Catalog(mapped, catalog.api_key, http=HttpSettings(allow_http=True)).config().stack_version == "1.69.0"
 
 
 def test_registry_url_needs_tls(catalog: CatalogServer) -> None:
@@ -234,7 +237,7 @@ def closed_port() -> Iterator[str]:
 
 def test_unreachable_is_transient(sleeps: Sleeps) -> None:
     with closed_port() as url, pytest.raises(CatalogUnavailableError, match="cannot be reached") as raised:
-        Catalog(url, "qk_key", sleep=sleeps).config()
+        Catalog(url, "qk_key", retry=replace(CATALOG_RETRY, sleep=sleeps)).config()
     assert raised.value.transient
     assert len(sleeps.seconds) == 4
 
