@@ -87,7 +87,7 @@ def run(stores: Stores, transfers: Sequence[Transfer], *taps: Tap, stop: threadi
         assert set(threading.enumerate()) <= threads
 
 
-def test_each_task_has_its_own_entry_whichever_finishes_first(stores: Stores, memory: MemoryStorage) -> None:
+def test_each_task_has_its_entry(stores: Stores, memory: MemoryStorage) -> None:
     second_is_done = threading.Event()
 
     class SlowFirst:
@@ -108,7 +108,7 @@ def test_each_task_has_its_own_entry_whichever_finishes_first(stores: Stores, me
         assert (data, entry.size, entry.hash) == (entry.logical_key.encode(), len(data), hash_of(data))
 
 
-def test_as_many_calls_run_at_a_time_as_there_are_threads_and_never_more(stores: Stores, recorder: Recorder) -> None:
+def test_concurrency_equals_limit(stores: Stores, recorder: Recorder) -> None:
     meet = threading.Barrier(THREADS)
 
     class Meeting:
@@ -123,7 +123,7 @@ def test_as_many_calls_run_at_a_time_as_there_are_threads_and_never_more(stores:
     assert len(recorder.of("upload")) == 5 * THREADS
 
 
-def test_as_many_bytes_are_in_flight_as_the_limits_say_and_never_more(stores: Stores, recorder: Recorder) -> None:
+def test_buffer_equals_limit(stores: Stores, recorder: Recorder) -> None:
     meet = threading.Barrier(2)
 
     class Meeting:
@@ -131,22 +131,22 @@ def test_as_many_bytes_are_in_flight_as_the_limits_say_and_never_more(stores: St
             meet.wait(WAIT)
             return run()
 
-    narrow = replace(tapped(stores, recorder, Meeting()), limits=Limits(max_concurrency=THREADS, memory=25))
+    narrow = replace(tapped(stores, recorder, Meeting()), limits=Limits(max_concurrency=THREADS, max_bytes_in_flight=25))
     carry_out(Uploader(narrow), [content(str(i), bytes(10)) for i in range(20)])
 
     assert recorder.most_at_once == 2
     assert len(recorder.of("upload")) == 20
 
 
-def test_what_is_larger_than_the_limits_goes_alone(stores: Stores, recorder: Recorder) -> None:
-    narrow = replace(tapped(stores, recorder), limits=Limits(max_concurrency=THREADS, memory=5))
+def test_oversized_upload_goes_alone(stores: Stores, recorder: Recorder) -> None:
+    narrow = replace(tapped(stores, recorder), limits=Limits(max_concurrency=THREADS, max_bytes_in_flight=5))
     carry_out(Uploader(narrow), [content(str(i), bytes(10)) for i in range(20)])
 
     assert recorder.most_at_once == 1
     assert len(recorder.of("upload")) == 20
 
 
-def test_an_empty_plan_needs_no_call(stores: Stores, recorder: Recorder) -> None:
+def test_empty_plan_makes_no_call(stores: Stores, recorder: Recorder) -> None:
     assert run(stores, [], recorder) == []
     assert recorder.calls == []
 
@@ -163,7 +163,7 @@ def test_an_empty_plan_needs_no_call(stores: Stores, recorder: Recorder) -> None
     ],
 )
 @pytest.mark.parametrize("kind", ["content", "file", "copy"])
-def test_parts_lie_on_the_grid_of_the_format(
+def test_parts_follow_the_grid(
     memory: MemoryStorage, recorder: Recorder, write: Callable[..., Path], kind: str, size: int, parts: list[int]
 ) -> None:
     data = os.urandom(size)
@@ -185,16 +185,14 @@ def test_parts_lie_on_the_grid_of_the_format(
 
 
 @pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
-def test_every_byte_of_a_file_is_read_once(stores: Stores, recorder: Recorder, write: Callable[..., Path], size: int) -> None:
+def test_file_is_read_once(stores: Stores, recorder: Recorder, write: Callable[..., Path], size: int) -> None:
     run(stores, [file_upload(write("file", os.urandom(size)))], recorder)
 
     assert recorder.bytes_read == size
 
 
 @pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
-def test_a_copy_reads_no_byte_where_the_store_tells_its_checksum(
-    stores: Stores, memory: MemoryStorage, recorder: Recorder, size: int
-) -> None:
+def test_copy_reads_nothing(stores: Stores, memory: MemoryStorage, recorder: Recorder, size: int) -> None:
     data = os.urandom(size)
     (entry,) = run(stores, [copy_of(object_source(memory, data))], recorder)
 
@@ -203,7 +201,7 @@ def test_a_copy_reads_no_byte_where_the_store_tells_its_checksum(
 
 
 @pytest.mark.parametrize("size", [0, 5, 2 * PART + 5], ids=["empty", "small", "in parts"])
-def test_a_copy_is_read_once_where_the_store_tells_no_checksum(recorder: Recorder, size: int) -> None:
+def test_silent_copy_is_read_once(recorder: Recorder, size: int) -> None:
     silent = SilentStorage(["registry", "source"])
     data = os.urandom(size)
     (entry,) = run(Stores(LocalStorage(), silent), [copy_of(object_source(silent, data))], recorder)
@@ -216,7 +214,7 @@ def test_a_copy_is_read_once_where_the_store_tells_no_checksum(recorder: Recorde
 
 @pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
-def test_a_hash_of_the_wanted_type_that_is_known_is_kept_by_a_copy(recorder: Recorder, size: int, hash_type: str) -> None:
+def test_copy_keeps_known_hash(recorder: Recorder, size: int, hash_type: str) -> None:
     silent = SilentStorage(["registry", "source"])
     data = os.urandom(size)
     source = changed(object_source(silent, data), hash=hash_of(data, hash_type), hash_type=hash_type)
@@ -230,9 +228,7 @@ def test_a_hash_of_the_wanted_type_that_is_known_is_kept_by_a_copy(recorder: Rec
 @pytest.mark.parametrize("known", HASH_TYPES)
 @pytest.mark.parametrize("wanted", [CHUNKED, CRC64NVME])
 @pytest.mark.parametrize("kind", [MemoryStorage, SilentStorage], ids=["store tells checksums", "store tells none"])
-def test_what_is_copied_has_the_wanted_type_of_hash_whatever_it_had(
-    kind: type[MemoryStorage], wanted: str, known: str, size: int
-) -> None:
+def test_copy_gets_hash_type(kind: type[MemoryStorage], wanted: str, known: str, size: int) -> None:
     store = kind(["registry", "source"])
     data = os.urandom(size)
     source = changed(object_source(store, data), hash=hash_of(data, known), hash_type=wanted, meta={"theirs": 1})
@@ -244,7 +240,7 @@ def test_what_is_copied_has_the_wanted_type_of_hash_whatever_it_had(
 
 @pytest.mark.parametrize("size", [0, 5, PART, 2 * PART + 5], ids=["empty", "small", "one part", "in parts"])
 @pytest.mark.parametrize("kind", ["content", "file", "copy", "object in place", "file in place"])
-def test_every_kind_of_source_gets_a_crc_where_that_is_wanted(
+def test_every_source_may_get_crc(
     stores: Stores, memory: MemoryStorage, write: Callable[..., Path], kind: str, size: int
 ) -> None:
     data = os.urandom(size)
@@ -266,9 +262,7 @@ def test_every_kind_of_source_gets_a_crc_where_that_is_wanted(
 
 
 @pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
-def test_a_crc_of_an_object_that_stays_is_read_only_where_the_store_tells_none(
-    stores: Stores, memory: MemoryStorage, size: int
-) -> None:
+def test_known_crc_is_not_read(stores: Stores, memory: MemoryStorage, size: int) -> None:
     data = os.urandom(size)
     for told in (True, False):
         recorder = Recorder()
@@ -297,7 +291,7 @@ EXACT: dict[str, Callable[[MemoryStorage, Callable[..., Path], bytes], Upload | 
 @pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("size", [0, 5, 2 * PART + 5], ids=["empty", "small", "in parts"])
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
-def test_what_is_right_at_its_destination_is_left_there(
+def test_right_destination_is_kept(
     stores: Stores, memory: MemoryStorage, write: Callable[..., Path], recorder: Recorder, kind: str, size: int, hash_type: str
 ) -> None:
     data = os.urandom(size)
@@ -312,7 +306,7 @@ def test_what_is_right_at_its_destination_is_left_there(
 @pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("there", [None, b"x", b"same size, other bytes"], ids=["nothing", "another size", "other bytes"])
 @pytest.mark.parametrize("told", [True, False], ids=["checksum told", "no checksum"])
-def test_what_is_wrong_at_its_destination_is_replaced(
+def test_wrong_destination_replaced(
     stores: Stores, memory: MemoryStorage, write: Callable[..., Path], kind: str, there: bytes | None, *, told: bool
 ) -> None:
     data = b"same size, these bytes"
@@ -330,7 +324,7 @@ def test_what_is_wrong_at_its_destination_is_replaced(
 @pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
 @pytest.mark.parametrize("store", [MemoryStorage, SilentStorage], ids=["store tells checksums", "store tells none"])
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
-def test_a_source_that_has_not_the_hash_that_is_known_of_it_is_damaged(
+def test_wrong_known_hash_is_damage(
     write: Callable[..., Path], kind: str, size: int, store: type[MemoryStorage], hash_type: str
 ) -> None:
     memory = store(["registry", "source"])
@@ -343,7 +337,7 @@ def test_a_source_that_has_not_the_hash_that_is_known_of_it_is_damaged(
 
 
 @pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
-def test_an_exact_copy_takes_no_word_for_its_hash(recorder: Recorder, size: int) -> None:
+def test_exact_copy_proves_its_hash(recorder: Recorder, size: int) -> None:
     silent = SilentStorage(["registry", "source"])
     data = os.urandom(size)
     (entry,) = run(Stores(LocalStorage(), silent), [exact(copy_of(object_source(silent, data)), data)], recorder)
@@ -363,7 +357,7 @@ def test_an_exact_copy_takes_no_word_for_its_hash(recorder: Recorder, size: int)
         pytest.param(bytes(PART + 1), "own", True, id="the checksum of a whole that is larger than a part"),
     ],
 )
-def test_an_object_that_stays_is_read_only_where_its_checksum_proves_nothing(
+def test_proven_object_is_not_read(
     stores: Stores, memory: MemoryStorage, recorder: Recorder, data: bytes, known: str | None, *, is_read: bool
 ) -> None:
     own = to_s3(hashlib.sha256(data).digest())
@@ -385,9 +379,7 @@ def test_an_object_that_stays_is_read_only_where_its_checksum_proves_nothing(
         pytest.param([2 * PART, 5], True, id="fewer parts"),
     ],
 )
-def test_an_object_that_was_sent_in_parts_is_read_unless_they_are_those_of_the_format(
-    stores: Stores, memory: MemoryStorage, recorder: Recorder, cuts: list[int], *, is_read: bool
-) -> None:
+def test_odd_parts_are_read(stores: Stores, memory: MemoryStorage, recorder: Recorder, cuts: list[int], *, is_read: bool) -> None:
     data = os.urandom(2 * PART + 5)
     upload = memory.begin(PhysicalKey("registry", "data/object"))
     for number, stop in enumerate(itertools.accumulate(cuts), 1):
@@ -401,7 +393,7 @@ def test_an_object_that_was_sent_in_parts_is_read_unless_they_are_those_of_the_f
     assert entry == source.entry(source.origin, hash_of(data))
 
 
-def test_an_object_in_parts_of_which_the_store_tells_nothing_is_read(recorder: Recorder) -> None:
+def test_unknown_parts_are_read(recorder: Recorder) -> None:
     class Silent(MemoryStorage):
         def part_sizes(self, stat: ObjectInfo) -> list[int]:  # noqa: ARG002
             return []
@@ -416,9 +408,7 @@ def test_an_object_in_parts_of_which_the_store_tells_nothing_is_read(recorder: R
 
 
 @pytest.mark.parametrize("size", [0, 5, 2 * PART + 5], ids=["empty", "small", "in parts"])
-def test_a_file_that_stays_is_read_once_and_nothing_is_written(
-    stores: Stores, recorder: Recorder, write: Callable[..., Path], size: int
-) -> None:
+def test_kept_file_is_read_once(stores: Stores, recorder: Recorder, write: Callable[..., Path], size: int) -> None:
     data = os.urandom(size)
     source = file_source(write("file", data))
     (entry,) = run(stores, [in_place(source)], recorder)
@@ -451,9 +441,7 @@ CHANGES = {"grows": append, "shrinks": truncate, "changes": rewrite, "vanishes":
 @pytest.mark.parametrize("size", [50, 2 * PART + 5], ids=["small", "in parts"])
 @pytest.mark.parametrize("kind", ["upload", "hash in place"])
 @pytest.mark.parametrize("moment", ["before the first byte", "after the first read"])
-def test_a_file_that_is_not_what_was_listed_fails_the_transfer(
-    write: Callable[..., Path], change: str, size: int, kind: str, moment: str
-) -> None:
+def test_changed_file_is_an_error(write: Callable[..., Path], change: str, size: int, kind: str, moment: str) -> None:
     memory = MemoryStorage(["registry"])
     path = write("file", os.urandom(size))
     action = file_upload(path) if kind == "upload" else in_place(file_source(path))
@@ -473,9 +461,7 @@ def test_a_file_that_is_not_what_was_listed_fails_the_transfer(
 @pytest.mark.parametrize("versioned", [True, False], ids=["versioned", "not versioned"])
 @pytest.mark.parametrize("size", [50, 2 * PART + 5], ids=["small", "in parts"])
 @pytest.mark.parametrize("kind", ["copy", "hash in place"])
-def test_an_object_that_is_replaced_after_it_was_listed_is_seen_or_taken_as_it_was(
-    size: int, kind: str, *, versioned: bool
-) -> None:
+def test_replaced_object_is_seen(size: int, kind: str, *, versioned: bool) -> None:
     memory = MemoryStorage(["registry", "source"], versioned=versioned)
     stores = Stores(LocalStorage(), memory)
     data = os.urandom(size)
@@ -502,7 +488,7 @@ def test_an_object_that_is_replaced_after_it_was_listed_is_seen_or_taken_as_it_w
         pytest.param(50, "hash in place", "stream", id="hash in place"),
     ],
 )
-def test_an_object_without_versions_that_is_replaced_during_the_transfer_fails_it(size: int, kind: str, operation: str) -> None:
+def test_replaced_during_transfer(size: int, kind: str, operation: str) -> None:
     memory = MemoryStorage(["registry", "source"], versioned=False)
     data = os.urandom(size)
     source = object_source(memory, data)
@@ -525,7 +511,7 @@ PARTED = {
 
 @pytest.mark.parametrize("operation", PARTED)
 @pytest.mark.parametrize("mode", ["before", "after"])
-def test_an_upload_whose_part_fails_is_aborted_and_the_failure_is_told(
+def test_failed_part_aborts_upload(
     stores: Stores, memory: MemoryStorage, recorder: Recorder, large_file: Path, operation: str, mode: str
 ) -> None:
     fault = Fault(2, "after" if mode == "after" else "before", among=lambda call: call.operation == operation)
@@ -538,9 +524,7 @@ def test_an_upload_whose_part_fails_is_aborted_and_the_failure_is_told(
     assert list(memory.list_objects(PhysicalKey("registry", ""))) == []
 
 
-def test_a_failure_elsewhere_aborts_every_upload_that_was_begun(
-    stores: Stores, memory: MemoryStorage, recorder: Recorder, large_file: Path
-) -> None:
+def test_failure_aborts_all_uploads(stores: Stores, memory: MemoryStorage, recorder: Recorder, large_file: Path) -> None:
     begun = threading.Barrier(3)
 
     class FailWhenBegun:
@@ -566,7 +550,7 @@ def test_a_failure_elsewhere_aborts_every_upload_that_was_begun(
     assert memory.uploads == []
 
 
-def test_an_abort_that_fails_is_logged_and_hides_neither_the_failure_nor_the_other_aborts(
+def test_failed_abort_hides_nothing(
     stores: Stores, memory: MemoryStorage, recorder: Recorder, large_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     begun = threading.Barrier(2)
@@ -600,9 +584,7 @@ def test_an_abort_that_fails_is_logged_and_hides_neither_the_failure_nor_the_oth
     assert "could not be aborted" in caplog.text
 
 
-def test_a_file_that_changes_while_its_parts_are_sent_leaves_no_upload_open(
-    stores: Stores, memory: MemoryStorage, recorder: Recorder, large_file: Path
-) -> None:
+def test_changed_file_aborts_upload(stores: Stores, memory: MemoryStorage, recorder: Recorder, large_file: Path) -> None:
     changing = Before(lambda call: call.operation == "send part" and call.number == 2, lambda: append(large_file))
 
     with pytest.raises(SourceChangedError):
@@ -611,9 +593,7 @@ def test_a_file_that_changes_while_its_parts_are_sent_leaves_no_upload_open(
     assert memory.uploads == []
 
 
-def test_a_transfer_that_was_stopped_before_it_began_ends_within_one_round_of_calls(
-    stores: Stores, memory: MemoryStorage, recorder: Recorder
-) -> None:
+def test_early_stop_ends_soon(stores: Stores, memory: MemoryStorage, recorder: Recorder) -> None:
     stop = threading.Event()
     stop.set()
 
@@ -623,7 +603,7 @@ def test_a_transfer_that_was_stopped_before_it_began_ends_within_one_round_of_ca
     assert memory.uploads == []
 
 
-def test_a_transfer_that_was_stopped_is_cancelled_even_where_nothing_had_to_move(stores: Stores) -> None:
+def test_empty_plan_is_cancelled(stores: Stores) -> None:
     stop = threading.Event()
     stop.set()
 
@@ -631,9 +611,7 @@ def test_a_transfer_that_was_stopped_is_cancelled_even_where_nothing_had_to_move
         run(stores, [], stop=stop)
 
 
-def test_a_stop_during_the_transfer_ends_it_within_a_bounded_number_of_calls(
-    stores: Stores, memory: MemoryStorage, recorder: Recorder
-) -> None:
+def test_stop_ends_within_few_calls(stores: Stores, memory: MemoryStorage, recorder: Recorder) -> None:
     stop = threading.Event()
     seen = []
 
@@ -650,9 +628,7 @@ def test_a_stop_during_the_transfer_ends_it_within_a_bounded_number_of_calls(
 
 
 @pytest.mark.parametrize("operation", PARTED)
-def test_a_stop_between_parts_aborts_the_upload(
-    stores: Stores, memory: MemoryStorage, recorder: Recorder, large_file: Path, operation: str
-) -> None:
+def test_stop_aborts_upload(stores: Stores, memory: MemoryStorage, recorder: Recorder, large_file: Path, operation: str) -> None:
     stop = threading.Event()
     stopping = Before(lambda call: call.operation == operation and call.number == 2, stop.set)
 
@@ -663,7 +639,7 @@ def test_a_stop_between_parts_aborts_the_upload(
     assert memory.uploads == []
 
 
-def test_a_stop_ends_the_reading_of_a_file_between_two_chunks(memory: MemoryStorage, write: Callable[..., Path]) -> None:
+def test_stop_between_chunks(memory: MemoryStorage, write: Callable[..., Path]) -> None:
     path = write("one-part.bin", bytes(PART))
     stop = threading.Event()
     read: list[int] = []
@@ -682,9 +658,7 @@ def test_a_stop_ends_the_reading_of_a_file_between_two_chunks(memory: MemoryStor
     assert len(read) == 1
 
 
-def test_progress_is_told_of_every_entry_and_byte_once(
-    stores: Stores, memory: MemoryStorage, large_file: Path, write: Callable[..., Path]
-) -> None:
+def test_progress_counts_once(stores: Stores, memory: MemoryStorage, large_file: Path, write: Callable[..., Path]) -> None:
     lines: list[str] = []
     copied = os.urandom(1000)
     actions = [
@@ -703,7 +677,7 @@ def test_progress_is_told_of_every_entry_and_byte_once(
     assert done == sorted(done)
 
 
-def test_one_file_that_fails_ends_the_work_on_the_others(stores: Stores, recorder: Recorder, write: Callable[..., Path]) -> None:
+def test_one_failure_ends_all(stores: Stores, recorder: Recorder, write: Callable[..., Path]) -> None:
     path = write("short", b"four")
     short = file_upload(path)
     truncate(path)
