@@ -1,4 +1,4 @@
-"""What works in a registry and what does not, part by part, without leaving anything behind."""
+"""Checks of a registry, part by part, that leave nothing behind."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Verdict = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What came of looking at one part."""
+    """The result of one check."""
 
     part: str
     verdict: Verdict
@@ -25,27 +25,26 @@ class CheckResult:
         return f"{label} {self.part}: {self.detail}"
 
 
-def look(part: str, check: Callable[[], str], *, bad: Verdict = "failed") -> CheckResult:
-    """Make a check that returns what it found or raises; ``bad`` is the verdict when it raises one of the engine's errors."""
+def run_check(part: str, check: Callable[[], str], *, on_error: Verdict = "failed") -> CheckResult:
+    """Run a check, which returns a detail or raises; ``on_error`` is the verdict for a :class:`QuiltError`."""
     try:
         return CheckResult(part, "ok", check())
     except QuiltError as error:
-        return CheckResult(part, bad, f"{error}")
+        return CheckResult(part, on_error, f"{error}")
 
 
-def check_registry(registry: Registry) -> Iterator[CheckResult]:
-    """Look at the parts of a registry that publishing and reading need; later parts are left out where the first fails."""
+def run_checks(registry: Registry) -> Iterator[CheckResult]:
+    """Check the parts of a registry that publishing and reading need; stop if its packages cannot be listed."""
     if registry.location.is_local:
-        yield look("registry", lambda: f"{registry.location} is a directory of this machine with {_packages(registry)}")
+        yield run_check("registry", lambda: f"{registry.location} is a directory of this machine with {_packages(registry)}")
         return
-    first = look("list", lambda: f"{registry.location} has {_packages(registry)}")
-    yield first
+    yield (first := run_check("list", lambda: f"{registry.location} has {_packages(registry)}"))
     if first.verdict == "failed":
         return
-    yield look("read", lambda: _may_read(registry))
-    yield look("write", lambda: _may_write(registry), bad="warning")
-    yield look("versions", lambda: _keeps_versions(registry), bad="warning")
-    yield look("workflows", lambda: _workflows(registry))
+    yield run_check("read", lambda: _read(registry))
+    yield run_check("write", lambda: _write(registry), on_error="warning")
+    yield run_check("versions", lambda: _keeps_versions(registry), on_error="warning")
+    yield run_check("workflows", lambda: _workflows(registry))
 
 
 def _packages(registry: Registry) -> str:
@@ -53,12 +52,12 @@ def _packages(registry: Registry) -> str:
     return f"packages, {found} among them" if found else "no package yet"
 
 
-def _may_read(registry: Registry) -> str:
+def _read(registry: Registry) -> str:
     registry.workflows_config()
     return f"may read {layout.OWN}"
 
 
-def _may_write(registry: Registry) -> str:
+def _write(registry: Registry) -> str:
     registry.check_writable()
     return f"may write {layout.OWN}"
 

@@ -1,6 +1,6 @@
 """What works in a connection and what does not, part by part."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -8,7 +8,7 @@ from botocore.config import Config
 
 from airflow_quilt.core.catalog.client import API_KEY_PREFIX
 from airflow_quilt.core.catalog.credentials import CredentialSource
-from airflow_quilt.core.diagnostics import CheckResult, check_registry, look
+from airflow_quilt.core.diagnostics import CheckResult, run_check, run_checks
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.plan.placement import parse_dest
 from airflow_quilt.core.registry.registry import Registry
@@ -19,25 +19,24 @@ from airflow_quilt.hooks._stores import identify, make_aws_hook, make_catalog, m
 if TYPE_CHECKING:
     from airflow_quilt.core.catalog.client import Catalog
     from airflow_quilt.hooks._settings import QuiltSettings
-    from airflow_quilt.hooks.quilt import QuiltHook
 
 _SECONDS: Final = 5.0
 """What each part has to answer: somebody is waiting."""
 _QUICK: Final = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"mode": "standard", "total_max_attempts": 1})
 
 
-def check(hook: "QuiltHook") -> Iterator[CheckResult]:
+def check(read: "Callable[[], QuiltSettings]", conn_id: str | None) -> Iterator[CheckResult]:
     """Look at the parts of a connection, until one fails that the next ones need."""
     try:
-        settings = hook.settings
+        settings = read()
     except QuiltError as error:
         yield CheckResult("connection", "failed", str(error))
         return
     yield CheckResult("connection", "ok", "its settings can be read")
     source = catalog = None
     if settings.catalog:
-        catalog = make_catalog(settings, hook.quilt_conn_id, timeout=_SECONDS, attempts=1)
-        yield (found := look("catalog", partial(_describe, catalog)))
+        catalog = make_catalog(settings, conn_id, timeout=_SECONDS, attempts=1)
+        yield (found := run_check("catalog", partial(_describe, catalog)))
         if settings.secret and found.verdict == "failed":
             return
     if catalog and settings.secret:
@@ -45,7 +44,7 @@ def check(hook: "QuiltHook") -> Iterator[CheckResult]:
             yield CheckResult("login", "warning", "a refresh token is not tried: it may count only once. Use an API key")
             return
         source = CredentialSource(catalog.credentials)
-        yield (found := look("login", partial(_log_in, source)))
+        yield (found := run_check("login", partial(_log_in, source)))
         if found.verdict == "failed":
             return
     yield from _check_s3(settings, source, catalog if source else None)
@@ -59,7 +58,9 @@ def _check_s3(settings: "QuiltSettings", source: CredentialSource | None, catalo
         yield CheckResult("registry", "failed", str(error))
         return
     if location is None or not location.is_local:
-        yield (found := look("identity", lambda: "nobody, for public buckets" if settings.anonymous else identify(aws, _QUICK)))
+        yield (
+            found := run_check("identity", lambda: "nobody, for public buckets" if settings.anonymous else identify(aws, _QUICK))
+        )
         if found.verdict == "failed":
             return
     if location is None:
@@ -70,11 +71,11 @@ def _check_s3(settings: "QuiltSettings", source: CredentialSource | None, catalo
     except QuiltError as error:
         yield CheckResult("registry", "failed", str(error))
         return
-    yield from check_registry(registry)
+    yield from run_checks(registry)
     if dest := settings.dest:
-        yield look("dest", lambda: f"files land below {parse_dest(dest, registry.location)}")
+        yield run_check("dest", lambda: f"files land below {parse_dest(dest, registry.location)}")
     if workflow := settings.workflow:
-        yield look("workflow", partial(_find_workflow, registry, workflow))
+        yield run_check("workflow", partial(_find_workflow, registry, workflow))
 
 
 def _describe(catalog: "Catalog") -> str:
