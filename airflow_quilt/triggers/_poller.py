@@ -1,4 +1,4 @@
-"""Looks at packages, one after the other, for as long as somebody wants to know; all work on S3 is done on threads."""
+"""The poller of a registry: snapshots of watched packages for as long as a trigger subscribes; all work on S3 runs on threads."""
 
 import asyncio
 import logging
@@ -20,35 +20,38 @@ if TYPE_CHECKING:
     from airflow_quilt.core.registry.watch import Watch
     from airflow_quilt.hooks._queue import PackageQueue
     from airflow_quilt.hooks.quilt import QuiltHook
+    from airflow_quilt.triggers._cursor import Cursor
 
 _log = logging.getLogger(__name__)
 
 _GATHERING: Final = 1.0
-"""Seconds in which triggers that start together join one look."""
+"""Seconds in which triggers that start together join one poll."""
 _LONGEST_PAUSE: Final = 900.0
 _QUEUE_PAUSE: Final = 30.0
-_ANEW: Final = 3
-"""After so many failures the connection is read again."""
+_REOPEN_AFTER: Final = 3
+"""Failures in a row after which the connection is read again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """What was seen of the packages of a registry at one moment.
+    """The ``latest`` top hashes of packages at one moment.
 
     Attributes:
-        registry: where.
-        packages: the names and patterns that were looked for.
+        registry: the polled registry.
+        packages: the names and patterns that were polled.
         found: top hashes by package.
         hook: knows the catalog.
+        reported: the state of each trigger after this snapshot, to be saved once Airflow has stored its events.
     """
 
     registry: "Registry"
     packages: frozenset[str]
     found: Mapping[str, str]
     hook: "QuiltHook"
+    reported: "dict[Cursor, Mapping[str, str]]" = field(default_factory=dict)
 
     async def of(self, package: str) -> dict[str, str]:
-        """Return what was found of a package, or of those that match a pattern, which are looked through on a thread."""
+        """Return the top hash of a package, or those of all that match a pattern, which are searched on a thread."""
         if is_pattern(package):
             return await asyncio.to_thread(self._matching, package)
         return {package: self.found[package]} if package in self.found else {}
@@ -57,15 +60,15 @@ class Snapshot:
         return {name: top_hash for name, top_hash in self.found.items() if matches(name, pattern)}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Subscriptions:
-    """Who wants to know of which packages, among the triggers that share looks."""
+    """The names and patterns that the triggers of one poller watch."""
 
     packages: Counter[str] = field(default_factory=Counter)
     joined: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def gather(self) -> None:
-        """Wait until there is somebody; and a moment, for those who come along."""
+        """Wait for the first subscription, and a moment for those that start with it."""
         if not self.packages:
             await self.joined.wait()
         if self.joined.is_set():
@@ -74,7 +77,7 @@ class Subscriptions:
 
     @contextmanager
     def of(self, package: str) -> Iterator[None]:
-        """Have a package looked at until the block ends."""
+        """Subscribe to a package or pattern until the block ends."""
         self.packages[package] += 1
         self.joined.set()
         try:
@@ -87,13 +90,13 @@ class Subscriptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Poller:
-    """What is looked at, and how often: the same for all triggers that share looks.
+    """Polls a registry: one for all triggers with equal arguments.
 
     Attributes:
         quilt_conn_id: the connection.
         registry: ``s3://bucket``, or None for the connection's.
-        poll_interval: seconds from one look to the next.
-        queue_url: an SQS queue whose events cause a look at once.
+        poll_interval: seconds from one poll to the next.
+        queue_url: an SQS queue whose events cause a poll at once.
     """
 
     quilt_conn_id: str | None
@@ -103,96 +106,96 @@ class Poller:
 
     @property
     def key(self) -> "Hashable":
-        """What is equal for those who can share looks."""
+        """The key of the stream that triggers with equal arguments share."""
         return ("airflow_quilt", self.quilt_conn_id or "", self.registry or "", self.poll_interval, self.queue_url or "")
 
-    async def looks(self, interest: Subscriptions) -> AsyncGenerator[Snapshot]:
-        """Yield looks for ever; what fails is tried again after ever longer pauses, up to a quarter of an hour."""
-        place: _Place | None = None
-        worn: OpenRegistry | None = None
+    async def snapshots(self, subscriptions: Subscriptions) -> AsyncGenerator[Snapshot]:
+        """Poll for ever; a failed poll is repeated after a pause that grows up to a quarter of an hour."""
+        source: _Source | None = None
+        failed: OpenRegistry | None = None
         failures = 0
         while True:
-            await interest.gather()
+            await subscriptions.gather()
             try:
-                if place is None:
-                    place = await self._open(worn)
-                    worn = None
-                look = await place.look(frozenset(interest.packages))
-            except Exception as error:  # noqa: BLE001  (whatever it is: who watches goes on watching)
+                if source is None:
+                    source = await self._open(failed)
+                    failed = None
+                snapshot = await source.poll(frozenset(subscriptions.packages))
+            except Exception as error:  # noqa: BLE001  (of any kind: a watcher goes on watching)
                 failures += 1
                 pause = self._pause(failures)
-                said = "Packages could not be looked at, try %s, the next in %.0f s: %s"
-                _log.warning(said, failures, pause, error, exc_info=not isinstance(error, QuiltError))
-                if place and failures % _ANEW == 0:
-                    worn, place = place.opened, None
+                message = "Packages could not be polled, attempt %s, the next in %.0f s: %s"
+                _log.warning(message, failures, pause, error, exc_info=not isinstance(error, QuiltError))
+                if source and failures % _REOPEN_AFTER == 0:
+                    failed, source = source.opened, None
                 await asyncio.sleep(pause)
                 continue
             failures = 0
-            yield look
-            await place.wait(self.poll_interval, interest)
+            yield snapshot
+            await source.wait(self.poll_interval, subscriptions)
 
     def _pause(self, failures: int) -> float:
         longest = max(self.poll_interval, min(_LONGEST_PAUSE, self.poll_interval * 2 ** min(failures, 10)))
         return random.uniform(longest / 2, longest)  # noqa: S311
 
-    async def _open(self, worn: OpenRegistry | None) -> "_Place":
-        place = await opened(self.quilt_conn_id, self.registry, instead_of=worn)
-        return await asyncio.to_thread(self._place, place)
+    async def _open(self, failed: OpenRegistry | None) -> "_Source":
+        registry = await opened(self.quilt_conn_id, self.registry, instead_of=failed)
+        return await asyncio.to_thread(self._source, registry)
 
-    def _place(self, place: OpenRegistry) -> "_Place":
-        """Open the rest, on a thread: to import the engine takes longer than an event loop may be kept waiting."""
+    def _source(self, registry: OpenRegistry) -> "_Source":
+        """Open the queue, on a thread: the import of the core would block the event loop."""
         from airflow_quilt.core.registry.watch import Watch
         from airflow_quilt.hooks._queue import PackageQueue
 
-        queue = PackageQueue(self.queue_url, place.hook.settings) if self.queue_url else None
-        return _Place(place, Watch(place.registry), queue)
+        queue = PackageQueue(self.queue_url, registry.hook.settings) if self.queue_url else None
+        return _Source(registry, Watch(registry.registry), queue)
 
 
 @dataclass(slots=True)
-class _Place:
-    """A registry that was opened, and maybe the queue of its events."""
+class _Source:
+    """An open registry, and the queue of its events if there is one."""
 
     opened: OpenRegistry
     watch: "Watch"
     queue: "PackageQueue | None"
 
-    async def look(self, packages: frozenset[str]) -> Snapshot:
+    async def poll(self, packages: frozenset[str]) -> Snapshot:
         found = await asyncio.to_thread(self.watch.look, packages)
         return Snapshot(self.watch.registry, packages, found, self.opened.hook)
 
-    async def wait(self, seconds: float, interest: Subscriptions) -> None:
-        """Wait until it is time to look again, somebody joins, or the queue has an event of a package that is watched."""
+    async def wait(self, seconds: float, subscriptions: Subscriptions) -> None:
+        """Wait until the next poll is due, a trigger joins, or the queue has an event of a watched package."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         if self.queue:
-            await asyncio.to_thread(self.queue.done)  # Whoever shares the look has it by now.
-        while (left := until - loop.time()) > 0 and not interest.joined.is_set():
-            if await self._waited(left, interest):
+            await asyncio.to_thread(self.queue.done)  # All subscribers have the snapshot by now.
+        while (left := until - loop.time()) > 0 and not subscriptions.joined.is_set():
+            if await self._has_event(left, subscriptions):
                 return
 
-    async def _waited(self, seconds: float, interest: Subscriptions) -> bool:
-        """Wait a while; return whether the queue has an event of a package that is watched."""
+    async def _has_event(self, seconds: float, subscriptions: Subscriptions) -> bool:
+        """Wait for so many seconds at most; return whether the queue has an event of a watched package."""
         if self.queue is None:
-            await _until(interest.joined, seconds)
+            await _until(subscriptions.joined, seconds)
             return False
         try:
             events = await asyncio.to_thread(self.queue.receive, seconds)
         except QuiltError as error:
-            _log.warning("Until the queue can be read again, packages are looked at every so often only: %s", error)
-            await _until(interest.joined, min(seconds, _QUEUE_PAUSE))
+            _log.warning("Packages are polled every poll_interval only, until the queue can be read again: %s", error)
+            await _until(subscriptions.joined, min(seconds, _QUEUE_PAUSE))
             return False
         here = str(self.watch.registry.location)
-        if any(event.registry == here and _is_watched(event.package, interest) for event in events):
+        if any(event.registry == here and _is_watched(event.package, subscriptions) for event in events):
             return True
         await asyncio.to_thread(self.queue.done)
         return False
 
 
-def _is_watched(package: str, interest: Subscriptions) -> bool:
-    return any(matches(package, watched) for watched in interest.packages)
+def _is_watched(package: str, subscriptions: Subscriptions) -> bool:
+    return any(matches(package, watched) for watched in subscriptions.packages)
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:
-    """Wait for an event, for so long at most."""
+    """Wait for an event, for so many seconds at most."""
     with suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)

@@ -47,7 +47,7 @@ def test_kill_leaves_no_upload(database: None, connected: str, s3: S3Server, buc
         output, _ = task.communicate(timeout=PATIENCE)
 
     assert begun, output
-    assert "CancelledError: told to stop" in output
+    assert "CancelledError: stopped on request" in output
     assert task.returncode != 0
     assert not client.list_multipart_uploads(Bucket=bucket).get("Uploads")
     assert not client.list_object_versions(Bucket=bucket).get("Versions")

@@ -670,7 +670,7 @@ def test_on_kill_stops_push(connected: str, s3_registry: Registry) -> None:
 
     task = QuiltPushOperator(task_id="push", package="team/data", entries={"a.json": KilledWhileRead([1])})
     task.on_kill()  # Nothing has begun: harmless.
-    with pytest.raises(CancelledError, match="told to stop"):
+    with pytest.raises(CancelledError, match="stopped on request"):
         task.execute({})
     assert list(s3_registry.packages()) == []
 

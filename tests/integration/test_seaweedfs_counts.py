@@ -16,7 +16,7 @@ from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.registry.watch import Watch
+from airflow_quilt.core.registry.watch import LatestWatcher
 from airflow_quilt.core.runtime.executor import map_concurrently
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
@@ -120,8 +120,8 @@ def test_polls_leave_few_objects(counted: Registry) -> None:
     names = [f"team/p{number:03}" for number in range(1000)]
     pointers = [root.join(layout.pointer(PackageName.parse(name), layout.LATEST)) for name in names]
     list(map_concurrently(lambda pointer: storage.put(pointer, b"a" * 64), pointers, 16))
-    watch = Watch(counted)
-    first = watch.look(names)
+    watch = LatestWatcher(counted)
+    first = watch.poll(names)
     collections: Counter[int] = Counter()
 
     def note(phase: str, info: dict[str, int]) -> None:
@@ -130,7 +130,7 @@ def test_polls_leave_few_objects(counted: Registry) -> None:
     gc.collect()
     gc.callbacks.append(note)
     try:
-        looks = [watch.look(names) for _ in range(10)]
+        looks = [watch.poll(names) for _ in range(10)]
     finally:
         gc.callbacks.remove(note)
 

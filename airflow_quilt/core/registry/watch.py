@@ -1,4 +1,4 @@
-"""What ``latest`` names in many packages, looked at again and again, at little cost."""
+"""Polls of the ``latest`` pointers of many packages, with few requests for each."""
 
 import logging
 import os
@@ -15,19 +15,20 @@ from airflow_quilt.core.runtime.executor import map_concurrently
 _log = logging.getLogger(__name__)
 
 _FEW: Final = 16
-"""So many packages are looked at one by one, without trying whether a listing needs fewer requests."""
+"""The most packages that are always polled one by one, without a listing to find out whether it needs fewer requests."""
 _PAGE: Final = 1000
+"""The most objects that one listing request returns."""
 
 
-class Watch:
-    """Looks at the ``latest`` pointers of packages of one registry.
+class LatestWatcher:
+    """Polls the ``latest`` pointers of packages of one registry.
 
-    A look makes one HEAD for each package; or it lists their pointers, 1000 with each request: where a pattern asks for that, or
-    as soon as packages are many, unless listing turned out to need more requests. A pointer is read where its ETag is another one
-    than at the last look.
+    A poll makes one HEAD for each package; or it lists their pointers, 1000 with each request: where a pattern needs that, or
+    where packages are many, unless the last listing needed more requests than there are packages. A pointer is read where its
+    ETag has changed since the last poll.
 
     Args:
-        registry: where the packages are.
+        registry: the registry of the packages.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -39,8 +40,8 @@ class Watch:
         self._found: dict[str, TopHash] = {}
         self._pages = 0
 
-    def look(self, packages: Collection[str]) -> Mapping[str, TopHash]:
-        """Return the top hash that ``latest`` names, by package; packages that are not there are left out.
+    def poll(self, packages: Collection[str]) -> Mapping[str, TopHash]:
+        """Return the top hash that ``latest`` names, by package, without packages that do not exist.
 
         Args:
             packages: names and patterns.
@@ -51,17 +52,18 @@ class Watch:
         prefixes = [literal_prefix(package) for package in packages if is_pattern(package)]
         names = [package for package in packages if not is_pattern(package) and not package.startswith(tuple(prefixes))]
         if len(names) > max(_FEW, self._pages):
-            prefixes.append(os.path.commonprefix(names))  # noqa: RUF071  (of characters, as listings have it)
+            prefixes.append(os.path.commonprefix(names))  # noqa: RUF071  (of characters, as prefixes of listings are)
             names = []
-        etags = dict(self._listed(_outermost(prefixes), packages) if prefixes else ())
-        etags.update(self._asked(names))
+        etags = dict(self._list(_outermost(prefixes), packages) if prefixes else ())
+        etags.update(self._stat_each(names))
         changed = [name for name, etag in etags.items() if self._etags.get(name) != etag]
         fresh = dict(zip(changed, map_concurrently(self._read, changed, self._threads), strict=True))
         found = {name: top_hash for name in etags if (top_hash := fresh[name] if name in fresh else self._found[name])}
+        # Remembered only now: a poll that fails half-way must not hide a change from the next one.
         self._etags, self._found = {name: etags[name] for name in found}, found
         return found
 
-    def _asked(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    def _stat_each(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         for name, etag in map_concurrently(self._etag, names, self._threads):
             if etag is not None:
                 yield name, etag
@@ -72,8 +74,8 @@ class Watch:
         except ObjectNotFoundError:
             return name, None
 
-    def _listed(self, prefixes: Collection[str], packages: Collection[str]) -> Iterator[tuple[str, str]]:
-        """List the pointers below prefixes; yield the packages that are looked for, each with the ETag of its ``latest``."""
+    def _list(self, prefixes: Collection[str], packages: Collection[str]) -> Iterator[tuple[str, str]]:
+        """List the pointers below prefixes; yield the packages that are polled, each with the ETag of its ``latest``."""
         names = {package for package in packages if not is_pattern(package)}
         patterns = [package for package in packages if is_pattern(package)]
         directory = self._root.join(layout.NAMES)
@@ -83,26 +85,26 @@ class Watch:
             for count, stat in enumerate(self._storage.list_objects(PhysicalKey(directory.bucket, directory.key + prefix)), 1):
                 pages += count % _PAGE == 0
                 name, _, pointer = stat.key.key.removeprefix(directory.key).rpartition("/")
-                if pointer == layout.LATEST and name.count("/") == 1 and _is_wanted(name, names, patterns):
+                if pointer == layout.LATEST and name.count("/") == 1 and _is_polled(name, names, patterns):
                     yield name, stat.etag
         self._pages = pages
 
     def _read(self, name: str) -> TopHash | None:
-        """Return what ``latest`` of a package names; None where it is gone meanwhile, or holds something else."""
+        """Return the top hash that ``latest`` of a package names; None where it is gone meanwhile, or holds something else."""
         try:
             latest = self.registry.latest(PackageName.parse_existing(name))
         except (ManifestError, PackageNameError) as error:
-            _log.warning("%s: 'latest' of %s is no top hash and is passed over: %s", self.registry.location, name, error)
+            _log.warning("%s: 'latest' of %s is no top hash, the package is skipped: %s", self.registry.location, name, error)
             return None
         return latest.top_hash if latest else None
 
 
-def _is_wanted(name: str, names: Collection[str], patterns: Iterable[str]) -> bool:
+def _is_polled(name: str, names: Collection[str], patterns: Iterable[str]) -> bool:
     return name in names or any(matches(name, pattern) for pattern in patterns)
 
 
 def _outermost(prefixes: Iterable[str]) -> list[str]:
-    """Return those prefixes that lie below no other one."""
+    """Return the prefixes that lie below no other one."""
     kept: list[str] = []
     for prefix in sorted(set(prefixes)):
         if not kept or not prefix.startswith(kept[-1]):

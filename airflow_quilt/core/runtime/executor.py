@@ -1,8 +1,27 @@
-"""Runs the steps of many files on a bounded number of threads.
+"""Execution of the steps of many files on a bounded number of threads, with retries of each call (ADR 0001, ADR 0008).
 
-Each job is a generator that yields batches of calls to make on threads and is sent their results: it reads as the
-steps of one file, and all of its state is touched by one thread only. A call must be idempotent: it is made again when
-it failed with a transient error.
+A job is a generator that yields batches of calls to make on threads, and is sent their results. It reads as the steps of one
+file, and all of its state is touched by one thread only. A call must be idempotent: it is made again after a transient error.
+
+States of a call. The thread that iterates over :meth:`Executor.run` makes every change but one, so the queues need no lock:
+
+=======  =============================  ===============================================================================
+state    place                          next state
+=======  =============================  ===============================================================================
+ready    ``_Queues.ready``              running, in order, while the concurrency allows
+running  ``_Queues.running``            ended, by its own thread: the callback of its future
+ended    ``_Queues.ended``, and still   its job has the result; or resting, after a transient error; or the work fails
+         counted as running
+resting  ``_Queues.resting``, by time   ready, when its pause is over
+=======  =============================  ===============================================================================
+
+One round of the scheduler, with the same numbers in the code:
+
+1. Take new jobs while few calls are in the queues.
+2. Start ready calls up to the current concurrency.
+3. Wait until a call has ended, or a pause is over.
+4. Take the result of each ended call.
+5. Send each job whose batch is complete its results; queue its next batch, or yield its result.
 """
 
 import contextlib
@@ -32,16 +51,17 @@ Call = Callable[[], Any]
 Steps = Generator[Sequence[Call], list[Any], R]
 
 _TICK: Final = 1.0
-_GRACE: Final = 5.0
-"""Seconds that calls under way get to end when the work is over; a store that hangs may take longer."""
+"""Seconds between two checks for a stop while no call ends, and at least between two halvings of the concurrency."""
+_SHUTDOWN_GRACE: Final = 5.0
+"""Seconds that running calls get to end when the work is over; a store that hangs may take longer."""
 _RETRY: Final = RetryPolicy()
-_WORTH_A_LINE: Final = 3
-"""After so many failures of one call somebody may want to know."""
+_WARN_AT_FAILURE: Final = 3
+"""The failure of one call that is logged as a warning; the others are debug messages."""
 
 
 @dataclass(slots=True, eq=False)
 class _Job(Generic[K, R]):
-    """A job under way: its steps, and the results that its last batch of calls has so far; none before the first batch."""
+    """A job under way: its steps, and the results of its current batch so far; None before the first batch."""
 
     key: K
     steps: Steps[R]
@@ -52,38 +72,39 @@ class _Job(Generic[K, R]):
 
 @dataclass(slots=True, eq=False)
 class _PendingCall(Generic[K, R]):
-    """A call of a job: where its result goes, and how often it failed since when."""
+    """A call of a job: the place of its result in the batch, its failures, and the time of the first one."""
 
     job: _Job[K, R]
     slot: int
     call: Call
     failures: int = 0
-    began: float = 0.0
+    first_failed: float = 0.0
 
 
 @dataclass(slots=True)
-class _Pace:
-    """How many calls may run at a time: half as many when the store asks for fewer, one more after each round without."""
+class _Concurrency:
+    """The number of calls that may run at once: halved when the store throttles, one more after each round without (ADR 0008)."""
 
     most: int
     now: int
-    eased: float = float("-inf")
-    good: int = 0
+    halved: float = float("-inf")
+    successes: int = 0
 
-    def ease(self, clock: float) -> None:
-        if clock - self.eased >= _TICK:  # What was under way when it asked asks once more.
-            self.now, self.eased, self.good = max(1, self.now // 2), clock, 0
-            _log.info("The store asks to slow down: %s calls at a time now", self.now)
+    def halve(self, clock: float) -> None:
+        # All calls that run when the store throttles are refused together: they count as one refusal.
+        if clock - self.halved >= _TICK:
+            self.now, self.halved, self.successes = max(1, self.now // 2), clock, 0
+            _log.info("The store asks to slow down: at most %s concurrent requests now", self.now)
 
     def succeed(self) -> None:
-        self.good += 1
-        if self.good >= self.now:
-            self.now, self.good = min(self.most, self.now + 1), 0
+        self.successes += 1
+        if self.successes >= self.now:
+            self.now, self.successes = min(self.most, self.now + 1), 0
 
 
 @dataclass(slots=True)
 class _Queues(Generic[K, R]):
-    """Calls that may run, that are running, and that wait for their time to be tried again."""
+    """Calls by their state: a table of states is in the docstring of the module."""
 
     ready: deque[_PendingCall[K, R]] = field(default_factory=deque)
     running: dict[Future[Any], _PendingCall[K, R]] = field(default_factory=dict)
@@ -94,11 +115,13 @@ class _Queues(Generic[K, R]):
         return len(self.ready) + len(self.running) + len(self.resting)
 
     def start(self, pool: ThreadPoolExecutor) -> None:
-        """Let the next call that is ready run."""
-        task = self.ready.popleft()
-        future = pool.submit(task.call)
-        self.running[future] = task
-        future.add_done_callback(self.ended.put)  # To ask all that run, each time, costs more than small calls do.
+        """Start the next ready call."""
+        pending = self.ready.popleft()
+        future = pool.submit(pending.call)
+        self.running[future] = pending
+        # Each future reports its end itself: concurrent.futures.wait() on all that run, once a round, costs more than small
+        # calls do.
+        future.add_done_callback(self.ended.put)
 
     def take_ended(self, seconds: float) -> list[Future[Any]]:
         """Wait until a call has ended, or for so long; return those that have."""
@@ -114,10 +137,10 @@ class Executor:
     """Runs jobs.
 
     Args:
-        max_concurrency: the most calls at a time; fewer run while a store asks to slow down.
-        progress: is told of each job that is done.
+        max_concurrency: the most calls that run at once; fewer run while a store throttles.
+        progress: counts each job that is done.
         stop: set it from any thread, or from a signal handler, to end the work with :class:`CancelledError`.
-        retry: with calls that fail for now.
+        retry: the policy for calls that fail with a transient error.
     """
 
     def __init__(
@@ -138,24 +161,26 @@ class Executor:
         """Return if the work may go on.
 
         Raises:
-            CancelledError: it was told to stop.
+            CancelledError: a stop was requested.
         """
         check_stop(self._stop)
 
     def run(self, jobs: Iterable[tuple[K, Steps[R]]]) -> Iterator[tuple[K, R]]:
         """Run jobs, few at a time; yield the key and the result of each as it is done.
 
-        A call that fails for now is made again later. When one fails for good, no job goes on, the calls under way are waited
-        for as long as that is a matter of seconds, and its error is raised. Only an upload that somebody else ended is told
-        to its job, once its other calls have ended.
+        A call that fails with a transient error is made again later. When one fails for good, no job goes on, running calls get
+        a few seconds to end, and its error is raised. Only the error of an upload that another process ended is raised inside
+        its job, once the other calls of the job have ended.
         """
         pool = ThreadPoolExecutor(self._max_concurrency, thread_name_prefix="quilt")
         queues = _Queues[K, R]()
         try:
             yield from self._schedule(pool, jobs, queues)
         finally:
+            # Also where the consumer closes this iterator early. Airflow kills a task five seconds after SIGTERM, so the wait
+            # is bounded: a thread that hangs in a store must not keep the caller from its clean-up.
             pool.shutdown(wait=False, cancel_futures=True)
-            _, hanging = wait([future for future in queues.running if not future.cancelled()], timeout=_GRACE)
+            _, hanging = wait([future for future in queues.running if not future.cancelled()], timeout=_SHUTDOWN_GRACE)
             pool.shutdown(wait=not hanging)
         self.check_stop()
 
@@ -163,27 +188,33 @@ class Executor:
         self, pool: ThreadPoolExecutor, jobs: Iterable[tuple[K, Steps[R]]], queues: _Queues[K, R]
     ) -> Iterator[tuple[K, R]]:
         fresh = (_Job(key, steps) for key, steps in jobs)
-        pace = _Pace(self._max_concurrency, self._max_concurrency)
+        concurrency = _Concurrency(self._max_concurrency, self._max_concurrency)
         while True:
+            # 1. Take jobs. Few: there may be millions, and each holds what its steps have read so far.
             while len(queues) < 2 * self._max_concurrency and (job := next(fresh, None)):
                 yield from self._advance(job, queues)
-            # A few more than there are threads, so that none waits for this one.
-            while queues.ready and len(queues.running) < (pace.now if pace.now < pace.most else 2 * pace.most):
+            # 2. Start calls. At full concurrency twice as many as threads are submitted, so that no thread waits for this one;
+            # below it the pool has idle threads, which would run the surplus.
+            while queues.ready and len(queues.running) < (
+                concurrency.now if concurrency.now < concurrency.most else 2 * concurrency.most
+            ):
                 queues.start(pool)
             if not queues:
                 return
-            for future in self._finished(queues):
-                task = queues.running.pop(future)
-                if self._settle(task, future, queues, pace):
-                    yield from self._advance(task.job, queues)
+            # 3. Wait; 4. take results; 5. go on with their jobs.
+            for future in self._wait_for_calls(queues):
+                pending = queues.running.pop(future)
+                if self._take_result(pending, future, queues, concurrency):
+                    yield from self._advance(pending.job, queues)
 
-    def _finished(self, queues: _Queues[K, R]) -> Iterable[Future[Any]]:
-        """Wait for calls to end, or for the time of one that is to be made again."""
+    def _wait_for_calls(self, queues: _Queues[K, R]) -> Iterable[Future[Any]]:
+        """Wait for calls to end, or for the end of a pause (step 3)."""
         due = queues.resting[0][0] - self._retry.clock() if queues.resting else _TICK
         pause = min(_TICK, max(0.0, due))
         if queues.running:
             ended = queues.take_ended(pause)
         else:
+            # No call can end, so a stop is the only thing that may come early.
             ended = []
             self._stop.wait(pause)
         self.check_stop()
@@ -192,20 +223,25 @@ class Executor:
             queues.ready.append(heapq.heappop(queues.resting)[2])
         return ended
 
-    def _settle(self, task: _PendingCall[K, R], future: Future[Any], queues: _Queues[K, R], pace: _Pace) -> bool:
-        """Take what came of a call; return whether its job may go on."""
-        job, error = task.job, future.exception()
+    def _take_result(
+        self, pending: _PendingCall[K, R], future: Future[Any], queues: _Queues[K, R], concurrency: _Concurrency
+    ) -> bool:
+        """Take the result or error of an ended call (step 4); return whether the batch of its job is complete."""
+        job, error = pending.job, future.exception()
         if error is None:
-            job.results[task.slot] = future.result()
-            pace.succeed()
+            job.results[pending.slot] = future.result()
+            concurrency.succeed()
         elif isinstance(error, UploadVanishedError):
+            # Another attempt of the same work took the upload up, and completed or aborted it: its job may begin a new one.
             job.error = job.error or error
-        elif not self._is_put_off(task, error, queues, pace):
+        elif not self._is_retried(pending, error, queues, concurrency):
             raise error
         else:
             return False
         job.missing -= 1
-        if job.error:  # Its other calls are of no use any more.
+        # The other calls of the batch would send parts of an upload that is gone. Those that run cannot be taken back: the job
+        # goes on when they have ended.
+        if job.error:
             doomed = [other for other in (*queues.ready, *(each for _, _, each in queues.resting)) if other.job is job]
             queues.ready = deque(other for other in queues.ready if other.job is not job)
             queues.resting = [each for each in queues.resting if each[2].job is not job]
@@ -213,24 +249,28 @@ class Executor:
             job.missing -= len(doomed)
         return not job.missing
 
-    def _is_put_off(self, task: _PendingCall[K, R], error: BaseException, queues: _Queues[K, R], pace: _Pace) -> bool:
-        """Let a call that failed for now be made again later, if there is patience left."""
+    def _is_retried(
+        self, pending: _PendingCall[K, R], error: BaseException, queues: _Queues[K, R], concurrency: _Concurrency
+    ) -> bool:
+        """Put a call to rest after a transient error; return False where the retry policy has no further attempt for it."""
         now = self._retry.clock()
-        task.failures += 1
-        task.began = task.began or now
-        pause = self._retry.pause(error, task.failures, task.began)
+        pending.failures += 1
+        pending.first_failed = pending.first_failed or now
+        pause = self._retry.pause(error, pending.failures, pending.first_failed)
         if pause is None:
             return False
         if isinstance(error, ThrottledError):
-            pace.ease(now)
-        level = logging.WARNING if task.failures == _WORTH_A_LINE else logging.DEBUG
-        _log.log(level, "Failed %s times, the next try comes in %.1f s: %s", task.failures, pause, error)
-        heapq.heappush(queues.resting, (now + pause, next(self._serial), task))
+            concurrency.halve(now)
+        level = logging.WARNING if pending.failures == _WARN_AT_FAILURE else logging.DEBUG
+        _log.log(level, "Failed %s times, next attempt in %.1f s: %s", pending.failures, pause, error)
+        # The serial number decides between equal times: calls themselves have no order.
+        heapq.heappush(queues.resting, (now + pause, next(self._serial), pending))
         return True
 
     def _advance(self, job: _Job[K, R], queues: _Queues[K, R]) -> Iterator[tuple[K, R]]:
-        """Hand a job the results of its calls; queue its next ones, or yield its result."""
-        while not job.missing:  # A batch may be empty.
+        """Send a job the results of its batch; queue its next one, or yield its result (step 5)."""
+        # A loop, because a batch may be empty: it is complete at once.
+        while not job.missing:
             error, job.error = job.error, None
             try:
                 calls = job.steps.throw(error) if error else job.steps.send(job.results)
@@ -261,14 +301,14 @@ def check_stop(stop: threading.Event) -> None:
     """Return if the work may go on.
 
     Raises:
-        CancelledError: it was told to stop.
+        CancelledError: a stop was requested.
     """
     if stop.is_set():
-        raise CancelledError("told to stop: the work was ended before it was complete")
+        raise CancelledError("stopped on request: the work ended before it was complete")
 
 
 class ByteBudget:
-    """Lets threads hold so many bytes together; one larger demand waits until it is alone."""
+    """A bound on the bytes that threads hold together; a demand above it waits until it is alone."""
 
     def __init__(self, most: int) -> None:
         self._most = self._left = most

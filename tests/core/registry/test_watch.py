@@ -11,7 +11,7 @@ from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.registry.watch import Watch
+from airflow_quilt.core.registry.watch import LatestWatcher
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.core.faulty import Call, Recorder
 from tests.support import through
@@ -33,83 +33,81 @@ def recorder() -> Recorder:
 
 
 @pytest.fixture
-def watch(registry: Registry, recorder: Recorder) -> Watch:
-    return Watch(through(registry, recorder))
+def watch(registry: Registry, recorder: Recorder) -> LatestWatcher:
+    return LatestWatcher(through(registry, recorder))
 
 
-def test_a_package_that_is_not_there_is_left_out(watch: Watch, registry: Registry) -> None:
-    assert watch.look(["team/data"]) == {}
+def test_absent_package_left_out(watch: LatestWatcher, registry: Registry) -> None:
+    assert watch.poll(["team/data"]) == {}
 
     top_hash = publish(registry, "team/data")
 
-    assert watch.look(["team/data"]) == {"team/data": top_hash}
+    assert watch.poll(["team/data"]) == {"team/data": top_hash}
 
 
-def test_each_look_says_what_latest_names_then(watch: Watch, registry: Registry) -> None:
+def test_poll_returns_latest(watch: LatestWatcher, registry: Registry) -> None:
     first = publish(registry, "team/data")
-    assert watch.look(["team/data"]) == {"team/data": first}
+    assert watch.poll(["team/data"]) == {"team/data": first}
 
     second = publish(registry, "team/data", "second")
-    assert watch.look(["team/data"]) == {"team/data": second}
+    assert watch.poll(["team/data"]) == {"team/data": second}
 
     delete(registry, "team/data")
-    assert watch.look(["team/data"]) == {}
+    assert watch.poll(["team/data"]) == {}
 
 
-def test_a_pattern_finds_the_packages_that_match_and_no_others(watch: Watch, registry: Registry) -> None:
+def test_pattern_matches_packages(watch: LatestWatcher, registry: Registry) -> None:
     hashes = {name: publish(registry, name) for name in ("team/a", "team/b", "teams/a", "other/a")}
 
-    assert watch.look(["team/*"]) == {name: hashes[name] for name in ("team/a", "team/b")}
-    assert watch.look(["*/a", "team/b"]) == {name: hashes[name] for name in ("team/a", "team/b", "teams/a", "other/a")}
-    assert watch.look(["none/*"]) == {}
+    assert watch.poll(["team/*"]) == {name: hashes[name] for name in ("team/a", "team/b")}
+    assert watch.poll(["*/a", "team/b"]) == {name: hashes[name] for name in ("team/a", "team/b", "teams/a", "other/a")}
+    assert watch.poll(["none/*"]) == {}
 
 
-def test_one_package_costs_one_request_while_nothing_changes(watch: Watch, registry: Registry, recorder: Recorder) -> None:
+def test_unchanged_costs_one_request(watch: LatestWatcher, registry: Registry, recorder: Recorder) -> None:
     publish(registry, "team/data")
-    watch.look(["team/data"])
+    watch.poll(["team/data"])
     assert calls(recorder) == {"stat": 1, "get": 1}
 
     for _ in range(3):
-        watch.look(["team/data"])
+        watch.poll(["team/data"])
         assert calls(recorder) == {"stat": 1}
 
 
-def test_many_packages_cost_one_listing_and_a_read_for_each_change(watch: Watch, registry: Registry, recorder: Recorder) -> None:
+def test_many_cost_one_listing(watch: LatestWatcher, registry: Registry, recorder: Recorder) -> None:
     names = [f"team/data-{number:03}" for number in range(100)]
     hashes = {name: publish(registry, name) for name in names}
-    assert watch.look(names) == hashes
+    assert watch.poll(names) == hashes
     assert calls(recorder) == {"scan": 1, "get": 100}
 
     hashes[names[7]] = publish(registry, names[7], "second")
-    assert watch.look(names) == hashes
+    assert watch.poll(names) == hashes
     assert calls(recorder) == {"scan": 1, "get": 1}
 
 
-def test_where_histories_are_long_packages_are_looked_at_one_by_one(
-    watch: Watch, registry: Registry, memory: MemoryStorage, recorder: Recorder
-) -> None:
+def test_long_histories_one_by_one(watch: LatestWatcher, registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
     names = [f"team/data-{number}" for number in range(17)]
     hashes = {name: publish(registry, name) for name in names}
     for number in range(17_000):  # 18 pages of a listing.
         memory.put(PhysicalKey("registry", f"{layout.NAMES}team/data-0/{1_500_000_000 + number}"), b"")
 
-    assert watch.look(names) == hashes
+    assert watch.poll(names) == hashes
     assert calls(recorder)["scan"] == 1
-    assert watch.look(names) == hashes
+    assert watch.poll(names) == hashes
     assert calls(recorder) == {"stat": 17}
 
 
-def test_what_is_no_top_hash_is_passed_over(
-    watch: Watch, registry: Registry, memory: MemoryStorage, caplog: pytest.LogCaptureFixture
+def test_bad_latest_is_skipped(
+    watch: LatestWatcher, registry: Registry, memory: MemoryStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
     top_hash = publish(registry, "team/good")
     memory.put(PhysicalKey("registry", f"{layout.NAMES}team/bad/{layout.LATEST}"), b"\xff\xfe no hash")
 
-    assert watch.look(["team/bad", "team/good"]) == {"team/good": top_hash}
+    assert watch.poll(["team/bad", "team/good"]) == {"team/good": top_hash}
     assert "'latest' of team/bad is no top hash" in caplog.text
 
 
-def test_a_look_that_fails_leaves_the_next_one_whole(registry: Registry) -> None:
+def test_failed_poll_keeps_state(registry: Registry) -> None:
     top_hash = publish(registry, "team/data")
     fail = True
 
@@ -118,8 +116,8 @@ def test_a_look_that_fails_leaves_the_next_one_whole(registry: Registry) -> None
             raise StorageUnavailableError("busy", str(call.key))
         return run()  # type: ignore[operator]
 
-    watch = Watch(through(registry, tap))  # type: ignore[arg-type]
+    watch = LatestWatcher(through(registry, tap))  # type: ignore[arg-type]
     with pytest.raises(StorageUnavailableError):
-        watch.look(["team/data"])
+        watch.poll(["team/data"])
     fail = False
-    assert watch.look(["team/data"]) == {"team/data": top_hash}
+    assert watch.poll(["team/data"]) == {"team/data": top_hash}

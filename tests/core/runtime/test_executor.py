@@ -256,7 +256,7 @@ def test_stop_ends_within_few_calls(shape: str) -> None:
     calls = [call(i) for i in range(1000)]
     work = [(0, steps(calls))] if shape == "one job of many calls" else jobs(calls)
 
-    with pytest.raises(CancelledError, match="told to stop"):
+    with pytest.raises(CancelledError, match="stopped on request"):
         list(Executor(max_concurrency=THREADS, stop=stop).run(work))
     assert max(begun) <= 20 + 4 * THREADS
 
@@ -401,7 +401,7 @@ def test_throttling_slows_pace(caplog: pytest.LogCaptureFixture) -> None:
     assert store.most[0] <= 16
     assert max(store.most) > 4
     assert store.refused > 0
-    assert "The store asks to slow down: 8 calls at a time now" in caplog.text
+    assert "The store asks to slow down: at most 8 concurrent requests now" in caplog.text
 
 
 def test_pace_grows_back() -> None:
