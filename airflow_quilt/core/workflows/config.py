@@ -1,4 +1,4 @@
-"""The workflows config of a registry: a YAML file, and the JSON schemas that it names, which may lie anywhere.
+"""The workflows config of a registry: a YAML file, and the JSON schemas that it names, at any location.
 
 Its rules are quilt3's.
 """
@@ -23,15 +23,15 @@ from airflow_quilt.core.storage.paths import resolve_location
 from airflow_quilt.core.workflows.rules import Schema, Workflow, shorten, sorted_errors, violation
 
 Choice = str | EllipsisType | None
-"""A workflow: by its id, none at all, or ``...`` for the one that the registry takes by default."""
+"""The id of a workflow, None for no workflow, or ``...`` for the registry's default."""
 
 _NEWEST_VERSION: Final = (1, 1, 0)
 _META_SCHEMA: Final = "http://json-schema.org/draft-07/schema#"
 _DIALECTS: Final = frozenset({Draft3Validator, Draft4Validator, Draft6Validator, Draft7Validator})
-"""What a schema inside of a schema may be written in: without '$ref' each part of it is looked at once."""
+"""Dialects for a schema inside a schema: without '$ref' they validate each part of it once."""
 _MOST_NODES: Final = 100_000
 _LONGEST_NUMBER: Final = 1000
-"""In letters: YAML has numbers to the base of 60, which take time that grows with the square of their length."""
+"""Characters: to parse a YAML number of base 60 takes time that grows with the square of its length."""
 _NUMBERS: Final = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
 _MOST_SHOWN: Final = 20
 
@@ -95,20 +95,20 @@ _CONFIG = Draft7Validator(
 
 
 def load_workflow(choice: Choice, config: StoredObject | None, read: Callable[[PhysicalKey], StoredObject]) -> Workflow | None:
-    """Read the schemas of the chosen workflow.
+    """Load the chosen workflow with its schemas.
 
     Args:
-        choice: the workflow; with ``...`` the registry decides.
-        config: the workflows config of the registry, or None where it has none.
+        choice: the workflow.
+        config: the workflows config of the registry, or None if it has none.
         read: reads a schema; nothing is fetched in any other way.
 
     Returns:
-        The workflow, or None where there is no config and none was asked for. A package that needs no workflow in a
-        registry that has a config gets one that demands nothing and is recorded.
+        The workflow, or None without a config. For None as choice in a registry with a config: a workflow that demands
+        nothing, which the package's header records.
 
     Raises:
-        WorkflowConfigError: the config or a schema cannot be used, the workflow is not in the config, or none was chosen
-            where one is required.
+        WorkflowConfigError: the config or a schema cannot be used; the workflow is not in the config; the choice is None
+            although the config requires a workflow; or it is not ``...`` although there is no config.
     """
     if choice is not None and not isinstance(choice, str | EllipsisType):
         raise WorkflowConfigError(f"workflow {choice!r}: expected the id of a workflow, or None, got {type(choice).__name__}")
@@ -116,10 +116,10 @@ def load_workflow(choice: Choice, config: StoredObject | None, read: Callable[[P
         if choice is ...:
             return None
         raise WorkflowConfigError(f"workflow {choice!r}: the registry has no workflows config; leave the workflow out")
-    what = f"workflows config {config.key}"
-    settings = _parse_config(config.data, what)
-    name, rules = _choose(choice, settings, what)
-    pattern = _parse_pattern(rules.get("handle_pattern"), f"{what}: workflow {name!r}")
+    label = f"workflows config {config.key}"
+    settings = _parse_config(config.data, label)
+    name, rules = _choose(choice, settings, label)
+    pattern = _parse_pattern(rules.get("handle_pattern"), f"{label}: workflow {name!r}")
     used = [schema for schema in (rules.get("metadata_schema"), rules.get("entries_schema")) if schema]
     loaded = _load_schemas(used, settings.get("schemas", {}), config.key, read)
     record: dict[str, Any] = {"id": name, "config": str(config.key)}
@@ -135,33 +135,33 @@ def load_workflow(choice: Choice, config: StoredObject | None, read: Callable[[P
 
 
 def check_config(config: StoredObject, read: Callable[[PhysicalKey], StoredObject]) -> str:
-    """Read a config and every schema that its workflows use; return their names, for people.
+    """Check a config and every schema that its workflows use; return the workflows' names as one ``str``.
 
     Raises:
-        WorkflowConfigError: something of it cannot be used.
+        WorkflowConfigError: the config or a schema cannot be used.
     """
-    what = f"workflows config {config.key}"
-    settings = _parse_config(config.data, what)
+    label = f"workflows config {config.key}"
+    settings = _parse_config(config.data, label)
     for name, rules in settings["workflows"].items():
-        _parse_pattern(rules.get("handle_pattern"), f"{what}: workflow {name!r}")
+        _parse_pattern(rules.get("handle_pattern"), f"{label}: workflow {name!r}")
         used = [rules[kind] for kind in ("metadata_schema", "entries_schema") if rules.get(kind)]
         _load_schemas(used, settings.get("schemas", {}), config.key, read)
     return _names(settings["workflows"])
 
 
-def _parse_config(data: bytes, what: str) -> dict[str, Any]:
+def _parse_config(data: bytes, label: str) -> dict[str, Any]:
     try:
         config: dict[str, Any] = _parse_yaml(data.decode())
         errors = list(sorted_errors(_CONFIG, config))
-    except Exception as error:  # PyYAML lets out whatever int(), datetime() and its own lookups raise.
-        raise WorkflowConfigError(f"{what}: cannot be read as YAML: {error}") from error
+    except Exception as error:  # PyYAML passes on the errors of int(), datetime() and its own lookups.
+        raise WorkflowConfigError(f"{label}: cannot be read as YAML: {error}") from error
     if errors:
         lines = "\n".join("- " + violation("config", path, text) for path, text in errors[:_MOST_SHOWN])
-        raise WorkflowConfigError(f"{what}: not as Quilt wants it:\n{lines}")
+        raise WorkflowConfigError(f"{label}: not a workflows config as Quilt defines it:\n{lines}")
     version = config["version"] if isinstance(config["version"], str) else config["version"]["base"]
     if not _is_supported(version):
         newest = ".".join(map(str, _NEWEST_VERSION))
-        raise WorkflowConfigError(f"{what}: version {shorten(version)!r} is not supported, the newest that is: {newest!r}")
+        raise WorkflowConfigError(f"{label}: version {shorten(version)!r} is not supported, the newest that is: {newest!r}")
     return config
 
 
@@ -172,7 +172,7 @@ def _parse_yaml(text: str) -> Any:
         if node is None:
             return None
         if _count(node, {}) > _MOST_NODES:
-            raise ValueError(f"more than {_MOST_NODES:,} values, aliases counted as what they stand for")
+            raise ValueError(f"more than {_MOST_NODES:,} values, aliases counted as their anchors")
         return loader.construct_document(node)
     finally:
         loader.dispose()
@@ -180,9 +180,9 @@ def _parse_yaml(text: str) -> Any:
 
 def _count(node: yaml.Node, known: dict[int, int]) -> int:
     if id(node) not in known:
-        known[id(node)] = 0  # For an alias inside of what it stands for.
+        known[id(node)] = 0  # For an alias inside its own anchor.
         if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
-            raise ValueError(f"a number of more than {_LONGEST_NUMBER:,} letters")
+            raise ValueError(f"a number of more than {_LONGEST_NUMBER:,} characters")
         children: Iterable[yaml.Node] = ()
         if isinstance(node, yaml.MappingNode):
             children = itertools.chain.from_iterable(node.value)
@@ -195,20 +195,20 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
 def _is_supported(version: str) -> bool:
     try:
         return tuple(map(int, version.split("."))) <= _NEWEST_VERSION
-    except ValueError:  # Python bounds the digits that it reads.
+    except ValueError:  # Python limits the digits of an int.
         return False
 
 
-def _choose(choice: Choice, settings: Mapping[str, Any], what: str) -> tuple[str | None, Mapping[str, Any]]:
+def _choose(choice: Choice, settings: Mapping[str, Any], label: str) -> tuple[str | None, Mapping[str, Any]]:
     workflows = settings["workflows"]
     name = settings.get("default_workflow") if choice is ... else choice
     if name is None:
         if settings.get("is_workflow_required", True):
-            raise WorkflowConfigError(f"{what}: a workflow is required and none was chosen; choose one of {_names(workflows)}")
+            raise WorkflowConfigError(f"{label}: a workflow is required and none was chosen; choose one of {_names(workflows)}")
         return None, {}
     if name not in workflows:
         default = "the default workflow" if choice is ... else "workflow"
-        raise WorkflowConfigError(f"{what}: {default} {name!r} is not in it; there are {_names(workflows)}")
+        raise WorkflowConfigError(f"{label}: {default} {name!r} is not in it; there are {_names(workflows)}")
     return name, workflows[name]
 
 
@@ -216,13 +216,13 @@ def _names(workflows: Iterable[object]) -> str:
     return shorten(", ".join(map(repr, workflows)))
 
 
-def _parse_pattern(pattern: str | None, what: str) -> re.Pattern[str] | None:
+def _parse_pattern(pattern: str | None, label: str) -> re.Pattern[str] | None:
     if not pattern:
         return None
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise WorkflowConfigError(f"{what}: handle_pattern {pattern!r} is not a regular expression: {error}") from error
+        raise WorkflowConfigError(f"{label}: handle_pattern {pattern!r} is not a regular expression: {error}") from error
 
 
 def _load_schemas(
@@ -231,21 +231,21 @@ def _load_schemas(
     loaded: dict[str, Schema] = {}
     by_key: dict[PhysicalKey, Schema] = {}
     for schema in used:
-        what = f"workflows config {config}: schema {schema!r}"
+        label = f"workflows config {config}: schema {schema!r}"
         if schema not in schemas:
-            raise WorkflowConfigError(f"{what} is not among its schemas")
+            raise WorkflowConfigError(f"{label} is not among its schemas")
         url = schemas[schema]["url"]
-        key = _parse_url(url, what)
+        key = _parse_url(url, label)
         if key.is_local and not config.is_local:
-            raise WorkflowConfigError(f"{what}: {url!r} is a local file, which a registry on S3 cannot use; put it on S3")
+            raise WorkflowConfigError(f"{label}: {url!r} is a local file, which a registry on S3 cannot use; put it on S3")
         if key not in by_key:
-            by_key[key] = _load_schema(key, f"{what} at {url}", read)
+            by_key[key] = _load_schema(key, f"{label} at {url}", read)
         loaded[schema] = by_key[key]
     return loaded
 
 
-def _parse_url(url: str, what: str) -> PhysicalKey:
-    """Read the URL of a schema; quilt3 is laxer with these than we are with URLs that people give."""
+def _parse_url(url: str, label: str) -> PhysicalKey:
+    """Return the location of a schema; as in quilt3, the rules are laxer than for other URLs."""
     try:
         parts = urlsplit(url)
         if parts.scheme == "file":
@@ -254,35 +254,35 @@ def _parse_url(url: str, what: str) -> PhysicalKey:
         versions = query.pop("versionId", [None])
         if parts.scheme == "s3" and parts.netloc and not query:
             key = PhysicalKey(parts.netloc, unquote(parts.path)[1:], versions[0])
-            return PhysicalKey.parse(str(key))  # It will be recorded, so it must print.
+            return PhysicalKey.parse(str(key))  # It is recorded, so it must print and parse.
     except (LocationError, ValueError) as error:
-        raise WorkflowConfigError(f"{what}: {error}") from error
-    raise WorkflowConfigError(f"{what}: {url!r}: expected s3://bucket/key, ?versionId=… after it or not, or file:///path")
+        raise WorkflowConfigError(f"{label}: {error}") from error
+    raise WorkflowConfigError(f"{label}: {url!r}: expected s3://bucket/key, ?versionId=… after it or not, or file:///path")
 
 
-def _load_schema(key: PhysicalKey, what: str, read: Callable[[PhysicalKey], StoredObject]) -> Schema:
+def _load_schema(key: PhysicalKey, label: str, read: Callable[[PhysicalKey], StoredObject]) -> Schema:
     try:
-        blob = read(key)
+        stored = read(key)
     except StorageError as error:
         if error.transient:
             raise
-        raise WorkflowConfigError(f"{what}: cannot be read: {error}") from error
+        raise WorkflowConfigError(f"{label}: cannot be read: {error}") from error
     try:
-        schema = json.loads(blob.data.decode(), object_hook=_check_object)
+        schema = json.loads(stored.data.decode(), object_hook=_check_object)
     except (ValueError, RecursionError) as error:
-        raise WorkflowConfigError(f"{what}: not a JSON schema that Quilt can use: {error}") from error
+        raise WorkflowConfigError(f"{label}: not a JSON schema that Quilt can use: {error}") from error
     if isinstance(schema, dict) and schema.get("$schema", _META_SCHEMA) != _META_SCHEMA:
-        raise WorkflowConfigError(f"{what}: '$schema' is {schema['$schema']!r}, Quilt knows only {_META_SCHEMA!r}")
+        raise WorkflowConfigError(f"{label}: '$schema' is {schema['$schema']!r}, Quilt knows only {_META_SCHEMA!r}")
     try:
         Draft7Validator.check_schema(schema)
     except (SchemaError, OverflowError, RecursionError) as error:
         reason = violation("schema", error.path, shorten(error.message)) if isinstance(error, SchemaError) else error
-        raise WorkflowConfigError(f"{what}: not valid by draft 7: {reason}") from error
-    return Schema(what, blob.key, Draft7Validator(schema, registry=Registry()))  # This registry fetches nothing.
+        raise WorkflowConfigError(f"{label}: not valid by draft 7: {reason}") from error
+    return Schema(label, stored.key, Draft7Validator(schema, registry=Registry()))  # This registry fetches nothing.
 
 
 def _check_object(values: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what makes a schema more work than it looks: references, and a dialect that knows others."""
+    """Refuse constructs that multiply the work of validation: references, and dialects that have other ones."""
     if "$ref" in values:
         raise ValueError("'$ref' is not supported, write what it refers to in its place")
     dialect = values.get("$schema")

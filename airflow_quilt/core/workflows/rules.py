@@ -1,11 +1,11 @@
-"""The rules of a workflow, and the verdict on a package: quilt3's."""
+"""The rules of a workflow, and the check of a package against them: quilt3's."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from jsonschema import Draft7Validator, ValidationError
+from jsonschema import Draft7Validator
 
 from airflow_quilt.core.errors import WorkflowConfigError, WorkflowError
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -15,30 +15,37 @@ _MOST_LETTERS: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A JSON schema that was read, and where: ``key`` is at the version that was read."""
+    """A JSON schema.
 
-    what: str
+    Attributes:
+        label: its name in messages.
+        key: its location, at the version that was read.
+        validator: checks JSON values.
+    """
+
+    label: str
     key: PhysicalKey
     validator: Draft7Validator
 
     def errors(self, instance: object) -> Iterator[tuple[list[Any], str]]:
-        """Yield the place and the text of each violation, in the order of places.
+        """Yield the place and the message of each violation, in the order of places.
 
         Raises:
             WorkflowConfigError: the schema cannot be applied.
         """
         try:
             return sorted_errors(self.validator, instance)
-        except Exception as error:  # A schema inside a schema may choose a dialect whose keywords nobody has checked.
-            raise WorkflowConfigError(f"{self.what}: cannot be applied to this package: {error!r}") from error
+        except Exception as error:  # A schema inside a schema may choose a dialect whose keywords are unchecked.
+            raise WorkflowConfigError(f"{self.label}: cannot be applied to this package: {error!r}") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """The workflow that a package must satisfy, and what its header records of it.
+    """The workflow that a package must satisfy.
 
     Attributes:
-        record: ``id``, ``config`` and, if there are any, ``schemas``; config and schemas are at the versions that were read.
+        record: ``id``, ``config`` and, if there are any, ``schemas``, for the header of the package; config and schemas are
+            at the versions that were read.
     """
 
     record: Mapping[str, Any]
@@ -54,11 +61,11 @@ class Workflow:
             package: its name.
             message: its message.
             user_meta: its metadata, ``{}`` where none was set.
-            entries: ``logical_key``, ``size`` and ``meta`` (what a user gave, ``{}`` for nothing) of each entry, in walk
-                order; not looked at unless the workflow has a schema for entries.
+            entries: ``logical_key``, ``size`` and ``meta`` (the user's, ``{}`` for none) of each entry, in walk order; read
+                only if the workflow has a schema for entries.
 
         Raises:
-            WorkflowError: the package breaks rules of the workflow; the error tells all of them.
+            WorkflowError: the package breaks rules of the workflow; the error lists all violations.
             WorkflowConfigError: a schema cannot be applied.
         """
         violations: list[str] = []
@@ -84,23 +91,19 @@ def _check_entries(schema: Schema, entries: Sequence[Mapping[str, Any]]) -> Iter
 
 
 def sorted_errors(validator: Draft7Validator, instance: object) -> Iterator[tuple[list[Any], str]]:
-    """Yield the place and the text of each violation, in the order of places."""
-    errors = [_place_and_text(error) for error in validator.iter_errors(instance)]
+    """Yield the place and the message of each violation, in the order of places."""
+    errors = [(list(error.path), shorten(error.message)) for error in validator.iter_errors(instance)]
     errors.sort(key=lambda error: [(0, part, "") if isinstance(part, int) else (1, 0, str(part)) for part in error[0]])
     return iter(errors)
 
 
-def _place_and_text(error: ValidationError) -> tuple[list[Any], str]:
-    return list(error.path), shorten(error.message)
-
-
-def violation(what: str, path: Iterable[Any], text: str) -> str:
-    """Return the line of a violation: the document, the place in it, and the text of the validator."""
+def violation(document: str, path: Iterable[Any], text: str) -> str:
+    """Return the line of a violation: the document, the place in it, and the message of the validator."""
     place = "".join(f".{part}" if isinstance(part, str) and part.isprintable() else f"[{part!r}]" for part in path)
-    return f"{what} at {place.removeprefix('.')}: {text}" if place else f"{what}: {text}"
+    return f"{document} at {place.removeprefix('.')}: {text}" if place else f"{document}: {text}"
 
 
 def shorten(text: str) -> str:
-    """Cut the middle out: a message about a list begins with the whole of it."""
+    """Shorten a message by its middle: one about a list begins with the whole list."""
     half = _MOST_LETTERS // 2
     return text if len(text) <= _MOST_LETTERS else f"{text[:half]} … {text[-half:]}"
