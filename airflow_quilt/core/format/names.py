@@ -190,7 +190,7 @@ def check_pattern(package: str) -> str:
 
 
 def is_pattern(package: str) -> bool:
-    """Return whether a `str` is a pattern, which may match several packages."""
+    """Return whether a package name is a pattern, which may match several packages."""
     return "*" in package
 
 

@@ -1,6 +1,6 @@
-"""Where bytes, packages and registries are: physical keys, registries, Quilt+ URIs.
+"""Locations of bytes, registries and packages: physical keys, registry locations, Quilt+ URIs (docs/format.md, "Names").
 
-Printing is quilt3's to the letter, because the text goes into manifests.
+They print exactly as in quilt3, because their printed form goes into manifests.
 """
 
 import re
@@ -15,14 +15,14 @@ from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key, parse_top_hash
 
 _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
-"""An URL of S3 in which nothing is escaped, as nearly all are."""
+"""An S3 URL without escapes, as nearly all are."""
 
 
 class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
-    """Where the bytes of an entry are: an S3 object, at a version or not, or a local file.
+    """Location of the bytes of an entry: an S3 object, with a version or without, or a local file.
 
-    A local file has no bucket and an absolute path; a key that ends in ``/`` (or is empty) is a prefix or directory.
-    ``PhysicalKey.parse(str(key)) == key`` for every key that can stand in a manifest.
+    A local file has no bucket and an absolute path. A key that ends in ``/`` or is empty is a prefix or directory.
+    ``PhysicalKey.parse(str(key)) == key`` for every key that a manifest can hold.
     """
 
     bucket: str | None
@@ -31,17 +31,17 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read an ``s3://`` or ``file://`` URL, or an absolute path, as it is written.
+        """Parse an ``s3://`` or ``file://`` URL, or an absolute path, without resolving it on the disk.
 
-        Pure: links, ``~`` and relative paths are for :func:`~airflow_quilt.core.storage.paths.resolve_location`.
+        :func:`~airflow_quilt.core.storage.paths.resolve_location` resolves links, ``~`` and relative paths.
 
         Raises:
-            LocationError: ``text`` is something else; the message says which part is wrong.
+            LocationError: ``text`` is something else; the message names the wrong part.
         """
         if plain := _PLAIN_S3.fullmatch(text):
             return cls(*plain.groups())
         if not text:
-            raise LocationError("an empty text is not a location")
+            raise LocationError("an empty str is not a location")
         if text.startswith("s3:"):
             return cls._parse_s3(text)
         if text.startswith("file:"):
@@ -59,7 +59,7 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
         query = parse_qs(parts.query, keep_blank_values=True)
         versions = query.pop("versionId", [None])
         if query or len(versions) > 1:
-            raise LocationError(f"{text!r}: expected no query but one versionId, got {parts.query!r}")
+            raise LocationError(f"{text!r}: expected at most one versionId as query, got {parts.query!r}")
         if parts.fragment:
             raise LocationError(f"{text!r}: write '#' in a key as %23")
         return cls(parts.netloc, unquote(parts.path)[1:], versions[0] or None)
@@ -75,18 +75,18 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of_path(cls, path: str) -> Self:
-        """Return the key of an absolute path; a trailing ``/`` stays.
+        """Return the key of an absolute path, with its trailing ``/`` if it has one.
 
         Raises:
             LocationError: no file can have this path.
         """
         text = cls.spell(path)
-        parts = "/".join(part for part in text.split("/") if part not in {"", "."})  # As pathlib prints them.
+        parts = "/".join(part for part in text.split("/") if part not in {"", "."})  # As pathlib prints paths.
         return cls(None, f"/{parts}/" if parts and text.endswith("/") else f"/{parts}")
 
     @staticmethod
     def spell(path: str) -> str:
-        """Return the one spelling of a path whose bytes need not be Unicode: Python's for paths (PEP 383).
+        """Return a path in Python's one spelling for paths whose bytes may be invalid Unicode (PEP 383).
 
         Raises:
             LocationError: no file can have this path.
@@ -101,17 +101,17 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_local(self) -> bool:
-        """Whether this is a file of this machine."""
+        """Return whether this is a file on this machine."""
         return self.bucket is None
 
     @property
     def is_prefix(self) -> bool:
-        """Whether this is written as a directory or prefix: it ends in ``/``, or is a whole bucket."""
+        """Return whether this is spelled as a directory or prefix: it ends in ``/``, or is a whole bucket."""
         return not self.key or self.key.endswith("/")
 
     @property
     def name(self) -> str:
-        """The last part of the key, without a trailing ``/``."""
+        """Last part of the key, without a trailing ``/``."""
         return self.key.rstrip("/").rpartition("/")[2]
 
     def join(self, relative: str) -> Self:
@@ -119,7 +119,7 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
         return type(self)(self.bucket, f"{self.key.rstrip('/')}/{relative}" if self.key else relative)
 
     def at_version(self, version_id: str | None) -> Self:
-        """Return the same key at a version; stores without versioning have none."""
+        """Return the same key at a version, or without one, as in buckets without versioning."""
         return type(self)(self.bucket, self.key, version_id)
 
     def __str__(self) -> str:
@@ -137,7 +137,7 @@ class RegistryLocation:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``s3://bucket``, ``file:///directory`` or an absolute path, as it is written.
+        """Parse ``s3://bucket``, ``file:///directory`` or an absolute path, without resolving it on the disk.
 
         Raises:
             LocationError: ``text`` names an object, a prefix or a version, or is no location at all.
@@ -154,7 +154,7 @@ class RegistryLocation:
 
     @property
     def is_local(self) -> bool:
-        """Whether this is a directory of this machine."""
+        """Return whether this is a directory on this machine."""
         return self.root.is_local
 
     def __str__(self) -> str:
@@ -163,10 +163,10 @@ class RegistryLocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuiltUri:
-    """A Quilt+ URI: a package in a registry, pinned by hash or tag or not, and a path inside it.
+    """A Quilt+ URI: a package in a registry, optionally pinned by hash or tag, and a path inside it.
 
-    ``QuiltUri.parse(str(uri)) == uri``. Form: ``quilt+s3://bucket#package=ns/name[@hash|:tag][&path=…][&catalog=…]``. For a
-    registry on the local disk ``quilt+file:///directory#…`` is ours; Quilt itself has no URI for those.
+    ``QuiltUri.parse(str(uri)) == uri``. Form: ``quilt+s3://bucket#package=ns/name[@hash|:tag][&path=…][&catalog=…]``. The form
+    ``quilt+file:///directory#…``, for a local registry, is this provider's (docs/adr/0005); Quilt itself has none.
     """
 
     registry: RegistryLocation
@@ -178,12 +178,12 @@ class QuiltUri:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a Quilt+ URI.
+        """Parse a Quilt+ URI.
 
         Raises:
             LocationError: the URI has another form.
             PackageNameError: the package's name is not valid.
-            TopHashError: what follows ``@`` is not a full top hash.
+            TopHashError: the part after ``@`` is not a full top hash.
             LogicalKeyError: the path is not a key of the package.
         """
         parts = _split(text)

@@ -212,7 +212,7 @@ REFUSED = [
     pytest.param({"a/": ["/x", None]}, "'a/': its source is None", id="none-in-a-list"),
     pytest.param({"a.json": None}, "'a.json': its source is None", id="none-under-a-json-key"),
     pytest.param({"a": {"content": None}}, "'a'", id="content-none"),
-    pytest.param({"a": ""}, "'a': an empty text", id="empty-text"),
+    pytest.param({"a": ""}, "'a': an empty str", id="empty-text"),
     pytest.param({"a": "https://x/y"}, "'a': 'https://x/y'", id="https"),
     pytest.param({"a": "s3://b/k?x=y"}, "'a': 's3://b/k?x=y'", id="query"),
     pytest.param({"a": "quilt+s3://b"}, "'a': 'quilt+s3://b'", id="bad-package-uri"),
