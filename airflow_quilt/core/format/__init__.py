@@ -1,1 +1,1 @@
-"""Quilt's format: names, keys, URIs, hashes, manifests, layout. Pure: nothing here reads, writes or waits (docs/format.md)."""
+"""Quilt's format (docs/format.md): names, keys, URIs, hashes, manifests, layout. Pure: no I/O, no waiting."""

@@ -1,7 +1,7 @@
-r"""The manifest: a header, metadata of directories, and one line an entry, written as streams.
+r"""Manifests as streams: a header, metadata of directories, and one line an entry (docs/format.md, "Manifest").
 
-Two spellings of JSON matter (quilt3's ``Package.dump`` and ``Package.top_hash``): the lines of the file, and the
-canonical text whose SHA-256 is the top hash. The canonical text leaves out physical keys and the directories.
+There are two spellings of JSON: the lines of the file (quilt3's ``Package.dump``), and the canonical JSON whose SHA-256 is
+the top hash (quilt3's ``Package.top_hash``). The canonical JSON omits physical keys and directories.
 """
 
 import hashlib
@@ -23,26 +23,26 @@ from airflow_quilt.core.format.ordering import batched
 R = TypeVar("R")
 
 MAX_RECORD_SIZE: Final = 1_000_000
-"""The most bytes that one line may have, without its newline; Quilt's own services read no longer ones."""
+"""Maximum bytes of a line without its newline; Quilt's own services read no longer lines."""
 LARGEST: Final = 2**63 - 1
-"""The largest size of an entry: Quilt's platform reads sizes as integers of 64 bits, and no store keeps anything larger."""
+"""Maximum size of an entry in bytes: Quilt's platform reads sizes as 64-bit integers, and no store holds larger objects."""
 
 _line_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-"""Returns the canonical text of a record."""
-_MOST_BYTES: Final = 4
-"""The most bytes that a character takes in UTF-8."""
-_MOST_ESCAPED: Final = 6
-"""The most bytes that a character takes in JSON: ``\\u001f``."""
-_FRAME: Final = 200
-"""More than the bytes of a line that are no text of its entry."""
+"""Returns the canonical JSON of a record."""
+_MAX_UTF8_SIZE: Final = 4
+"""Maximum bytes of a character in UTF-8."""
+_MAX_JSON_SIZE: Final = 6
+"""Maximum bytes of a character in JSON: ``\\u001f``."""
+_FRAME_SIZE: Final = 200
+"""Upper bound on the bytes of a line around the values of its entry."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
     """One file of a package.
 
-    ``physical_keys`` are URLs, the first one counts. ``size`` is in bytes. ``meta`` is the whole of the entry's metadata;
-    what a user gave lies under ``user_meta``, other keys belong to whoever wrote them.
+    ``physical_keys`` are URLs; only the first one is used. ``size`` is in bytes. ``meta`` is all metadata of the entry: the
+    user's under ``user_meta``, and that of other writers under keys of theirs.
     """
 
     logical_key: LogicalKey
@@ -53,13 +53,13 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def user_meta(self) -> Any:
-        """What a user said of the entry; ``{}`` where nobody said anything."""
+        """User metadata of the entry; ``{}`` if there is none."""
         return self.meta.get("user_meta", {})
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a manifest that was written adds up to; ``bytes`` counts the files, not the manifest."""
+    """Totals of a manifest that was written; ``bytes`` counts the files, not the manifest."""
 
     top_hash: TopHash
     entries: int
@@ -76,15 +76,15 @@ def make_header(
 
     Args:
         message: the message of this revision.
-        user_meta: the package's metadata; None leaves it as it is in ``base``, or out, as quilt3 does when none was set.
-        workflow: what is recorded of the workflow that this revision was checked against.
-        base: the header of the revision that this one is derived from; what others wrote there stays.
+        user_meta: the package's metadata; None keeps that of ``base``, and without one omits the key, as quilt3 does.
+        workflow: the record of the workflow that this revision was checked against.
+        base: the header of the revision that this one is derived from; its other keys stay.
 
     Raises:
-        MetadataError: the message is not text, or the metadata is not a JSON object.
+        MetadataError: the message is not a ``str``, or the metadata is not a JSON object.
     """
     if message is not None and not isinstance(message, str):
-        raise MetadataError(f"message: expected text, got {type(message).__name__}")
+        raise MetadataError(f"message: expected str, got {type(message).__name__}")
     header: dict[str, Any] = {"version": "v0"} if base is None else dict(base)
     if user_meta is not None:
         header["user_meta"] = check_meta(user_meta, "meta")
@@ -101,45 +101,46 @@ def header_line(header: Mapping[str, Any]) -> bytes:
     """Return the first line of a manifest, without its newline.
 
     Raises:
-        RecordSizeError: it is longer than :data:`MAX_RECORD_SIZE`.
-        MetadataError: it holds what is no JSON, or is nested too deeply.
+        RecordSizeError: the line is longer than :data:`MAX_RECORD_SIZE`.
+        MetadataError: a value is not JSON, or is nested too deeply.
     """
-    return _line(header, "the package's metadata")
+    return _encode(_line_json, header, "the package's metadata")
 
 
 def directory_line(key: DirectoryKey, meta: object) -> bytes:
-    """Return the line that holds the metadata of a directory, without its newline.
+    """Return the line of the metadata of a directory, without its newline.
 
     Raises:
-        RecordSizeError: it is longer than :data:`MAX_RECORD_SIZE`.
+        RecordSizeError: the line is longer than :data:`MAX_RECORD_SIZE`.
+        MetadataError: a value is not JSON, or is nested too deeply.
     """
-    return _line({"logical_key": key, "meta": meta}, f"directory {key!r}")
+    return _encode(_line_json, {"logical_key": key, "meta": meta}, f"directory {key!r}")
 
 
 def entry_line(entry: Entry) -> bytes:
     """Return the line of an entry, without its newline.
 
     Raises:
-        RecordSizeError: it is longer than :data:`MAX_RECORD_SIZE`.
-        MetadataError: it holds what is no JSON, or is nested too deeply.
+        RecordSizeError: the line is longer than :data:`MAX_RECORD_SIZE`.
+        MetadataError: a value is not JSON, or is nested too deeply.
     """
-    return _encoded(_entry_text, entry, f"entry {entry.logical_key!r}")
+    return _encode(_entry_json, entry, f"entry {entry.logical_key!r}")
 
 
 def check_record(entry: Entry) -> None:
-    """Check that an entry can be written; without writing it, where it clearly can.
+    """Check that an entry can be written, without encoding it where an upper bound of its size suffices.
 
     Raises:
-        RecordSizeError: its line is longer than :data:`MAX_RECORD_SIZE`.
-        MetadataError: it holds what is no JSON, or is nested too deeply.
+        RecordSizeError: the line is longer than :data:`MAX_RECORD_SIZE`.
+        MetadataError: a value is not JSON, or is nested too deeply.
     """
     characters = len(entry.logical_key) + len("".join(entry.physical_keys)) + len(entry.hash.type) + len(entry.hash.value)
-    if entry.meta or characters * _MOST_ESCAPED + _FRAME + len(entry.physical_keys) * _FRAME > MAX_RECORD_SIZE:
+    if entry.meta or characters * _MAX_JSON_SIZE + _FRAME_SIZE * (1 + len(entry.physical_keys)) > MAX_RECORD_SIZE:
         entry_line(entry)
 
 
 def canonical_entry(entry: Entry) -> str:
-    """Return the canonical text of an entry, which is what of it counts for the top hash."""
+    """Return the canonical JSON of an entry, the part of it that the top hash covers."""
     meta = canonical_json(entry.meta) if entry.meta else "{}"
     return (
         f'{{"hash":{{"type":{_quoted_ascii(entry.hash.type)},"value":{_quoted_ascii(entry.hash.value)}}},'
@@ -148,11 +149,11 @@ def canonical_entry(entry: Entry) -> str:
 
 
 def canonical_text(entries: Iterable[Entry]) -> bytes:
-    """Return the canonical texts of entries, one after the other."""
+    """Return the concatenated canonical JSON of entries."""
     return "".join([canonical_entry(entry) for entry in entries]).encode()
 
 
-def _entry_text(entry: Entry) -> str:
+def _entry_json(entry: Entry) -> str:
     keys = ", ".join([_quoted(key) for key in entry.physical_keys])
     meta = _line_json(entry.meta) if entry.meta else "{}"
     return (
@@ -161,31 +162,27 @@ def _entry_text(entry: Entry) -> str:
     )
 
 
-def _line(record: Mapping[str, Any], what: str) -> bytes:
-    return _encoded(_line_json, record, what)
-
-
-def _encoded(spell: Callable[[R], str], record: R, what: str) -> bytes:
+def _encode(to_json: Callable[[R], str], record: R, subject: str) -> bytes:
     try:
-        line = spell(record).encode()
-    except (ValueError, RecursionError) as error:  # Only what somebody else wrote: our own metadata has been checked.
-        raise MetadataError(f"{what}: it cannot be written: {error}") from error
+        line = to_json(record).encode()
+    except (ValueError, RecursionError) as error:  # Only for metadata of other writers: the user's has been checked.
+        raise MetadataError(f"{subject}: it cannot be written: {error}") from error
     if len(line) > MAX_RECORD_SIZE:
         raise RecordSizeError(
-            f"{what}: its record in the manifest has {len(line):,} bytes, the most is {MAX_RECORD_SIZE:,}; "
+            f"{subject}: its record in the manifest has {len(line):,} bytes, the most is {MAX_RECORD_SIZE:,}; "
             "move large metadata into a file of the package"
         )
     return line
 
 
-def _block(entries: Sequence[Entry]) -> bytes:
+def _entry_lines(entries: Sequence[Entry]) -> bytes:
     """Return the lines of entries, each with its newline."""
     try:
-        lines = [_entry_text(entry) for entry in entries]
-        if max(map(len, lines)) * _MOST_BYTES <= MAX_RECORD_SIZE:
+        lines = [_entry_json(entry) for entry in entries]
+        if max(map(len, lines)) * _MAX_UTF8_SIZE <= MAX_RECORD_SIZE:
             return ("\n".join(lines) + "\n").encode()
     except (ValueError, RecursionError):
-        pass  # One by one it turns out which entry it is.
+        pass  # The error must name its entry: encode one by one.
     return b"".join(entry_line(entry) + b"\n" for entry in entries)
 
 
@@ -195,16 +192,17 @@ def write_manifest(
     out: IO[bytes],
     directories: Mapping[DirectoryKey, Any] | None = None,
 ) -> Summary:
-    """Write a manifest and return its top hash.
+    """Write a manifest, and return its top hash and totals.
 
     Args:
         header: the header, from :func:`make_header` or from a manifest that was read.
-        entries: in walk order (:func:`airflow_quilt.core.format.names.walk_order`).
+        entries: the entries, in walk order (:func:`airflow_quilt.core.format.names.walk_order`).
         out: a binary file.
-        directories: the metadata of directories, in any order; it does not count for the top hash.
+        directories: the metadata of directories, in any order; the top hash does not cover it.
 
     Raises:
-        RecordSizeError: a line is too long.
+        RecordSizeError: a line is longer than :data:`MAX_RECORD_SIZE`.
+        MetadataError: a value is not JSON, or is nested too deeply.
     """
     out.write(header_line(header) + b"\n")
     digest = hashlib.sha256(canonical_json(header).encode())
@@ -212,7 +210,7 @@ def write_manifest(
         out.write(directory_line(key, meta) + b"\n")
     count = size = 0
     for batch in batched(entries):
-        out.write(_block(batch))
+        out.write(_entry_lines(batch))
         digest.update(canonical_text(batch))
         count += len(batch)
         size += sum([entry.size for entry in batch])

@@ -1,4 +1,8 @@
-"""Reads manifests, as streams, from anybody: whatever is wrong in one is told with the number of its line."""
+"""Reading of manifests as streams, of any writer: an error names its line (docs/format.md, "Manifest").
+
+Blocks of lines are decoded at once where a few cheap checks prove every line valid. All others are decoded line by line, as
+strictly as the format demands.
+"""
 
 import hashlib
 import itertools
@@ -26,18 +30,18 @@ from airflow_quilt.core.format.names import (
 
 R = TypeVar("R")
 
-_MOST_TO_READ: Final = 16 * 1024 * 1024
-"""The most bytes of a line that is read: quilt3's writers can be told to exceed ``MAX_RECORD_SIZE``."""
+_MAX_LINE_SIZE: Final = 16 * 1024 * 1024
+"""Maximum bytes of a line to read: quilt3's writers can be configured to exceed ``MAX_RECORD_SIZE``."""
 
-_PIECE: Final = 256 * 1024
-"""Bytes that are looked at together."""
+_BLOCK_SIZE: Final = 256 * 1024
+"""Bytes that are decoded at once."""
 
 _QUOTES: Final = 22
-"""So many quotes are in the line of an entry that has one physical key and no metadata, as nearly all have, if none is in its
-texts: more keys of an object, or one given twice, make more."""
+"""Quotes in the line of an entry with one physical key and no metadata, as nearly all have, and no quote in its values. An
+unknown or repeated key in an object makes more."""
 
-_NO_ENTRY: Final = (ValueError, msgspec.DecodeError)
-"""What a line raises that is no entry: the errors of msgspec are such values only since its later releases."""
+_DECODE_ERRORS: Final = (ValueError, msgspec.DecodeError)
+"""Errors for a line that is not an entry; those of msgspec are a ``ValueError`` only since its later releases."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +49,9 @@ class Manifest:
     """A manifest that is being read.
 
     Attributes:
-        header: its first line.
+        header: the first line.
         entries: a stream that can be read once.
-        directories: the metadata of directories, complete when the first entry has been read.
+        directories: the metadata of directories, complete once the first entry has been read.
     """
 
     header: Mapping[str, Any]
@@ -56,31 +60,31 @@ class Manifest:
 
     @property
     def user_meta(self) -> Any:
-        """What a user said of the package; ``{}`` where nobody said anything."""
+        """User metadata of the package; ``{}`` if there is none."""
         return self.header.get("user_meta", {})
 
     def begun(self) -> Self:
-        """Return the manifest, read so far that all directories are known: they come before the first entry."""
+        """Return the manifest after reading its first entry, so that ``directories`` is complete."""
         first = next(self.entries, None)
         return replace(self, entries=itertools.chain([first] if first else (), self.entries))
 
 
 def read_manifest(chunks: Iterable[bytes], top_hash: TopHash | None = None) -> Manifest:
-    """Read a manifest from the chunks of its file, which may come from anybody.
+    """Read a manifest from the chunks of its file; its writer is not trusted.
 
     Args:
         chunks: the bytes.
-        top_hash: the name of the manifest, which its content must have; whoever reads to the end learns of it.
+        top_hash: the expected top hash, which is the name of the manifest; it is checked after the last entry.
 
     Raises:
-        ManifestError: a line is not what the format says, or the content has another top hash; entries raise it while
-            they are read.
+        ManifestError: a line does not follow the format, or the content has another top hash; ``entries`` raises it while
+            it is read.
     """
     blocks = _blocks(chunks)
     _, block = next(blocks, (1, b""))
     line, _, rest = block.partition(b"\n")
-    _check_length(1, line)
-    header = _record(1, line)
+    _check_size(1, line)
+    header = _decode_object(1, line)
     header.pop("top_hash", None)  # Obsolete; quilt3 drops it too.
     directories: dict[DirectoryKey, Any] = {}
     reader = _EntryReader(directories, hashlib.sha256(_canonical(1, line, canonical_json, header)), top_hash)
@@ -88,39 +92,39 @@ def read_manifest(chunks: Iterable[bytes], top_hash: TopHash | None = None) -> M
 
 
 class _EntryReader:
-    """Reads the entries of one manifest, and checks what they are together: their order and their top hash."""
+    """Reader of the entries of one manifest, which checks their order and their top hash."""
 
     def __init__(self, directories: dict[DirectoryKey, Any], digest: "hashlib._Hash", top_hash: TopHash | None) -> None:
         self._directories = directories
         self._digest = digest
         self._top_hash = top_hash
         self._previous: LogicalKey | None = None
-        self._with_meta: Sequence[DirectoryKey] = ()
+        self._sorted_directories: Sequence[DirectoryKey] = ()
 
     def read(self, blocks: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
-        """Yield the entries of blocks of lines, which come with the number of their first line."""
+        """Yield the entries of blocks of lines, each given with the number of its first line."""
         for number, block in blocks:
-            yield from self._glance(block) or self._examine(number, block)
+            yield from self._decode_block(block) or self._decode_lines(number, block)
         if self._top_hash and (found := self._digest.hexdigest()) != self._top_hash:
             raise ManifestError(f"the manifest {self._top_hash} was changed or damaged: its content has the top hash {found}")
 
-    def _glance(self, block: bytes) -> list[Entry] | None:
-        """Read a block that is plain and right in every way, many lines at once; None where a closer look is needed."""
+    def _decode_block(self, block: bytes) -> list[Entry] | None:
+        """Decode all lines of a block at once; None unless cheap checks prove every one of them valid."""
         if not _is_plain(block):
             return None
         try:
             entries = _decoder.decode_lines(block)
-        except _NO_ENTRY:
+        except _DECODE_ERRORS:
             return None
         keys = [entry.logical_key for entry in entries]
-        if not is_walk(keys if self._previous is None else [self._previous, *keys]) or not self._fits(keys):
+        if not is_walk(keys if self._previous is None else [self._previous, *keys]) or not self._are_files(keys):
             return None
         self._digest.update(canonical_text(entries))
         self._previous = keys[-1]
         return entries
 
-    def _fits(self, keys: Sequence[LogicalKey]) -> bool:
-        """Whether no key is that of a directory that has metadata."""
+    def _are_files(self, keys: Sequence[LogicalKey]) -> bool:
+        """Return whether no key is also a directory that has metadata."""
         try:
             for key in keys if self._directories else ():
                 self._check_file(key)
@@ -128,27 +132,27 @@ class _EntryReader:
             return False
         return True
 
-    def _examine(self, number: int, block: bytes) -> Iterator[Entry]:
-        """Read a block line by line, to tell what is wrong with which."""
-        for at, line in enumerate(block.removesuffix(b"\n").split(b"\n") if block else (), number):
-            _check_length(at, line)
+    def _decode_lines(self, first: int, block: bytes) -> Iterator[Entry]:
+        """Decode a block line by line, so that an error names its line."""
+        for number, line in enumerate(block.removesuffix(b"\n").split(b"\n") if block else (), first):
+            _check_size(number, line)
             try:
-                entry = _spelled_as_ours(line) or self._examined(at, line)
+                entry = _decode_plain(line) or self._decode_line(number, line)
                 if entry is None:
                     continue
                 self._check_order(entry.logical_key)
             except LogicalKeyError as error:
-                raise ManifestError(f"line {at}: {error}") from error
-            self._digest.update(_canonical(at, line, canonical_entry, entry))
+                raise ManifestError(f"line {number}: {error}") from error
+            self._digest.update(_canonical(number, line, canonical_entry, entry))
             self._previous = entry.logical_key
             yield entry
 
-    def _examined(self, number: int, line: bytes) -> Entry | None:
-        """Read a line as exactly as it gets: an entry, or the metadata of a directory, which is kept."""
-        record = _record(number, line)
+    def _decode_line(self, number: int, line: bytes) -> Entry | None:
+        """Decode a line of any spelling: return an entry, or keep the metadata of a directory and return None."""
+        record = _decode_object(number, line)
         if record.get("physical_keys"):
-            return _entry(number, record)
-        key = _directory(number, record, self._directories if self._previous is None else None)
+            return _parse_entry(number, record)
+        key = _parse_directory(number, record, self._directories if self._previous is None else None)
         _canonical(number, line, canonical_json, record)
         self._directories[key] = record["meta"]
         return None
@@ -160,29 +164,32 @@ class _EntryReader:
         check_next(self._previous, key)
 
     def _check_file(self, key: LogicalKey) -> None:
-        if self._previous is None:  # No directory comes after this.
-            self._with_meta = sorted(self._directories)
-        check_file(key, self._with_meta)
+        if self._previous is None:  # Directories come before the first entry, so there are no more.
+            self._sorted_directories = sorted(self._directories)
+        check_file(key, self._sorted_directories)
 
 
 def _is_plain(block: bytes) -> bool:
-    """Whether a block is whole lines, each of one record that has the keys of an entry, once, if it has them all."""
+    """Return whether a block is whole lines of one object each that, if they have all keys of an entry, have each of them once."""
     lines = block.count(b"\n")
     is_lines = block[:1] == b"{" and block[-2:] == b"}\n" and block.count(b"}\n{") == lines - 1
-    return is_lines and block.count(b'"') == _QUOTES * lines and len(block) <= _MOST_TO_READ
+    return is_lines and block.count(b'"') == _QUOTES * lines and len(block) <= _MAX_LINE_SIZE
 
 
-def _spelled_as_ours(line: bytes) -> Entry | None:
-    """Read the line of an entry that is spelled as we and quilt3 spell it, which leaves no doubt of what it says."""
+def _decode_plain(line: bytes) -> Entry | None:
+    """Decode the line of an entry spelled exactly as this provider and quilt3 do, or return None.
+
+    Equal bytes exclude all that msgspec's decoder overlooks, such as repeated or unknown keys.
+    """
     try:
         entry = _decoder.decode(line)
         return entry if entry_line(entry) == line and parse_logical_key(entry.logical_key) else None
-    except (*_NO_ENTRY, RecursionError, QuiltError):
+    except (*_DECODE_ERRORS, RecursionError, QuiltError):
         return None
 
 
-def _directory(number: int, record: Mapping[str, Any], known: Mapping[DirectoryKey, Any] | None) -> DirectoryKey:
-    """Return the key of a directory whose metadata a record holds; ``known`` is None where entries have come already."""
+def _parse_directory(number: int, record: Mapping[str, Any], known: Mapping[DirectoryKey, Any] | None) -> DirectoryKey:
+    """Return the key of the directory of a record; ``known`` is None after the first entry, where directories are errors."""
     key = parse_directory_key(record.get("logical_key"))
     if known is None or key in known:
         raise LogicalKeyError(f"metadata of {key!r}: it is given once, before all entries")
@@ -191,7 +198,7 @@ def _directory(number: int, record: Mapping[str, Any], known: Mapping[DirectoryK
     return key
 
 
-def _entry(number: int, record: Mapping[str, Any]) -> Entry:
+def _parse_entry(number: int, record: Mapping[str, Any]) -> Entry:
     match record:
         case {
             "logical_key": str(key),
@@ -211,20 +218,21 @@ def _entry(number: int, record: Mapping[str, Any]) -> Entry:
     )
 
 
-def _canonical(number: int, line: bytes, spell: Callable[[R], str], record: R) -> bytes:
+def _canonical(number: int, line: bytes, to_json: Callable[[R], str], record: R) -> bytes:
+    """Return the canonical JSON of a record, after checking that its line can be written again."""
     try:
-        if b"\\ud" in line.lower():  # Half a surrogate pair can be read, and not be written.
+        if b"\\ud" in line.lower():  # JSON can spell half a surrogate pair, which UTF-8 cannot hold.
             json.dumps(_read_json(line.decode()), ensure_ascii=False).encode()
-        return spell(record).encode()
+        return to_json(record).encode()
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"line {number}: {error}") from error
 
 
-def _refuse(constant: str) -> None:
+def _reject_constant(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         raise ValueError("a key is given twice in one object")
@@ -232,10 +240,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _decoder = msgspec.json.Decoder(Entry)
-_read_json = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_refuse).decode
+_read_json = json.JSONDecoder(object_pairs_hook=_reject_repeated_keys, parse_constant=_reject_constant).decode
 
 
-def _record(number: int, line: bytes) -> dict[str, Any]:
+def _decode_object(number: int, line: bytes) -> dict[str, Any]:
     try:
         record = _read_json(line.decode())
     except (ValueError, RecursionError) as error:
@@ -246,19 +254,19 @@ def _record(number: int, line: bytes) -> dict[str, Any]:
 
 
 def _blocks(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield whole lines, many at a time, and the number of the first one; only the last line may lack its newline."""
+    """Yield blocks of whole lines with the number of their first line; only the last line may lack its newline."""
     number, rest = 1, b""
     for chunk in chunks:
-        for start in range(0, len(chunk), _PIECE):
-            rest += chunk[start : start + _PIECE]
+        for start in range(0, len(chunk), _BLOCK_SIZE):
+            rest += chunk[start : start + _BLOCK_SIZE]
             if end := rest.rfind(b"\n") + 1:
                 yield number, rest[:end]
                 number, rest = number + rest.count(b"\n"), rest[end:]
-            _check_length(number, rest)
+            _check_size(number, rest)
     if rest:
         yield number, rest
 
 
-def _check_length(number: int, line: bytes) -> None:
-    if len(line) > _MOST_TO_READ:
-        raise ManifestError(f"line {number}: longer than {_MOST_TO_READ:,} bytes")
+def _check_size(number: int, line: bytes) -> None:
+    if len(line) > _MAX_LINE_SIZE:
+        raise ManifestError(f"line {number}: longer than {_MAX_LINE_SIZE:,} bytes")

@@ -24,7 +24,7 @@ def check_meta(value: object, where: str) -> Mapping[str, Any]:
 
 
 def check_json(value: object, where: str, depth: int = 0) -> None:  # noqa: C901, PLR0912  (a table of kinds)
-    """Check that a value is JSON, which has no dates, no infinite numbers and only `str` keys.
+    """Check that a value is JSON, which has no dates, no infinite numbers and only ``str`` keys.
 
     Raises:
         MetadataError: it is not; the message names the path to the value.
