@@ -1,8 +1,8 @@
-"""The events of a Quilt stack about packages, out of an SQS queue.
+"""Events of a Quilt stack about packages, from an SQS queue.
 
 A stack publishes them through EventBridge: source ``com.quiltdata``, detail type ``package-revision``
-(https://docs.quilt.bio/quilt-platform-administrator/advanced-usage/eventbridge); a rule sends them to the queue. Each comes at
-least once, in no order, so an event only says that it is time to look.
+(https://docs.quilt.bio/quilt-platform-administrator/advanced-usage/eventbridge); a rule sends them to the queue. Each arrives
+at least once, in no order, so an event only says that it is time to poll.
 """
 
 import json
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_MOST: Final = 10
+_BATCH: Final = 10
+"""SQS's limit of messages per request."""
 _LONGEST: Final = 10
-"""Seconds that SQS is to wait for a message: it could wait 20, but a triggerer that stops waits for it."""
+"""Seconds that SQS waits for a message; it allows 20, but a triggerer that stops has to wait too."""
 _KIND: Final = "package-revision"
 
 
 @dataclass(frozen=True, slots=True)
 class PackageEvent:
-    """That there is a revision of a package.
+    """An event: a package has a new revision.
 
     Attributes:
         registry: ``s3://bucket``.
         package: ``namespace/name``.
-        top_hash: of the revision, which need not be the latest one any more.
+        top_hash: of the revision, which may no longer be the latest one.
     """
 
     registry: str
@@ -43,7 +44,7 @@ class PackageEvent:
 
     @classmethod
     def parse(cls, body: str) -> Self | None:
-        """Read the body of a message; what came through SNS is wrapped once more. None for an event of another kind."""
+        """Parse the body of a message, which SNS wraps once more; return None for an event of another kind."""
         try:
             event: Any = json.loads(body)
             if isinstance(event, dict) and "Message" in event:
@@ -60,8 +61,9 @@ class PackageQueue:
     """An SQS queue of package events.
 
     Args:
-        url: of the queue.
-        settings: of the Quilt connection; its AWS connection gives the credentials, and its region unless the URL does.
+        url: the queue's.
+        settings: the Quilt connection's; its AWS connection provides the credentials, and the region unless the URL
+            names one.
     """
 
     def __init__(self, url: str, settings: "QuiltSettings") -> None:
@@ -71,17 +73,17 @@ class PackageQueue:
         self._receipts: list[dict[str, str]] = []
 
     def receive(self, seconds: float) -> Collection[PackageEvent]:
-        """Wait for messages, for so long at most; return the events among them. Other messages are no use here, and go too.
+        """Wait for messages, at most for so many seconds; return their events. Other messages are dropped.
 
         Raises:
             StorageUnavailableError: the queue cannot be read.
         """
         wait = max(1, min(_LONGEST, int(seconds)))
         try:
-            answer = self._client.receive_message(QueueUrl=self._url, MaxNumberOfMessages=_MOST, WaitTimeSeconds=wait)
+            response = self._client.receive_message(QueueUrl=self._url, MaxNumberOfMessages=_BATCH, WaitTimeSeconds=wait)
         except (BotoCoreError, ClientError) as error:
             raise StorageUnavailableError(f"the queue cannot be read: {error}", self._url) from error
-        messages = answer.get("Messages", ())
+        messages = response.get("Messages", ())
         self._receipts += [
             {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
             for number, message in enumerate(messages, len(self._receipts))
@@ -89,10 +91,10 @@ class PackageQueue:
         return [event for message in messages if (event := PackageEvent.parse(message["Body"]))]
 
     def done(self) -> None:
-        """Delete what was received: until then the queue hands it out again, in case whoever received it is lost."""
+        """Delete the received messages; until then the queue delivers them again, in case their receiver is lost."""
         while self._receipts:
-            batch, self._receipts = self._receipts[:_MOST], self._receipts[_MOST:]
+            batch, self._receipts = self._receipts[:_BATCH], self._receipts[_BATCH:]
             try:
                 self._client.delete_message_batch(QueueUrl=self._url, Entries=batch)
             except (BotoCoreError, ClientError) as error:
-                _log.warning("Events stay in the queue, and come again: %s", error)
+                _log.warning("Events stay in the queue and will be delivered again: %s", error)

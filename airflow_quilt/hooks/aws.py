@@ -1,4 +1,4 @@
-"""S3 credentials of the Quilt service, at the place where the hooks of the Amazon provider get theirs."""
+"""S3 credentials of the Quilt service for hooks of the Amazon provider."""
 
 import re
 import threading
@@ -18,13 +18,13 @@ _MOST_ATTEMPTS: Final = 4
 
 
 class QuiltCredentialsMixin:
-    """Gives a hook of the Amazon provider the S3 credentials of a Quilt login; put it before that hook.
+    """Mixin that signs the requests of an Amazon hook with the S3 credentials of a Quilt login; put it before that hook.
 
-    ``class QuiltS3Hook(QuiltCredentialsMixin, S3Hook)`` is then used as
-    ``QuiltS3Hook(credentials=QuiltHook().credentials, aws_conn_id=None)``; region, endpoint and botocore settings still are
+    ``class QuiltS3Hook(QuiltCredentialsMixin, S3Hook)`` is used as
+    ``QuiltS3Hook(credentials=QuiltHook().credentials, aws_conn_id=None)``. Region, endpoint and botocore settings are still
     those of the AWS connection.
 
-    :param credentials: where the credentials come from (:attr:`airflow_quilt.hooks.quilt.QuiltHook.credentials`).
+    :param credentials: source of the credentials (:attr:`airflow_quilt.hooks.quilt.QuiltHook.credentials`).
     """
 
     def __init__(self, *args: Any, credentials: "CredentialSource", **kwargs: Any) -> None:
@@ -34,10 +34,10 @@ class QuiltCredentialsMixin:
         self._sessions_lock = threading.Lock()
 
     def get_session(self, region_name: str | None = None, deferrable: bool = False) -> boto3.session.Session:  # noqa: FBT001, FBT002
-        """Return a session whose credentials stay fresh, one for each region.
+        """Return the session for a region; its credentials stay fresh.
 
         Raises:
-            NotImplementedError: an asynchronous session was asked for.
+            NotImplementedError: with ``deferrable=True``; only synchronous sessions have these credentials.
         """
         if deferrable:
             raise NotImplementedError("Quilt's credentials are for sessions of boto3; run the task without deferrable=True")
@@ -49,13 +49,13 @@ class QuiltCredentialsMixin:
 
 
 class QuiltAwsHook(QuiltCredentialsMixin, AwsGenericHook[Any]):
-    """Makes clients of AWS with the credentials of a Quilt login."""
+    """Hook for clients of AWS that have the credentials of a Quilt login."""
 
 
 def make_session(source: "CredentialSource", region: str | None) -> boto3.session.Session:
     """Return a boto3 session that signs with the credentials of a source.
 
-    A request that a store refuses because its credentials have expired is signed anew and sent again.
+    A request that is refused for expired credentials is signed with fresh ones and sent again.
     """
     session = botocore.session.get_session()
     session._credentials = _Credentials(source)  # type: ignore[attr-defined]  # noqa: SLF001  (where the provider's factory puts its own)
@@ -63,7 +63,7 @@ def make_session(source: "CredentialSource", region: str | None) -> boto3.sessio
         session.set_config_variable("region", region)
     signed = threading.local()
 
-    def remember(request: Any, **_: object) -> None:
+    def note_signer(request: Any, **_: object) -> None:
         found = _SIGNED_BY.search(str(request.headers.get("Authorization", "")))
         signed.by = found[1] if found else None
 
@@ -74,13 +74,13 @@ def make_session(source: "CredentialSource", region: str | None) -> boto3.sessio
         source.reject(signed.by)
         return 0
 
-    session.register("before-send", remember)  # type: ignore[arg-type]
+    session.register("before-send", note_signer)  # type: ignore[arg-type]
     session.register("needs-retry", refresh)  # type: ignore[arg-type]
     return boto3.session.Session(botocore_session=session)
 
 
 class _Credentials:
-    """What botocore takes for credentials; asks the source each time a request is signed."""
+    """Credentials for botocore, which asks the source for them at each signing."""
 
     method = "quilt-registry"
     account_id = None
