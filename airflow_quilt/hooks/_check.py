@@ -1,4 +1,4 @@
-"""What works in a connection and what does not, part by part."""
+"""Checks of a connection, part by part."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from airflow_quilt.hooks._settings import QuiltSettings
 
 _SECONDS: Final = 5.0
-"""What each part has to answer: somebody is waiting."""
+"""Timeout of each request: a user waits for the result."""
 _QUICK: Final = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"mode": "standard", "total_max_attempts": 1})
 
 
 def check(read: "Callable[[], QuiltSettings]", conn_id: str | None) -> Iterator[CheckResult]:
-    """Look at the parts of a connection, until one fails that the next ones need."""
+    """Check the parts of a connection; stop at a failure that the next parts depend on."""
     try:
         settings = read()
     except QuiltError as error:

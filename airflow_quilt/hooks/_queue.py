@@ -2,7 +2,7 @@
 
 A stack publishes them through EventBridge: source ``com.quiltdata``, detail type ``package-revision``
 (https://docs.quilt.bio/quilt-platform-administrator/advanced-usage/eventbridge); a rule sends them to the queue. Each arrives
-at least once, in no order, so an event only says that it is time to poll.
+at least once, in no order, so an event is only a reason to poll.
 """
 
 import json

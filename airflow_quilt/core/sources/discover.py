@@ -236,4 +236,4 @@ def _directory_meta(source: LocationSource, location: PhysicalKey | QuiltUri) ->
 
 
 def _directory_error(source: LocationSource, location: PhysicalKey | QuiltUri) -> SourceError:
-    return SourceError(f"entry {source.key!r}: {location} is a directory; end the logical key in '/' to pack what it holds")
+    return SourceError(f"entry {source.key!r}: {location} is a directory; end the logical key in '/' to pack its files")
