@@ -1,63 +1,63 @@
-"""The one tree of errors of the engine.
+"""The one tree of errors of the core.
 
-Every class carries the data that a program needs and says in its message what a person needs: the thing and the
-cure. :attr:`QuiltError.transient` tells two kinds apart: the same call may succeed later (an unreachable store,
-a revision that moved), or it will fail again until somebody changes something. A retry policy can name four kinds:
-:class:`PermanentError`, :class:`AuthenticationError`, :class:`RevisionConflictError` and :class:`ThrottledError`.
+Every class carries the data that a program needs; its message names the thing and the cure. :attr:`QuiltError.transient`
+separates two kinds: the same call may succeed later (an unreachable store, a revision that moved), or it fails again until
+something changes. A retry policy can name four kinds: :class:`PermanentError`, :class:`AuthenticationError`,
+:class:`RevisionConflictError` and :class:`ThrottledError`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-_MOST_LISTED: Final = 100
+_MAX_LISTED: Final = 100
 
 
-def _listed(lines: Sequence[str]) -> str:
-    """Return a list for a message: the first lines, and how many more there are."""
-    more = [f"and {len(lines) - _MOST_LISTED:,} more"] if len(lines) > _MOST_LISTED else []
-    return "\n".join([*(f"- {line}" for line in lines[:_MOST_LISTED]), *more])
+def _bullets(lines: Sequence[str]) -> str:
+    """Return a list for a message: the first lines, and the number of the others."""
+    more = [f"and {len(lines) - _MAX_LISTED:,} more"] if len(lines) > _MAX_LISTED else []
+    return "\n".join([*(f"- {line}" for line in lines[:_MAX_LISTED]), *more])
 
 
 class QuiltError(Exception):
-    """Anything that the engine raises on purpose."""
+    """Base of all errors that the core raises on purpose."""
 
     transient: ClassVar[bool] = False
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-        # Without __init__, which an exception is rebuilt by otherwise: what args hold is the message, not what it was made of.
+        # Pickle would call __init__ with args, but args hold the finished message, not the arguments of __init__.
         return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class PermanentError(QuiltError):
-    """It will fail again until somebody changes something: the call, a setting, a file, the package."""
+    """A failure that recurs until something changes: the call, a setting, a file or the package."""
 
 
 class AuthenticationError(QuiltError):
-    """Whoever asks is not known, or not allowed to do this."""
+    """The caller is not known, or not allowed to do this."""
 
 
 class InputError(PermanentError, ValueError):
-    """What the caller gave cannot be published, read or deleted."""
+    """The caller's input cannot be published, read or deleted."""
 
 
 class PackageNameError(InputError):
-    """A text is not a package name."""
+    """A value is not a package name."""
 
 
 class LogicalKeyError(InputError):
-    """A text is not a logical key, or does not fit beside the other keys of the package."""
+    """A value is not a logical key, or does not fit beside the other keys of the package."""
 
 
 class TopHashError(InputError):
-    """A text is not a top hash, or matches no revision or several."""
+    """A value is not a top hash, or matches no revision or several."""
 
 
 class LocationError(InputError):
-    """A text is not a physical key, a registry or a Quilt+ URI that can be used here."""
+    """A value is not a physical key, a registry or a Quilt+ URI that can be used here."""
 
 
 class HashTypeError(InputError):
-    """A hash is of a type that nobody here computes, or that new entries do not get."""
+    """A hash type is unknown, or not for new entries."""
 
 
 class MetadataError(InputError):
@@ -80,16 +80,16 @@ class WorkflowError(InputError):
     """A package does not satisfy the registry's workflow.
 
     Attributes:
-        violations: what is wrong, one text for each broken rule.
+        violations: one ``str`` for each broken rule.
     """
 
     def __init__(self, workflow: str, violations: Sequence[str]) -> None:
-        super().__init__(f"the package does not satisfy the workflow {workflow!r} of the registry:\n{_listed(violations)}")
+        super().__init__(f"the package does not satisfy the workflow {workflow!r} of the registry:\n{_bullets(violations)}")
         self.violations = tuple(violations)
 
 
 class SettingsError(PermanentError):
-    """A connection or a registry lacks something that only its owner can give."""
+    """A connection or a registry lacks something that only its owner can supply."""
 
 
 class WorkflowConfigError(SettingsError):
@@ -112,8 +112,8 @@ class RevisionConflictError(QuiltError):
     """``latest`` is not the revision that this change was derived from.
 
     Attributes:
-        expected: the top hash that was read at the start, or None where there was no package.
-        found: the top hash that is there now, or None where it is gone.
+        expected: the top hash that was read at the start, or None if there was no package.
+        found: the top hash that ``latest`` has now, or None if it is gone.
     """
 
     transient = True
@@ -122,7 +122,7 @@ class RevisionConflictError(QuiltError):
         super().__init__(
             f"package {package}: 'latest' moved while this revision was being made (was {expected}, is {found}). "
             "Nothing was published. Run again to publish on top of it; or give conflict='rebase' with mode='update' to merge "
-            "with it, or conflict='overwrite' to win regardless."
+            "with it, or conflict='overwrite' to publish regardless."
         )
         self.expected = expected
         self.found = found
@@ -133,7 +133,7 @@ class SourceChangedError(PermanentError):
 
 
 class ChecksumMismatchError(QuiltError):
-    """The store holds other bytes than were sent."""
+    """The store holds other bytes than those sent."""
 
     transient = True
 
@@ -143,26 +143,26 @@ class EntryDamagedError(PermanentError):
 
 
 class VerificationError(PermanentError):
-    """Files or objects do not hold exactly what a revision names.
+    """Files or objects differ from those of a revision.
 
     Attributes:
-        differences: logical keys, or paths, by what is wrong with them: ``missing``, ``modified``, ``extra``.
+        differences: logical keys, or paths, by kind of difference: ``missing``, ``modified``, ``extra``.
     """
 
     def __init__(self, top_hash: str, differences: Mapping[str, Sequence[str]]) -> None:
-        lines = [f"{what}: {key}" for what, keys in differences.items() for key in keys]
-        super().__init__(f"not what revision {top_hash} names, in {len(lines):,} places:\n{_listed(lines)}")
+        lines = [f"{kind}: {key}" for kind, keys in differences.items() for key in keys]
+        super().__init__(f"differences from revision {top_hash}: {len(lines):,}\n{_bullets(lines)}")
         self.differences = differences
 
 
 class CancelledError(QuiltError):
-    """The work was told to stop; nothing was published."""
+    """The work was cancelled; nothing was published."""
 
     transient = True
 
 
 class CatalogError(QuiltError):
-    """The Quilt service answers something else than it should, or may not be spoken to as it stands."""
+    """The Quilt service gives an unexpected answer, or cannot be used as configured."""
 
 
 class LoginError(CatalogError, AuthenticationError):
@@ -170,10 +170,10 @@ class LoginError(CatalogError, AuthenticationError):
 
 
 class CatalogUnavailableError(CatalogError):
-    """The Quilt service cannot be reached, or fails for now.
+    """The Quilt service cannot be reached, or fails temporarily.
 
     Attributes:
-        retry_after: the seconds that it asks to wait, if it does.
+        retry_after: the seconds to wait that the service asks for, or None.
     """
 
     transient = True
@@ -184,10 +184,10 @@ class CatalogUnavailableError(CatalogError):
 
 
 class StorageError(QuiltError):
-    """A store refused or failed.
+    """A store refused a request, or failed.
 
     Attributes:
-        location: the URL that was asked for.
+        location: the URL of the object or file.
     """
 
     def __init__(self, message: str, location: str) -> None:
@@ -208,17 +208,17 @@ class AccessDeniedError(StorageError, AuthenticationError):
 
 
 class CredentialsExpiredError(AccessDeniedError):
-    """The credentials have expired; those that renew themselves are fresh the next time."""
+    """The credentials have expired; renewable ones are fresh at the next attempt."""
 
     transient = True
 
 
 class PreconditionError(StorageError, PermanentError):
-    """A conditional write found another state than the one it was told to replace."""
+    """A conditional write found another state than the one to replace."""
 
 
 class UnsupportedError(StorageError, PermanentError):
-    """The store does not know this kind of request."""
+    """The store does not support this kind of request."""
 
 
 class StorageUnavailableError(StorageError):
@@ -236,4 +236,4 @@ class ThrottledError(StorageUnavailableError):
 
 
 class UploadVanishedError(StorageUnavailableError):
-    """An upload in parts is gone: it was completed or aborted, by this process or by another one."""
+    """A multipart upload is gone: completed or aborted, by this process or by another one."""

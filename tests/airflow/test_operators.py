@@ -392,7 +392,8 @@ def test_verify_lists_differences(connected: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").unlink()
     (tmp_path / "b.txt").write_bytes(b"x")
     with pytest.raises(
-        AirflowFailException, match="VerificationError: .* in 3 places:\n- missing: a.txt\n- modified: b.txt\n- extra: extra.txt"
+        AirflowFailException,
+        match="VerificationError: differences from revision .*: 3\n- missing: a.txt\n- modified: b.txt\n- extra: extra.txt",
     ):
         verify(src=tmp_path)
 

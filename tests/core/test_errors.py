@@ -135,7 +135,7 @@ def test_what_a_verification_found_is_listed_by_kind_and_carried_whole() -> None
     error = VerificationError("f" * 64, differences)
 
     assert error.differences == differences
-    assert str(error) == f"not what revision {'f' * 64} names, in 3 places:\n- missing: a\n- modified: b/c\n- modified: d"
+    assert str(error) == f"differences from revision {'f' * 64}: 3\n- missing: a\n- modified: b/c\n- modified: d"
 
 
 MANY = [f"line {number}" for number in range(1234)]
