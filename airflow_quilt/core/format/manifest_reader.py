@@ -170,7 +170,7 @@ class _EntryReader:
 
 
 def _is_plain(block: bytes) -> bool:
-    """Return whether a block is whole lines of one object each that, if they have all keys of an entry, have each of them once."""
+    """Return whether a block is whole lines of one object each, with every key once if they have all keys of an entry."""
     lines = block.count(b"\n")
     is_lines = block[:1] == b"{" and block[-2:] == b"}\n" and block.count(b"}\n{") == lines - 1
     return is_lines and block.count(b'"') == _QUOTES * lines and len(block) <= _MAX_LINE_SIZE

@@ -1,1 +1,1 @@
-"""Pure decisions: which bytes move, and where they land. Nothing here reads, writes or waits."""
+"""Pure decisions: which bytes move, and where they land. No I/O, no waiting."""

@@ -1,4 +1,4 @@
-"""Decides which bytes must move, and how; moves none."""
+"""Decisions on which bytes must move, and how; nothing moves here."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
@@ -12,22 +12,22 @@ from airflow_quilt.core.format.manifest import Entry, check_record
 from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.uris import PhysicalKey
 
-# What a hash and a version id will take in a record; S3's version ids have 32 characters.
-_FUTURE_HASH = Hash("sha2-256-chunked", "0" * 44)
-_FUTURE_VERSION = "0" * 32
+# Placeholders of the final length, to check the size of a record before its bytes move; S3's version ids have 32 characters.
+_PLACEHOLDER_HASH = Hash("sha2-256-chunked", "0" * 44)
+_PLACEHOLDER_VERSION = "0" * 32
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One file that is to become an entry: an object or local file, or content that has no place yet.
+    """One file that is to become an entry: an object, a local file, or content that has no location yet.
 
     Attributes:
-        origin: where the bytes are, or the bytes themselves.
-        etag: the state of the origin that was seen when it was listed, where the store tells one.
-        hash: the hash, where it is known without reading the bytes.
-        meta: the whole metadata of the entry, as in a manifest.
-        hash_type: the type of hash that the bytes get where they are hashed.
-        physical_keys: those of the entry of a package that this is, as its manifest writes them; they stay if it stays.
-        movable: whether the bytes may be read: a manifest on S3 may name files of some other machine.
+        origin: the location of the bytes, or the bytes themselves.
+        etag: the ETag of the origin when it was listed, if the store gives one.
+        hash: the hash, if it is known without reading the bytes.
+        meta: all metadata of the entry, as in a manifest.
+        hash_type: the hash type for bytes that are hashed.
+        physical_keys: for an entry of a package, the physical keys of its manifest as written; kept if the bytes stay there.
+        movable: whether the bytes may be read; False for a local file that a manifest on S3 names, as its writer chose the path.
     """
 
     logical_key: LogicalKey
@@ -42,27 +42,27 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def is_local(self) -> bool:
-        """Whether the bytes are in a file of this machine; content is in none."""
+        """Return whether the bytes are in a file on this machine; False for content."""
         return isinstance(self.origin, PhysicalKey) and self.origin.is_local
 
     @property
     def user_meta(self) -> Any:
-        """What the user said of the entry; ``{}`` where nobody said anything."""
+        """User metadata of the entry; ``{}`` if there is none."""
         return self.meta.get("user_meta", {})
 
     @property
     def known(self) -> Hash | None:
-        """The hash, where it is known and of the type that the bytes get."""
+        """The hash, if it is known and of the type ``hash_type``."""
         return self.hash if self.hash and self.hash.type == self.hash_type else None
 
     @classmethod
     def of_entry(
         cls, entry: Entry, logical_key: LogicalKey | None = None, meta: Mapping[str, Any] | None = None, hash_type: str = CHUNKED
     ) -> Self:
-        """Return an entry of a package as the source of another one, maybe under another key and with other metadata.
+        """Return an entry of a package as a source, optionally under another key and with other metadata.
 
         Raises:
-            SourceError: its physical key is not one.
+            SourceError: the first physical key of the entry is not a location.
         """
         key = entry.logical_key if logical_key is None else logical_key
         try:
@@ -80,32 +80,32 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         )
 
     def entry(self, physical_key: PhysicalKey, digest: Hash) -> Entry:
-        """Return the entry that this source becomes."""
+        """Return the entry of this source at a location, with its hash."""
         is_same = physical_key is self.origin or physical_key == self.origin
         keys = self.physical_keys if self.physical_keys and is_same else (str(physical_key),)
         return Entry(self.logical_key, keys, self.size, digest, self.meta)
 
 
-class _OfSource(msgspec.Struct, frozen=True, gc=False):
+class _SourceAction(msgspec.Struct, frozen=True, gc=False):
     source: Source
 
     @property
     def logical_key(self) -> LogicalKey:
-        """The key of the entry to be."""
+        """Logical key of the future entry."""
         return self.source.logical_key
 
 
-class HashInPlace(_OfSource, frozen=True, gc=False, tag=True):
-    """The object stays where it is and must be hashed there."""
+class HashInPlace(_SourceAction, frozen=True, gc=False, tag=True):
+    """Hash an object or file where it is, and leave it there."""
 
     origin: PhysicalKey
 
 
-class Upload(_OfSource, frozen=True, gc=False, tag=True):
-    """A local file, or content, is sent to the store and hashed on the way.
+class Upload(_SourceAction, frozen=True, gc=False, tag=True):
+    """Upload a local file or content, and hash it on the way.
 
-    With ``exact`` an object that lies at the destination already and has the hash of the source is left as it is.
-    ``earlier`` is an entry whose object is there for certain, to be named again if the source has its hash.
+    With ``exact``, an object at the destination that already has the hash of the source is left as it is.
+    ``earlier`` is an entry whose object certainly exists; it is reused if the source has its hash.
     """
 
     destination: PhysicalKey
@@ -113,10 +113,10 @@ class Upload(_OfSource, frozen=True, gc=False, tag=True):
     earlier: Entry | None = None
 
 
-class Copy(_OfSource, frozen=True, gc=False, tag=True):
-    """An object is copied by the store itself.
+class Copy(_SourceAction, frozen=True, gc=False, tag=True):
+    """Copy an object on the server side.
 
-    ``exact`` is as for :class:`Upload`, and demands proof that the copy has the hash of the source.
+    ``exact`` is as for :class:`Upload`, and also requires proof that the copy has the hash of the source.
     """
 
     origin: PhysicalKey
@@ -125,10 +125,10 @@ class Copy(_OfSource, frozen=True, gc=False, tag=True):
 
 
 Transfer = HashInPlace | Upload | Copy
-"""What is to be done with bytes."""
+"""An action that reads or moves bytes."""
 
 Action = Entry | Transfer
-"""What becomes of a source. An entry stays where it is and its hash is known: no byte is touched."""
+"""The decision for a source. An :class:`Entry` stays where it is and its hash is known: no byte is read or moved."""
 
 
 def plan_push(
@@ -137,12 +137,12 @@ def plan_push(
     """Decide for each source whether its bytes move.
 
     Args:
-        sources: what is to be published.
-        copies: whether a source is to be copied (:func:`airflow_quilt.core.plan.placement.copy_policy`).
-        land: where it lands if it is (:func:`airflow_quilt.core.plan.placement.landing`).
+        sources: the sources of the revision.
+        copies: decides whether a source is copied (:func:`airflow_quilt.core.plan.placement.copy_policy`).
+        land: returns the destination of a copied source (:func:`airflow_quilt.core.plan.placement.landing`).
 
     Raises:
-        SourceError: a file of one machine, or content, would stay where it is, or cannot be had.
+        SourceError: a local file or content would stay where it is, or a file is on another machine.
         LocationError: an entry would land in the registry's own area.
     """
     for source in sources:
@@ -154,29 +154,29 @@ def plan_push(
                 "let it be copied, or build the package"
             )
         destination = land(source) if is_copied else None
-        if isinstance(origin, PhysicalKey) and (destination is None or _is_same(origin, destination)):
-            yield _in_place(source, origin)
+        if isinstance(origin, PhysicalKey) and (destination is None or _is_same_object(origin, destination)):
+            yield _plan_in_place(source, origin)
         elif destination is not None:
-            yield _move(source, destination)
+            yield _plan_move(source, destination)
 
 
-def _is_same(one: PhysicalKey, other: PhysicalKey) -> bool:
-    return (one.bucket, one.key) == (other.bucket, other.key)
+def _is_same_object(first: PhysicalKey, second: PhysicalKey) -> bool:
+    return (first.bucket, first.key) == (second.bucket, second.key)
 
 
-def _move(source: Source, destination: PhysicalKey) -> Upload | Copy:
+def _plan_move(source: Source, destination: PhysicalKey) -> Upload | Copy:
     if destination.key.startswith(layout.OWN):
         raise LocationError(f"entry {source.logical_key!r} would land in the registry's own area, {layout.OWN}")
     if not source.movable:
         raise out_of_reach(source)
-    _check_record(source, destination.at_version(_FUTURE_VERSION))
+    _check_record_size(source, destination.at_version(_PLACEHOLDER_VERSION))
     if isinstance(source.origin, PhysicalKey) and not source.origin.is_local:
         return Copy(source, source.origin, destination)
     return Upload(source, destination)
 
 
 def out_of_reach(source: Source) -> SourceError:
-    """Return the error for an entry of a package on S3 that names a file."""
+    """Return the error for an entry of a package on S3 that names a local file."""
     where = source.physical_keys[0]
     return SourceError(
         f"entry {source.logical_key!r}: the package that it comes from names {where}, a file of some other machine"
@@ -184,10 +184,10 @@ def out_of_reach(source: Source) -> SourceError:
 
 
 def plan_build(sources: Iterable[Source]) -> Iterator[Action]:
-    """Decide for each source what it takes to name it where it is.
+    """Decide for each source whether it must be hashed; all stay where they are.
 
     Raises:
-        SourceError: a source is content, which has no place.
+        SourceError: a source is content, which has no location.
     """
     for source in sources:
         if not isinstance(source.origin, PhysicalKey):
@@ -195,16 +195,16 @@ def plan_build(sources: Iterable[Source]) -> Iterator[Action]:
                 f"entry {source.logical_key!r}: its source is content, and build copies no data; "
                 "write it to a file or object first, or push the package"
             )
-        yield _in_place(source, source.origin)
+        yield _plan_in_place(source, source.origin)
 
 
-def _in_place(source: Source, origin: PhysicalKey) -> Entry | HashInPlace:
-    entry = _check_record(source, origin)
+def _plan_in_place(source: Source, origin: PhysicalKey) -> Entry | HashInPlace:
+    entry = _check_record_size(source, origin)
     return HashInPlace(source, origin) if source.hash is None else entry
 
 
-def _check_record(source: Source, physical_key: PhysicalKey) -> Entry:
-    """Check the size of the record that is to come, before any byte moves; return its entry as far as it is known."""
-    entry = source.entry(physical_key, source.hash or _FUTURE_HASH)
+def _check_record_size(source: Source, physical_key: PhysicalKey) -> Entry:
+    """Check the size of the future record before any byte moves; return its entry, with a placeholder for an unknown hash."""
+    entry = source.entry(physical_key, source.hash or _PLACEHOLDER_HASH)
     check_record(entry)
     return entry

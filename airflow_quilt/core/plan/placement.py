@@ -1,4 +1,4 @@
-"""What a push copies, and where it lands: the rules that quilt3's ``push`` has as ``selector_fn`` and ``dest``."""
+"""Rules of a push for copying and for destinations: ``selector_fn`` and ``dest`` of quilt3's ``push``."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from airflow_quilt.core.plan.actions import Source
 
 @dataclass(frozen=True, slots=True)
 class EntryInfo:
-    """What a function that chooses or places entries is told of one; the names are those of quilt3's ``PackageEntry``.
+    """Information on an entry for ``copy`` and ``dest`` functions; the attributes are named as in quilt3's ``PackageEntry``.
 
     Attributes:
-        physical_key: where the bytes are; None for content, which lies nowhere yet.
-        size: bytes.
-        hash: where it is known already.
-        meta: what the user said of the entry.
+        physical_key: the location of the bytes; None for content, which has none yet.
+        size: the size in bytes.
+        hash: the hash, if it is known already.
+        meta: the user metadata of the entry.
     """
 
     physical_key: PhysicalKey | None
@@ -30,48 +30,52 @@ class EntryInfo:
 
 
 CopyRule = Literal["if-outside", "all", "local-only", "none"]
-"""``"if-outside"``: what does not lie in the registry's bucket, quilt3's rule since 7.0. ``"all"``: whatever does not lie at
-its destination already. ``"local-only"``: files and content, no objects. ``"none"``: nothing, so all must be objects."""
+"""``"if-outside"``: copy sources outside the registry's bucket, quilt3's rule since 7.0. ``"all"``: copy all that are not at
+their destination already. ``"local-only"``: copy files and content, no objects. ``"none"``: copy nothing, so every source
+must be an object."""
 
 CopyFunction = Callable[[LogicalKey, EntryInfo], bool]
+"""Decides whether a file or object is copied."""
+
 DestFunction = Callable[[LogicalKey, EntryInfo], str]
+"""Returns the ``s3://`` URL at which an entry lands."""
 
 _RULES: Final = get_args(CopyRule)
 
 
 def copy_policy(copy: CopyRule | CopyFunction, registry: RegistryLocation) -> Callable[[Source], bool]:
-    """Return what tells of a source whether it is copied.
+    """Return the function that decides for each source whether it is copied.
 
-    A function is asked about files and objects; content has no place to stay in, so it is always copied.
+    A user's function decides for files and objects only: content has no location to stay at, so it is always copied.
 
     Raises:
-        InputError: ``copy`` is neither a rule nor a function; or, when it is asked, the function returns no truth value.
+        InputError: ``copy`` is neither a rule nor a function; or, when called, the function does not return a ``bool``.
     """
     if callable(copy):
-        return lambda source: isinstance(source.origin, bytes) or _asked(copy, source)
+        return lambda source: isinstance(source.origin, bytes) or _call_copy(copy, source)
     if copy not in _RULES:
         raise InputError(f"copy {copy!r}: expected one of {', '.join(map(repr, _RULES))}, or a function")
     return {
-        "if-outside": lambda source: _bucket(source) != registry.root.bucket,
+        "if-outside": lambda source: _bucket_of(source) != registry.root.bucket,
         "all": lambda _source: True,
-        "local-only": lambda source: _bucket(source) is None,
+        "local-only": lambda source: _bucket_of(source) is None,
         "none": lambda _source: False,
     }[copy]
 
 
-def _bucket(source: Source) -> str | None:
+def _bucket_of(source: Source) -> str | None:
     return source.origin.bucket if isinstance(source.origin, PhysicalKey) else None
 
 
-def _asked(function: CopyFunction, source: Source) -> bool:
-    answer = function(source.logical_key, _candidate(source))
+def _call_copy(function: CopyFunction, source: Source) -> bool:
+    answer = function(source.logical_key, _entry_info(source))
     if not isinstance(answer, bool):
         raise InputError(f"entry {source.logical_key!r}: the function given as copy returned {answer!r}, expected True or False")
     return answer
 
 
 def landing(dest: str | DestFunction | None, registry: RegistryLocation, name: PackageName) -> Callable[[Source], PhysicalKey]:
-    """Return what tells where a source lands.
+    """Return the function that gives the destination of each source.
 
     Args:
         dest: a prefix in the registry's bucket; or a function that returns the URL of each object, in any bucket; by default
@@ -80,20 +84,20 @@ def landing(dest: str | DestFunction | None, registry: RegistryLocation, name: P
         name: the package.
 
     Raises:
-        LocationError: ``dest`` is not in the registry's bucket, is pinned to a version, or lies in the registry's own area;
-            or, when it is asked, the function returns no URL of an S3 object, or the same one for two entries.
+        LocationError: ``dest`` is not in the registry's bucket, is pinned to a version, or is in the registry's own area;
+            or, when called, the function does not return the URL of an S3 object, or returns the same one for two entries.
     """
     if callable(dest):
-        return _Placed(dest)
+        return _CheckedDest(dest)
     prefix = registry.root.join(str(name)) if dest is None else parse_dest(dest, registry)
     return lambda source: prefix.join(source.logical_key)
 
 
 def parse_dest(dest: str, registry: RegistryLocation) -> PhysicalKey:
-    """Read the prefix under which pushed objects land.
+    """Parse the prefix under which pushed objects land.
 
     Raises:
-        LocationError: it is not in the registry's bucket, is pinned to a version, or lies in the registry's own area.
+        LocationError: ``dest`` is not in the registry's bucket, is pinned to a version, or is in the registry's own area.
     """
     if not isinstance(dest, str):
         raise LocationError(f"dest {dest!r}: expected an s3:// prefix or a function")
@@ -107,22 +111,22 @@ def parse_dest(dest: str, registry: RegistryLocation) -> PhysicalKey:
     return key
 
 
-class _Placed:
-    """Asks a function where each source lands, and checks what it says."""
+class _CheckedDest:
+    """Destinations by the user's function, each checked to be the URL of an S3 object and unique."""
 
     def __init__(self, function: DestFunction) -> None:
         self._function = function
         self._taken: dict[PhysicalKey, LogicalKey] = {}
 
     def __call__(self, source: Source) -> PhysicalKey:
-        url = self._function(source.logical_key, _candidate(source))
+        url = self._function(source.logical_key, _entry_info(source))
         where = f"entry {source.logical_key!r}: the function given as dest returned {url!r}"
         if not isinstance(url, str):
             raise LocationError(f"{where}, expected an s3:// URL")
         try:
             key = PhysicalKey.parse(url)
         except LocationError as error:
-            raise LocationError(f"{where}: {error}") from error
+            raise LocationError(f"{where}, expected s3://bucket/key without a version: {error}") from error
         if key.is_local or key.is_prefix or key.version_id is not None:
             raise LocationError(f"{where}, expected s3://bucket/key without a version")
         if key in self._taken:
@@ -131,6 +135,6 @@ class _Placed:
         return key
 
 
-def _candidate(source: Source) -> EntryInfo:
+def _entry_info(source: Source) -> EntryInfo:
     origin = source.origin if isinstance(source.origin, PhysicalKey) else None
     return EntryInfo(origin, source.size, source.hash, source.user_meta)

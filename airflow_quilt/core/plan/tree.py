@@ -1,4 +1,4 @@
-"""What a revision will hold: files and the metadata of directories; and how it is made from the one before it."""
+"""The tree of a future revision: sources and metadata of directories, and its derivation from another tree."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from airflow_quilt.core.plan.actions import Source
 class SourceTree:
     """Sources in walk order, and the metadata of directories, whose keys end in ``/``.
 
-    ``is_checked`` tells that the sources are known to be a tree, since they were read as one.
+    ``is_checked``: the sources come from the reader of one manifest, which checks that they make a tree.
     """
 
     sources: Iterable[Source] = ()
@@ -22,13 +22,13 @@ class SourceTree:
 
 
 class Removal:
-    """Takes files and directories out of a tree.
+    """Removal of files and directories from a tree.
 
     Args:
-        keys: the keys of files; and of directories, with or without a ``/`` at the end, which go with all below them.
+        keys: keys of files, and of directories, with or without a ``/`` at the end; all below a directory is removed with it.
 
     Raises:
-        LogicalKeyError: something is no logical key.
+        LogicalKeyError: a key is not a logical key.
     """
 
     def __init__(self, keys: Iterable[str]) -> None:
@@ -36,32 +36,32 @@ class Removal:
         self._directories = set(self._keys.values())
         self._files = {parsed for key, parsed in self._keys.items() if not key.endswith("/")}
         self._lengths = {len(key) for key in self._directories}
-        self._seen: set[str] = set()
+        self._found: set[str] = set()
 
     def takes(self, key: str) -> bool:
-        """Whether a file, or a directory, goes."""
-        hits = self._directories.intersection(_parents(key, self._lengths)) | self._files.intersection([key])
-        self._seen.update(hits)
+        """Return whether a file or directory is removed."""
+        hits = self._directories.intersection(_ancestors(key, self._lengths)) | self._files.intersection([key])
+        self._found.update(hits)
         return bool(hits)
 
     @property
     def absent(self) -> list[str]:
-        """The keys that were in nothing that was asked about."""
-        return [key for key, parsed in self._keys.items() if parsed not in self._seen]
+        """Keys that matched none of the files and directories so far."""
+        return [key for key, parsed in self._keys.items() if parsed not in self._found]
 
 
 def updated(base: SourceTree, removal: Removal, added: SourceTree) -> SourceTree:
-    """Return a tree without some of its files, and with others; what is added takes the place of what has the same key."""
-    left = (source for source in base.sources if not removal.takes(source.logical_key))
-    sources = (new or old for old, new in merge_join(left, added.sources))
-    kept = {key: meta for key, meta in base.directories.items() if not removal.takes(key)}
-    return SourceTree((source for source in sources if source), {**kept, **added.directories})
+    """Return a tree after removals and additions; an addition replaces the source or metadata with the same key."""
+    kept = (source for source in base.sources if not removal.takes(source.logical_key))
+    sources = (new or old for old, new in merge_join(kept, added.sources))
+    directories = {key: meta for key, meta in base.directories.items() if not removal.takes(key)}
+    return SourceTree((source for source in sources if source), {**directories, **added.directories})
 
 
-def _parents(key: str, lengths: set[int]) -> Iterator[str]:
-    """Yield the directories above a file that have certain lengths; for the key of a directory, itself too; without their ``/``.
+def _ancestors(key: str, lengths: set[int]) -> Iterator[str]:
+    """Yield the directories above a key that have one of some lengths, without their ``/``; also the key of a directory itself.
 
-    Those of all lengths together may be as long as the square of the key.
+    The lengths bound the work: all ancestors together may be as long as the square of the key.
     """
     at = key.find("/")
     while at >= 0:
