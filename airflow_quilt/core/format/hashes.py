@@ -196,7 +196,7 @@ def composite_hash(checksum: str | None, size: int) -> Hash | None:
     """Return S3's composite SHA-256 of an object as a chunked hash, or None if its number of parts is not the format's.
 
     S3 computes it as Quilt computes ``sha2-256-chunked``, from the digests of the uploaded parts, and appends their number.
-    A known hash that equals it proves the object, whatever the part sizes. To take it as the hash of the object, the part
+    A known hash that equals it proves the object, for any part sizes. To take it as the hash of the object, the part
     sizes must be known to be the format's.
     """
     value, dash, count = (checksum or "").partition("-")
