@@ -2,21 +2,23 @@
 
 import pytest
 
+from airflow_quilt.core.storage.s3.crt.requests import Transport
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
 
 pytest.register_assert_rewrite("tests.contract.storage_contract")
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["crt", "boto3"])
-def crt(request: pytest.FixtureRequest) -> bool:
-    """Whether the bytes of objects may go through the common runtime."""
-    return bool(request.param)
+@pytest.fixture(scope="module", params=["auto", "boto3"])
+def transport(request: pytest.FixtureRequest) -> Transport:
+    """Both ways of the requests for objects and listings."""
+    chosen: Transport = request.param
+    return chosen
 
 
 @pytest.fixture(scope="module")
-def server_storage(server: S3Server, crt: bool) -> S3Storage:  # noqa: FBT001
-    return S3Storage(server.client(), crt=crt)
+def server_storage(server: S3Server, transport: Transport) -> S3Storage:
+    return S3Storage(server.client(), transport=transport)
 
 
 @pytest.fixture(scope="module")

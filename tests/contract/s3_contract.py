@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.storage.s3.crt.requests import Transport
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.server import S3Server
 from tests.contract.storage_contract import ObjectStoreContract
@@ -21,8 +22,8 @@ class S3Contract(ObjectStoreContract):
         return server_storage
 
     @pytest.fixture
-    def tight(self, server: S3Server, crt: bool) -> S3Storage:  # noqa: FBT001
-        return S3Storage(server.client(), most=10, crt=crt)
+    def tight(self, server: S3Server, transport: Transport) -> S3Storage:
+        return S3Storage(server.client(), most=10, transport=transport)
 
     @pytest.fixture
     def root(self, server_buckets: tuple[str, str]) -> PhysicalKey:

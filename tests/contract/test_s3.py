@@ -33,6 +33,7 @@ from airflow_quilt.core.format.hashes import to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.retry import NO_RETRY, RetryPolicy
 from airflow_quilt.core.storage.base import IfMatch, ObjectInfo
+from airflow_quilt.core.storage.s3.crt.requests import Transport
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy
@@ -61,8 +62,8 @@ WRITES = [
 
 
 @pytest.fixture(scope="module")
-def admin(s3: S3Server, crt: bool) -> S3Storage:  # noqa: FBT001
-    return S3Storage(s3.client(), crt=crt)
+def admin(s3: S3Server, transport: Transport) -> S3Storage:
+    return S3Storage(s3.client(), transport=transport)
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_stat_hides_missing_bucket(admin: S3Storage) -> None:
 )
 def test_wrong_keys_are_denied(
     s3: S3Server,
-    crt: bool,  # noqa: FBT001
+    transport: Transport,
     admin: S3Storage,
     root: PhysicalKey,
     call: Call,
@@ -112,7 +113,7 @@ def test_wrong_keys_are_denied(
 ) -> None:
     key = root.join("object")
     before = admin.put(key, b"x")
-    stranger = S3Storage(s3.client(spoil(s3.admin)), crt=crt)
+    stranger = S3Storage(s3.client(spoil(s3.admin)), transport=transport)
 
     with pytest.raises(AccessDeniedError, match=f"s3://{root.bucket}") as caught:
         raised(lambda: call(stranger, key))
@@ -123,14 +124,14 @@ def test_wrong_keys_are_denied(
 @pytest.mark.parametrize("call", WRITES)
 def test_reader_may_not_write(
     s3: S3Server,
-    crt: bool,  # noqa: FBT001
+    transport: Transport,
     admin: S3Storage,
     root: PhysicalKey,
     call: Call,
 ) -> None:
     key = root.join("object")
     before = admin.put(key, b"before")
-    reader = S3Storage(s3.client(s3.reader), crt=crt)
+    reader = S3Storage(s3.client(s3.reader), transport=transport)
 
     with pytest.raises(AccessDeniedError, match=f"s3://{root.bucket}"):
         raised(lambda: call(reader, key))
@@ -146,7 +147,7 @@ def test_reader_may_read(s3: S3Server, admin: S3Storage, root: PhysicalKey, call
 
 
 @pytest.fixture
-def unreachable(crt: bool) -> Iterator[S3Storage]:  # noqa: FBT001
+def unreachable(transport: Transport) -> Iterator[S3Storage]:
     """A storage whose store does not answer: its port is taken, and nobody listens on it."""
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
@@ -158,7 +159,7 @@ def unreachable(crt: bool) -> Iterator[S3Storage]:  # noqa: FBT001
             aws_secret_access_key="SK",  # noqa: S106  (nobody's)
             config=Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_timeout=5),
         )
-        yield S3Storage(client, NO_RETRY, crt=crt)
+        yield S3Storage(client, NO_RETRY, transport=transport)
 
 
 @pytest.mark.parametrize("call", READS + WRITES)
@@ -299,7 +300,7 @@ def test_broken_range_resumes(admin: S3Storage, root: PhysicalKey, proxy: S3Prox
     data = os.urandom(3_000_000)
     key = admin.put(root.join("object"), data).key
     proxy.truncate(is_get, times=3)
-    through = S3Storage(proxy.store.client(), RetryPolicy(longest=0.01), crt=False)
+    through = S3Storage(proxy.store.client(), RetryPolicy(longest=0.01), transport="boto3")
 
     assert b"".join(through.stream(key, 0, len(data))) == data
     ranges = [request.headers["Range"] for request in proxy.requests if is_get(request)]
@@ -312,7 +313,7 @@ def test_changed_range_is_not_resumed(admin: S3Storage, plain_bucket: str, proxy
     key = PhysicalKey(plain_bucket, "object")
     admin.put(key, b"a" * 3_000_000)
     proxy.truncate(is_get)
-    chunks = S3Storage(proxy.store.client(), RetryPolicy(longest=0.01), crt=False).stream(key, 0, 3_000_000)
+    chunks = S3Storage(proxy.store.client(), RetryPolicy(longest=0.01), transport="boto3").stream(key, 0, 3_000_000)
     assert set(next(chunks)) == set(b"a")
     admin.put(key, b"b" * 3_000_000)
 

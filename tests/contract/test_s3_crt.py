@@ -5,16 +5,18 @@ import hashlib
 import itertools
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from types import FrameType, SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import boto3
 import pytest
+from awscrt.s3 import S3Client as Runtime
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.stub import Stubber
@@ -34,6 +36,7 @@ from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.executor import map_concurrently
 from airflow_quilt.core.runtime.retry import NO_RETRY
+from airflow_quilt.core.storage.s3.crt.requests import Transport
 from airflow_quilt.core.storage.s3.crt.route import route, why_not
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
 from airflow_quilt.hooks.aws import make_session
@@ -47,6 +50,7 @@ from tests.property.strategies import ODD_LETTERS
 
 _serial = itertools.count(1)
 WAIT = 20.0
+TRANSPORTS: tuple[Transport, Transport] = ("auto", "boto3")
 
 
 def by_crt(request: Request) -> bool:
@@ -114,7 +118,10 @@ def test_stored_objects_are_equal(
 ) -> None:
     client, data = s3.client(), pattern(size, size)
     keys = [root.join(f"{next(_serial)}/x{name}x") for _ in range(2)]
-    stats = [write(S3Storage(client, crt=crt), key, data, algorithm) for crt, key in zip((True, False), keys, strict=True)]
+    stats = [
+        write(S3Storage(client, transport=transport), key, data, algorithm)
+        for transport, key in zip(TRANSPORTS, keys, strict=True)
+    ]
     heads = [
         client.head_object(Bucket=str(key.bucket), Key=key.key, VersionId=str(stat.key.version_id), ChecksumMode="ENABLED")
         for key, stat in zip(keys, stats, strict=True)
@@ -132,15 +139,15 @@ def test_stored_objects_are_equal(
         stats[1].sha256,
         stats[1].crc64nvme,
     )
-    read_back = [b"".join(S3Storage(client, crt=crt).stream(stats[0].key, 0, size + 1)) for crt in (True, False)]
+    read_back = [b"".join(S3Storage(client, transport=transport).stream(stats[0].key, 0, size + 1)) for transport in TRANSPORTS]
     assert read_back == [data, data]
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("do", [upload, send])
 def test_requests_are_equal(proxy: S3Proxy, root: PhysicalKey, algorithm: StoreAlgorithm, do: Callable[..., Any]) -> None:
-    for crt in (True, False):
-        storage = S3Storage(client_of(proxy.store), crt=crt)
+    for transport in TRANSPORTS:
+        storage = S3Storage(client_of(proxy.store), transport=transport)
         key = do(storage, root.join("object"), b"hello", algorithm).key
         assert read(storage, key) == b"hello"
     kinds = {"Authorization", "amz-sdk-invocation-id", "amz-sdk-request", "X-Amz-Date", "User-Agent", "Expect", "Accept-Encoding"}
@@ -175,7 +182,7 @@ def test_stat_is_one_request(proxy: S3Proxy, through: S3Storage, root: PhysicalK
     key = upload(through, root.join("object"), b"hello", algorithm).key
     sent = len(proxy.requests)
     for place in (key, key.at_version(None)):
-        assert through.stat(place) == S3Storage(client_of(proxy.store), crt=False).stat(place)
+        assert through.stat(place) == S3Storage(client_of(proxy.store), transport="boto3").stat(place)
     for _ in range(20):  # More than it takes to leave all to boto3, if they were failures.
         with pytest.raises(ObjectNotFoundError, match="there is no such object"):
             through.stat(root.join("absent"))
@@ -186,7 +193,7 @@ def test_stat_is_one_request(proxy: S3Proxy, through: S3Storage, root: PhysicalK
 
 @pytest.mark.parametrize("writer_tag", [None, "a tag"])
 def test_small_get_is_one_request(proxy: S3Proxy, through: S3Storage, root: PhysicalKey, writer_tag: str | None) -> None:
-    by_boto = S3Storage(client_of(proxy.store), crt=False)
+    by_boto = S3Storage(client_of(proxy.store), transport="boto3")
     keys = [by_boto.put(root.join(name), data, writer_tag=writer_tag).key for name, data in (("empty", b""), ("small", b"hello"))]
     sent = len(proxy.requests)
     for key in keys:
@@ -244,7 +251,7 @@ def test_listings_are_equal(s3: S3Server, root: PhysicalKey, names: set[str]) ->
     for name in names:
         S3Storage(client).put(below.join(f"x{name}x"), name.encode())
         S3Storage(client).put(below.join(f"x{name}x"), b"again")
-    through, beside = (S3Storage(client, crt=crt) for crt in (True, False))
+    through, beside = (S3Storage(client, transport=transport) for transport in TRANSPORTS)
     after = f"x{min(names, default='')}x"
 
     assert listed(through, below) == listed(beside, below)
@@ -262,7 +269,7 @@ def test_pages_are_equal(s3: S3Server, proxy: S3Proxy, through: S3Storage, root:
         found = list(list_objects(through, root))
         queries = [parse_qs(urlsplit(request.path).query, keep_blank_values=True) for request in proxy.requests[sent:]]
 
-        assert found == list(list_objects(S3Storage(proxy.store.client(), crt=False), root))
+        assert found == list(list_objects(S3Storage(proxy.store.client(), transport="boto3"), root))
         assert [stat.key.at_version(None) for stat in found] == keys
         assert [by_crt(request) for request in proxy.requests[sent:]] == [True, True, False, False]
         assert queries == [
@@ -314,7 +321,7 @@ def test_failure_goes_to_boto3(
     with pytest.raises(QuiltError) as caught:
         do(through, key)
     with pytest.raises(QuiltError) as expected:
-        do(S3Storage(client_of(proxy.store), NO_RETRY, crt=False), key)
+        do(S3Storage(client_of(proxy.store), NO_RETRY, transport="boto3"), key)
 
     assert (type(caught.value), str(caught.value)) == (type(expected.value), str(expected.value))
     assert [by_crt(request) for request in proxy.requests[2:]] == [True, False, False]
@@ -663,3 +670,22 @@ def test_digest_is_sent_unchanged(proxy: S3Proxy, through: S3Storage, root: Phys
     upload(through, root.join("object"), data)
 
     assert proxy.requests[0].headers["x-amz-content-sha256"] == hashlib.sha256(data).hexdigest()
+
+
+def test_few_frames_to_request(s3: S3Server, root: PhysicalKey) -> None:
+    storage = S3Storage(s3.client())
+    key, made = upload(storage, root.join("object")).key, []
+
+    def watch(frame: FrameType | None, event: str, _: object) -> None:
+        if frame and event == "call" and frame.f_code is Runtime.make_request.__code__:
+            while frame := frame.f_back:
+                made.append(frame.f_code.co_qualname)
+
+    sys.setprofile(watch)
+    try:
+        storage.get(key)
+    finally:
+        sys.setprofile(None)
+
+    assert made[:4] == ["CrtClient.make", "CommonRuntime.read", "S3Storage.get", "retried.<locals>.repeat"]
+    assert made[4] == "test_few_frames_to_request"

@@ -1,17 +1,15 @@
-"""S3 and the stores that speak its protocol, through boto3; the bytes of objects, and listings, through the common runtime."""
+"""S3 and compatible stores: objects and listings through the common runtime (ADR 0010), all else through boto3."""
 
 import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
+import boto3
 from botocore.config import Config
-from botocore.exceptions import (
-    ClientError,
-)
+from botocore.exceptions import ClientError
 
 from airflow_quilt.core.errors import (
     AccessDeniedError,
@@ -25,7 +23,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.limits import Limits
-from airflow_quilt.core.runtime.retry import RetryPolicy
+from airflow_quilt.core.runtime.retry import Failures, RetryPolicy, retried
 from airflow_quilt.core.storage.base import (
     CHUNK,
     MOST_WHOLE,
@@ -37,7 +35,7 @@ from airflow_quilt.core.storage.base import (
     raise_first,
 )
 from airflow_quilt.core.storage.s3.crt.listing import OBJECTS, VERSIONS, Listing
-from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
+from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime, Transport
 from airflow_quilt.core.storage.s3.errors import error_of, translated
 from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, stats_of, version_of
 from airflow_quilt.core.storage.s3.multipart import S3Upload
@@ -49,22 +47,23 @@ _log = logging.getLogger(__name__)
 
 _DELETE_BATCH: Final = 1000
 _PAGE: Final = 1000
-"""As many keys or versions as an answer lists."""
-_MARK: Final = "airflow-quilt"
+"""The most keys, versions or parts that an answer lists."""
+_TAG: Final = "airflow-quilt"
+"""The name of the metadata field that holds the writer tag of an object."""
 _NO_REASON: Final = "400"
 _BEYOND_THE_END: Final = {"416", "InvalidRange"}
 _NO_STATE: Final = '"00000000000000000000000000000000"'
 """An ETag that no object has."""
-_READING: Final = RetryPolicy(seconds=30.0, longest=2.0)
-"""For what botocore does not try again: an answer that breaks off in its body."""
+READ_RETRY: Final = RetryPolicy(seconds=30.0, longest=2.0)
+"""The policy for failures that botocore does not repeat, such as an answer that breaks off in its body."""
 
 _DEFAULTS: Final = Config(retries={"mode": "standard", "total_max_attempts": 4}, connect_timeout=10)
 _LIMITS: Final = Limits()
 
 
 def client_config(own: Config | None, limits: Limits = _LIMITS) -> Config:
-    """Return the settings that this storage needs of its client; what the user chose goes before."""
-    defaults = _DEFAULTS.merge(Config(max_pool_connections=2 * limits.max_concurrency))  # No call waits for a connection.
+    """Return the settings for the client of a storage; ``own`` overrides the defaults."""
+    defaults = _DEFAULTS.merge(Config(max_pool_connections=2 * limits.max_concurrency))  # No request waits for a connection.
     return defaults.merge(own) if own else defaults
 
 
@@ -72,29 +71,35 @@ class S3Storage:
     """An S3 store.
 
     Args:
-        client: a boto3 S3 client; it may be shared by threads, and its own retries come first.
-        retry: with answers that break off, which botocore does not ask for again.
-        most: bytes that are read whole.
-        crt: whether the bytes of objects may go through the common runtime.
+        client: a boto3 S3 client, which threads may share; its own retries come first.
+        retry: the policy for failures that botocore does not repeat.
+        most: the most bytes of an object that is read whole.
+        transport: ``"auto"`` makes the requests for objects and listings through the common runtime, where it can make the
+            same ones as the client; ``"boto3"`` makes none.
     """
 
-    def __init__(self, client: "S3Client", retry: RetryPolicy = _READING, most: int = MOST_WHOLE, *, crt: bool = True) -> None:
+    def __init__(
+        self,
+        client: "S3Client",
+        retry: RetryPolicy = READ_RETRY,
+        most: int = MOST_WHOLE,
+        *,
+        transport: Transport = "auto",
+    ) -> None:
         self._client = client
-        self._runtime = CommonRuntime(client, use=crt)
+        self._runtime = CommonRuntime(client, transport)
         self._retry = retry
         self._most = most
         self._conditions: dict[str | None, bool] = {}
 
     @property
     def is_tls(self) -> bool:
-        """Whether the connection shows when bytes change on their way: TLS does."""
+        """Whether the connection uses TLS, which notices when bytes change on their way."""
         return self._client.meta.endpoint_url.startswith("https:")
 
+    @retried
     def get(self, key: PhysicalKey) -> StoredObject:
         """Read a small object whole."""
-        return self._retry.call(lambda: self._get(key))
-
-    def _get(self, key: PhysicalKey) -> StoredObject:
         with translated(key):
             answer: Any
             if read := self._runtime.read(key, min(CHUNK, self._most)):
@@ -107,32 +112,27 @@ class S3Storage:
                     check_whole(key, answer["ContentLength"], self._most)
                     data = body.read()
             version = version_of(answer) if key.version_id is None else key.version_id
-        return StoredObject(data, answer["ETag"], key.at_version(version), answer.get("Metadata", {}).get(_MARK))
+        return StoredObject(data, answer["ETag"], key.at_version(version), answer.get("Metadata", {}).get(_TAG))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
-        """Read a range of an object in chunks; where an answer breaks off, the rest of the same state is asked for."""
+        """Read a range of an object in chunks; after an answer that breaks off, the rest is read, of the same state only."""
         state: dict[str, Any] = {}
-        failures, began = 0, 0.0
+        failures = Failures()
         while start < stop:
             try:
                 for chunk in self._range(key, start, stop, state):
                     start += len(chunk)
-                    failures = 0
+                    failures.count = 0
                     yield chunk
             except StorageUnavailableError as error:
-                if not state:
-                    raise  # Nothing came yet: to ask again is for whoever asked.
-                failures += 1
-                began = self._retry.clock() if failures == 1 else began
-                pause = self._retry.pause(error, failures, began)
-                if pause is None:
+                # Before the first byte, repeating is up to the caller.
+                if not state or not self._retry.wait(error, failures):
                     raise
-                self._retry.sleep(pause)
             else:
                 return
 
     def _range(self, key: PhysicalKey, start: int, stop: int, state: dict[str, Any]) -> Iterator[bytes]:
-        """Read a range once; ``state`` holds the condition that it still is the object which was read from before."""
+        """Read a range with one request; ``state`` holds the condition that the object is still the one that was read before."""
         with translated(key):
             if not state and (read := self._runtime.get(key, start, stop)):
                 state["IfMatch"], data = read
@@ -148,37 +148,36 @@ class S3Storage:
             with contextlib.closing(answer["Body"]) as body:
                 yield from body.iter_chunks(CHUNK)
 
+    @retried
     def put(
         self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
     ) -> ObjectInfo:
-        """Write an object with one request, if the condition of ``mode`` holds; the mark is metadata of the object."""
-        options: dict[str, Any] = {"Metadata": {_MARK: writer_tag}} if writer_tag is not None else {}
+        """Write an object with one request, if the condition of ``mode`` holds; the writer tag becomes metadata of the object."""
+        options: dict[str, Any] = {"Metadata": {_TAG: writer_tag}} if writer_tag is not None else {}
         if mode == "create":
             options["IfNoneMatch"] = "*"
         elif isinstance(mode, IfMatch):
             options["IfMatch"] = mode.etag
-        size = len(body) if isinstance(body, bytes) else body.seek(0, os.SEEK_END)
-
-        def put() -> Any:
-            if not isinstance(body, bytes):
-                body.seek(0)
-            with translated(key):
-                return self._client.put_object(**address(key.at_version(None)), Body=body, **options)
-
+        if isinstance(body, bytes):
+            size = len(body)
+        else:
+            size = body.seek(0, os.SEEK_END)
+            body.seek(0)
         try:
-            answer = self._retry.call(put)
+            with translated(key):
+                answer = self._client.put_object(**address(key.at_version(None)), Body=body, **options)
         except ObjectNotFoundError as error:
             if not isinstance(mode, IfMatch):
                 raise
-            # S3's answer to If-Match where there is nothing.
+            # S3's answer to If-Match where there is no object.
             raise PreconditionError("there is no object to replace", str(key)) from error
         return ObjectInfo(key.at_version(version_of(answer)), size, answer["ETag"])
 
     def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:
-        """Tell whether the store keeps conditions, by writes that must be refused; each bucket is asked once."""
+        """Return whether the store keeps conditions, by writes that it must refuse; each bucket is checked once."""
         if key.bucket not in self._conditions:
             self._conditions[key.bucket] = self._refuses(key, data, IfMatch(_NO_STATE)) and (
-                # Somebody may have deleted it in between, and then it is written anew, but only once.
+                # Another writer may have deleted it in between: then the first one writes it anew, and the second is refused.
                 self._refuses(key, data, "create") or self._refuses(key, data, "create")
             )
         return self._conditions[key.bucket]
@@ -193,7 +192,7 @@ class S3Storage:
         return False
 
     def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
-        """Write an object with one request; the store refuses it when its bytes do not have the digest."""
+        """Write an object with one request; the store refuses bytes that do not have the digest."""
         checksum: Any = checksum_fields(algorithm, digest)
         with translated(key):
             answer: Any = self._runtime.put(key, data, digest, algorithm)
@@ -201,11 +200,9 @@ class S3Storage:
                 answer = self._client.put_object(**address(key.at_version(None)), Body=data, **checksum)
         return stat_of(key.at_version(version_of(answer)), len(data), answer["ETag"], checksum)
 
+    @retried
     def stat(self, key: PhysicalKey) -> ObjectInfo:
-        """Tell size, version and checksum of an object."""
-        return self._retry.call(lambda: self._stat(key))
-
-    def _stat(self, key: PhysicalKey) -> ObjectInfo:
+        """Return size, version and checksums of an object."""
         with translated(key):
             try:
                 answer: Any = self._runtime.head(key)
@@ -220,33 +217,32 @@ class S3Storage:
         version = version_of(answer) if key.version_id is None else key.version_id
         return stat_of(key.at_version(version), answer["ContentLength"], answer["ETag"], answer)
 
+    @retried
     def part_sizes(self, stat: ObjectInfo) -> list[int]:
-        """Tell the bytes of each part of an object; none where the store, or this user's rights, do not let it."""
+        """Return the bytes of each part of an object; none where the store, or this user's rights, do not let it."""
+        sizes: list[int] = []
+        marker: dict[str, Any] = {}
         try:
-            return self._retry.call(lambda: list(self._part_sizes(stat)))
+            while True:
+                with translated(stat.key):
+                    answer = self._client.get_object_attributes(
+                        **address(stat.key), ObjectAttributes=["ETag", "ObjectParts"], MaxParts=_PAGE, **marker
+                    )
+                parts = answer.get("ObjectParts", {})
+                if answer.get("ETag", stat.etag).strip('"') != stat.etag.strip('"'):
+                    return sizes  # Another object by now, which the next step of the caller will notice.
+                sizes += (part["Size"] for part in parts.get("Parts", ()))
+                if not parts.get("IsTruncated"):
+                    return sizes
+                marker = {"PartNumberMarker": parts["NextPartNumberMarker"]}
         except StorageError as error:
             if error.transient:
                 raise
             _log.info("The parts of an object are not known, so it is read: %s", error)
             return []
 
-    def _part_sizes(self, stat: ObjectInfo) -> Iterator[int]:
-        marker: dict[str, Any] = {}
-        while True:
-            with translated(stat.key):
-                answer = self._client.get_object_attributes(
-                    **address(stat.key), ObjectAttributes=["ETag", "ObjectParts"], MaxParts=_PAGE, **marker
-                )
-            parts = answer.get("ObjectParts", {})
-            if answer.get("ETag", stat.etag).strip('"') != stat.etag.strip('"'):
-                return  # Another object by now: what the caller does next will tell.
-            yield from (part["Size"] for part in parts.get("Parts", ()))
-            if not parts.get("IsTruncated"):
-                return
-            marker = {"PartNumberMarker": parts["NextPartNumberMarker"]}
-
     def _ask_why(self, key: PhysicalKey) -> None:
-        """Read one byte: the answer says why HEAD, whose answers have no body, was refused; fresh credentials may mend it."""
+        """Read one byte, for the error that HEAD cannot report, as its answers have no body; expired credentials are renewed."""
         try:
             self._client.get_object(**address(key), Range="bytes=0-0")["Body"].close()
         except ClientError as error:
@@ -260,28 +256,28 @@ class S3Storage:
             yield from stats_of(prefix.bucket, page)
 
     def _pages(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, **begin: str) -> Iterator[Any]:
-        """List page by page; each is asked for again where it failed for now, which boto's paginators cannot."""
+        """List page by page; unlike boto's paginators this can repeat the request for one page."""
         request = {"Bucket": bucket_of(prefix), "Prefix": prefix.key, **begin}
-
-        def ask() -> Any:
-            with translated(prefix):
-                return self._runtime.page(listing, request) or call(**request)
-
         while True:
-            page = self._retry.call(ask)
+            page = self._page(listing, call, prefix, request)
             yield page
             if not page.get("IsTruncated"):
                 return
-            onward = listing.onward(page)
-            if not onward:
-                raise StorageError("a listing breaks off and does not say where it goes on", str(prefix))
-            request |= onward
+            next_page = listing.next_page(page)
+            if not next_page:
+                raise StorageError("a listing breaks off and does not name its next page", str(prefix))
+            request |= next_page
+
+    @retried
+    def _page(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, request: Mapping[str, str]) -> Any:
+        with translated(prefix):
+            return self._runtime.page(listing, request) or call(**request)
 
     def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
         """List the objects below a prefix at their current versions; a store that has none lists them without."""
         try:
             yield from self._scan_versions(prefix, most)
-        except UnsupportedError:  # The first page says so, if any.
+        except UnsupportedError:  # Raised by the first page, if at all.
             yield from itertools.islice(self.list_objects(prefix), most)
 
     def _scan_versions(self, prefix: PhysicalKey, most: int | None) -> Iterator[ObjectInfo]:
@@ -290,11 +286,11 @@ class S3Storage:
             for item in page.get("Versions", ()):
                 if item["IsLatest"]:
                     key = PhysicalKey(prefix.bucket, item["Key"], version_of(item))
-                    # SeaweedFS lists other ETags than it tells for objects that have no version.
+                    # For objects without a version SeaweedFS lists other ETags than it answers elsewhere.
                     yield ObjectInfo(key, item["Size"], item["ETag"] if key.version_id else "")
 
     def keeps_versions(self, key: PhysicalKey) -> bool:
-        """Tell whether the bucket of a key keeps versions; a store that does not know the question has none."""
+        """Return whether the bucket of a key keeps versions; a store that does not know the request has none."""
         try:
             with translated(key):
                 return self._client.get_bucket_versioning(Bucket=bucket_of(key)).get("Status") == "Enabled"
@@ -302,24 +298,25 @@ class S3Storage:
             return False
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
-        """Delete objects, up to 1000 with one request; with versions, a delete marker covers them."""
+        """Delete objects, up to 1000 with one request; in a bucket with versions delete markers cover them."""
         failed = []
         for batch in _batches(keys):
-            answer = self._retry.call(partial(self._delete, batch))
+            answer = self._delete(batch)
             for refused in answer.get("Errors", ()):
                 key = PhysicalKey(batch[0].bucket, refused.get("Key", ""))
                 failed.append(error_of(refused.get("Code", ""), refused.get("Message", ""), 0, str(key)))
         raise_first(failed, len(keys))
 
+    @retried
     def _delete(self, keys: Sequence[PhysicalKey]) -> Any:
         with translated(keys[0]):
-            if len(keys) == 1:  # Without a body, which not every store checks.
+            if len(keys) == 1:  # The request has no body, which not every store checks.
                 return self._client.delete_object(**address(keys[0].at_version(None)))
             objects: Any = [{"Key": key.key} for key in keys]
             return self._client.delete_objects(Bucket=bucket_of(keys[0]), Delete={"Objects": objects, "Quiet": True})
 
     def copy(self, source: ObjectInfo, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
-        """Let the store copy an object of at most 5 GiB; the copy's checksum is asked for where the store is silent."""
+        """Let the store copy an object of at most 5 GiB; the copy is requested where the answer lacks its checksum."""
         with translated(source.key):
             answer = self._client.copy_object(
                 **address(key.at_version(None)),
@@ -340,7 +337,7 @@ class S3Storage:
         return S3Upload(self._runtime, key, answer["UploadId"], algorithm)
 
     def unfinished(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm = "SHA256") -> list[S3Upload]:
-        """Find the uploads to a key that are still open; a store or user that may not list them has none."""
+        """Return the open uploads to a key; none where the store, or this user's rights, do not let it list them."""
         try:
             with translated(key):
                 answer = self._client.list_multipart_uploads(Bucket=bucket_of(key), Prefix=key.key)
@@ -354,12 +351,17 @@ class S3Storage:
                 found.sort(key=lambda upload: upload["Initiated"], reverse=True)
                 return [S3Upload(self._runtime, key, upload["UploadId"], algorithm, self._parts(key, upload)) for upload in found]
         except (AccessDeniedError, UnsupportedError, UploadVanishedError) as error:
-            _log.info("Parts that an earlier try may have sent are not looked for: %s", error)
+            _log.info("Parts that an earlier attempt may have sent are not listed: %s", error)
             return []
 
     def _parts(self, key: PhysicalKey, upload: Any) -> dict[int, Any]:
         pages = self._client.get_paginator("list_parts").paginate(**address(key.at_version(None)), UploadId=upload["UploadId"])
         return {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
+
+
+def open_s3(client: "S3Client | None" = None, limits: Limits = _LIMITS) -> S3Storage:
+    """Return the storage of a boto3 client; by default of one with boto3's own credentials, region and settings."""
+    return S3Storage(client or boto3.client("s3", config=client_config(None, limits)))
 
 
 def _batches(keys: Sequence[PhysicalKey]) -> Iterator[Sequence[PhysicalKey]]:

@@ -1,4 +1,4 @@
-"""Requests to an S3 store through the AWS Common Runtime, signed, addressed and verified as a boto3 client would do it."""
+"""Requests to an S3 store through the AWS Common Runtime, signed, addressed and verified as by a boto3 client (ADR 0010)."""
 
 import ctypes
 import io
@@ -33,7 +33,7 @@ from awscrt.io import (
     TlsContextOptions,
 )
 from awscrt.s3 import S3Client as Runtime
-from awscrt.s3 import S3RequestTlsMode, S3RequestType, S3RetryConfig, S3RetryMode
+from awscrt.s3 import S3Request, S3RequestTlsMode, S3RequestType, S3RetryConfig, S3RetryMode
 from botocore import UNSIGNED
 
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -48,25 +48,32 @@ _log = logging.getLogger(__name__)
 _THREADS: Final = 2
 _MOST_FAILURES: Final = 16
 _REST: Final = 60.0
-"""Seconds for which boto3 is asked at once, after so many failures one after the other."""
+"""Seconds for which all requests are left to boto3, after so many failures in a row."""
 _SLOWEST: Final = 16 * 1024
-"""Bytes a second: who is slower may be given up. A connection on which nothing moves at all ends by itself."""
+"""Bytes a second: a slower transfer may be given up. A connection on which nothing moves at all ends by itself."""
 _PAUSE: Final = 1.0
-"""Seconds, the most of them, before boto3 makes a request again: as many as it waits itself before its second try."""
+"""The most seconds before boto3 makes a request again, as many as before its own second attempt."""
 _SERVER_ERROR: Final = 500
 _UNKNOWN: Final = 501
-"""What the store answers to a request that it does not know."""
+"""The status of a request that the store does not know."""
 ABSENT: Final = 404
-"""What the store answers where there is no object; all other errors are left to boto3."""
+"""The status where there is no object; all other errors are left to boto3."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request, and how many bytes it moves.
+    """A request to a store.
 
     Attributes:
-        hashed: what stands for its bytes in the signature.
-        most: the most bytes of an answer that are wanted.
+        operation: its name in the S3 API.
+        method: of HTTP.
+        key: the object, or the bucket with an empty key.
+        query: the parameters of the URL.
+        headers: without those that every request has.
+        payload_hash: the value that is signed for the body, see :meth:`CrtClient.payload_hash`.
+        size: the bytes that it moves, of the body or of the answer; they decide how long it may take.
+        data: the body.
+        most: the most bytes of an answer; of a longer one none are kept. None for any number.
     """
 
     operation: str
@@ -74,7 +81,7 @@ class Request:
     key: PhysicalKey
     query: Mapping[str, Any]
     headers: list[tuple[str, str]]
-    hashed: str
+    payload_hash: str
     size: int
     data: bytes = b""
     most: int | None = None
@@ -82,11 +89,15 @@ class Request:
 
 @dataclass(slots=True)
 class Answer:
-    """What comes of a request; the runtime's threads fill it in.
+    """The answer to a request; the threads of the runtime fill it in.
 
     Attributes:
-        is_too_long: whether there are more bytes than are wanted, which are not kept.
-        begun: set as soon as it is known whether there are.
+        most: as in the request.
+        status: of HTTP.
+        headers: by their names in lower case.
+        chunks: the body.
+        is_too_long: whether the body has more than ``most`` bytes; then ``chunks`` is empty.
+        begun: set as soon as the headers are here.
     """
 
     most: int | None = None
@@ -96,66 +107,84 @@ class Answer:
     is_too_long: bool = False
     begun: threading.Event = field(default_factory=threading.Event)
 
-    def begin(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
-        """Take what comes before the bytes."""
+    def on_headers(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
+        """Take status and headers."""
         self.status = status_code
         self.headers = {name.lower(): value for name, value in headers}
         self.is_too_long = self.most is not None and int(self.headers.get("content-length", 0)) > self.most
         self.begun.set()
 
     def wait(self, seconds: float | None) -> None:
-        """Wait until it begins.
+        """Wait for the headers.
 
         Raises:
-            TimeoutError: it does not in that time.
+            TimeoutError: they do not come in that time.
         """
         if not self.begun.wait(seconds):
             raise TimeoutError(f"no answer within {seconds} seconds")
 
-    def go_on(self, chunk: bytes, **_: object) -> None:
-        """Take some bytes."""
+    def on_body(self, chunk: bytes, **_: object) -> None:
+        """Take the next bytes of the body."""
         if not self.is_too_long:
             self.chunks.append(chunk)
 
 
 class CrtClient:
-    """The threads and connections of one process; they end when nobody holds it any more."""
+    """A client of the common runtime with the settings of a boto3 client; its threads end when it is no longer referenced."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
         self._timeout: float | None = client.meta.config.read_timeout
-        self._is_safe = client.meta.endpoint_url.startswith("https:")
+        self._is_tls = client.meta.endpoint_url.startswith("https:")
         self._is_anonymous = client.meta.config.signature_version is UNSIGNED
-        self._runtime = _runtime(client, verified_by(client) if self._is_safe else None)
+        self._runtime = _runtime(client, verified_by(client) if self._is_tls else None)
         self._routes: dict[str, Route | None] = {}
         self._signer: tuple[tuple[str, str, str | None], AwsCredentialsProvider] | None = None
         self._failures, self._rests_until = 0, 0.0
 
     @property
     def is_ready(self) -> bool:
-        """Whether a request is worth the while, after how the last ones went."""
+        """Whether requests may be made now: not for a while after many failures in a row."""
         return time.monotonic() >= self._rests_until
 
-    def value_of(self, data: bytes) -> str:
-        """Return what stands for the bytes in the signature, as boto3 has it: their hash, unless TLS guards them."""
-        return AwsSignedBodyValue.UNSIGNED_PAYLOAD if self._is_safe else sha256(data).hexdigest()
+    def payload_hash(self, data: bytes) -> str:
+        """Return the value that is signed for a body, the same as boto3's: its SHA-256, or a constant where TLS guards it."""
+        return AwsSignedBodyValue.UNSIGNED_PAYLOAD if self._is_tls else sha256(data).hexdigest()
 
     def make(self, request: Request) -> Answer | None:
-        """Make a request once; return what the store answers to it, or None for an error of any kind."""
+        """Make one attempt at a request.
+
+        Returns:
+            The answer, also one that there is no object; None for any other error, after which boto3 shall make the request.
+        """
         signer = None if self._is_anonymous else self._provider()
+        if signer is None and not self._is_anonymous:
+            return None
+        answer = Answer(request.most)
         try:
-            answer = self._make(request, signer) if signer or self._is_anonymous else None
+            way = self._route(bucket_of(request.key))
+            if way is None:
+                return None
+            sent = self._runtime.make_request(
+                type=S3RequestType.DEFAULT,
+                operation_name=request.operation,
+                request=_http(request, way, self._client.meta.config.user_agent),
+                signing_config=_signed(request, way.region, signer) if signer else None,
+                on_headers=answer.on_headers,
+                on_body=answer.on_body if request.method == "GET" else None,
+            )
+            self._finish(request, sent, answer)
         except Exception as error:  # noqa: BLE001  (boto3 will meet it too, and name it)
             error.__traceback__ = None  # The runtime keeps the error, which would keep the frames, which keep the request.
             if getattr(error, "status_code", None) != ABSENT:
                 self._fail(request, error)
                 return None
-            answer = Answer(status=ABSENT, chunks=[getattr(error, "body", None) or b""])  # It says what there is to say.
+            answer = Answer(status=ABSENT, chunks=[getattr(error, "body", None) or b""])
         self._failures = 0
         return answer
 
     def _provider(self) -> AwsCredentialsProvider | None:
-        """Return what signs with the credentials that boto3 would sign with now; they may be fetched here."""
+        """Return the signer with boto3's present credentials, which may be fetched here; None if there are none."""
         credentials = frozen_credentials(self._client)
         if credentials is None:
             return None
@@ -164,23 +193,13 @@ class CrtClient:
             self._signer = signer = credentials, AwsCredentialsProvider.new_static(*credentials)
         return signer[1]
 
-    def _make(self, request: Request, signer: AwsCredentialsProvider | None) -> Answer | None:
-        bucket = bucket_of(request.key)
+    def _route(self, bucket: str) -> Route | None:
         if bucket not in self._routes:
             self._routes[bucket] = route(self._client, bucket)
-        way = self._routes[bucket]
-        return self._send(request, way, _signed(request, way.region, signer) if signer else None) if way else None
+        return self._routes[bucket]
 
-    def _send(self, request: Request, way: Route, signing: AwsSigningConfig | None) -> Answer:
-        answer = Answer(request.most)
-        sent = self._runtime.make_request(
-            type=S3RequestType.DEFAULT,
-            operation_name=request.operation,
-            request=_http(request, way, self._client.meta.config.user_agent),
-            signing_config=signing,
-            on_headers=answer.begin,
-            on_body=answer.go_on if request.method == "GET" else None,
-        )
+    def _finish(self, request: Request, sent: S3Request, answer: Answer) -> None:
+        """Wait for the end of a request, or cancel it when it takes too long or its answer is too long."""
         seconds = None if self._timeout is None else self._timeout + request.size / _SLOWEST
         try:
             if request.most is not None:
@@ -193,14 +212,13 @@ class CrtClient:
         except BaseException:
             sent.cancel()
             raise
-        return answer
 
     def _fail(self, request: Request, error: Exception) -> None:
         self._routes.pop(request.key.bucket or "", None)  # The bucket may have been elsewhere; boto3 learns where it is.
         self._failures += 1
         status = getattr(error, "status_code", None)
         if status is None or (status >= _SERVER_ERROR and status != _UNKNOWN):
-            # The store may be at it still, or be asked for too much.
+            # The store may still work on it, or be overloaded.
             time.sleep(random.uniform(0, _PAUSE))  # noqa: S311
         _log.debug("%s of %s is left to boto3: %s", request.operation, request.key, error)
         if self._failures >= _MOST_FAILURES:
@@ -209,19 +227,19 @@ class CrtClient:
 
 
 def start(client: "S3Client") -> CrtClient | None:
-    """Start what makes requests like those of a boto3 client; or say why boto3 is to make them."""
+    """Start a client with the settings of a boto3 client; return None where that cannot be, and log the reason."""
     reason = why_not(client)
     try:
         if reason is None:
             return CrtClient(client)
-    except Exception as error:  # noqa: BLE001  (such as a file of authorities that the runtime cannot read)
+    except Exception as error:  # noqa: BLE001  (such as a CA bundle that the runtime cannot read)
         reason = f"the common runtime does not start ({error})"
     _log.info("The bytes of objects go through boto3, which is slower: %s", reason)
     return None
 
 
-def _runtime(client: Any, authorities: str | None) -> Runtime:
-    tls = _trusting(Path(authorities)) if authorities else None
+def _runtime(client: Any, ca_bundle: str | None) -> Runtime:
+    tls = _tls_options(Path(ca_bundle)) if ca_bundle else None
     group = EventLoopGroup(_THREADS)
     _STARTED.add(group)
     seconds: float | None = client.meta.config.connect_timeout
@@ -238,24 +256,24 @@ def _runtime(client: Any, authorities: str | None) -> Runtime:
 
 
 _STARTED: Final = weakref.WeakSet[Any]()
-"""What has threads, in this process."""
+"""The objects of this process that have threads."""
 
 
-def _keep_what_the_parent_started() -> None:
-    """Let nothing end it in this process, not even the end of the process: its threads are not here, and that would crash."""
+def _keep_started() -> None:
+    """Never end the parent's objects in a forked child, not even at its exit: their threads are not there, so it would crash."""
     for each in tuple(_STARTED):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(each))
 
 
-os.register_at_fork(after_in_child=_keep_what_the_parent_started)
+os.register_at_fork(after_in_child=_keep_started)
 
 
-def _trusting(authorities: Path) -> TlsConnectionOptions:
+def _tls_options(ca_bundle: Path) -> TlsConnectionOptions:
     options = TlsContextOptions()
-    if authorities.is_dir():
-        options.override_default_trust_store_from_path(str(authorities), None)
+    if ca_bundle.is_dir():
+        options.override_default_trust_store_from_path(str(ca_bundle), None)
     else:
-        options.override_default_trust_store_from_path(None, str(authorities))
+        options.override_default_trust_store_from_path(None, str(ca_bundle))
     return ClientTlsContext(options).new_connection_options()
 
 
@@ -268,7 +286,7 @@ def _signed(request: Request, region: str, signer: AwsCredentialsProvider) -> Aw
         credentials_provider=signer,
         use_double_uri_encode=False,
         should_normalize_uri_path=False,
-        signed_body_value=request.hashed,
+        signed_body_value=request.payload_hash,
         signed_body_header_type=AwsSignedBodyHeaderType.X_AMZ_CONTENT_SHA_256,
     )
 

@@ -1,7 +1,7 @@
-"""Listings of S3 stores, read from the bytes of an answer without an object for each of its elements.
+"""Listings of S3 stores, parsed without an object for each XML element.
 
 boto3 makes a tree of each answer first, some ten objects for each key, which outlive a collection of garbage while the page is
-read: so every few pages Python goes through all that a process holds, and everything in it stands still meanwhile.
+read: so every few pages Python's collector goes through all objects of the process, and all of its threads wait meanwhile.
 
 The elements are those of the Amazon S3 API Reference, ListObjectsV2 and ListObjectVersions.
 """
@@ -14,7 +14,7 @@ from urllib.parse import unquote_plus
 from xml.parsers.expat import ExpatError, ParserCreate
 
 _ITEM: Final = 2
-"""How deep the elements of a listing lie that are its items, or tell of the page; those of an item lie one deeper."""
+"""The depth of the elements that are items, or fields of the page; the fields of an item lie one deeper."""
 
 _PARAMETERS: Final[Mapping[str, str]] = {
     "Prefix": "prefix",
@@ -23,7 +23,7 @@ _PARAMETERS: Final[Mapping[str, str]] = {
     "KeyMarker": "key-marker",
     "VersionIdMarker": "version-id-marker",
 }
-"""What boto3's parameters are called in the query; the bucket stands in the address."""
+"""The names that boto3's parameters have in the query; the bucket is in the address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class Listing:
     """A kind of listing.
 
     Attributes:
-        operation: its name.
-        query: what asks for it.
-        root: the element that is an answer.
-        item: that of an item.
-        field: what boto3 calls the items.
-        needs: what each item must have.
-        markers: what asks for the page that follows, and the field that tells it.
+        operation: its name in the S3 API.
+        query: the parameters of the URL that select it.
+        root: the root element of an answer.
+        item: the element of an item.
+        field: boto3's name for the items.
+        needs: the fields that each item must have.
+        markers: boto3's parameters for the next page, and the fields of this page that hold their values.
     """
 
     operation: str
@@ -48,13 +48,13 @@ class Listing:
     needs: frozenset[str]
     markers: Mapping[str, str]
 
-    def asking(self, request: Mapping[str, str]) -> dict[str, str]:
-        """Return the query for what boto3's parameters ask for; names come encoded, since XML cannot have all of them."""
+    def query_of(self, request: Mapping[str, str]) -> dict[str, str]:
+        """Return the query for boto3's parameters; keys come URL-encoded, since XML cannot hold all of them."""
         own = {_PARAMETERS[name]: value for name, value in request.items() if name in _PARAMETERS}
         return {**self.query, "encoding-type": "url", **own}
 
-    def onward(self, page: Mapping[str, Any]) -> dict[str, str]:
-        """Return boto3's parameters for the page that follows; none where the page does not tell."""
+    def next_page(self, page: Mapping[str, Any]) -> dict[str, str]:
+        """Return boto3's parameters for the page after this one; none where this one does not name it."""
         return {marker: page[field] for marker, field in self.markers.items() if page.get(field)}
 
 
@@ -79,7 +79,7 @@ VERSIONS: Final = Listing(
 
 
 def page_of(data: bytes, listing: Listing) -> dict[str, Any] | None:
-    """Return the fields of boto3's answer, those that somebody looks at; None if the bytes are not such a page."""
+    """Return the fields of boto3's answer that are used here; None if the bytes are not such a page."""
     reader = _Reader(listing)
     try:
         reader.read(data)
@@ -97,7 +97,7 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-_OF_ITEMS: Final[Mapping[str, Callable[[str], Any]]] = {
+_ITEM_FIELDS: Final[Mapping[str, Callable[[str], Any]]] = {
     "Key": str,
     "VersionId": str,
     "IsLatest": _is_true,
@@ -105,7 +105,7 @@ _OF_ITEMS: Final[Mapping[str, Callable[[str], Any]]] = {
     "ETag": str,
     "Size": int,
 }
-_OF_PAGES: Final[Mapping[str, Callable[[str], Any]]] = {
+_PAGE_FIELDS: Final[Mapping[str, Callable[[str], Any]]] = {
     "IsTruncated": _is_true,
     "NextContinuationToken": str,
     "NextKeyMarker": str,
@@ -116,7 +116,7 @@ _ENCODED: Final = frozenset({"Key", "NextKeyMarker"})
 
 
 class _Reader:
-    """Takes what the parser meets."""
+    """The handlers of the XML parser, and the page that they build."""
 
     def __init__(self, listing: Listing) -> None:
         self._listing = listing
@@ -126,24 +126,25 @@ class _Reader:
         self._items: list[dict[str, Any]] = []
 
     def read(self, data: bytes) -> None:
+        """Parse an answer."""
         parser = ParserCreate()
         parser.buffer_text = True
         parser.StartDoctypeDeclHandler = self._refuse
-        parser.StartElementHandler = self._start
-        parser.CharacterDataHandler = self._take
-        parser.EndElementHandler = self._end
+        parser.StartElementHandler = self._on_start
+        parser.CharacterDataHandler = self._on_text
+        parser.EndElementHandler = self._on_end
         parser.Parse(data, True)  # noqa: FBT003
 
     def page(self) -> dict[str, Any]:
         """Return the page.
 
         Raises:
-            ValueError: it is none, or something is missing in it.
+            ValueError: it is not of this kind, or lacks a field.
         """
         if self._root != self._listing.root or not all(map(self._is_whole, self._items)):
-            raise ValueError(f"no {self._listing.root}, or one that lacks something")
-        if self._page.get("IsTruncated") and not self._listing.onward(self._page):
-            raise ValueError("it does not say where it goes on")
+            raise ValueError(f"no {self._listing.root}, or one that lacks fields")
+        if self._page.get("IsTruncated") and not self._listing.next_page(self._page):
+            raise ValueError("it does not name the next page")
         if self._page.pop("EncodingType", None) == "url":
             for fields in (self._page, *self._items):
                 for name in _ENCODED & fields.keys():
@@ -156,22 +157,22 @@ class _Reader:
     def _refuse(self, *_: object) -> None:
         raise ValueError("a document type, which no listing has")
 
-    def _start(self, name: str, _: Mapping[str, str]) -> None:
+    def _on_start(self, name: str, _: Mapping[str, str]) -> None:
         self._depth += 1
         self._text = ""
         if self._depth == 1:
             self._root = name
 
-    def _take(self, text: str) -> None:
+    def _on_text(self, text: str) -> None:
         self._text += text
 
-    def _end(self, name: str) -> None:
-        if self._depth == _ITEM + 1 and name in _OF_ITEMS:
-            self._item[name] = _OF_ITEMS[name](self._text)
+    def _on_end(self, name: str) -> None:
+        if self._depth == _ITEM + 1 and name in _ITEM_FIELDS:
+            self._item[name] = _ITEM_FIELDS[name](self._text)
         elif self._depth == _ITEM:
             if name == self._listing.item:
                 self._items.append(self._item)
-            elif name in _OF_PAGES:
-                self._page[name] = _OF_PAGES[name](self._text)
+            elif name in _PAGE_FIELDS:
+                self._page[name] = _PAGE_FIELDS[name](self._text)
             self._item = {}
         self._depth -= 1

@@ -1,15 +1,15 @@
-"""The bytes of objects and parts, to and from S3 stores, looks at objects, and listings, through the AWS Common Runtime.
+"""Requests for objects, parts and listings of S3 stores, through the AWS Common Runtime (ADR 0010).
 
-One call is one request, without the bookkeeping that makes boto3 slow. Whatever does not simply succeed is left to boto3: it
-makes the request again, with its retries, its redirects and its renewal of credentials, and says what is wrong. So whoever
-uses this has boto3's errors and no others.
+One call is one request, without the bookkeeping that makes boto3 slow. A request that does not simply succeed is left to boto3:
+it makes the request again, with its retries, its redirects and its renewal of credentials, and raises the error. So the callers
+see boto3's errors and no others.
 """
 
 import os
 import threading
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_quilt.core.format.hashes import StoreAlgorithm, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -21,11 +21,14 @@ from airflow_quilt.core.storage.s3.fields import contradicts_s3
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+Transport = Literal["auto", "boto3"]
+"""The way of the requests for objects and listings: through the common runtime where it can, or all through boto3."""
+
 _PARTIAL: Final = 206
 _GOOD: Final = 200
 _NO_BYTES: Final = sha256().hexdigest()
 _PAGE: Final = 8 * CHUNK
-"""Bytes of a page: 1000 keys of 1024 bytes, each of them encoded, and what else is told of them."""
+"""The most bytes of a page of a listing: 1000 keys of 1024 bytes, each of them encoded, and the other fields."""
 _NO_KEY: Final = b"<Code>NoSuchKey</Code>"
 _WITH_CHECKSUM: Final = [("x-amz-checksum-mode", "ENABLED")]
 _META: Final = "x-amz-meta-"
@@ -33,40 +36,42 @@ _CHECKSUM: Final = "x-amz-checksum-"
 
 
 class CommonRuntime:
-    """Makes the requests of a boto3 client for the bytes of objects, where it can; else says so.
+    """Makes requests with the settings, credentials and addresses of a boto3 client, where it can.
 
-    Nothing is started before the first of them. A process that was forked starts anew.
+    Every method returns None where boto3 shall make the request. The threads of the runtime start with the first request; a
+    process that was forked starts its own.
 
     Args:
-        client: whose settings, credentials and addresses count.
-        use: whether to make any request at all.
+        client: the boto3 client.
+        transport: ``"boto3"`` leaves every request to boto3.
     """
 
-    def __init__(self, client: "S3Client", *, use: bool = True) -> None:
+    def __init__(self, client: "S3Client", transport: Transport = "auto") -> None:
         self.client = client
-        self._use = use
-        self._engines: dict[int, CrtClient | None] = {}
+        self._transport = transport
+        self._clients: dict[int, CrtClient | None] = {}
         self._locks: dict[int, threading.Lock] = {}
 
     def put(
         self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm, part: Mapping[str, Any] | None = None
     ) -> dict[str, str] | None:
-        """Write an object, or a part of one; return the fields of boto3's answer, or None if it is for boto3 to do."""
-        engine = self._engine()
-        if engine is None:
+        """Write an object, or the part of one that the query ``part`` names; return the fields of boto3's answer."""
+        crt = self._crt()
+        if crt is None:
             return None
         headers = [("Content-Length", str(len(data))), (f"x-amz-checksum-{algorithm.lower()}", to_s3(digest))]
-        hashed = digest.hex() if algorithm == "SHA256" else engine.value_of(data)
+        payload_hash = digest.hex() if algorithm == "SHA256" else crt.payload_hash(data)
         operation = "UploadPart" if part else "PutObject"
-        answer = engine.make(Request(operation, "PUT", key, part or {}, headers, hashed, len(data), data))
+        answer = crt.make(Request(operation, "PUT", key, part or {}, headers, payload_hash, len(data), data))
         return _fields(answer) if answer and answer.status == _GOOD and "etag" in answer.headers else None
 
     def get(self, key: PhysicalKey, start: int, stop: int) -> tuple[str, bytes] | None:
-        """Read a range of one chunk at most; return the ETag and the bytes, or None if it is for boto3 to do."""
-        if not 0 < stop - start <= CHUNK:  # An answer is held whole.
+        """Read a range of at most one chunk, since an answer is held whole; return the ETag and the bytes."""
+        crt = self._crt() if 0 < stop - start <= CHUNK else None
+        if crt is None:
             return None
         headers = [("Range", f"bytes={start}-{stop - 1}")]
-        answer = self._make(Request("GetObject", "GET", key, _version(key), headers, _NO_BYTES, stop - start))
+        answer = crt.make(Request("GetObject", "GET", key, _version(key), headers, _NO_BYTES, stop - start))
         if answer is None or answer.status != _PARTIAL or "etag" not in answer.headers:
             return None
         return answer.headers["etag"], b"".join(answer.chunks)
@@ -75,20 +80,27 @@ class CommonRuntime:
         """Read a small object whole, and compare the checksum that the store keeps of it.
 
         Returns:
-            The fields of boto3's answer, none where there is no object, and the bytes; None if it is for boto3 to do, which it is
-            if there are more than ``most`` bytes.
+            Fields of boto3's answer, and the bytes, both empty where there is no object. None also for more than ``most`` bytes.
         """
-        answer = self._make(Request("GetObject", "GET", key, _version(key), _WITH_CHECKSUM, _NO_BYTES, most, most=most))
-        data = b"".join(answer.chunks) if answer else b""
-        if answer and answer.status == ABSENT:
-            return ({}, b"") if _NO_KEY in data else None
-        if answer is None or answer.status != _GOOD or answer.is_too_long or "etag" not in answer.headers:
+        crt = self._crt()
+        if crt is None:
             return None
-        return ({**_fields(answer), "Metadata": _metadata(answer)}, data) if _is_whole(answer, data) else None
+        answer = crt.make(Request("GetObject", "GET", key, _version(key), _WITH_CHECKSUM, _NO_BYTES, most, most=most))
+        if answer is None:
+            return None
+        data = b"".join(answer.chunks)
+        if answer.status == ABSENT:
+            return ({}, b"") if _NO_KEY in data else None
+        if answer.status != _GOOD or answer.is_too_long or "etag" not in answer.headers or not _is_whole(answer, data):
+            return None
+        return {**_fields(answer), "Metadata": _metadata(answer)}, data
 
     def head(self, key: PhysicalKey) -> dict[str, Any] | None:
-        """Look at an object; return the fields of boto3's answer, no field where there is no object, None if it is for boto3."""
-        answer = self._make(Request("HeadObject", "HEAD", key, _version(key), _WITH_CHECKSUM, _NO_BYTES, 0))
+        """Read the headers of an object; return the fields of boto3's answer, none where there is no object."""
+        crt = self._crt()
+        if crt is None:
+            return None
+        answer = crt.make(Request("HeadObject", "HEAD", key, _version(key), _WITH_CHECKSUM, _NO_BYTES, 0))
         if answer and answer.status == ABSENT:
             return {}
         if answer is None or answer.status != _GOOD or not {"etag", "content-length"} <= answer.headers.keys():
@@ -96,30 +108,28 @@ class CommonRuntime:
         return {**_fields(answer), "ContentLength": int(answer.headers["content-length"])}
 
     def page(self, listing: Listing, request: Mapping[str, str]) -> dict[str, Any] | None:
-        """List one page, for boto3's parameters; return the fields of boto3's answer, or None if it is for boto3 to do."""
-        where, query = PhysicalKey(request["Bucket"], ""), listing.asking(request)
-        answer = self._make(Request(listing.operation, "GET", where, query, [], _NO_BYTES, 0, most=_PAGE))
+        """List one page, for the parameters of boto3; return the fields of boto3's answer."""
+        crt = self._crt()
+        if crt is None:
+            return None
+        bucket, query = PhysicalKey(request["Bucket"], ""), listing.query_of(request)
+        answer = crt.make(Request(listing.operation, "GET", bucket, query, [], _NO_BYTES, 0, most=_PAGE))
         if answer is None or answer.status != _GOOD or answer.is_too_long:
             return None
         page = page_of(b"".join(answer.chunks), listing)
         return page and {**page, "ResponseMetadata": {"HTTPHeaders": answer.headers}}
 
-    def _make(self, request: Request) -> Answer | None:
-        """Make a request; return the answer, or None if it is for boto3 to do."""
-        engine = self._engine()
-        return engine.make(request) if engine else None
-
-    def _engine(self) -> "CrtClient | None":
-        """Return what makes the requests in this process, if anything does."""
-        if not self._use:
+    def _crt(self) -> "CrtClient | None":
+        """Return this process's client of the common runtime, if there is one and it may make requests now."""
+        if self._transport == "boto3":
             return None
         process = os.getpid()
-        if process not in self._engines:
+        if process not in self._clients:
             with self._locks.setdefault(process, threading.Lock()):
-                if process not in self._engines:
-                    self._engines[process] = start(self.client)
-        engine = self._engines[process]
-        return engine if engine and engine.is_ready else None
+                if process not in self._clients:
+                    self._clients[process] = start(self.client)
+        crt = self._clients[process]
+        return crt if crt and crt.is_ready else None
 
 
 def _version(key: PhysicalKey) -> dict[str, str]:
@@ -127,7 +137,7 @@ def _version(key: PhysicalKey) -> dict[str, str]:
 
 
 def _fields(answer: Answer) -> dict[str, str]:
-    """Return those fields of boto3's answer that somebody looks at."""
+    """Return the fields of boto3's answer that are used here."""
     named = {
         "ETag": "etag",
         "VersionId": "x-amz-version-id",
@@ -142,8 +152,8 @@ def _metadata(answer: Answer) -> dict[str, str]:
 
 
 def _is_whole(answer: Answer, data: bytes) -> bool:
-    """Whether the bytes are those of the object, as far as the answer tells."""
+    """Compare the bytes with the length and the checksums in the headers."""
     if len(data) != int(answer.headers.get("content-length", -1)):
         return False
-    told = {name.removeprefix(_CHECKSUM): value for name, value in answer.headers.items() if name.startswith(_CHECKSUM)}
-    return not any(contradicts_s3(data, name, value) for name, value in told.items())
+    checksums = {name.removeprefix(_CHECKSUM): value for name, value in answer.headers.items() if name.startswith(_CHECKSUM)}
+    return not any(contradicts_s3(data, name, value) for name, value in checksums.items())
