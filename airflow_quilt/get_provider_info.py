@@ -123,6 +123,12 @@ def get_provider_info() -> dict[str, Any]:
                         "before the rest goes to a temporary file; 100000 when empty.",
                         "schema": {"type": ["integer", "null"], "minimum": 1},
                     },
+                    "transport": {
+                        "label": "Transport",
+                        "description": "How S3 is reached: auto (as when empty), which takes the AWS Common Runtime "
+                        "where it can, or boto3.",
+                        "schema": {"type": ["string", "null"]},
+                    },
                     "provenance": {
                         "label": "Provenance",
                         "description": "Write into the metadata of packages which DAG, task and run published them.",

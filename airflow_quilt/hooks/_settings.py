@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Connection
 
+    from airflow_quilt.core.storage.s3.crt.requests import Transport
+
 _NO_VALUE: Final = frozenset({"", "null", "none"})
 _FLAGS: Final = {"true": True, "false": False}
 _TIMEOUT: Final = 30.0
@@ -48,6 +50,7 @@ class QuiltSettings:
         max_concurrency: the most calls of S3 at a time.
         max_bytes_in_flight: the most bytes of objects and parts that are held in memory.
         spill_entries: the most entries of a package that are.
+        transport: ``"auto"`` for S3 requests through the AWS Common Runtime where it can make them, ``"boto3"`` for none.
         provenance: whether packages say which run published them, where the operator does not say.
     """
 
@@ -65,6 +68,7 @@ class QuiltSettings:
     max_concurrency: int = _LIMITS.max_concurrency
     max_bytes_in_flight: int = _LIMITS.max_bytes_in_flight
     spill_entries: int = _LIMITS.spill_entries
+    transport: "Transport" = "auto"
     provenance: bool = False
 
     @property
@@ -95,6 +99,7 @@ class QuiltSettings:
             max_concurrency=extras.count("max_concurrency", _LIMITS.max_concurrency),
             max_bytes_in_flight=extras.count("max_bytes_in_flight", _LIMITS.max_bytes_in_flight),
             spill_entries=extras.count("spill_entries", _LIMITS.spill_entries),
+            transport=extras.transport("transport"),
             provenance=extras.flag("provenance"),
         )
         where = f"connection {connection.conn_id!r}"
@@ -161,6 +166,15 @@ class _Extras:
         if number is None:
             raise self._wrong(name, value, WHOLE)
         return number
+
+    def transport(self, name: str) -> "Transport":
+        """Return a way of S3 requests; ``"auto"`` for no value."""
+        value = self._value(name)
+        if value is None or value == "auto":
+            return "auto"
+        if value == "boto3":
+            return "boto3"
+        raise SettingsError(f"{self._where}: the extra {name!r} is {value!r}, expected 'auto' or 'boto3'")
 
     def _value(self, name: str) -> Any:
         value = self._extras.get(name)

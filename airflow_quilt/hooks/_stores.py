@@ -11,10 +11,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_quilt.core.catalog.client import CATALOG_RETRY, Catalog, HttpSettings
 from airflow_quilt.core.errors import AccessDeniedError, SettingsError
-from airflow_quilt.core.runtime.retry import NO_RETRY
+from airflow_quilt.core.runtime.retry import NO_RETRY, RetryPolicy
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
+from airflow_quilt.core.storage.s3.storage import READ_RETRY, S3Storage, client_config
 from airflow_quilt.hooks.aws import QuiltAwsHook
 
 if TYPE_CHECKING:
@@ -46,7 +46,11 @@ def make_aws_hook(settings: "QuiltSettings", credentials: "CredentialSource | No
 
 
 def make_stores(
-    settings: "QuiltSettings", aws: AwsGenericHook[Any], catalog: Catalog | None = None, config: Config | None = None
+    settings: "QuiltSettings",
+    aws: AwsGenericHook[Any],
+    catalog: Catalog | None = None,
+    config: Config | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Stores:
     """Return the storages of a connection.
 
@@ -54,7 +58,8 @@ def make_stores(
         settings: of the Quilt connection.
         aws: makes the client.
         catalog: the one that was logged in to; it knows the region, where nobody else tells it.
-        config: goes before what the AWS connection says, and lets the first failure be the last.
+        config: overrides the botocore config of the AWS connection; with it the first failure is final by default.
+        retry: the policy for failures that botocore does not repeat, see :class:`S3Storage`.
 
     Raises:
         SettingsError: the AWS connection cannot be used.
@@ -69,7 +74,8 @@ def make_stores(
         client = aws.get_client_type(region_name=region, config=merged)
     except ValueError as error:  # botocore's way to refuse an endpoint URL.
         raise SettingsError(f"AWS connection {settings.aws_conn_id!r}: {error}") from error
-    return Stores(LocalStorage(), S3Storage(client, NO_RETRY) if config else S3Storage(client), limits=settings.limits)
+    remote = S3Storage(client, retry or (NO_RETRY if config else READ_RETRY), transport=settings.transport)
+    return Stores(LocalStorage(), remote, limits=settings.limits)
 
 
 def identify(aws: AwsGenericHook[Any], config: Config) -> str:

@@ -6,9 +6,15 @@ from typing import Any
 import pytest
 from airflow.sdk import Connection
 
-from airflow_quilt.core.errors import SettingsError
+from airflow_quilt.core.errors import SettingsError, StorageUnavailableError
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.limits import Limits
+from airflow_quilt.core.runtime.retry import RetryPolicy
+from airflow_quilt.core.storage.s3.crt.requests import Transport
 from airflow_quilt.hooks._settings import QuiltSettings
+from airflow_quilt.hooks._stores import make_aws_hook, make_stores
+from testbed.airflow_home import connections
+from testbed.proxy import S3Proxy
 
 
 def settings(**fields: Any) -> QuiltSettings:
@@ -63,6 +69,50 @@ def test_limits_may_be_text(extra: dict[str, Any], expected: Limits) -> None:
     assert settings(extra=extra).limits == expected
 
 
+@pytest.mark.parametrize(
+    ("extra", "expected"),
+    [
+        ({}, "auto"),
+        ({"transport": None}, "auto"),
+        ({"transport": "null"}, "auto"),
+        ({"transport": "auto"}, "auto"),
+        ({"transport": " boto3"}, "boto3"),
+    ],
+)
+def test_transport(extra: dict[str, Any], expected: str) -> None:
+    assert settings(extra=extra).transport == expected
+
+
+@pytest.fixture
+def through(proxy: S3Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> S3Proxy:
+    """A proxy that ``aws_default`` names."""
+    for name, value in connections(proxy.store, f"s3://{bucket}").items():
+        monkeypatch.setenv(name, value)
+    return proxy
+
+
+@pytest.mark.parametrize("transport", ["auto", "boto3"])
+def test_transport_reaches_stores(through: S3Proxy, bucket: str, transport: Transport) -> None:
+    given = QuiltSettings(transport=transport)
+    stores = make_stores(given, make_aws_hook(given, None))
+
+    assert list(stores.remote.list_objects(PhysicalKey(bucket, ""))) == []
+    [request] = through.requests
+    assert ("CRTS3NativeClient" in request.headers["User-Agent"]) == (transport == "auto")
+
+
+def test_retry_reaches_stores(through: S3Proxy, bucket: str) -> None:
+    pauses: list[float] = []
+    given = QuiltSettings(transport="boto3")
+    stores = make_stores(given, make_aws_hook(given, None), retry=RetryPolicy(attempts=3, sleep=pauses.append))
+    key = stores.remote.put(PhysicalKey(bucket, "object"), b"x" * 1000).key
+    through.truncate(lambda request: request.method == "GET", times=100)
+
+    with pytest.raises(StorageUnavailableError):
+        stores.remote.get(key)
+    assert len(pauses) == 2
+
+
 def test_password_is_not_printed() -> None:
     found = settings(**LOGIN)
 
@@ -86,6 +136,10 @@ def test_password_is_not_printed() -> None:
             ({"extra": {name: value}}, f"'{name}' is {type(value).__name__}, expected a whole number above 0")
             for name in ("max_concurrency", "max_bytes_in_flight", "spill_entries")
             for value in (0, -1, 2.0, True, "many", "0", "1.5", [8])
+        ),
+        *(
+            ({"extra": {"transport": value}}, f"'transport' is {value!r}, expected 'auto' or 'boto3'")
+            for value in ("crt", 1, True)
         ),
         ({"extra": {"registry": "my-bucket"}}, "a bucket is written s3://my-bucket"),
         ({"extra": {"workflow": ["alpha"]}}, "'workflow' is list, expected text"),
