@@ -1,4 +1,7 @@
-"""What a try of some work knows of the other tries of it, which may have been killed, or run at this very moment."""
+"""Attempts of a piece of work, and the writer tag by which each recognises the pointers of the others (ADR 0007).
+
+Airflow runs a task instance again, or twice at the same time: other attempts may have been killed, or be alive.
+"""
 
 import hashlib
 import re
@@ -8,20 +11,20 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 _KEY_LETTERS: Final = 32
-_SKEW: Final = 10 * 60
+_CLOCK_SKEW: Final = 10 * 60
 """Seconds by which the clocks of two machines may differ."""
 _STAMP: Final = re.compile(r"[0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One try of a piece of work.
+    """One attempt of a piece of work.
 
     Attributes:
-        key: the same for all tries of one piece of work, and for no other work (an idempotency key); any text.
-        since: on a retry, the unix seconds before which no try began: what earlier ones left is looked for. None for a first
-            try.
-        began: the unix seconds at which this try began.
+        key: the same for all attempts of one piece of work, and for no other work (an idempotency key); any `str`.
+        since: on a retry, the unix seconds before which no attempt began; leftovers of earlier attempts are searched for from
+            then on. None for a first attempt.
+        began: the unix seconds at which this attempt began.
     """
 
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -30,19 +33,25 @@ class Attempt:
 
     @property
     def earliest(self) -> float | None:
-        """The unix seconds, by anybody's clock, before which no try began; None for a first try."""
-        return None if self.since is None else self.since - _SKEW
+        """The unix seconds, by the clock of any machine, before which no attempt began; None for a first attempt."""
+        return None if self.since is None else self.since - _CLOCK_SKEW
 
 
 @dataclass(frozen=True, slots=True)
 class WriterTag:
-    """What a try notes beside a pointer, and beside ``latest``: whose it is, and whether all of the revision is in place.
+    """The identity of the writer of a pointer, and whether the revision of the pointer is published (ADR 0007).
+
+    The tag lies beside the object, in its metadata on S3 and in an extended attribute on a disk: pointers keep the bytes that
+    quilt3 gives them, and the same inputs keep the same top hash. Its form is ``<pending|published> <work> <writer> <stamp>``.
+
+    ``latest`` carries the tag of the pointer that it names. So a writer whose request was refused learns whether it was itself,
+    another attempt of the same work, or other work that wrote first; and a retry finds the revision that its work published.
 
     Attributes:
-        work: tells the tries of one piece of work from other work.
-        writer: tells one try from all others.
-        stamp: the unix seconds of the pointer.
-        is_published: false until ``latest`` named the revision.
+        work: a hash of :attr:`Attempt.key`, the same for all attempts of one piece of work.
+        writer: random, another one for each attempt.
+        stamp: the unix seconds in the name of the pointer, by which one request finds it (ADR 0009); 0 until it has a name.
+        is_published: True once ``latest`` has named the revision; until then it is pending.
     """
 
     work: str
@@ -52,24 +61,28 @@ class WriterTag:
 
     @classmethod
     def of(cls, attempt: Attempt) -> Self:
-        """Return the mark of a try that begins to write, which has no pointer yet."""
+        """Return the tag of an attempt that begins to write, which has no pointer yet."""
         return cls(hashlib.sha256(attempt.key.encode()).hexdigest()[:_KEY_LETTERS], uuid.uuid4().hex)
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:
-        """Read a mark; other writers leave none, or one that means nothing here."""
+        """Parse a tag; None for the objects of other clients, which have none, or one of another form."""
         match (text or "").split(" "):
             case ["pending" | "published" as state, work, writer, stamp] if _STAMP.fullmatch(stamp):
                 return cls(work, writer, int(stamp), state == "published")
         return None
 
     def at(self, stamp: int) -> Self:
-        """Return the same mark for the pointer of a second."""
+        """Return the same tag for the pointer of a second."""
         return replace(self, stamp=stamp)
 
     def published(self) -> Self:
-        """Return the same mark for a revision that is in place."""
+        """Return the same tag for a revision that is published."""
         return replace(self, is_published=True)
+
+    def is_same_work(self, other: "WriterTag | None") -> bool:
+        """Whether another tag is of an attempt of the same work, which may be the same attempt."""
+        return other is not None and other.work == self.work
 
     def __str__(self) -> str:
         return f"{'published' if self.is_published else 'pending'} {self.work} {self.writer} {self.stamp}"

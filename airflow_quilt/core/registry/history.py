@@ -1,14 +1,30 @@
-"""How the history of a package changes: publish, delete, roll back; exact, whoever else writes or dies meanwhile.
+"""Changes of the history of a package: publish, delete, roll back; exact among other writers and crashes (ADR 0007, ADR 0009).
 
-The timestamp pointer of a revision is written first, pending; then ``latest``, if it still is what was read; then the
-pointer is marked as published. ``latest`` alone decides who was first. Who was not takes its own pointer away.
+**Publishing** is four writes, for S3 has no transaction over a pointer and ``latest``. The code carries the same numbers:
 
-Whoever moves ``latest`` on marks the pointer of what it named, if its writer has not done so yet. So a try that reads
-``latest``, and then looks for pointers of its twins, knows whether one of them was published before: a pointer that is still
-pending never was the latest revision, and cannot become it any more once this try has moved ``latest``.
+1. The manifest is in place (:meth:`Registry.commit <airflow_quilt.core.registry.registry.Registry.commit>`).
+2. The pointer of the revision is created, tagged ``pending``.
+3. ``latest`` is written, if it still is the base. It alone decides which of two writers was first.
+4. The pointer is marked as ``published``, and leftovers of earlier attempts of the same work are deleted.
 
-Deleting and rolling back make ``latest`` name a revision that is there already, which nobody may delete meanwhile. So
-they take turns, by a lock; publishing does not wait for it.
+===================  ==============================================  =======================================================
+crash after step     seen by a reader                                the next attempt of the same work
+===================  ==============================================  =======================================================
+1                    the base                                        publishes
+2                    the base, and one more pointer in the history   publishes with a pointer of its own, then deletes that one
+3                    the revision, whose pointer is pending          finds its tag beside ``latest`` or the pointer; does step 4
+4                    the revision                                    finds its published pointer, and returns it
+===================  ==============================================  =======================================================
+
+Refused at step 3, an attempt withdraws its pointer. It returns the revision of another attempt of the same work, or the same
+revision of another writer, where ``latest`` names one; else it raises :class:`RevisionConflictError`.
+
+A process that moves ``latest`` on first marks the pointer that it named as published, if its writer has not (ADR 0009). So an
+attempt reads ``latest`` first and the pointers of its other attempts afterwards: one that is still pending never was the latest
+revision, and cannot become it any more once this attempt has moved ``latest``.
+
+**Deleting and rolling back** make ``latest`` name a revision that must not be deleted meanwhile. They take turns, by a lock;
+publishing does not wait for it. The states of a pointer are a table in :mod:`airflow_quilt.core.registry.pointers`.
 """
 
 import logging
@@ -26,35 +42,36 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.lock import StoredLock
-from airflow_quilt.core.registry.pointers import DeleteResult, Latest, Listing, Pointer, Pointers, Revision
+from airflow_quilt.core.registry.pointers import DeleteResult, Latest, Pointer, PointerListing, Pointers, Revision
 
 _log = logging.getLogger(__name__)
 
-_TRIES: Final = 100
-_GLANCES: Final = 20
-_GLANCE: Final = 0.05
-"""So often, and so many seconds apart, one looks whether a try that lives marks its pointer as published, where another client
-has moved ``latest``, which marks nothing."""
-_SWEEPS: Final = 2
-_CLOCKS: Final = 60.0
+_MOST_ROUNDS: Final = 100
+"""Writes of ``latest`` that are refused in a row, because other writers were faster, before a change is given up."""
+_MARK_POLLS: Final = 20
+_MARK_POLL_INTERVAL: Final = 0.05
+"""Polls, and seconds between them, in which another attempt that is alive marks its pointer as published, where another client
+has moved ``latest`` on without doing that for it."""
+_CLEANUP_ATTEMPTS: Final = 2
+_CLOCK_SKEW: Final = 60.0
 """Seconds by which the clocks of two workers that run at the same time may differ."""
 
-Find = Callable[[Latest | None, Sequence[Pointer]], TopHash]
-"""Chooses a revision, of ``latest`` and of the history."""
+FindRevision = Callable[[Latest | None, Sequence[Pointer]], TopHash]
+"""Chooses a revision, given ``latest`` and the history."""
 
 
 class History:
     """The history of one package.
 
     Args:
-        pointers: of the package.
-        lease: the lock for what may not happen at the same time.
+        pointers: the pointers of the package.
+        lock: taken by deletions and rollbacks.
         clock: unix seconds.
     """
 
-    def __init__(self, pointers: Pointers, lease: StoredLock, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, pointers: Pointers, lock: StoredLock, clock: Callable[[], float] = time.time) -> None:
         self._pointers = pointers
-        self._lease = lease
+        self._lock = lock
         self._clock = clock
 
     def check(self, top_hash: TopHash, base: Latest | None, attempt: Attempt) -> None:
@@ -70,71 +87,84 @@ class History:
 
         Args:
             top_hash: the revision.
-            base: what ``latest`` named when it was begun.
-            attempt: whose work it is; what another try of it published is returned, whatever became the latest since.
-            overwrite: whether to win over others who published since.
+            base: ``latest`` as it was when the work began.
+            attempt: of the work. A revision that another attempt of it published is returned, whatever is the latest by now.
+            overwrite: publish also where others have published since.
 
         Returns:
-            The revision, and whether it is of this piece of work; somebody else may have published the same meanwhile.
+            The revision; and whether an attempt of this work made it. False: another writer published the same meanwhile.
 
         Raises:
             RevisionConflictError: ``latest`` has moved; nothing is visible.
         """
+        # 1. The manifest is in place.
         writer_tag = WriterTag.of(attempt)
-        listing = self._listing(attempt, base)
-        earlier = self._tries(writer_tag, attempt, base, listing)
-        if done := self._done(base, writer_tag, earlier):
-            return self._keep(done, earlier), True
+        # ``latest`` (the base) was read before this listing. In the other order another attempt could publish, and a third writer
+        # move ``latest`` on, between the two: neither would show that revision (ADR 0009).
+        listing = self._list_recent(attempt, base)
+        earlier = self._pointers_of_attempts(writer_tag, attempt, base, listing)
+        if done := self._published_by_attempt(base, writer_tag, earlier):
+            return self._finish(done, earlier), True
+        # An earlier attempt died after step 2, and another writer published the same content. Its oldest pointer stands for this
+        # work: one more would double the revision.
         if earlier and base and base.top_hash == top_hash:
-            return self._keep(earlier[-1], earlier), True
+            return self._finish(earlier[-1], earlier), True
+        # Refused here, before there is a pointer that a reader could see and that would have to be withdrawn.
         if not overwrite and listing.latest != (base and base.etag):
-            self._pointers.check_latest(base, top_hash, writer_tag)  # Before there is a pointer that would have to go again.
+            self._pointers.check_latest(base, top_hash, writer_tag)
+        # 2. The pending pointer. Its second is later than all others, whatever the clock is: the history is ordered by them.
         pointer = self._pointers.add(top_hash, max(int(self._clock()), listing.newest + 1), writer_tag)
+        # 3. ``latest``, which alone decides.
         if overwrite:
-            pointer, theirs = self._overwrite(pointer, base, writer_tag, attempt)
+            pointer, theirs = self._publish_over_any(pointer, base, writer_tag, attempt)
         else:
-            theirs = self._win(pointer, base)
+            theirs = self._publish_on_base(pointer, base)
+        # Only the own pointer goes, for no other process relies on it; the other one is the result (ADR 0003).
         if theirs:
             self._pointers.remove([pointer.stamp])
             pointer = theirs
-        return self._keep(pointer, earlier), _is_of(pointer.writer_tag, writer_tag)
+        # 4. The tag of the pointer, and leftovers.
+        return self._finish(pointer, earlier), writer_tag.is_same_work(pointer.writer_tag)
 
     def made(self, latest: Latest | None, attempt: Attempt) -> Revision | None:
-        """Return the revision that a try of this piece of work published, if one did before ``latest`` was read."""
+        """Return the revision that an attempt of this work published before ``latest`` was read, or None."""
         writer_tag = WriterTag.of(attempt)
-        tries = self._tries(writer_tag, attempt, latest, self._listing(attempt, latest))
-        done = self._done(latest, writer_tag, tries)
-        return self._keep(done, tries) if done else None
+        earlier = self._pointers_of_attempts(writer_tag, attempt, latest, self._list_recent(attempt, latest))
+        done = self._published_by_attempt(latest, writer_tag, earlier)
+        return self._finish(done, earlier) if done else None
 
     def unchanged(self, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
-        """Return the revision that ``latest`` names, and whether it is of this piece of work; None where it has no pointer."""
+        """Return the revision that ``latest`` names, and whether it is of this work; None where it has no pointer."""
         writer_tag = WriterTag.of(attempt)
-        near = self._near(attempt, latest, self._listing(attempt, latest))
-        pointer = _among(near, latest) or self._pointer_of(latest)
+        recent = self._read_recent(attempt, latest, self._list_recent(attempt, latest))
+        pointer = _pointer_among(recent, latest) or self._find_pointer(latest)
         if pointer is None:
             return None
-        self._keep(pointer, self._tries(writer_tag, attempt, latest, near))
-        return pointer.revision, _is_of(pointer.writer_tag, writer_tag)
+        self._finish(pointer, self._pointers_of_attempts(writer_tag, attempt, latest, recent))
+        return pointer.revision, writer_tag.is_same_work(pointer.writer_tag)
 
     def delete_all(self) -> DeleteResult | None:
-        """Delete the pointers of all revisions, which need not be read for that; return None where there is nothing.
+        """Delete the pointers of all revisions, none of which is read for that; return None where there is nothing.
 
         Raises:
             RevisionConflictError: ``latest`` moved meanwhile; nothing was deleted.
             StorageError: some could not be deleted; a retry goes on.
         """
-        with self._lease.hold():
+        with self._lock.hold():
             latest, stamps = self._pointers.latest(), self._pointers.listing().stamps
             if latest is None and not stamps:
                 return None
+            # ``latest`` goes first: a crash here leaves a package without it, which readers take for none, never a ``latest``
+            # that names a revision without a pointer.
             if latest:
                 self._pointers.delete_latest(latest)
-            self._lease.check()
+            # A store that was slow may have cost the lock, and the next owner may rely on these pointers.
+            self._lock.check()
             self._pointers.remove(stamps)
-            self._mend([])
+            self._repair_after_delete([])
             return DeleteResult.at(stamps)
 
-    def delete(self, find: Find) -> DeleteResult:
+    def delete(self, find: FindRevision) -> DeleteResult:
         """Delete the pointers of a revision.
 
         When it is the latest one, the newest that is left becomes the latest first.
@@ -142,200 +172,214 @@ class History:
         Raises:
             StorageError: some could not be deleted; a retry goes on.
         """
-        with self._lease.hold():
-            for _ in range(_TRIES):
+        with self._lock.hold():
+            for _ in range(_MOST_ROUNDS):
                 latest, pointers = self._pointers.latest(), self._pointers.read_listed(self._pointers.listing())
                 top_hash = find(latest, pointers)
                 kept = [pointer for pointer in pointers if pointer.revision.top_hash != top_hash]
                 doomed = [pointer.stamp for pointer in pointers if pointer.revision.top_hash == top_hash]
+                # ``latest`` moves before pointers go, so a reader never finds it at a revision without a pointer.
                 try:
-                    self._leave(latest, top_hash, kept)
+                    self._move_latest_off(latest, top_hash, kept)
                 except RevisionConflictError:
-                    continue  # It is for what is the latest now to be looked at.
-                self._lease.check()
+                    # A publication, which takes no lock, was faster: it may be the revision to delete, or a better successor.
+                    continue
+                # A store that was slow may have cost the lock, and a rollback may be making one of these the latest.
+                self._lock.check()
                 self._pointers.remove(doomed)
-                self._mend(kept)
+                self._repair_after_delete(kept)
                 return DeleteResult.at(doomed, top_hash)
-        raise StorageUnavailableError("others write it all the time", str(self._pointers))
+        raise self._too_many_writers()
 
-    def roll_back(self, find: Find) -> tuple[Revision, TopHash]:
-        """Let ``latest`` name a revision of the history again; return it, and what ``latest`` named before.
+    def roll_back(self, find: FindRevision) -> tuple[Revision, TopHash]:
+        """Make a revision of the history the latest one again; return it, and the top hash that ``latest`` named before.
 
         Raises:
             PackageNotFoundError: the revision is not published yet.
             RevisionConflictError: ``latest`` moved meanwhile; it was left alone.
         """
-        with self._lease.hold():
+        with self._lock.hold():
             latest, pointers = self._pointers.latest(), self._pointers.read_listed(self._pointers.listing())
             top_hash = find(latest, pointers)
             there = [pointer for pointer in pointers if pointer.revision.top_hash == top_hash]
             if latest is None or not there:
                 raise PackageNotFoundError(f"{self._pointers}: there is no such revision")
             if latest.top_hash != top_hash:
-                if not any(pointer.is_settled(self._clock()) for pointer in there):
+                # The writer of a pending pointer may be refused in the next moment, and withdraw it.
+                if not any(pointer.may_become_latest(self._clock()) for pointer in there):
                     raise PackageNotFoundError(f"{self._pointers}: revision {top_hash} is still being published, or never was")
-                self._lease.check()
+                self._lock.check()
                 self._pointers.write_latest(top_hash, latest)
             return there[0].revision, latest.top_hash
 
-    def _listing(self, attempt: Attempt, latest: Latest | None) -> Listing:
-        """List the newest revision, what tries of this piece of work may have written, and what ``latest`` names."""
-        since = min(int(_since(attempt)), latest.writer_tag.stamp) if latest and latest.writer_tag else 0
+    def _list_recent(self, attempt: Attempt, latest: Latest | None) -> PointerListing:
+        """List the newest pointer, those that attempts of this work may have written, and the one that ``latest`` names."""
+        # Histories are long, and a request lists 1000 keys. Without a tag beside ``latest`` it is unknown how old its pointer is.
+        since = min(int(_earliest(attempt)), latest.writer_tag.stamp) if latest and latest.writer_tag else 0
         listing = self._pointers.listing(since)
+        # Nothing: the pointer of ``latest`` was deleted. The newest of all is needed, for the next one goes after it.
         return listing if listing.stats or not since else self._pointers.listing()
 
-    def _near(self, attempt: Attempt, latest: Latest | None, listing: Listing) -> list[Pointer]:
-        """Read the pointers that tries of this piece of work may have written, newest first, and the one of ``latest``."""
-        # The newest one in any case: a clock may be wrong.
+    def _read_recent(self, attempt: Attempt, latest: Latest | None, listing: PointerListing) -> list[Pointer]:
+        """Read the pointers that attempts of this work may have written, newest first, and the one that ``latest`` names."""
+        # The newest one in any case: the clock of this machine, or of the writer, may be wrong.
         also = {listing.newest, latest.writer_tag.stamp if latest and latest.writer_tag else 0}
-        return self._pointers.read_listed(listing, _since(attempt), also)
+        return self._pointers.read_listed(listing, _earliest(attempt), also)
 
-    def _tries(
-        self, writer_tag: WriterTag, attempt: Attempt, latest: Latest | None, near: Listing | Sequence[Pointer]
+    def _pointers_of_attempts(
+        self, writer_tag: WriterTag, attempt: Attempt, latest: Latest | None, recent: PointerListing | Sequence[Pointer]
     ) -> list[Pointer]:
-        """Return the pointers of other tries since the first one began; ``latest`` was read before."""
+        """Return the pointers of the other attempts of this work, newest first; ``latest`` was read before."""
         found: list[Pointer] = []
-        for _ in range(_GLANCES):
-            pointers = self._near(attempt, latest, near) if isinstance(near, Listing) else near
+        for _ in range(_MARK_POLLS):
+            pointers = self._read_recent(attempt, latest, recent) if isinstance(recent, PointerListing) else recent
             found = [
-                pointer for pointer in pointers if _is_of(pointer.writer_tag, writer_tag) and not _is_by(pointer, writer_tag)
+                each
+                for each in pointers
+                if each.writer_tag and each.writer_tag.work == writer_tag.work and each.writer_tag.writer != writer_tag.writer
             ]
-            if not found or _published(found) or latest is None or latest.writer_tag:
+            # A ``latest`` with a tag was moved by this program, which marks the pointer before: then pending means never the
+            # latest. Another client marks nothing, so a live attempt gets a second to do it (ADR 0009).
+            if not found or _first_published(found) or latest is None or latest.writer_tag:
                 break
-            time.sleep(_GLANCE)
-            near = self._listing(attempt, latest)
+            time.sleep(_MARK_POLL_INTERVAL)
+            recent = self._list_recent(attempt, latest)
         return found
 
-    def _done(self, latest: Latest | None, writer_tag: WriterTag, tries: Sequence[Pointer]) -> Pointer | None:
-        """Return the pointer of what another try of a piece of work published, if one did before ``latest`` was read."""
-        if done := _published(tries):
+    def _published_by_attempt(self, latest: Latest | None, writer_tag: WriterTag, earlier: Sequence[Pointer]) -> Pointer | None:
+        """Return the pointer that another attempt of this work published before ``latest`` was read, or None."""
+        if done := _first_published(earlier):
             return done
-        return self._pointer_of(latest) if latest and _is_of(latest.writer_tag, writer_tag) else None
+        return self._find_pointer(latest) if latest and writer_tag.is_same_work(latest.writer_tag) else None
 
-    def _win(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
-        """Let ``latest`` name a revision on top of its base; return the pointer of what another wrote to that effect."""
+    def _publish_on_base(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
+        """Do step 3 on the base alone; return the pointer of another writer that did it to the same effect, or None."""
         try:
-            return self._claim(pointer, base)
+            return self._compare_and_set_latest(pointer, base)
         except RevisionConflictError:
             self._pointers.withdraw(pointer)
             raise
 
-    def _overwrite(
+    def _publish_over_any(
         self, pointer: Pointer, base: Latest | None, writer_tag: WriterTag, attempt: Attempt
     ) -> tuple[Pointer, Pointer | None]:
-        """Let ``latest`` name a revision whatever it has become; return its pointer, and as :meth:`_win`."""
-        for _ in range(_TRIES):
+        """Do step 3 on whatever is the latest; return the own pointer, and that of another writer as on a base."""
+        for _ in range(_MOST_ROUNDS):
             try:
-                return pointer, self._claim(pointer, base)
+                return pointer, self._compare_and_set_latest(pointer, base)
             except RevisionConflictError:
                 before, base = base, self._pointers.latest()
-            if done := self._done(base, writer_tag, self._tries(writer_tag, attempt, base, self._listing(attempt, base))):
+            # ``latest`` was read anew, so the search for other attempts is due anew: one may have published in between.
+            earlier = self._pointers_of_attempts(writer_tag, attempt, base, self._list_recent(attempt, base))
+            if done := self._published_by_attempt(base, writer_tag, earlier):
                 return pointer, done
+            # The package was deleted, the pointer maybe with it. A deletion that is still at work removes the seconds that it
+            # listed; a later second is safe from it.
             if base is None and before is not None:
-                # The package was deleted, the pointer maybe with it; who deletes has seen no pointer of a later second.
                 self._pointers.withdraw(pointer)
                 pointer = self._pointers.add(pointer.revision.top_hash, pointer.stamp + 1, writer_tag)
         self._pointers.withdraw(pointer)
-        raise StorageUnavailableError("others write it all the time", str(self._pointers))
+        raise self._too_many_writers()
 
-    def _claim(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
-        """Let ``latest`` name a revision if it still is its base; return the pointer of what another wrote to that effect."""
+    def _compare_and_set_latest(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
+        """Make ``latest`` name a revision if it still is its base; return the pointer of another writer that did, or None."""
         try:
             twin = self._pointers.write_latest(pointer.revision.top_hash, base, pointer.writer_tag)
         except StorageError as error:
+            # A store that stays away may have written ``latest``, which must not lose its pointer: that one stays until a retry
+            # finds out. Every other error is a refusal.
             if not isinstance(error, StorageUnavailableError) or isinstance(error, DiskError):
-                self._give_up(pointer)
-            raise  # Otherwise it may have been written: then only a retry can tell.
-        return self._pointer_of(twin, pointer) if twin else None
+                self._withdraw_unless_latest(pointer)
+            raise
+        return self._find_pointer(twin, pointer) if twin else None
 
-    def _give_up(self, pointer: Pointer) -> None:
-        """Take the pointer of a revision away which could not be published, unless ``latest`` names it all the same."""
+    def _withdraw_unless_latest(self, pointer: Pointer) -> None:
+        """Withdraw a pointer after an error of its storage, unless ``latest`` names it all the same."""
         try:
             latest = self._pointers.latest()
             if latest is None or latest.writer_tag != pointer.writer_tag:
                 self._pointers.withdraw(pointer)
         except StorageError as error:
-            _log.warning(
-                "%s: revision %s was not published; its pointer stays: %s", self._pointers, pointer.revision.top_hash, error
-            )
+            message = "%s: revision %s was not published, but its pointer could not be deleted: %s"
+            _log.warning(message, self._pointers, pointer.revision.top_hash, error)
 
-    def _keep(self, pointer: Pointer, earlier: Sequence[Pointer]) -> Revision:
-        """Mark a pointer as published, and take those away that tries of the same work left besides."""
-        kept = self._settled(pointer)
-        for number in range(1, _SWEEPS + 1):
+    def _finish(self, pointer: Pointer, earlier: Sequence[Pointer]) -> Revision:
+        """Do step 4: mark a pointer as published, and delete leftovers of other attempts of the same work."""
+        kept = self._mark_or_restore(pointer)
+        # The revision is published: an error from here on must not make the task report that it is not.
+        for number in range(1, _CLEANUP_ATTEMPTS + 1):
             try:
-                self._sweep(earlier, kept)
+                self._remove_leftovers(earlier, kept)
                 break
             except StorageError as error:
-                if number == _SWEEPS:
-                    _log.warning("%s: a pointer that a killed try left could not be deleted: %s", self._pointers, error)
+                if number == _CLEANUP_ATTEMPTS:
+                    _log.warning("%s: a leftover pointer of an earlier attempt could not be deleted: %s", self._pointers, error)
         return kept.revision
 
-    def _settled(self, pointer: Pointer) -> Pointer:
-        """Return the pointer of a published revision, marked as such; put it back if somebody deleted it meanwhile."""
+    def _mark_or_restore(self, pointer: Pointer) -> Pointer:
+        """Mark the pointer of a published revision, or create it again where a deletion took it meanwhile."""
         if pointer.writer_tag is None or pointer.writer_tag.is_published:
             return pointer
         try:
             return self._pointers.mark_published(pointer) or self._pointers.restore(pointer, pointer.writer_tag)
-        except StorageError as error:  # It is published all the same.
-            message = "%s: the mark of revision %s says that it is still being published: %s"
+        except StorageError as error:
+            # ``latest`` has named it, and the next process that moves ``latest`` marks it (ADR 0009).
+            message = "%s: revision %s is published, but its pointer still has the tag 'pending': %s"
             _log.warning(message, self._pointers, pointer.revision.top_hash, error)
             return pointer
 
-    def _sweep(self, earlier: Sequence[Pointer], kept: Pointer) -> None:
-        """Take away what tries of the same work left; a pointer that was published since stays."""
-        stale = [
-            each for each in earlier if each.writer_tag and not each.writer_tag.is_published and each.revision != kept.revision
-        ]
+    def _remove_leftovers(self, earlier: Sequence[Pointer], kept: Pointer) -> None:
+        """Delete the pending pointers of other attempts of the same work; one that was published since stays."""
+        stale = [each for each in earlier if each.is_pending and each.revision != kept.revision]
+        # They are read once more: a helper may have marked one since, and then it is a revision of the history.
         now = [self._pointers.read(each.stamp) for each in stale]
         if left := [each.stamp for each in now if each and each in stale]:
             self._pointers.remove(left)
 
-    def _pointer_of(self, latest: Latest, but: Pointer | None = None) -> Pointer | None:
-        """Return the pointer of the revision that ``latest`` names: the one of its writer, or else the newest."""
+    def _find_pointer(self, latest: Latest, other_than: Pointer | None = None) -> Pointer | None:
+        """Return the pointer of the revision that ``latest`` names: the one that its tag names, or else the newest."""
         if named := self._pointers.named_by(latest):
             return named
-        return next((each for each in self._pointers.of(latest) if not but or each.revision != but.revision), None)
+        candidates = self._pointers.of(latest)
+        return next((each for each in candidates if not other_than or each.revision != other_than.revision), None)
 
-    def _leave(self, latest: Latest | None, top_hash: TopHash, kept: Sequence[Pointer]) -> None:
-        """Let ``latest`` name none of the revisions that are to be deleted."""
+    def _move_latest_off(self, latest: Latest | None, top_hash: TopHash, kept: Sequence[Pointer]) -> None:
+        """Make ``latest`` name another revision than the one that is to be deleted, or none where no other is left."""
         if latest is None or (kept and latest.top_hash != top_hash):
             return
         if not kept:
             self._pointers.delete_latest(latest)
             return
-        settled = (pointer for pointer in kept if pointer.is_settled(self._clock()))
-        self._pointers.write_latest(next(settled, kept[0]).revision.top_hash, latest)
+        # A pending pointer only where no other is left: its writer may withdraw it, and then puts it back (Pointers.withdraw).
+        safe = (pointer for pointer in kept if pointer.may_become_latest(self._clock()))
+        self._pointers.write_latest(next(safe, kept[0]).revision.top_hash, latest)
 
-    def _mend(self, kept: Sequence[Pointer]) -> None:
-        """Give what was published while others were deleted what it lost with them."""
+    def _repair_after_delete(self, kept: Sequence[Pointer]) -> None:
+        """Restore what a publication lost that ran at the same time: its ``latest``, or the pointer of its revision."""
+        # A publication between the check and the delete of ``latest`` (Pointers.delete_latest) lost its ``latest``.
         if not kept:
             self._pointers.restore_latest()
+        # A publication of the very revision that was deleted was listed with it: ``latest`` names it, and its pointer is gone.
         latest = self._pointers.latest()
-        if latest and latest.top_hash not in {pointer.revision.top_hash for pointer in kept} and not self._pointer_of(latest):
+        if latest and latest.top_hash not in {pointer.revision.top_hash for pointer in kept} and not self._find_pointer(latest):
             writer_tag = (latest.writer_tag or WriterTag.of(Attempt())).published()
             self._pointers.add(latest.top_hash, int(self._clock()), writer_tag)
 
-
-def _since(attempt: Attempt) -> float:
-    """Return the unix seconds before which no other try of this piece of work wrote a pointer."""
-    # Another try that is known to a first one runs at the same time.
-    return attempt.began - _CLOCKS if attempt.earliest is None else attempt.earliest
+    def _too_many_writers(self) -> StorageUnavailableError:
+        return StorageUnavailableError("other writers keep moving 'latest'", str(self._pointers))
 
 
-def _published(pointers: Sequence[Pointer]) -> Pointer | None:
+def _earliest(attempt: Attempt) -> float:
+    """Return the unix seconds before which no other attempt of this work wrote a pointer."""
+    # Before a first attempt there was none, so another one that it meets runs at the same time.
+    return attempt.began - _CLOCK_SKEW if attempt.earliest is None else attempt.earliest
+
+
+def _first_published(pointers: Sequence[Pointer]) -> Pointer | None:
     return next((pointer for pointer in pointers if pointer.writer_tag and pointer.writer_tag.is_published), None)
 
 
-def _among(pointers: Sequence[Pointer], latest: Latest) -> Pointer | None:
-    """Return the pointer of the revision that ``latest`` names, as :meth:`History._pointer_of`, if it is one of these."""
+def _pointer_among(pointers: Sequence[Pointer], latest: Latest) -> Pointer | None:
+    """Return the pointer of the revision that ``latest`` names, as :meth:`History._find_pointer`, if it is one of these."""
     alike = (pointer for pointer in pointers if pointer.revision.top_hash == latest.top_hash)
     return next((pointer for pointer in pointers if pointer.is_named_by(latest)), None) or next(alike, None)
-
-
-def _is_of(writer_tag: WriterTag | None, work: WriterTag) -> bool:
-    return writer_tag is not None and writer_tag.work == work.work
-
-
-def _is_by(pointer: Pointer, writer: WriterTag) -> bool:
-    return pointer.writer_tag is not None and pointer.writer_tag.writer == writer.writer

@@ -1,8 +1,30 @@
-"""The pointers of a package: one for each revision, named by its time, and ``latest``.
+"""Pointers of a package: one for each revision, named by its unix second, and ``latest`` (ADR 0007, ADR 0009).
 
-Every write says what it expects to find (:data:`airflow_quilt.core.storage.base.WriteMode`), and leaves the mark of its
-writer beside the pointer. So a write whose answer was lost is told from one that somebody else made, also where both
-wrote the same.
+Every write has a condition (:data:`airflow_quilt.core.storage.base.WriteMode`) and leaves the tag of its writer beside the
+object. So a write whose answer was lost is distinguished from the write of another process, also where both wrote the same.
+
+A revision is published when ``latest`` has named it. Its pointer says how far it came:
+
+=========  ===============================================================  ==============================================
+state      next state, and the process that may cause it                    seen by a reader
+=========  ===============================================================  ==============================================
+absent     pending: its writer, by a create (:meth:`Pointers.add`)          no revision
+pending    published: its writer, once ``latest`` names it; or any process  a revision in the history; no rollback makes it
+           that moves ``latest`` on from it, before it does so              the latest, nor does a deletion unless no
+           (:meth:`Pointers.mark_published`).                               published one is left, until it is an hour old
+           withdrawn: its writer, when ``latest`` was refused
+           (:meth:`Pointers.withdraw`); another attempt of the same work
+           that has published; a deletion
+published  absent: a deletion, nothing else                                 a revision in the history, which can become the
+                                                                            latest again
+withdrawn  published: its writer, where ``latest`` names its hash and no    no revision
+           pointer is left for that hash (:meth:`Pointers.withdraw`), or
+           where a deletion came between ``latest`` and the tag
+           (:meth:`Pointers.restore`)
+=========  ===============================================================  ==============================================
+
+Pointers of other clients have no tag and are published. ``latest`` is *absent* or names a revision; it moves on the condition
+that it still has the ETag that was read, and only :meth:`Pointers.write_latest` moves it from one revision to another.
 """
 
 import contextlib
@@ -31,12 +53,13 @@ from airflow_quilt.core.runtime.executor import map_concurrently
 from airflow_quilt.core.storage.base import IfMatch, ObjectInfo, Storage, WriteMode
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 
-_TRIES: Final = 1000
+_MOST_SECONDS: Final = 1000
+"""Seconds in a row that are tried for the name of a pointer."""
 _STAMP: Final = re.compile(r"[1-9][0-9]{9}")
 _FIRST_STAMP: Final = 10**9
 _LAST_STAMP: Final = 10**10 - 1
-_SETTLES: Final = 60 * 60
-"""Seconds after which the writer of a pointer that is pending cannot be alive."""
+_WRITER_DEAD_AFTER: Final = 60 * 60
+"""Seconds after which the writer of a pending pointer cannot be alive."""
 
 Conflict = Literal["fail", "overwrite", "rebase"]
 
@@ -45,13 +68,19 @@ Conflict = Literal["fail", "overwrite", "rebase"]
 class Revision:
     """A published revision: the time in its pointer, in whole seconds UTC, and its top hash."""
 
-    time: pendulum.DateTime
+    published_at: pendulum.DateTime
     top_hash: TopHash
 
 
 @dataclass(frozen=True, slots=True)
 class Latest:
-    """What ``latest`` named when it was read, the ETag that proves it unchanged, and the mark of the pointer that it names."""
+    """The state of ``latest`` when it was read.
+
+    Attributes:
+        top_hash: of the latest revision.
+        etag: proves it unchanged.
+        writer_tag: the tag of the pointer that it names; None where a rollback, a deletion or another client wrote it.
+    """
 
     top_hash: TopHash
     etag: str
@@ -60,7 +89,7 @@ class Latest:
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """The pointer of a revision as it stands: also its ETag, and the mark of its writer where there is one."""
+    """The state of the pointer of a revision when it was read; its tag is None where another client wrote it."""
 
     revision: Revision
     etag: str
@@ -68,8 +97,13 @@ class Pointer:
 
     @property
     def stamp(self) -> int:
-        """The second that is its name."""
-        return self.revision.time.int_timestamp
+        """The unix second that is its name."""
+        return self.revision.published_at.int_timestamp
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether its tag states that ``latest`` has not named it; the tag may be behind by the last step of its writer."""
+        return self.writer_tag is not None and not self.writer_tag.is_published
 
     def is_named_by(self, latest: Latest) -> bool:
         """Whether its writer made its revision the latest one."""
@@ -79,14 +113,17 @@ class Pointer:
             and (self.stamp, self.writer_tag.writer) == (latest.writer_tag.stamp, latest.writer_tag.writer)
         )
 
-    def is_settled(self, now: float) -> bool:
-        """Whether its writer has published the revision, or is long dead; until then it may take the pointer away."""
-        return self.writer_tag is None or self.writer_tag.is_published or self.stamp < now - _SETTLES
+    def may_become_latest(self, now: float) -> bool:
+        """Whether a deletion or rollback may rely on it: it is published, or old enough for its writer to be dead.
+
+        The writer of a younger pending pointer may be alive, lose, and withdraw it.
+        """
+        return not self.is_pending or self.stamp < now - _WRITER_DEAD_AFTER
 
 
 @dataclass(frozen=True, slots=True)
-class Listing:
-    """What a listing tells of the pointers of a package, none of which was read.
+class PointerListing:
+    """A listing of the pointers of a package, none of which was read.
 
     Attributes:
         latest: the ETag of ``latest``, or None where there is none.
@@ -109,19 +146,19 @@ class Listing:
 
 @dataclass(frozen=True, slots=True)
 class DeleteResult:
-    """What was deleted: the times of the revisions, newest first; and their top hash where it was not the whole package."""
+    """Times of the deleted revisions, newest first; and their top hash, unless the whole package was deleted."""
 
     times: tuple[pendulum.DateTime, ...] = ()
     top_hash: TopHash | None = None
 
     @classmethod
     def at(cls, stamps: Iterable[int], top_hash: TopHash | None = None) -> Self:
-        """Return what says that the pointers of some seconds were deleted."""
+        """Return the result of deleting the pointers of some seconds."""
         return cls(tuple(map(pendulum.from_timestamp, stamps)), top_hash)
 
 
 def is_stamp(text: str) -> bool:
-    """Whether a text may name the pointer of a revision: unix seconds of 10 digits."""
+    """Whether a `str` may name the pointer of a revision: unix seconds of 10 digits."""
     return bool(_STAMP.fullmatch(text))
 
 
@@ -129,11 +166,11 @@ class Pointers:
     """The pointers of one package; remembers those that it read last from a listing.
 
     Args:
-        storage: where the registry is kept.
-        writer: writes there on conditions.
+        storage: the storage of the registry.
+        writer: conditional writes to it.
         root: the registry.
         name: the package.
-        threads: how many are read at a time.
+        threads: the most pointers that are read at once.
     """
 
     def __init__(self, storage: Storage, writer: ConditionalWriter, root: PhysicalKey, name: PackageName, threads: int) -> None:
@@ -142,10 +179,10 @@ class Pointers:
         self._root = root
         self.name = name
         self._threads = threads
-        self._seen: Mapping[int, tuple[str, Pointer]] = {}
+        self._cache: Mapping[int, tuple[str, Pointer]] = {}
 
     def latest(self) -> Latest | None:
-        """Return what ``latest`` names, or None where there is none.
+        """Read ``latest``; None where there is none.
 
         Raises:
             ManifestError: it holds something else than a top hash.
@@ -157,60 +194,63 @@ class Pointers:
         return Latest(self._parse(blob.data, layout.LATEST), blob.etag, WriterTag.parse(blob.writer_tag))
 
     def write_latest(self, top_hash: TopHash, base: Latest | None, writer_tag: WriterTag | None = None) -> Latest | None:
-        """Let ``latest`` name a revision, on the condition that it is still ``base``.
+        """Make ``latest`` name a revision, on the condition that it is still ``base``.
 
-        The pointer of what it named before is marked as published first. So who finds a pointer that is pending, and another
-        revision as the latest one, knows that the first one never was.
+        The pointer of the revision that it named before is marked as published first (ADR 0009). So a process that finds a
+        pending pointer, and ``latest`` at another revision, knows that the pending one never was the latest.
 
         Args:
             top_hash: the revision.
-            base: what ``latest`` named when it was read.
+            base: ``latest`` as it was read.
             writer_tag: that of the pointer of the revision, where it is being published.
 
         Returns:
-            None; or what somebody else wrote to the same effect.
+            None; or ``latest`` as another writer wrote it, to the same effect.
 
         Raises:
-            RevisionConflictError: it is neither ``base`` nor what was to be written.
+            RevisionConflictError: it is neither ``base`` nor to that effect.
         """
+        # Before the write, never after it: a crash in between leaves a published pointer that ``latest`` still names, which is
+        # true. The other order would leave a revision that was the latest and looks as if it never had been.
         if base:
-            self._settle_named(base)
+            self._mark_base_published(base)
         mode: WriteMode = IfMatch(base.etag) if base else "create"
         try:
             self._writer.put(self._key(layout.LATEST), top_hash.encode(), mode, str(writer_tag) if writer_tag else None)
         except PreconditionError as error:
             found = self.latest()
-            if found is None or not _is_same(found, top_hash, writer_tag):
+            if found is None or not _has_effect(found, top_hash, writer_tag):
                 raise self._conflict(base, found) from error
-            return (
-                None if writer_tag and found.writer_tag == writer_tag else found
-            )  # None: only the answer to the first try was lost.
+            # The very tag that was to be written: only the answer to this write was lost, and the client repeated it.
+            return None if writer_tag and found.writer_tag == writer_tag else found
         return None
 
     def check_latest(self, base: Latest | None, top_hash: TopHash | None = None, writer_tag: WriterTag | None = None) -> None:
-        """Check that ``latest`` still names what ``base`` does, or already what somebody wants to write.
+        """Check that ``latest`` still is ``base``, or is already as :meth:`write_latest` would write it.
 
         Raises:
-            RevisionConflictError: it does not.
+            RevisionConflictError: it is neither.
         """
         found = self.latest()
-        is_wanted = found is not None and top_hash is not None and _is_same(found, top_hash, writer_tag)
-        if not is_wanted and (found and found.etag) != (base and base.etag):
+        has_effect = found is not None and top_hash is not None and _has_effect(found, top_hash, writer_tag)
+        if not has_effect and (found and found.etag) != (base and base.etag):
             raise self._conflict(base, found)
 
     def delete_latest(self, base: Latest) -> None:
-        """Delete ``latest`` if it is still ``base``; :meth:`restore_latest` mends what comes between the two.
+        """Delete ``latest`` if it still is ``base``; :meth:`restore_latest` repairs a publication in between.
 
         Raises:
             RevisionConflictError: it is not; nothing was deleted.
         """
-        self.check_latest(base)  # Not every store can delete on a condition.
+        # Two requests instead of one with a condition: few stores delete on a condition.
+        self.check_latest(base)
         self._storage.delete([self._key(layout.LATEST)])
 
     def restore_latest(self) -> None:
         """Give a revision that was published while its package was being deleted its ``latest`` back."""
         if newest := self.at(_LAST_STAMP):
-            with contextlib.suppress(PreconditionError):  # Its publisher, or another one, was faster.
+            # Refused: the writer of that revision, or another one, was faster, and has the right to be the latest.
+            with contextlib.suppress(PreconditionError):
                 self._writer.put(self._key(layout.LATEST), newest.revision.top_hash.encode(), "create")
 
     def all(self) -> Iterator[Pointer]:
@@ -222,16 +262,17 @@ class Pointers:
         there = map(self.read, (stamp for stamp in self.listing().stamps if stamp <= second))
         return next(filter(None, there), None)
 
-    def listing(self, since: int = 0) -> Listing:
+    def listing(self, since: int = 0) -> PointerListing:
         """List the pointers of revisions from some second on, and ``latest``."""
         directory = self._root.join(layout.pointers(self.name))
-        after = str(since - 1) if since > _FIRST_STAMP else ""  # All of them have as many digits, and sort as numbers do.
+        # Names have 10 digits each, so they sort as numbers do; ``latest`` sorts after them and is always listed.
+        after = str(since - 1) if since > _FIRST_STAMP else ""
         found = {stat.key.key.removeprefix(directory.key): stat for stat in self._storage.list_objects(directory, after)}
         stats = {int(name): stat for name, stat in found.items() if is_stamp(name) and int(name) >= since}
         latest = found.get(layout.LATEST)
-        return Listing(latest.etag if latest else None, dict(sorted(stats.items(), reverse=True)))
+        return PointerListing(latest.etag if latest else None, dict(sorted(stats.items(), reverse=True)))
 
-    def read_listed(self, listing: Listing, since: float = 0, also: Iterable[int] = ()) -> list[Pointer]:
+    def read_listed(self, listing: PointerListing, since: float = 0, also: Iterable[int] = ()) -> list[Pointer]:
         """Read pointers of a listing, newest first; one that was read after it had been listed the same is not read again.
 
         Args:
@@ -240,35 +281,40 @@ class Pointers:
             also: seconds that are not left out, if they are listed.
         """
         wanted = {stamp: stat.written for stamp, stat in listing.stats.items() if stamp >= since or stamp in also}
-        known = {stamp: seen for stamp, seen in self._seen.items() if seen[0] and seen[0] == wanted.get(stamp)}
+        # By ``written``, not by ETag: a pointer that is marked as published keeps its bytes, and so its ETag.
+        known = {stamp: cached for stamp, cached in self._cache.items() if cached[0] and cached[0] == wanted.get(stamp)}
         unknown = [stamp for stamp in wanted if stamp not in known]
         read = dict(zip(unknown, map_concurrently(self.read, unknown, self._threads), strict=True))
         known |= {stamp: (wanted[stamp], pointer) for stamp, pointer in read.items() if pointer}
-        self._seen = known
+        self._cache = known
         return [known[stamp][1] for stamp in wanted if stamp in known]
 
     def add(self, top_hash: TopHash, stamp: int, writer_tag: WriterTag) -> Pointer:
-        """Write the pointer of a revision under the first second from ``stamp`` on that nobody has.
+        """Create the pointer of a revision under the first free second from ``stamp`` on.
 
         Raises:
             SettingsError: there is no such second of ten digits.
         """
         first = max(stamp, _FIRST_STAMP)
-        for second in range(first, first + _TRIES):
-            own = writer_tag.at(self._checked(second))
+        for second in range(first, first + _MOST_SECONDS):
+            own = writer_tag.at(self._valid_stamp(second))
             try:
                 etag = self._writer.put(self._key(str(second)), top_hash.encode(), "create", str(own)).etag
             except PreconditionError:
+                # The very tag that was to be written: only the answer to this write was lost.
                 there = self.read(second)
-                if there and there.writer_tag == own:  # The answer to the first try was lost.
+                if there and there.writer_tag == own:
                     return there
-                continue  # This second is somebody else's, also if it has the same hash: they may take it away.
+                # A pointer of another writer is never shared, even with the same hash: its writer may withdraw it.
+                continue
             pointer = Pointer(Revision(pendulum.from_timestamp(second), top_hash), etag, own)
+            # A store that ignores conditions would have overwritten another pointer just now. It is found out here, by two writes
+            # of the first publication of a process, and the log warns.
             self._writer.probe(self._key(str(second)), top_hash.encode())
             return pointer
         raise StorageUnavailableError(f"every second from {first} on has a revision", str(self._key("")))
 
-    def _checked(self, second: int) -> int:
+    def _valid_stamp(self, second: int) -> int:
         if second <= _LAST_STAMP:
             return second
         raise SettingsError(
@@ -283,44 +329,51 @@ class Pointers:
         writer_tag = pointer.writer_tag.published()
         revision, key = pointer.revision, self._key(str(pointer.stamp))
         try:
+            # The condition fails after a deletion, which an unconditional write would undo. It may fail after another process
+            # helped, too: ETags of S3 depend on the bytes alone, those of a disk do not. Then the tag below is this very one.
             etag = self._writer.put(key, revision.top_hash.encode(), IfMatch(pointer.etag), str(writer_tag)).etag
         except PreconditionError:
             there = self.read(pointer.stamp)
             return there if there and there.writer_tag == writer_tag else None
         return Pointer(revision, etag, writer_tag)
 
-    def _settle_named(self, latest: Latest) -> None:
-        """Mark the pointer of what ``latest`` names as published: its writer may be held up, or dead."""
-        _, known = self._seen.get(latest.writer_tag.stamp, ("", None)) if latest.writer_tag else ("", None)
-        if known and known.is_named_by(latest) and known.writer_tag and known.writer_tag.is_published:
-            return  # Nobody takes that back.
-        pointer = self.named_by(latest)
-        if pointer and pointer.writer_tag and not pointer.writer_tag.is_published:
+    def _mark_base_published(self, base: Latest) -> None:
+        """Mark the pointer that ``latest`` still names as published: its writer may be held up, or dead (ADR 0009)."""
+        # The stamp in the tag makes this one read. It is saved where the pointer was published when it was read last, for no
+        # process takes that back.
+        _, known = self._cache.get(base.writer_tag.stamp, ("", None)) if base.writer_tag else ("", None)
+        if known and known.is_named_by(base) and not known.is_pending:
+            return
+        pointer = self.named_by(base)
+        if pointer and pointer.is_pending:
             self.mark_published(pointer)
 
     def named_by(self, latest: Latest) -> Pointer | None:
-        """Return the pointer whose writer made its revision the latest one; None where nobody says, or it was deleted."""
+        """Return the pointer whose writer made its revision the latest; None where no tag names it, or it was deleted."""
         if latest.writer_tag is None:
             return None
         pointer = self.read(latest.writer_tag.stamp)
         return pointer if pointer and pointer.is_named_by(latest) else None
 
     def of(self, latest: Latest) -> Iterator[Pointer]:
-        """Yield the pointers of the revision that ``latest`` names; those first that the store tells to be the same bytes."""
+        """Yield the pointers of the revision that ``latest`` names, those with the same ETag as ``latest`` first."""
         stats = self.listing().stats
+        # On most stores an ETag is a hash of the bytes, and ``latest`` has the bytes of its pointer. On a disk it is not.
         alike = [stamp for stamp, stat in stats.items() if stat.etag == latest.etag]
         others = [stamp for stamp, stat in stats.items() if stat.etag != latest.etag]
         there = itertools.chain(filter(None, map(self.read, alike)), self._read_each(others))
         return (pointer for pointer in there if pointer.revision.top_hash == latest.top_hash)
 
     def restore(self, pointer: Pointer, writer_tag: WriterTag) -> Pointer:
-        """Write the pointer of a published revision again, and ``latest`` where there is none."""
+        """Create the deleted pointer of a published revision again, and ``latest`` where there is none."""
         again = self.add(pointer.revision.top_hash, pointer.stamp, writer_tag.published())
         self.restore_latest()
         return again
 
     def withdraw(self, pointer: Pointer) -> None:
-        """Delete the pointer of a revision that was not published; put it back if somebody made it the latest meanwhile."""
+        """Delete the pointer of a revision that was not published; create it again if it was the only one of ``latest``."""
+        # The delete has no condition. Between the refusal and it, a deletion may have found this pointer an hour old, or the
+        # only one left, and made it the latest.
         self.remove([pointer.stamp])
         latest = self.latest()
         if latest is None or latest.top_hash != pointer.revision.top_hash or pointer.writer_tag is None:
@@ -360,8 +413,6 @@ class Pointers:
         return RevisionConflictError(str(self.name), base.top_hash if base else None, found.top_hash if found else None)
 
 
-def _is_same(found: Latest, top_hash: TopHash, writer_tag: WriterTag | None) -> bool:
-    """Whether ``latest`` is as one wants it: it names the same revision, or what another try of the same work made."""
-    return found.top_hash == top_hash or (
-        writer_tag is not None and found.writer_tag is not None and found.writer_tag.work == writer_tag.work
-    )
+def _has_effect(found: Latest, top_hash: TopHash, writer_tag: WriterTag | None) -> bool:
+    """Whether ``latest`` names the revision that was to be written, or one that another attempt of the same work made."""
+    return found.top_hash == top_hash or (writer_tag is not None and writer_tag.is_same_work(found.writer_tag))

@@ -78,7 +78,7 @@ def published_before(registry: Registry, matches: Callable[[Call], bool], messag
         pytest.param({"dedupe": False}, id="not deduplicated"),
     ],
 )
-def test_the_same_work_run_by_two_at_once_makes_one_revision(any_registry: Registry, moment: str, more: dict[str, Any]) -> None:
+def test_twins_make_one_revision(any_registry: Registry, moment: str, more: dict[str, Any]) -> None:
     publish(any_registry, "before")
     matches = {"early": is_workflows_config, "pointer": is_pointer, "latest": is_put_of("/latest")}[moment]
     published = published_before(any_registry, matches, "same", **more)
@@ -92,9 +92,10 @@ def test_the_same_work_run_by_two_at_once_makes_one_revision(any_registry: Regis
 @pytest.mark.parametrize("third", ["publishes", "overwrites", "rolls back"])
 @pytest.mark.parametrize("attempt", [FIRST, RETRY], ids=["first try", "retry"])
 @pytest.mark.parametrize("more", [{}, {"conflict": "overwrite"}, {"mode": "update", "conflict": "rebase"}], ids=str)
-def test_a_try_that_is_held_up_before_it_marks_its_pointer_is_found_by_its_twin_after_a_third(
+def test_unmarked_attempt_is_found(
     any_registry: Registry, third: str, attempt: Attempt, more: dict[str, Any]
 ) -> None:
+    """Let a twin find the revision of an attempt that has not marked its pointer yet."""
     before = publish(any_registry, "before")
     twins: list[PublishResult] = []
 
@@ -113,7 +114,7 @@ def test_a_try_that_is_held_up_before_it_marks_its_pointer_is_found_by_its_twin_
 
 
 @pytest.mark.parametrize("attempt", [FIRST, RETRY], ids=["first try", "retry"])
-def test_a_twin_that_overwrites_and_meets_a_third_again_and_again_makes_one_revision(
+def test_twin_overwrites_only_once(
     any_registry: Registry, attempt: Attempt
 ) -> None:
     publish(any_registry, "before")
@@ -132,7 +133,7 @@ def test_a_twin_that_overwrites_and_meets_a_third_again_and_again_makes_one_revi
 
 
 @pytest.mark.parametrize("more", [{}, {"dedupe": False}, {"conflict": "overwrite"}], ids=str)
-def test_the_same_work_run_again_makes_no_second_revision(any_registry: Registry, more: dict[str, Any]) -> None:
+def test_repeat_makes_no_revision(any_registry: Registry, more: dict[str, Any]) -> None:
     publish(any_registry, "before")
     first = publish(any_registry, "same", FIRST, **more)
     again = publish(any_registry, "same", RETRY, **more)
@@ -141,7 +142,7 @@ def test_the_same_work_run_again_makes_no_second_revision(any_registry: Registry
     assert messages(any_registry) == ["same", "before"]
 
 
-def test_a_retry_of_work_that_was_published_leaves_what_others_published_since_alone(any_registry: Registry) -> None:
+def test_retry_keeps_later_ones(any_registry: Registry) -> None:
     first = publish(any_registry, "mine", replace(FIRST))
     publish(any_registry, "theirs")
     again = publish(any_registry, "mine", RETRY)
@@ -151,7 +152,7 @@ def test_a_retry_of_work_that_was_published_leaves_what_others_published_since_a
     assert latest(any_registry) == "theirs"
 
 
-def test_an_update_that_was_published_is_not_merged_again_by_a_retry(registry: Registry) -> None:
+def test_retry_does_not_rebase(registry: Registry) -> None:
     def update(key: str, attempt: Attempt) -> PublishResult:
         draft = Draft(package=str(NAME), entries={key: key.encode()}, mode="update", conflict="rebase", message=key)
         return push(registry, draft, attempt=attempt)
@@ -164,21 +165,21 @@ def test_an_update_that_was_published_is_not_merged_again_by_a_retry(registry: R
     assert messages(registry) == ["b.txt", "a.txt"]
 
 
-def test_work_of_the_same_key_with_other_content_is_published(any_registry: Registry) -> None:
+def test_new_content_is_published(any_registry: Registry) -> None:
     publish(any_registry, "one", FIRST)
     publish(any_registry, "two", RETRY)
 
     assert messages(any_registry) == ["two", "one"]
 
 
-def test_other_work_with_the_same_content_is_published_again_after_a_third(any_registry: Registry) -> None:
+def test_other_work_is_published(any_registry: Registry) -> None:
     for message, key in (("same", "a"), ("theirs", "b"), ("same", "c")):
         publish(any_registry, message, Attempt(key))
 
     assert messages(any_registry) == ["same", "theirs", "same"]
 
 
-def test_a_revision_that_a_rollback_passed_over_stays_when_its_content_is_published_again(any_registry: Registry) -> None:
+def test_rolled_back_revision_stays(any_registry: Registry) -> None:
     first, second = publish(any_registry, "one"), publish(any_registry, "two")
     rollback(any_registry, str(NAME), first.top_hash)
     again = publish(any_registry, "two")
@@ -186,7 +187,7 @@ def test_a_revision_that_a_rollback_passed_over_stays_when_its_content_is_publis
     assert list(any_registry.revisions(NAME)) == [again.revision, second.revision, first.revision]
 
 
-def test_what_a_killed_try_left_is_replaced_by_the_retry(any_registry: Registry) -> None:
+def test_retry_replaces_leftovers(any_registry: Registry) -> None:
     publish(any_registry, "before")
     with pytest.raises(StorageUnavailableError):
         publish(through(any_registry, Fault(1, "killed before", among=is_put_of("/latest"))), "mine", FIRST)
@@ -199,13 +200,13 @@ def test_what_a_killed_try_left_is_replaced_by_the_retry(any_registry: Registry)
     assert published.created
 
 
-def test_a_revision_whose_pointer_could_not_be_marked_is_published_all_the_same(
+def test_failed_mark_is_no_failure(
     any_registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     publish(through(any_registry, Fault(2, "killed before", among=is_pointer)), "mine", FIRST)
     assert latest(any_registry) == "mine"
-    assert "says that it is still being published" in caplog.text
+    assert "is published, but its pointer still has the tag 'pending'" in caplog.text
     published = publish(any_registry, "mine", RETRY)
 
     assert messages(any_registry) == ["mine"]
@@ -214,7 +215,7 @@ def test_a_revision_whose_pointer_could_not_be_marked_is_published_all_the_same(
     rollback(any_registry, str(NAME), published.top_hash)  # It counts as published now.
 
 
-def test_who_loses_takes_its_pointer_away(any_registry: Registry) -> None:
+def test_loser_deletes_its_pointer(any_registry: Registry) -> None:
     publish(any_registry, "before")
     rival = Before(is_put_of("/latest"), lambda: publish(any_registry, "theirs"))
 
@@ -224,7 +225,7 @@ def test_who_loses_takes_its_pointer_away(any_registry: Registry) -> None:
     assert caught.value.found == any_registry.resolve(NAME)
 
 
-def test_to_overwrite_wins_over_a_rival_and_keeps_its_revision(any_registry: Registry) -> None:
+def test_overwrite_keeps_rival(any_registry: Registry) -> None:
     publish(any_registry, "before")
     rival = Before(is_put_of("/latest"), lambda: publish(any_registry, "theirs"))
     publish(through(any_registry, rival), "mine", conflict="overwrite")
@@ -233,7 +234,7 @@ def test_to_overwrite_wins_over_a_rival_and_keeps_its_revision(any_registry: Reg
     assert latest(any_registry) == "mine"
 
 
-def test_a_revision_that_overwrites_a_package_that_is_being_deleted_stays_in_the_history(any_registry: Registry) -> None:
+def test_overwrite_during_deletion(any_registry: Registry) -> None:
     publish(any_registry, "before")
     deleting = Before(is_put_of("/latest"), lambda: delete(any_registry, str(NAME)))
     published = publish(through(any_registry, deleting), "mine", conflict="overwrite")
@@ -242,7 +243,7 @@ def test_a_revision_that_overwrites_a_package_that_is_being_deleted_stays_in_the
     assert latest(any_registry) == "mine"
 
 
-def test_a_pointer_that_is_deleted_before_its_revision_is_marked_is_put_back(any_registry: Registry) -> None:
+def test_deleted_pointer_is_restored(any_registry: Registry) -> None:
     def take_away() -> None:
         pointers = any_registry.location.root.join(layout.pointers(NAME))
         storage = any_registry.stores.of(pointers)
@@ -265,7 +266,7 @@ def _second_pointer() -> Callable[[Call], bool]:
     return matches
 
 
-def test_a_revision_that_is_still_being_published_is_not_what_a_deletion_makes_the_latest(any_registry: Registry) -> None:
+def test_delete_skips_pending(any_registry: Registry) -> None:
     publish(any_registry, "one")
     second = publish(any_registry, "two")
     seen: list[str] = []
@@ -280,7 +281,7 @@ def test_a_revision_that_is_still_being_published_is_not_what_a_deletion_makes_t
     assert messages(any_registry) == ["one"]
 
 
-def test_a_revision_that_is_still_being_published_cannot_be_rolled_back_to(any_registry: Registry) -> None:
+def test_rollback_refuses_pending(any_registry: Registry) -> None:
     publish(any_registry, "one")
 
     def roll_back() -> None:
@@ -292,7 +293,7 @@ def test_a_revision_that_is_still_being_published_cannot_be_rolled_back_to(any_r
     assert messages(any_registry) == ["two", "one"]
 
 
-def test_what_nobody_finished_can_be_rolled_back_to_an_hour_later(memory: MemoryStorage) -> None:
+def test_pending_expires_in_an_hour(memory: MemoryStorage) -> None:
     clock = Clock(float(NOW))
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory), clock=clock)
     publish(registry, "one")
@@ -306,7 +307,7 @@ def test_what_nobody_finished_can_be_rolled_back_to_an_hour_later(memory: Memory
     assert latest(registry) == "two"
 
 
-def test_a_revision_that_is_deleted_while_the_same_content_is_published_comes_back(any_registry: Registry) -> None:
+def test_republish_beats_deletion(any_registry: Registry) -> None:
     first = publish(any_registry, "one")
     publish(any_registry, "two")
     racing = Before(_second_pointer(), lambda: delete(any_registry, str(NAME), first.top_hash))
@@ -317,7 +318,7 @@ def test_a_revision_that_is_deleted_while_the_same_content_is_published_comes_ba
     assert published.top_hash == first.top_hash
 
 
-def test_a_rollback_waits_for_a_deletion_and_finds_what_it_left(any_registry: Registry) -> None:
+def test_rollback_waits_for_delete(any_registry: Registry) -> None:
     one, two = publish(any_registry, "one"), publish(any_registry, "two")
     told: list[Exception] = []
 
@@ -337,7 +338,7 @@ def test_a_rollback_waits_for_a_deletion_and_finds_what_it_left(any_registry: Re
     assert latest(any_registry) == "two"
 
 
-def test_a_mark_is_read_as_it_was_written() -> None:
+def test_writer_tag_round_trips() -> None:
     writer_tag = WriterTag.of(Attempt("any text: ü / 1"))
 
     assert WriterTag.parse(str(writer_tag)) == writer_tag
@@ -349,11 +350,11 @@ def test_a_mark_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     "text", [None, "", "published", "done a b 1", "pending a b", "pending a b c", "pending a b 1 d", "x" * 1000]
 )
-def test_the_mark_of_anybody_else_means_nothing(text: str | None) -> None:
+def test_foreign_tag_is_ignored(text: str | None) -> None:
     assert WriterTag.parse(text) is None
 
 
-def test_a_pointer_of_another_client_is_a_revision_like_any_other(memory: MemoryStorage, registry: Registry) -> None:
+def test_foreign_pointer_is_revision(memory: MemoryStorage, registry: Registry) -> None:
     published = publish(registry, "one")
     root = PhysicalKey("registry", layout.pointers(NAME))
     for pointer in ("1500000000", "latest"):

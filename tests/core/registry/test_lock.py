@@ -51,19 +51,19 @@ class Ticking(Clock):
         return self.now
 
 
-def test_a_lock_is_there_while_it_is_held_and_gone_afterwards(place: tuple[Storage, PhysicalKey]) -> None:
+def test_lock_exists_while_held(place: tuple[Storage, PhysicalKey]) -> None:
     with lease(place).hold():
         assert is_held(place)
     assert not is_held(place)
 
 
-def test_a_lock_is_let_go_when_the_work_fails(place: tuple[Storage, PhysicalKey]) -> None:
+def test_failed_work_releases_lock(place: tuple[Storage, PhysicalKey]) -> None:
     with pytest.raises(ValueError, match="mistake"), lease(place).hold():
         raise ValueError("a mistake")
     assert not is_held(place)
 
 
-def test_one_at_a_time_holds_a_lock(place: tuple[Storage, PhysicalKey]) -> None:
+def test_lock_is_exclusive(place: tuple[Storage, PhysicalKey]) -> None:
     counted, inside, start = 0, threading.Semaphore(1), threading.Barrier(8)
 
     def work(_: int) -> None:
@@ -91,7 +91,7 @@ def dead(place: tuple[Storage, PhysicalKey]) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("dead")
-def test_a_dead_owner_is_replaced_after_the_time_of_the_lease(place: tuple[Storage, PhysicalKey]) -> None:
+def test_dead_owner_is_replaced(place: tuple[Storage, PhysicalKey]) -> None:
     clock = Ticking(0.0)
 
     with lease(place, 30.0, clock).hold():
@@ -100,7 +100,7 @@ def test_a_dead_owner_is_replaced_after_the_time_of_the_lease(place: tuple[Stora
 
 
 @pytest.mark.usefixtures("dead")
-def test_an_owner_is_not_taken_for_dead_before_its_time(place: tuple[Storage, PhysicalKey]) -> None:
+def test_live_owner_is_kept(place: tuple[Storage, PhysicalKey]) -> None:
     storage, key = place
     owner = storage.get(key).data
     waiting = lease(place, 30.0)
@@ -119,7 +119,7 @@ def test_an_owner_is_not_taken_for_dead_before_its_time(place: tuple[Storage, Ph
     assert not thread.is_alive()
 
 
-def test_who_waits_for_many_others_gives_up_in_the_end(place: tuple[Storage, PhysicalKey]) -> None:
+def test_waiting_ends_in_time(place: tuple[Storage, PhysicalKey]) -> None:
     storage, key = place
 
     class Busy(Ticking):
@@ -130,12 +130,12 @@ def test_who_waits_for_many_others_gives_up_in_the_end(place: tuple[Storage, Phy
             return super().__call__()
 
     busy = Busy(0.0)
-    with pytest.raises(StorageUnavailableError, match="others hold this lock"), lease(place, 30.0, busy).hold():
+    with pytest.raises(StorageUnavailableError, match="other processes hold this lock"), lease(place, 30.0, busy).hold():
         pass
     assert busy.now < 400.0
 
 
-def test_the_answer_to_the_write_of_a_lock_may_be_lost(place: tuple[Storage, PhysicalKey]) -> None:
+def test_lost_answer_still_locks(place: tuple[Storage, PhysicalKey]) -> None:
     storage, key = place
     repeated = TappedStorage(storage, Fault(1, "repeated", among=lambda call: call.operation == "put"))
 
@@ -144,7 +144,7 @@ def test_the_answer_to_the_write_of_a_lock_may_be_lost(place: tuple[Storage, Phy
     assert not is_held(place)
 
 
-def test_work_that_took_too_long_under_a_lock_is_told_so(place: tuple[Storage, PhysicalKey]) -> None:
+def test_overlong_hold_is_an_error(place: tuple[Storage, PhysicalKey]) -> None:
     clock = Clock(0.0)
     held = lease(place, 30.0, clock)
 
@@ -156,7 +156,8 @@ def test_work_that_took_too_long_under_a_lock_is_told_so(place: tuple[Storage, P
             held.check()
 
 
-def test_an_owner_that_was_taken_for_dead_leaves_the_lock_of_the_next_one_alone(place: tuple[Storage, PhysicalKey]) -> None:
+def test_stale_owner_spares_lock(place: tuple[Storage, PhysicalKey]) -> None:
+    """Leave the lock of the next owner alone, after the own one expired."""
     clock = Clock(0.0)
 
     with lease(place, 30.0, clock).hold():
