@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from airflow_quilt.core.registry.registry import Registry
-    from airflow_quilt.core.registry.watch import Watch
+    from airflow_quilt.core.registry.watch import LatestWatcher
     from airflow_quilt.hooks._queue import PackageQueue
     from airflow_quilt.hooks.quilt import QuiltHook
     from airflow_quilt.triggers._cursor import Cursor
@@ -144,11 +144,11 @@ class Poller:
 
     def _source(self, registry: OpenRegistry) -> "_Source":
         """Open the queue, on a thread: the import of the core would block the event loop."""
-        from airflow_quilt.core.registry.watch import Watch
+        from airflow_quilt.core.registry.watch import LatestWatcher
         from airflow_quilt.hooks._queue import PackageQueue
 
         queue = PackageQueue(self.queue_url, registry.hook.settings) if self.queue_url else None
-        return _Source(registry, Watch(registry.registry), queue)
+        return _Source(registry, LatestWatcher(registry.registry), queue)
 
 
 @dataclass(slots=True)
@@ -156,11 +156,11 @@ class _Source:
     """An open registry, and the queue of its events if there is one."""
 
     opened: OpenRegistry
-    watch: "Watch"
+    watch: "LatestWatcher"
     queue: "PackageQueue | None"
 
     async def poll(self, packages: frozenset[str]) -> Snapshot:
-        found = await asyncio.to_thread(self.watch.look, packages)
+        found = await asyncio.to_thread(self.watch.poll, packages)
         return Snapshot(self.watch.registry, packages, found, self.opened.hook)
 
     async def wait(self, seconds: float, subscriptions: Subscriptions) -> None:

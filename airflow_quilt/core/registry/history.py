@@ -88,7 +88,7 @@ class History:
         Args:
             top_hash: the revision.
             base: ``latest`` as it was when the work began.
-            attempt: of the work. A revision that another attempt of it published is returned, whatever is the latest by now.
+            attempt: of the work. A revision that another attempt of it published is returned, also where it is not the latest now.
             overwrite: publish also where others have published since.
 
         Returns:
@@ -112,7 +112,7 @@ class History:
         # Refused here, before there is a pointer that a reader could see and that would have to be withdrawn.
         if not overwrite and listing.latest != (base and base.etag):
             self._pointers.check_latest(base, top_hash, writer_tag)
-        # 2. The pending pointer. Its second is later than all others, whatever the clock is: the history is ordered by them.
+        # 2. The pending pointer. Its second is later than all others, also by a wrong clock: the history is ordered by them.
         pointer = self._pointers.add(top_hash, max(int(self._clock()), listing.newest + 1), writer_tag)
         # 3. ``latest``, which alone decides.
         if overwrite:
@@ -263,7 +263,7 @@ class History:
     def _publish_over_any(
         self, pointer: Pointer, base: Latest | None, writer_tag: WriterTag, attempt: Attempt
     ) -> tuple[Pointer, Pointer | None]:
-        """Do step 3 on whatever is the latest; return the own pointer, and that of another writer as on a base."""
+        """Do step 3 on the latest of the moment; return the own pointer, and that of another writer as on a base."""
         for _ in range(_MOST_ROUNDS):
             try:
                 return pointer, self._compare_and_set_latest(pointer, base)
@@ -355,7 +355,7 @@ class History:
         self._pointers.write_latest(next(safe, kept[0]).revision.top_hash, latest)
 
     def _repair_after_delete(self, kept: Sequence[Pointer]) -> None:
-        """Restore what a publication lost that ran at the same time: its ``latest``, or the pointer of its revision."""
+        """Restore ``latest``, or the pointer of its revision, for a publication that ran at the same time and lost it."""
         # A publication between the check and the delete of ``latest`` (Pointers.delete_latest) lost its ``latest``.
         if not kept:
             self._pointers.restore_latest()

@@ -3,7 +3,7 @@
 Every write has a condition (:data:`airflow_quilt.core.storage.base.WriteMode`) and leaves the tag of its writer beside the
 object. So a write whose answer was lost is distinguished from the write of another process, also where both wrote the same.
 
-A revision is published when ``latest`` has named it. Its pointer says how far it came:
+A revision is published when ``latest`` has named it. Its pointer states how far it came:
 
 =========  ===============================================================  ==============================================
 state      next state, and the process that may cause it                    seen by a reader
@@ -211,7 +211,7 @@ class Pointers:
             RevisionConflictError: it is neither ``base`` nor to that effect.
         """
         # Before the write, never after it: a crash in between leaves a published pointer that ``latest`` still names, which is
-        # true. The other order would leave a revision that was the latest and looks as if it never had been.
+        # true. The other order would leave a revision that was the latest, and whose pointer denies it.
         if base:
             self._mark_base_published(base)
         mode: WriteMode = IfMatch(base.etag) if base else "create"
