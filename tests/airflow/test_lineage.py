@@ -118,7 +118,9 @@ def test_push_reports_its_inputs(connected: str, s3: S3Server, other_bucket: str
     ]
 
 
-@pytest.mark.parametrize("entries", [{"a/": "s3://b/a"}, "s3://b/a", {"path": "s3://b/a"}, ["s3://b/a"]])
+@pytest.mark.parametrize(
+    "entries", [{"a/": "s3://b/a"}, "s3://b/a", {"path": "s3://b/a"}, ["s3://b/a"], {"refused": 5, "a": "s3://b/a"}]
+)
 def test_sources_of_any_entry_form(entries: object) -> None:
     assert [(each.namespace, each.name) for each in sources_of(entries)] == [("s3://b", "a")]
 
@@ -179,7 +181,7 @@ def test_failed_verify_reports_input(connected: str, tmp_path: Path) -> None:
 def test_rollback_reports_revision(connected: str) -> None:
     top_hash = push("a").execute({})["top_hash"]
     push("b").execute({})
-    task = QuiltRollbackOperator(task_id="rollback", package="team/data", top_hash=top_hash[:8])
+    task = QuiltRollbackOperator(task_id="rollback", package="team/data", revision=top_hash[:8])
     task.execute({})
 
     assert told(task) == {"inputs": [], "outputs": [revision(connected, top_hash)]}

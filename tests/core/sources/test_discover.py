@@ -1,6 +1,7 @@
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def put(memory: MemoryStorage, key: str, data: bytes = b"hello") -> PhysicalKey:
 # Files and directories.
 
 
-def test_a_file_is_found_with_its_size_and_place(find: Finder, write: Write) -> None:
+def test_file_has_size_and_place(find: Finder, write: Write) -> None:
     path = write("raw/a.txt", "hello")
     (source,) = find({"sub/b.txt": path})
 
@@ -92,19 +93,39 @@ def test_a_file_is_found_with_its_size_and_place(find: Finder, write: Write) -> 
     assert source.etag == find.stores.local.stat(resolve_path(path)).etag
 
 
-def test_a_file_keeps_the_metadata_that_was_given(find: Finder, write: Write) -> None:
+def test_file_keeps_given_meta(find: Finder, write: Write) -> None:
     (source,) = find({"a": {"path": write("a.txt"), "meta": {"x": 1}}})
 
     assert source.meta == {"user_meta": {"x": 1}}
 
 
-def test_an_empty_file_is_a_file(find: Finder, write: Write) -> None:
+def test_empty_file_is_a_file(find: Finder, write: Write) -> None:
     (source,) = find({"a": write("a.txt")})
 
     assert source.size == 0
 
 
-def test_content_is_found_as_it_is(find: Finder) -> None:
+def test_bad_content_precedes_requests(find: Finder) -> None:
+    with pytest.raises(SourceError, match=r"'a\.json': its content is not JSON"):
+        find({"in/": "quilt+s3://other#package=team/data", "a.json": float("nan")})
+
+    assert find.read == []
+
+
+def test_content_is_read_on_the_calling_thread(find: Finder) -> None:
+    class Lazy(Sequence[int]):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: Any) -> Any:
+            return [threading.get_ident()][index]
+
+    (source,) = find({"a.json": Lazy()})
+
+    assert source.origin == b"[%d]" % threading.get_ident()
+
+
+def test_content_is_found_as_is(find: Finder) -> None:
     assert find({"b": {"content": "é", "meta": {"x": 1}}, "a": b""}) == [
         Source(logical_key=LogicalKey("a"), origin=b"", size=0),
         Source(logical_key=LogicalKey("b"), origin="é".encode(), size=2, meta={"user_meta": {"x": 1}}),
@@ -113,7 +134,7 @@ def test_content_is_found_as_it_is(find: Finder) -> None:
 
 @pytest.mark.parametrize("ending", ["", "/"], ids=["plain", "with-slash"])
 @pytest.mark.parametrize("key", ["", "sub/"], ids=["root", "below-a-key"])
-def test_a_directory_is_packed_with_all_that_it_holds(find: Finder, write: Write, key: str, ending: str) -> None:
+def test_directory_is_packed_whole(find: Finder, write: Write, key: str, ending: str) -> None:
     for name in ("a.txt", "a/b/c.txt", "a/.hidden", "é +%?#.txt"):
         root = write(f"raw/{name}", name)
     root = root.parent
@@ -128,28 +149,28 @@ def test_a_directory_is_packed_with_all_that_it_holds(find: Finder, write: Write
 
 
 @pytest.mark.parametrize("key", ["", "sub/"])
-def test_a_file_for_a_directory_lands_under_its_own_name(find: Finder, write: Write, key: str) -> None:
+def test_file_lands_in_directory(find: Finder, write: Write, key: str) -> None:
     assert find.keys({key: write("raw/a.txt")}) == [f"{key}a.txt"]
 
 
-def test_one_file_may_be_the_whole_package(find: Finder, write: Write) -> None:
+def test_file_as_whole_package(find: Finder, write: Write) -> None:
     assert find.keys(write("raw/a.txt")) == ["a.txt"]
 
 
-def test_a_list_lands_by_base_name_and_directories_by_what_they_hold(find: Finder, write: Write, memory: MemoryStorage) -> None:
+def test_list_lands_by_base_name(find: Finder, write: Write, memory: MemoryStorage) -> None:
     put(memory, "p/o.txt")
     entries = {"out/": [write("x/a.txt"), str(write("y/b.txt")), write("z/c/d.txt").parent.parent, "s3://source/p/o.txt"]}
 
     assert find.keys(entries) == ["out/a.txt", "out/b.txt", "out/c/d.txt", "out/o.txt"]
 
 
-def test_sources_come_in_walk_order_whatever_the_order_of_the_entries(find: Finder, write: Write) -> None:
+def test_sources_in_walk_order(find: Finder, write: Write) -> None:
     path = write("x")
 
     assert find.keys(dict.fromkeys(["b", "a.txt", "a/b", "a-b", "a/b.c/d"], path)) == ["a/b", "a/b.c/d", "a-b", "a.txt", "b"]
 
 
-def test_many_sources_are_found_in_order(find: Finder, write: Write) -> None:
+def test_many_sources_in_order(find: Finder, write: Write) -> None:
     path = write("x")
     keys = [f"{number:04}" for number in range(500)]
 
@@ -159,18 +180,18 @@ def test_many_sources_are_found_in_order(find: Finder, write: Write) -> None:
 # What does not fit together.
 
 
-def test_two_files_of_one_base_name_in_a_list_are_refused(find: Finder, write: Write) -> None:
+def test_same_base_name_refused(find: Finder, write: Write) -> None:
     with pytest.raises(LogicalKeyError, match=r"'out/a\.txt' is given twice"):
         find({"out/": [write("x/a.txt"), write("y/a.txt")]})
 
 
-def test_a_key_that_a_directory_brings_and_an_entry_names_is_refused(find: Finder, write: Write) -> None:
+def test_directory_and_entry_clash(find: Finder, write: Write) -> None:
     path = write("x/a.txt")
     with pytest.raises(LogicalKeyError, match=r"'a\.txt' is given twice"):
         find({"": path.parent, "a.txt": path})
 
 
-def test_a_key_that_is_both_file_and_directory_is_refused(find: Finder, write: Write) -> None:
+def test_file_and_directory_refused(find: Finder, write: Write) -> None:
     path = write("x/a.txt")
     with pytest.raises(LogicalKeyError, match=r"'d' is a file, and a directory that holds 'd/a\.txt'"):
         find({"d": path, "d/": path.parent})
@@ -180,7 +201,7 @@ def test_a_key_that_is_both_file_and_directory_is_refused(find: Finder, write: W
 
 
 @pytest.mark.parametrize("key", ["a.txt", "a/", ""])
-def test_a_file_that_vanished_is_refused_and_its_key_is_named(find: Finder, tmp_path: Path, key: str) -> None:
+def test_vanished_file_is_named(find: Finder, tmp_path: Path, key: str) -> None:
     with pytest.raises(SourceError) as caught:
         find({key: tmp_path / "gone.txt"}, allow_empty=True)
 
@@ -188,34 +209,34 @@ def test_a_file_that_vanished_is_refused_and_its_key_is_named(find: Finder, tmp_
     assert "gone.txt" in str(caught.value)
 
 
-def test_a_directory_that_vanished_is_refused_even_where_empty_ones_are_allowed(find: Finder, tmp_path: Path) -> None:
+def test_vanished_directory_refused(find: Finder, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="'a/': there is no directory at"):
         find({"a/": f"{tmp_path}/gone/"}, allow_empty=True)
 
 
-def test_a_file_that_is_written_as_a_directory_is_refused(find: Finder, write: Write) -> None:
+def test_file_with_slash_refused(find: Finder, write: Write) -> None:
     with pytest.raises(SourceError, match="there is no directory at"):
         find({"a/": f"{write('file.txt')}/"})
 
 
-def test_a_path_below_a_file_is_refused(find: Finder, write: Write) -> None:
+def test_path_below_file_refused(find: Finder, write: Write) -> None:
     with pytest.raises(SourceError, match="'a': there is no file at"):
         find({"a": write("file.txt") / "below"})
 
 
-def test_what_is_neither_file_nor_directory_is_refused(find: Finder, tmp_path: Path) -> None:
+def test_special_file_is_refused(find: Finder, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(SourceError, match="'a': there is no file at"):
         find({"a": tmp_path / "pipe"})
 
 
 @pytest.mark.parametrize("ending", ["", "/"])
-def test_a_directory_for_a_files_key_is_refused_with_the_cure(find: Finder, write: Write, ending: str) -> None:
+def test_directory_needs_slash_key(find: Finder, write: Write, ending: str) -> None:
     with pytest.raises(SourceError, match=r"'data': .*is a directory; end the logical key in '/'"):
         find({"data": f"{write('raw/a.txt').parent}{ending}"})
 
 
-def test_an_empty_directory_is_refused_unless_it_is_allowed(find: Finder, write: Write, tmp_path: Path) -> None:
+def test_empty_directory_refused(find: Finder, write: Write, tmp_path: Path) -> None:
     (tmp_path / "empty/below").mkdir(parents=True)
     entries = {"a": write("a.txt"), "e/": tmp_path / "empty"}
 
@@ -225,11 +246,11 @@ def test_an_empty_directory_is_refused_unless_it_is_allowed(find: Finder, write:
 
 
 @pytest.mark.parametrize("entries", [{}, [], {"a/": []}], ids=["no-entries", "empty-list", "empty-list-below-a-key"])
-def test_without_requests_there_is_nothing(find: Finder, entries: object) -> None:
+def test_no_entries_no_sources(find: Finder, entries: object) -> None:
     assert find.tree(entries) == SourceTree([])
 
 
-def test_an_entry_that_cannot_be_read_ends_the_search(find: Finder, write: Write) -> None:
+def test_bad_entry_ends_the_search(find: Finder, write: Write) -> None:
     with pytest.raises(SourceError, match="'b': its source is None"):
         find({"a": write("a.txt"), "b": None})
 
@@ -237,7 +258,7 @@ def test_an_entry_that_cannot_be_read_ends_the_search(find: Finder, write: Write
 # Links.
 
 
-def test_a_link_to_a_file_inside_the_directory_is_packed_as_its_target(find: Finder, write: Write) -> None:
+def test_inner_link_is_its_target(find: Finder, write: Write) -> None:
     target = write("raw/sub/a.txt", "hello")
     (target.parent.parent / "link.txt").symlink_to(target)
     sources = find(target.parent.parent)
@@ -248,7 +269,7 @@ def test_a_link_to_a_file_inside_the_directory_is_packed_as_its_target(find: Fin
 
 
 @pytest.mark.parametrize("inside", ["secret.txt", "raw-other/secret.txt"], ids=["elsewhere", "name-begins-alike"])
-def test_a_link_that_leads_out_of_the_directory_is_refused_by_name(find: Finder, write: Write, inside: str) -> None:
+def test_outer_link_is_refused(find: Finder, write: Write, inside: str) -> None:
     secret = write(inside, "secret")
     link = write("raw/a.txt").parent / "link.txt"
     link.symlink_to(secret)
@@ -260,7 +281,7 @@ def test_a_link_that_leads_out_of_the_directory_is_refused_by_name(find: Finder,
     assert str(secret) in str(caught.value)
 
 
-def test_a_link_to_a_link_that_leads_out_is_refused(find: Finder, write: Write) -> None:
+def test_link_chain_out_is_refused(find: Finder, write: Write) -> None:
     secret = write("secret.txt", "secret")
     directory = write("raw/a.txt").parent
     (directory / "one").symlink_to(secret)
@@ -270,7 +291,8 @@ def test_a_link_to_a_link_that_leads_out_is_refused(find: Finder, write: Write) 
         find({"": directory, "b": write("b")})
 
 
-def test_links_to_directories_are_not_followed_and_dangling_ones_are_left_out(find: Finder, write: Write, tmp_path: Path) -> None:
+def test_directory_links_left_out(find: Finder, write: Write, tmp_path: Path) -> None:
+    """Leave out links to directories, and dangling ones."""
     directory = write("raw/a.txt").parent
     (directory / "loop").symlink_to(directory)
     (directory / "out").symlink_to(write("other/b.txt").parent)
@@ -279,7 +301,7 @@ def test_links_to_directories_are_not_followed_and_dangling_ones_are_left_out(fi
     assert find.keys(directory) == ["a.txt"]
 
 
-def test_a_directory_may_be_given_through_a_link(find: Finder, write: Write, tmp_path: Path) -> None:
+def test_directory_through_a_link(find: Finder, write: Write, tmp_path: Path) -> None:
     directory = write("raw/a.txt").parent
     (directory / "b.txt").symlink_to(directory / "a.txt")
     (tmp_path / "link").symlink_to(directory)
@@ -287,7 +309,7 @@ def test_a_directory_may_be_given_through_a_link(find: Finder, write: Write, tmp
     assert find.keys(tmp_path / "link") == ["a.txt", "b.txt"]
 
 
-def test_a_file_name_that_is_no_unicode_is_refused(find: Finder, write: Write) -> None:
+def test_non_unicode_name_refused(find: Finder, write: Write) -> None:
     directory = write("raw/a.txt").parent
     try:
         Path(os.fsdecode(os.fsencode(directory) + b"/\xff.bin")).touch()
@@ -298,7 +320,7 @@ def test_a_file_name_that_is_no_unicode_is_refused(find: Finder, write: Write) -
         find(directory)
 
 
-def test_a_link_that_leads_out_is_packed_under_its_own_name_where_that_is_wanted(find: Finder, write: Write) -> None:
+def test_outer_link_may_be_packed(find: Finder, write: Write) -> None:
     secret = write("elsewhere/secret.txt", "secret")
     directory = write("raw/a.txt").parent
     (directory / "one").symlink_to(secret)
@@ -311,9 +333,7 @@ def test_a_link_that_leads_out_is_packed_under_its_own_name_where_that_is_wanted
 
 
 @pytest.mark.parametrize("follow_symlinks", [True, False])
-def test_a_link_that_is_given_by_itself_is_followed_and_lends_its_name(
-    find: Finder, write: Write, tmp_path: Path, *, follow_symlinks: bool
-) -> None:
+def test_given_link_is_followed(find: Finder, write: Write, tmp_path: Path, *, follow_symlinks: bool) -> None:
     link = tmp_path / "link.txt"
     link.symlink_to(write("elsewhere/secret.txt", "secret"))
     (source,) = find({"d/": link}, follow_symlinks=follow_symlinks)
@@ -339,7 +359,7 @@ def test_a_link_that_is_given_by_itself_is_followed_and_lends_its_name(
         pytest.param("*.nothing", ["a.log", "a.txt", "cache/x.txt", "sub/a.log", "sub/cache/y.txt"], id="no-match"),
     ],
 )
-def test_what_quiltignore_matches_is_left_out(find: Finder, write: Write, rules: str, left: list[str]) -> None:
+def test_quiltignore_leaves_out(find: Finder, write: Write, rules: str, left: list[str]) -> None:
     for name in ("a.log", "a.txt", "cache/x.txt", "sub/a.log", "sub/cache/y.txt"):
         write(f"raw/{name}")
     ignore = write("raw/.quiltignore", rules)
@@ -347,26 +367,26 @@ def test_what_quiltignore_matches_is_left_out(find: Finder, write: Write, rules:
     assert find.keys(ignore.parent) == [".quiltignore", *left]
 
 
-def test_quiltignore_counts_only_at_the_root_of_the_directory(find: Finder, write: Write) -> None:
+def test_quiltignore_only_at_root(find: Finder, write: Write) -> None:
     write("raw/sub/.quiltignore", "*")
     root = write("raw/a.txt").parent
 
     assert find.keys(root) == ["a.txt", "sub/.quiltignore"]
 
 
-def test_a_directory_of_which_everything_is_left_out_is_empty(find: Finder, write: Write) -> None:
+def test_all_ignored_is_empty(find: Finder, write: Write) -> None:
     with pytest.raises(EmptyPackageError):
         find(write("raw/.quiltignore", "*").parent)
 
 
-def test_a_link_that_leads_out_may_be_left_out(find: Finder, write: Write) -> None:
+def test_outer_link_may_be_ignored(find: Finder, write: Write) -> None:
     directory = write("raw/.quiltignore", "link*").parent
     (directory / "link.txt").symlink_to(write("secret"))
 
     assert find.keys(directory) == [".quiltignore"]
 
 
-def test_rules_that_are_no_text_are_refused(find: Finder, write: Write) -> None:
+def test_binary_quiltignore_refused(find: Finder, write: Write) -> None:
     with pytest.raises(QuiltError, match="quiltignore"):
         find(write("raw/.quiltignore", b"\xff\xfe").parent)
 
@@ -374,7 +394,7 @@ def test_rules_that_are_no_text_are_refused(find: Finder, write: Write) -> None:
 # Objects and prefixes.
 
 
-def test_an_object_is_found_at_its_current_version(find: Finder, memory: MemoryStorage) -> None:
+def test_object_at_current_version(find: Finder, memory: MemoryStorage) -> None:
     put(memory, "raw/a.txt", b"old")
     current = put(memory, "raw/a.txt", b"newer")
     (source,) = find({"b": "s3://source/raw/a.txt"})
@@ -383,7 +403,7 @@ def test_an_object_is_found_at_its_current_version(find: Finder, memory: MemoryS
     assert (source.origin, source.size, source.hash) == (current, 5, None)
 
 
-def test_an_object_is_found_at_the_version_that_was_given(find: Finder, memory: MemoryStorage) -> None:
+def test_object_at_given_version(find: Finder, memory: MemoryStorage) -> None:
     old = put(memory, "raw/a.txt", b"old")
     put(memory, "raw/a.txt", b"newer")
     (source,) = find({"b": str(old)})
@@ -391,13 +411,13 @@ def test_an_object_is_found_at_the_version_that_was_given(find: Finder, memory: 
     assert (source.origin, source.size) == (old, 3)
 
 
-def test_a_version_that_is_not_there_is_refused(find: Finder, memory: MemoryStorage) -> None:
+def test_absent_version_refused(find: Finder, memory: MemoryStorage) -> None:
     put(memory, "raw/a.txt")
     with pytest.raises(SourceError, match="'b': there is no file at"):
         find({"b": "s3://source/raw/a.txt?versionId=none"})
 
 
-def test_an_object_of_one_part_whose_checksum_is_known_has_its_hash(find: Finder, memory: MemoryStorage) -> None:
+def test_known_checksum_is_hash(find: Finder, memory: MemoryStorage) -> None:
     memory.upload(PhysicalKey("source", "a"), b"hello", hashlib.sha256(b"hello").digest())
     memory.upload(PhysicalKey("source", "empty"), b"", hashlib.sha256(b"").digest())
     source, empty = find({"a": "s3://source/a", "b": "s3://source/empty"})
@@ -406,20 +426,20 @@ def test_an_object_of_one_part_whose_checksum_is_known_has_its_hash(find: Finder
     assert empty.hash == hash_of(b"")
 
 
-def test_an_object_that_was_deleted_or_never_was_is_refused(find: Finder, memory: MemoryStorage) -> None:
+def test_absent_object_refused(find: Finder, memory: MemoryStorage) -> None:
     memory.delete([put(memory, "deleted")])
     for key in ("deleted", "never"):
         with pytest.raises(SourceError, match=f"'a': there is no file at s3://source/{key}"):
             find({"a": f"s3://source/{key}"})
 
 
-def test_a_bucket_that_is_not_there_is_its_own_error(find: Finder) -> None:
+def test_absent_bucket_own_error(find: Finder) -> None:
     with pytest.raises(BucketNotFoundError, match="s3://nowhere"):
         find({"a": "s3://nowhere/a"})
 
 
 @pytest.mark.parametrize("url", ["s3://source/raw", "s3://source/raw/"])
-def test_a_prefix_is_packed_at_the_current_versions_of_its_objects(find: Finder, memory: MemoryStorage, url: str) -> None:
+def test_prefix_at_current_versions(find: Finder, memory: MemoryStorage, url: str) -> None:
     put(memory, "raw/a.txt", b"old")
     current = put(memory, "raw/a.txt")
     below = put(memory, "raw/sub/é +%?#.txt")
@@ -435,14 +455,14 @@ def test_a_prefix_is_packed_at_the_current_versions_of_its_objects(find: Finder,
 
 
 @pytest.mark.parametrize("url", ["s3://source", "s3://source/"])
-def test_a_whole_bucket_is_a_prefix(find: Finder, memory: MemoryStorage, url: str) -> None:
+def test_bucket_is_a_prefix(find: Finder, memory: MemoryStorage, url: str) -> None:
     put(memory, "a/b.txt")
     put(memory, "c.txt")
 
     assert find.keys(url) == ["a/b.txt", "c.txt"]
 
 
-def test_an_object_comes_before_the_prefix_of_the_same_name(find: Finder, memory: MemoryStorage) -> None:
+def test_object_precedes_prefix(find: Finder, memory: MemoryStorage) -> None:
     put(memory, "raw/a.txt")
     put(memory, "raw")
 
@@ -451,19 +471,19 @@ def test_an_object_comes_before_the_prefix_of_the_same_name(find: Finder, memory
 
 
 @pytest.mark.parametrize("url", ["s3://source/raw", "s3://source/raw/"])
-def test_a_prefix_for_a_files_key_is_refused_with_the_cure(find: Finder, memory: MemoryStorage, url: str) -> None:
+def test_prefix_needs_slash_key(find: Finder, memory: MemoryStorage, url: str) -> None:
     put(memory, "raw/a.txt")
     with pytest.raises(SourceError, match="'data': .*end the logical key in '/'"):
         find({"data": url})
 
 
-def test_a_prefix_at_a_version_is_refused(find: Finder, memory: MemoryStorage) -> None:
+def test_prefix_version_refused(find: Finder, memory: MemoryStorage) -> None:
     put(memory, "raw/a.txt")
     with pytest.raises(QuiltError, match="version"):
         find({"d/": "s3://source/raw/?versionId=v1"})
 
 
-def test_an_empty_prefix_is_refused_unless_it_is_allowed(find: Finder, memory: MemoryStorage) -> None:
+def test_empty_prefix_refused(find: Finder, memory: MemoryStorage) -> None:
     put(memory, "raw/folder/", b"")
 
     for url in ("s3://source/raw/", "s3://source/none/"):
@@ -473,13 +493,13 @@ def test_an_empty_prefix_is_refused_unless_it_is_allowed(find: Finder, memory: M
 
 
 @pytest.mark.parametrize("key", ["raw//a.txt", "raw/../a.txt", "raw/./a.txt"])
-def test_an_object_whose_key_is_no_logical_key_is_refused(find: Finder, memory: MemoryStorage, key: str) -> None:
+def test_bad_object_key_refused(find: Finder, memory: MemoryStorage, key: str) -> None:
     put(memory, key)
     with pytest.raises(LogicalKeyError):
         find("s3://source/raw/")
 
 
-def test_without_versions_wanted_objects_are_named_without_those_that_they_have_now(find: Finder, memory: MemoryStorage) -> None:
+def test_unversioned_drops_versions(find: Finder, memory: MemoryStorage) -> None:
     put(memory, "raw/a.txt", b"old")
     put(memory, "raw/a.txt")
     pinned = put(memory, "pinned.txt")
@@ -492,7 +512,7 @@ def test_without_versions_wanted_objects_are_named_without_those_that_they_have_
     }
 
 
-def test_an_object_without_version_keeps_what_was_seen_of_it(find: Finder, memory: MemoryStorage) -> None:
+def test_unversioned_keeps_stat(find: Finder, memory: MemoryStorage) -> None:
     stat = memory.upload(PhysicalKey("source", "a"), b"hello", hashlib.sha256(b"hello").digest())
     (source,) = find({"a": "s3://source/a"}, unversioned=True)
 
@@ -500,7 +520,7 @@ def test_an_object_without_version_keeps_what_was_seen_of_it(find: Finder, memor
 
 
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
-def test_every_source_is_told_which_hash_it_gets(find: Finder, write: Write, memory: MemoryStorage, hash_type: str) -> None:
+def test_sources_get_hash_type(find: Finder, write: Write, memory: MemoryStorage, hash_type: str) -> None:
     put(memory, "p/o.txt")
     entries = {"content": b"x", "file": write("raw/a.txt"), "files/": write("raw/a.txt").parent, "objects/": "s3://source/p/"}
 
@@ -509,9 +529,7 @@ def test_every_source_is_told_which_hash_it_gets(find: Finder, write: Write, mem
 
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
 @pytest.mark.parametrize("known", [CHUNKED, CRC64NVME])
-def test_only_the_checksum_of_the_wanted_type_is_the_hash_of_an_object(
-    find: Finder, memory: MemoryStorage, hash_type: str, known: str
-) -> None:
+def test_other_checksum_is_no_hash(find: Finder, memory: MemoryStorage, hash_type: str, known: str) -> None:
     checksums = {
         CHUNKED: {"SHA256": to_s3(hashlib.sha256(b"hello").digest())},
         CRC64NVME: {"CRC64NVME": hash_of(b"hello", CRC64NVME).value},
@@ -526,14 +544,14 @@ def test_only_the_checksum_of_the_wanted_type_is_the_hash_of_an_object(
 
 
 @pytest.mark.parametrize("key", ["d/", "d/e/"])
-def test_a_directory_gets_metadata_by_itself(find: Finder, key: str) -> None:
+def test_directory_meta_alone(find: Finder, key: str) -> None:
     tree = find.tree({key: {"meta": {"x": 1}}, "a": b"a"})
 
     assert tree.directories == {key: {"x": 1}}
     assert [source.logical_key for source in tree.sources] == ["a"]
 
 
-def test_metadata_given_with_a_directory_is_that_of_the_directory(find: Finder, write: Write) -> None:
+def test_meta_of_given_directory(find: Finder, write: Write) -> None:
     tree = find.tree({"d/": {"path": write("raw/a.txt").parent, "meta": {"x": 1}}})
 
     assert tree.directories == {"d/": {"x": 1}}
@@ -541,29 +559,27 @@ def test_metadata_given_with_a_directory_is_that_of_the_directory(find: Finder, 
 
 
 @pytest.mark.parametrize("url", ["s3://source/raw", "s3://source/raw/"])
-def test_metadata_given_with_a_prefix_is_that_of_the_directory(find: Finder, memory: MemoryStorage, url: str) -> None:
+def test_meta_of_given_prefix(find: Finder, memory: MemoryStorage, url: str) -> None:
     put(memory, "raw/a.txt")
 
     assert find.tree({"d/": {"path": url, "meta": {"x": 1}}}).directories == {"d/": {"x": 1}}
 
 
-def test_metadata_given_with_a_file_for_a_directory_is_that_of_the_file(find: Finder, write: Write) -> None:
+def test_meta_of_file_in_directory(find: Finder, write: Write) -> None:
     tree = find.tree({"d/": {"path": write("raw/a.txt"), "meta": {"x": 1}}})
 
     assert tree.directories == {}
     assert [(source.logical_key, source.meta) for source in tree.sources] == [("d/a.txt", {"user_meta": {"x": 1}})]
 
 
-def test_empty_metadata_of_a_directory_stands_for_taking_it_away(find: Finder, write: Write) -> None:
+def test_empty_meta_removes_it(find: Finder, write: Write) -> None:
     entries = {"d/": {"path": write("raw/a.txt").parent, "meta": {}}, "e/": {"meta": {}}}
 
     assert find.tree(entries).directories == {"d/": {}, "e/": {}}
 
 
 @pytest.mark.parametrize("place", ["directory", "prefix", "package"])
-def test_metadata_for_the_whole_package_is_refused_with_the_cure(
-    find: Finder, write: Write, memory: MemoryStorage, package: str, place: str
-) -> None:
+def test_root_meta_is_refused(find: Finder, write: Write, memory: MemoryStorage, package: str, place: str) -> None:
     put(memory, "raw/a.txt")
     path = {"directory": str(write("raw/a.txt").parent), "prefix": "s3://source/raw/", "package": package}[place]
 
@@ -571,13 +587,13 @@ def test_metadata_for_the_whole_package_is_refused_with_the_cure(
         find({"": {"path": path, "meta": {"x": 1}}})
 
 
-def test_metadata_of_a_directory_that_is_given_twice_is_refused(find: Finder, write: Write) -> None:
+def test_duplicate_meta_refused(find: Finder, write: Write) -> None:
     with pytest.raises(LogicalKeyError, match="'d/': metadata of this directory is given twice"):
         find({"d/": [{"path": str(write(f"{name}/a.txt").parent), "meta": {"x": 1}} for name in ("one", "two")]})
 
 
 @pytest.mark.parametrize("key", ["d/", "d/e/", "d/e/f/"])
-def test_metadata_of_a_directory_where_a_file_is_is_refused(find: Finder, key: str) -> None:
+def test_meta_at_file_is_refused(find: Finder, key: str) -> None:
     with pytest.raises(LogicalKeyError, match="logical key 'd' is a file, and a directory that has metadata"):
         find({"d": b"x", key: {"meta": {"x": 1}}})
 
@@ -600,19 +616,17 @@ def described(find: Finder, package: str) -> str:
         pytest.param("in/", "&path=a.txt", {}, id="file"),
     ],
 )
-def test_a_package_brings_the_metadata_of_its_directories(
-    find: Finder, described: str, key: str, path: str, directories: dict[str, str]
-) -> None:
+def test_package_brings_meta(find: Finder, described: str, key: str, path: str, directories: dict[str, str]) -> None:
     assert find.tree({key: described + path}).directories == {name: {"of": of} for name, of in directories.items()}
 
 
-def test_metadata_given_for_a_directory_of_a_package_takes_the_place_of_its_own(find: Finder, described: str) -> None:
+def test_given_meta_replaces_own(find: Finder, described: str) -> None:
     tree = find.tree({"in/": {"path": f"{described}&path=a", "meta": {"x": 1}}})
 
     assert tree.directories == {"in/": {"x": 1}, "in/c/": {"of": "c"}}
 
 
-def test_metadata_of_a_directory_that_a_package_brings_too_is_given_twice(find: Finder, described: str) -> None:
+def test_package_meta_duplicate(find: Finder, described: str) -> None:
     with pytest.raises(LogicalKeyError, match="'in/a/': metadata of this directory is given twice"):
         find({"in/": described, "in/a/": {"meta": {"x": 1}}})
 
@@ -630,7 +644,7 @@ def package(find: Finder) -> str:
     return "quilt+s3://other#package=team/data"
 
 
-def test_a_package_brings_its_entries_with_hash_size_and_metadata(find: Finder, package: str) -> None:
+def test_package_brings_entries(find: Finder, package: str) -> None:
     sources = find({"in/": package})
 
     assert [source.logical_key for source in sources] == ["in/a/b.txt", "in/a/c/d.txt", "in/a.txt"]
@@ -644,66 +658,64 @@ def test_a_package_brings_its_entries_with_hash_size_and_metadata(find: Finder, 
     )
 
 
-def test_a_package_may_be_the_whole_package(find: Finder, package: str) -> None:
+def test_package_as_whole_package(find: Finder, package: str) -> None:
     assert find.keys(package) == ["a/b.txt", "a/c/d.txt", "a.txt"]
 
 
 @pytest.mark.parametrize("path", ["a", "a/"])
-def test_a_directory_of_a_package_brings_what_it_holds(find: Finder, package: str, path: str) -> None:
+def test_package_directory_entries(find: Finder, package: str, path: str) -> None:
     assert find.keys({"in/": f"{package}&path={path}"}) == ["in/b.txt", "in/c/d.txt"]
 
 
-def test_a_file_of_a_package_lands_under_its_own_name_or_the_one_given(find: Finder, package: str) -> None:
+def test_package_file_keeps_name(find: Finder, package: str) -> None:
     assert find.keys({"in/": f"{package}&path=a/c/d.txt"}) == ["in/d.txt"]
     assert find.keys({"x.txt": f"{package}&path=a/c/d.txt"}) == ["x.txt"]
     assert find.keys(f"{package}&path=a/c/d.txt") == ["d.txt"]
 
 
-def test_metadata_given_for_a_file_of_a_package_takes_the_place_of_its_own(find: Finder, package: str) -> None:
+def test_given_meta_of_package_file(find: Finder, package: str) -> None:
     (source,) = find({"b": {"path": f"{package}&path=a/b.txt", "meta": {"y": 2}}})
 
     assert source.meta == {"user_meta": {"y": 2}, "theirs": 2}
 
 
 @pytest.mark.parametrize("pin", ["", f"@{TOP_HASH}", ":latest"], ids=["no-pin", "hash", "latest"])
-def test_the_pin_reaches_whoever_reads_the_package(find: Finder, package: str, pin: str) -> None:
+def test_pin_reaches_the_reader(find: Finder, package: str, pin: str) -> None:
     find({"in/": f"{package}{pin}&path=a"})
 
     assert find.read == [QuiltUri.parse(f"{package}{pin}&path=a")]
 
 
 @pytest.mark.parametrize("path", ["", "&path=a", "&path=a/"])
-def test_several_files_of_a_package_for_a_files_key_are_refused(find: Finder, package: str, path: str) -> None:
+def test_package_files_need_slash(find: Finder, package: str, path: str) -> None:
     with pytest.raises(SourceError, match="'x': .*end the logical key in '/'"):
         find({"x": package + path})
 
 
 @pytest.mark.parametrize("path", ["none", "a/none", "a/b", "A"])
-def test_a_path_that_the_package_does_not_have_is_refused(find: Finder, package: str, path: str) -> None:
+def test_absent_package_path(find: Finder, package: str, path: str) -> None:
     with pytest.raises(EmptyPackageError, match="'in/': there is no file below"):
         find({"in/": f"{package}&path={path}"})
 
 
-def test_a_file_that_the_package_does_not_have_is_refused_even_where_empty_sources_are_allowed(
-    find: Finder, package: str
-) -> None:
+def test_absent_package_file(find: Finder, package: str) -> None:
     with pytest.raises(SourceError, match="'x'"):
         find({"x": f"{package}&path=none.txt", "y": b"y"}, allow_empty=True)
 
 
-def test_a_package_that_is_not_there_is_its_own_error(find: Finder) -> None:
+def test_absent_package_own_error(find: Finder) -> None:
     with pytest.raises(PackageNotFoundError, match="no/such"):
         find("quilt+s3://other#package=no/such")
 
 
-def test_a_package_that_names_files_of_another_machine_is_refused(find: Finder, write: Write) -> None:
+def test_foreign_file_is_refused(find: Finder, write: Write) -> None:
     find.packages["team/data"] = [packed("a", write("secret").as_uri())]
 
     with pytest.raises(SourceError, match="'in/a': .*a file of some other machine"):
         find({"in/": "quilt+s3://other#package=team/data"})
 
 
-def test_the_first_physical_key_of_an_entry_counts(find: Finder) -> None:
+def test_first_physical_key_counts(find: Finder) -> None:
     find.packages["team/data"] = [Entry(LogicalKey("a"), ("s3://x/first?versionId=1", "s3://x/second"), 5, HASH)]
     (source,) = find("quilt+s3://other#package=team/data")
 
@@ -712,14 +724,14 @@ def test_the_first_physical_key_of_an_entry_counts(find: Finder) -> None:
 
 
 @pytest.mark.parametrize("place", ["https://x/y", "", "s3://x/y?z=1"])
-def test_an_entry_of_a_package_whose_place_cannot_be_used_is_refused_and_named(find: Finder, place: str) -> None:
+def test_bad_physical_key_refused(find: Finder, place: str) -> None:
     find.packages["team/data"] = [Entry(LogicalKey("a"), (place,), 5, HASH)]
 
     with pytest.raises(SourceError, match="'in/a'"):
         find({"in/": "quilt+s3://other#package=team/data"})
 
 
-def test_a_package_of_a_local_registry_may_name_files(find: Finder, write: Write) -> None:
+def test_local_package_has_files(find: Finder, write: Write) -> None:
     path = write("a.txt", "hello")
     find.packages["team/data"] = [packed("a", path.as_uri())]
     (source,) = find({"in/": "quilt+file:///registry#package=team/data"})

@@ -119,7 +119,7 @@ LOCAL_URI = "quilt+file:///registry#package=team/data"
         ),
     ],
 )
-def test_every_kind_of_source_is_read(entries: object, sources: list[ParsedSource]) -> None:
+def test_every_source_is_parsed(entries: object, sources: list[ParsedSource]) -> None:
     assert parsed(entries) == sources
 
 
@@ -145,17 +145,17 @@ def test_every_kind_of_source_is_read(entries: object, sources: list[ParsedSourc
         pytest.param({"content": {"content": 1}}, b'{"content": 1}', id="described-mapping-with-content"),
     ],
 )
-def test_a_json_value_under_a_json_key_is_content(value: object, data: bytes) -> None:
+def test_json_key_makes_content(value: object, data: bytes) -> None:
     assert parsed({"sub/a.JSON": value}) == [content("sub/a.JSON", data, {})]
 
 
 @pytest.mark.parametrize("key", ["a/", "run.json/"])
-def test_a_list_under_a_directory_key_is_a_list_of_sources(key: str) -> None:
+def test_directory_list_is_sources(key: str) -> None:
     assert parsed({key: ["/x", "/y"]}) == [located(key, "/x"), located(key, "/y")]
 
 
 @pytest.mark.parametrize("key", ["", "parts/"])
-def test_the_output_of_mapped_tasks_is_a_list_of_sources(key: str) -> None:
+def test_mapped_output_is_sources(key: str) -> None:
     output = MappedOutput("/x", Path("/y"), {"path": "/z", "meta": {"n": 3}}, MappedOutput("s3://b/k"))
 
     assert parsed({key: output} if key else output) == [
@@ -166,14 +166,14 @@ def test_the_output_of_mapped_tasks_is_a_list_of_sources(key: str) -> None:
     ]
 
 
-def test_a_path_like_source_below_a_directory_of_mapped_output_keeps_its_trailing_slash() -> None:
+def test_mapped_path_keeps_slash() -> None:
     assert parsed({"parts/": MappedOutput("/x/", AnyPath("s3://b/p/"))}) == [
         located("parts/", "/x/"),
         LocationSource("parts/", PhysicalKey("b", "p/"), {}, "p"),
     ]
 
 
-def test_a_data_frame_is_written_in_the_format_of_its_key() -> None:
+def test_frame_in_format_of_key() -> None:
     frame = pd.DataFrame({"a": [1, 2]})
 
     assert parsed({"t.csv": frame, "u.json": {"content": frame, "meta": {"n": 1}}}) == [
@@ -187,20 +187,20 @@ def test_a_data_frame_is_written_in_the_format_of_its_key() -> None:
     [({"x": [1, None]}, {"user_meta": {"x": [1, None]}}), ({}, {"user_meta": {}}), (None, {})],
     ids=["some", "empty", "none"],
 )
-def test_metadata_goes_with_a_path_and_with_content(meta: object, stored: dict[str, Any]) -> None:
+def test_meta_of_path_and_content(meta: object, stored: dict[str, Any]) -> None:
     entries = {"a": {"path": "/x", "meta": meta}, "b": {"content": "x", "meta": meta}, "c.json": {"content": [1], "meta": meta}}
 
     assert [source.meta for source in parsed(entries)] == [stored, stored, stored]
 
 
-def test_metadata_goes_with_content_that_looks_like_a_source() -> None:
+def test_content_may_resemble_source() -> None:
     (source,) = parsed({"a.json": {"content": {"path": "/x"}, "meta": {"n": 1}}})
 
     assert source.meta == {"user_meta": {"n": 1}}
 
 
 @pytest.mark.parametrize("kind", [str, bytes, bytearray], ids=["text", "bytes", "bytearray"])
-def test_text_is_a_location_and_only_bytes_are_content(kind: type) -> None:
+def test_str_is_location_not_content(kind: type) -> None:
     (source,) = parsed({"a.json": "/x" if kind is str else kind(b"/x")})
 
     assert isinstance(source, LocationSource if kind is str else ContentSource)
@@ -262,7 +262,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("entries", "words"), REFUSED)
-def test_anything_else_is_refused_and_the_key_is_named(entries: object, words: str) -> None:
+def test_bad_source_names_key(entries: object, words: str) -> None:
     with pytest.raises(SourceError) as caught:
         parsed(entries)
 
@@ -270,7 +270,7 @@ def test_anything_else_is_refused_and_the_key_is_named(entries: object, words: s
 
 
 @pytest.mark.parametrize("key", ["../a", "a//b", "a//", "/a", "a/../b", ".", "./", "a\ud800"])
-def test_a_key_that_is_no_logical_key_is_refused(key: str) -> None:
+def test_bad_logical_key_refused(key: str) -> None:
     with pytest.raises(LogicalKeyError):
         parsed({key: "/x"})
 
@@ -285,7 +285,7 @@ def test_a_key_that_is_no_logical_key_is_refused(key: str) -> None:
     ],
 )
 @pytest.mark.parametrize("source", [{"path": "/x"}, {"content": "x"}], ids=["path", "content"])
-def test_metadata_that_is_no_json_object_is_refused_by_key_and_place(source: dict[str, Any], meta: Any, words: str) -> None:
+def test_bad_meta_names_key(source: dict[str, Any], meta: Any, words: str) -> None:
     with pytest.raises(MetadataError) as caught:
         parsed({"a": source | {"meta": meta}})
 
@@ -300,14 +300,14 @@ def test_metadata_that_is_no_json_object_is_refused_by_key_and_place(source: dic
         pytest.param({"x": {"y": float("nan")}}, "'a/': meta.x.y: nan", id="nan"),
     ],
 )
-def test_metadata_of_a_directory_that_is_no_json_object_is_refused_by_key_and_place(meta: Any, words: str) -> None:
+def test_bad_directory_meta_named(meta: Any, words: str) -> None:
     with pytest.raises(MetadataError) as caught:
         parsed({"a/": {"meta": meta}})
 
     assert f"entry {words}" in str(caught.value)
 
 
-def test_a_source_is_read_when_it_is_asked_for() -> None:
+def test_sources_are_lazy() -> None:
     sources = parse_entries({"a": "/x", "b": None})
 
     assert next(sources) == located("a", "/x")
@@ -326,7 +326,7 @@ def test_a_source_is_read_when_it_is_asked_for() -> None:
         [URI, "s3://b/a?versionId=1"],
     ],
 )
-def test_remote_locations_are_those_that_are_published(entries: object) -> None:
+def test_remote_as_published(entries: object) -> None:
     locations = [source.location for source in parse_entries(entries) if isinstance(source, LocationSource)]
 
     assert list(remote_locations(entries)) == [each for each in locations if isinstance(each, QuiltUri) or not each.is_local]
@@ -349,11 +349,11 @@ def test_remote_locations_are_those_that_are_published(entries: object) -> None:
         ["s3://b/inside"],
     ],
 )
-def test_a_source_that_is_skipped_hides_no_remote_location(skipped: object) -> None:
+def test_skipped_hides_no_location(skipped: object) -> None:
     assert list(remote_locations({"a": skipped, "b/": "s3://b/k"})) == [PhysicalKey("b", "k")]
 
 
-def test_content_is_not_written_to_find_the_remote_locations() -> None:
+def test_remote_needs_no_content() -> None:
     frame = type("DataFrame", (), {"__module__": "pandas", "to_csv": lambda *_, **__: pytest.fail("it was written")})()
 
     assert list(remote_locations({"a.csv": frame, "b.csv": {"content": frame}, "c": "s3://b/k"})) == [PhysicalKey("b", "k")]

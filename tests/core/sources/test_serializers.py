@@ -35,17 +35,17 @@ def written(name: str, frame: object) -> io.BytesIO:
 
 
 @pytest.mark.parametrize("make", FRAMES)
-def test_a_frame_comes_back_from_parquet(make: Callable[[], Any]) -> None:
+def test_parquet_round_trips(make: Callable[[], Any]) -> None:
     assert pyarrow.parquet.read_table(written("t.parquet", make())).to_pylist() == ROWS
 
 
 @pytest.mark.parametrize("make", FRAMES)
-def test_a_frame_comes_back_from_json_as_a_list_of_its_rows(make: Callable[[], Any]) -> None:
+def test_json_rows_round_trip(make: Callable[[], Any]) -> None:
     assert json.loads(written("t.json", make()).read()) == ROWS
 
 
 @pytest.mark.parametrize("make", FRAMES)
-def test_a_frame_comes_back_from_csv(make: Callable[[], Any]) -> None:
+def test_csv_round_trips(make: Callable[[], Any]) -> None:
     frame = pd.read_csv(written("t.csv", make()), keep_default_na=False)
 
     assert frame.to_dict("records") == ROWS
@@ -53,18 +53,18 @@ def test_a_frame_comes_back_from_csv(make: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize("make", FRAMES)
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
-def test_the_same_frame_gives_the_same_bytes(make: Callable[[], Any], suffix: str) -> None:
+def test_same_frame_same_bytes(make: Callable[[], Any], suffix: str) -> None:
     assert written(f"t{suffix}", make()).read() == written(f"t{suffix}", make()).read()
 
 
 @pytest.mark.parametrize("make", FRAMES)
-def test_the_case_of_the_suffix_does_not_matter(make: Callable[[], Any]) -> None:
+def test_suffix_case_is_ignored(make: Callable[[], Any]) -> None:
     assert written("dir.x/T.CSV", make()).read() == written("t.csv", make()).read()
 
 
 @pytest.mark.parametrize("make", FRAMES)
 @pytest.mark.parametrize("key", ["t", "t.xlsx", "t.csv.gz", "dir.csv/t", ".csv"])
-def test_an_unknown_suffix_names_the_key_and_the_formats(make: Callable[[], Any], key: str) -> None:
+def test_unknown_suffix_is_named(make: Callable[[], Any], key: str) -> None:
     with pytest.raises(SourceError) as caught:
         write_frame(LogicalKey(key), make())
 
@@ -73,7 +73,7 @@ def test_an_unknown_suffix_names_the_key_and_the_formats(make: Callable[[], Any]
 
 
 @pytest.mark.parametrize("make", FRAMES)
-def test_an_empty_frame_can_be_written(make: Callable[[], Any]) -> None:
+def test_empty_frame_is_written(make: Callable[[], Any]) -> None:
     frame = make()[:0]
 
     assert json.loads(written("t.json", frame).read()) == []
@@ -89,7 +89,7 @@ INDEXED = [
 
 @pytest.mark.parametrize(("index", "values"), INDEXED)
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
-def test_an_index_with_a_name_is_not_lost(index: pd.Index, values: list[Any], suffix: str) -> None:
+def test_named_index_is_kept(index: pd.Index, values: list[Any], suffix: str) -> None:
     read: dict[str, Callable[[Any], pd.DataFrame]] = {
         ".csv": pd.read_csv,
         ".json": lambda file: pd.DataFrame(json.load(file)),
@@ -101,7 +101,7 @@ def test_an_index_with_a_name_is_not_lost(index: pd.Index, values: list[Any], su
     assert frame["a"].to_list() == [1, 2]
 
 
-def test_an_index_of_several_levels_is_not_lost() -> None:
+def test_multi_index_is_kept() -> None:
     index = pd.MultiIndex.from_tuples([("x", 1), ("y", 2)], names=["letter", "digit"])
     frame = pd.DataFrame({"a": [1.5, 2.5]}, index=index)
     rows = [{"letter": "x", "digit": 1, "a": 1.5}, {"letter": "y", "digit": 2, "a": 2.5}]
@@ -112,11 +112,11 @@ def test_an_index_of_several_levels_is_not_lost() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json"])
-def test_the_numbers_of_the_rows_are_no_column(suffix: str) -> None:
+def test_row_numbers_are_no_column(suffix: str) -> None:
     assert written(f"t{suffix}", pd.DataFrame({"a": [1]})).read() == {".csv": b"a\n1\n", ".json": b'[{"a":1}]'}[suffix]
 
 
-def test_the_frame_that_is_written_stays_as_it_was() -> None:
+def test_frame_is_not_changed() -> None:
     frame = pd.DataFrame({"a": [1, 2]}, index=pd.Index(["x", "y"], name="id"))
     before = frame.copy(deep=True)
     for suffix in (".csv", ".json", ".parquet"):
@@ -133,7 +133,7 @@ def test_the_frame_that_is_written_stays_as_it_was() -> None:
         pytest.param(lambda when: pa.table({"t": [when]}), id="pyarrow"),
     ],
 )
-def test_a_time_is_written_so_that_it_can_be_read(make: Callable[[datetime], Any]) -> None:
+def test_time_can_be_read(make: Callable[[datetime], Any]) -> None:
     when = datetime(2024, 1, 2, 3, 4, 5, 600_000, tzinfo=UTC)
     ((row),) = json.loads(written("t.json", make(when)).read())
 
@@ -149,7 +149,7 @@ def test_a_time_is_written_so_that_it_can_be_read(make: Callable[[datetime], Any
         pytest.param("t.json", pa.table({"a": [float("nan")]}), id="pyarrow-nan-in-json"),
     ],
 )
-def test_what_a_library_refuses_is_an_error_that_names_the_key(key: str, frame: object) -> None:
+def test_library_error_names_key(key: str, frame: object) -> None:
     with pytest.raises(SourceError, match=f"{key}.*cannot be written") as caught:
         write_frame(LogicalKey(key), frame)
 
@@ -157,7 +157,7 @@ def test_what_a_library_refuses_is_an_error_that_names_the_key(key: str, frame: 
 
 
 class Frame(pd.DataFrame):
-    """Somebody's own kind of frame."""
+    """A user's own subclass of frames."""
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ class Frame(pd.DataFrame):
         pytest.param(None, False, id="none"),
     ],
 )
-def test_frames_are_told_from_other_values(value: object, answer: bool) -> None:  # noqa: FBT001
+def test_frames_are_recognised(value: object, answer: bool) -> None:  # noqa: FBT001
     assert is_frame(value) is answer
 
 
@@ -181,7 +181,7 @@ def test_frames_are_told_from_other_values(value: object, answer: bool) -> None:
     ("key", "answer"),
     [("a.json", True), ("a/b.JSON", True), ("a.jsonl", False), ("json", False), ("a.json/b", False), ("a.json/", False)],
 )
-def test_a_json_key_is_the_key_of_a_file_that_ends_in_json(key: str, answer: bool) -> None:  # noqa: FBT001
+def test_json_key_ends_in_json(key: str, answer: bool) -> None:  # noqa: FBT001
     assert is_json_key(key) is answer
 
 
@@ -240,6 +240,6 @@ def nested() -> list[Any]:
         pytest.param(nested(), id="nested-too-deeply"),
     ],
 )
-def test_what_is_no_json_is_refused_and_the_key_is_named(value: object) -> None:
+def test_non_json_names_key(value: object) -> None:
     with pytest.raises(SourceError, match=r"'sub/a\.json': its content is not JSON"):
         write_json(LogicalKey("sub/a.json"), value)
