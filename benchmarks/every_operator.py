@@ -17,7 +17,7 @@ with DAG("every_operator", schedule=None):
     QuiltPushOperator(task_id="push", package="a/b", entries={"x": entry(path="/data/x", meta={"y": 1})})
     QuiltBuildOperator(task_id="build", package="a/b", entries="/data/")
     QuiltDeleteOperator(task_id="delete", package="a/b")
-    QuiltRollbackOperator(task_id="rollback", package="a/b", top_hash="abcdef")
+    QuiltRollbackOperator(task_id="rollback", package="a/b", revision="abcdef")
     QuiltInstallOperator(task_id="install", package="a/b", dest="/data/")
     QuiltVerifyOperator(task_id="verify", package="a/b")
 QuiltHook()

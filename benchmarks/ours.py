@@ -55,7 +55,7 @@ def plan_push(registry: str, package: str, source: str, staging: str, shards: in
     """Plan a push of a directory or a prefix in shards."""
     draft, opened = Draft(package=package, entries=source), _registry(registry)
     planned = plan_shards(
-        opened, draft, push_planner(opened, draft), "Pushing", PhysicalKey.parse(staging), ShardingOptions(shards=shards)
+        opened, draft, push_planner(opened, draft.package), PhysicalKey.parse(staging), ShardingOptions(shards=shards)
     )
     return {"shards": planned.shards}
 
@@ -65,7 +65,7 @@ def plan_build(registry: str, package: str, source: str, staging: str, shards: i
     entries = f"quilt+{resolve_registry(registry)}#package={source}"
     draft, opened = Draft(package=package, entries=entries), _registry(registry)
     planned = plan_shards(
-        opened, draft, build_planner(opened, draft), "Building", PhysicalKey.parse(staging), ShardingOptions(shards=shards)
+        opened, draft, build_planner(opened, draft.package), PhysicalKey.parse(staging), ShardingOptions(shards=shards)
     )
     return {"shards": planned.shards}
 
@@ -79,7 +79,7 @@ def transfer_some(registry: str, staging: str, first: int, stop: int) -> dict[st
 
 def commit(registry: str, staging: str) -> dict[str, Any]:
     """Commit what came of all shards."""
-    return _told(commit_shards(_registry(registry), PhysicalKey.parse(staging), "Pushing"))
+    return _told(commit_shards(_registry(registry), PhysicalKey.parse(staging)))
 
 
 def resolve_and_push(registry: str, package: str, top_hash: str, source: str) -> dict[str, Any]:

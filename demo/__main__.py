@@ -85,7 +85,7 @@ def show_revisions(registry: Registry) -> None:
     for revision in registry.revisions(PACKAGE):
         message = registry.read(PACKAGE, revision.top_hash).header["message"]
         sign = "  <- latest" if revision.top_hash == latest else ""
-        print(f"    {revision.time:YYYY-MM-DD HH:mm:ss} UTC  {revision.top_hash[:12]}  {message}{sign}")
+        print(f"    {revision.published_at:YYYY-MM-DD HH:mm:ss} UTC  {revision.top_hash[:12]}  {message}{sign}")
 
 
 def show_latest(registry: Registry) -> None:

@@ -21,7 +21,7 @@ def retire_revision() -> None:
     QuiltDeleteOperator(
         task_id="retire",
         package="{{ params.package }}",
-        top_hash="{{ params.top_hash }}",
+        revision="{{ params.top_hash }}",
     )
     # [END howto_operator_quilt_delete]
 

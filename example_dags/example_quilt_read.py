@@ -37,7 +37,7 @@ def penguins_corrected() -> None:
         task_id="publish",
         package="{{ params.package }}",
         mode="update",
-        base="{{ ti.xcom_pull(task_ids='install')['top_hash'] }}",
+        revision="{{ ti.xcom_pull(task_ids='install')['top_hash'] }}",
         entries={"summary.json": correct(install.output)},
         remove=["plots/"],
         message="Corrected summary, without plots",
@@ -52,7 +52,7 @@ def penguins_corrected() -> None:
     rollback = QuiltRollbackOperator(
         task_id="rollback",
         package="{{ params.package }}",
-        top_hash="{{ ti.xcom_pull(task_ids='install')['top_hash'] }}",
+        revision="{{ ti.xcom_pull(task_ids='install')['top_hash'] }}",
         trigger_rule="one_failed",
     )
     # [END howto_operator_quilt_rollback]

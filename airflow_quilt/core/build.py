@@ -3,11 +3,13 @@
 import logging
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
+from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.plan.actions import Action, Source, plan_build
-from airflow_quilt.core.publish.commit import Planner
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult, publish
+from airflow_quilt.core.publish.pipeline import publish
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 
@@ -15,44 +17,55 @@ _log = logging.getLogger(__name__)
 
 
 def build(
-    registry: Registry, draft: Draft, stop: threading.Event | None = None, *, attempt: Attempt | None = None
+    registry: Registry, draft: Draft, *, stop: threading.Event | None = None, attempt: Attempt | None = None
 ) -> PublishResult:
     """Build a package.
 
     Args:
         registry: a registry on S3 or on the local disk.
-        draft: what to publish.
-        stop: set it to end the build; nothing is published then.
-        attempt: tells the tries of one piece of work from other work, so that it makes one revision however often it is run.
+        draft: the revision.
+        stop: set it, from any thread, to end the build; nothing is published then.
+        attempt: identifies the attempts of one piece of work, so that it makes one revision however often it is run.
 
     Raises:
-        InputError: what the draft says cannot be published; nothing was written.
+        InputError: the draft cannot be published; nothing was written.
         RevisionConflictError: ``latest`` moved meanwhile; nothing is visible.
         StorageError: a store refused or failed; nothing is visible.
     """
-    return publish(registry, draft, build_planner(registry, draft), "Building", stop, attempt)
+    return publish(registry, draft, build_planner(registry, draft.package), stop=stop, attempt=attempt)
 
 
-def build_planner(registry: Registry, draft: Draft) -> Planner:
-    """Return what decides for a build what it takes to name each file where it is."""
+@dataclass(frozen=True, slots=True)
+class BuildPlanner:
+    """Names each source where it is, hashed in place if need be; :func:`build_planner` makes one."""
 
-    def plan(sources: Iterable[Source]) -> Iterator[Action]:
-        return plan_build(sources if registry.location.is_local else _warned(sources, draft.package))
+    package: PackageName
+    may_name_files: bool
 
-    return plan
+    @property
+    def verb(self) -> str:
+        """The work, as the log calls it."""
+        return "Building"
+
+    def plan(self, sources: Iterable[Source]) -> Iterator[Action]:
+        """Yield the action for each source, in the same order."""
+        return plan_build(sources if self.may_name_files else self._warned(sources))
+
+    def _warned(self, sources: Iterable[Source]) -> Iterator[Source]:
+        total = local = 0
+        for source in sources:
+            total += 1
+            local += source.is_local
+            yield source
+        if local:
+            _log.warning(
+                "%s of the %s entries of %s are files of this machine, and only it can read them; push the package to copy them",
+                local,
+                total,
+                self.package,
+            )
 
 
-def _warned(sources: Iterable[Source], package: str) -> Iterator[Source]:
-    """Pass on sources, and say at their end how many of them others cannot read."""
-    total = local = 0
-    for source in sources:
-        total += 1
-        local += source.is_local
-        yield source
-    if local:
-        _log.warning(
-            "%s of the %s entries of %s are files of this machine, and only it can read them; push the package to copy them",
-            local,
-            total,
-            package,
-        )
+def build_planner(registry: Registry, package: PackageName | str) -> BuildPlanner:
+    """Return the planner of a build."""
+    return BuildPlanner(PackageName.parse(package), registry.location.is_local)

@@ -11,31 +11,29 @@ from airflow_quilt.core.runtime.progress import count
 _log = logging.getLogger(__name__)
 
 
-def delete(registry: Registry, package: str, top_hash: str | None = None, *, missing_ok: bool = False) -> DeleteResult:
-    """Delete the pointers of a package, or of the revisions of it that have a top hash.
+def delete(
+    registry: Registry, package: PackageName | str, revision: str | None = None, *, missing_ok: bool = False
+) -> DeleteResult:
+    """Delete the pointers of a package, or of one of its revisions.
 
     Args:
         registry: a registry on S3 or on the local disk.
         package: ``namespace/name``.
-        top_hash: the revision, by its whole hash or the beginning of it (6 digits or more); None is the whole package.
-        missing_ok: whether it may be gone already.
-
-    Returns:
-        What was deleted; nothing, where it was gone already.
+        revision: its top hash or the beginning of it (6 digits or more); None is the whole package.
+        missing_ok: return an empty result where there is no such package or revision.
 
     Raises:
         PackageNotFoundError: there is no such package or revision.
-        TopHashError: ``top_hash`` is malformed, or several revisions begin with it.
+        TopHashError: ``revision`` is malformed, or several revisions begin with it.
         RevisionConflictError: ``latest`` moved meanwhile; nothing was deleted.
     """
-    name = PackageName.parse_existing(package)
     try:
-        deleted = registry.delete(name, top_hash)
+        deleted = registry.delete(package, revision)
     except PackageNotFoundError as error:
         if not missing_ok:
             raise
         _log.info("Nothing to delete: %s", error)
         return DeleteResult()
     revisions = count(len(deleted.times), "revision", "revisions")
-    _log.info("Deleted %s of %s from %s; the data stays", revisions, name, registry.location)
+    _log.info("Deleted %s of %s from %s; the data stays", revisions, package, registry.location)
     return deleted

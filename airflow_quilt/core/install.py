@@ -16,7 +16,7 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, Source, Upload
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.registry.selection import Reference, Selection, parse_place, select
+from airflow_quilt.core.registry.selection import Reference, Selection, parse_destination, select
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
 from airflow_quilt.core.transfer.download import Download, Downloader
 from airflow_quilt.core.transfer.upload import Uploader
@@ -24,18 +24,18 @@ from airflow_quilt.core.transfer.upload import Uploader
 _log = logging.getLogger(__name__)
 
 _LONGEST_PATH: Final = 4096
-"""Linux takes no longer path; to look for links in one takes time that grows with its square."""
+"""Linux refuses longer paths, and resolving their links takes time that grows with the square of the length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstallResult:
-    """What came of an installation.
+    """The result of an installation.
 
     Attributes:
         top_hash: the revision.
         paths: the files, or the URLs of the objects, in walk order of their entries.
-        bytes: what they add up to.
-        reused: how many were there already and right.
+        bytes: their total size.
+        reused: count of those that were already in place.
     """
 
     top_hash: TopHash
@@ -45,19 +45,24 @@ class InstallResult:
 
 
 def install(
-    registry: Registry, what: Reference, dest: str, stop: threading.Event | None = None, *, attempt: Attempt | None = None
+    registry: Registry,
+    reference: Reference,
+    dest: str,
+    *,
+    stop: threading.Event | None = None,
+    attempt: Attempt | None = None,
 ) -> InstallResult:
-    """Bring files of a package to where they are needed.
+    """Install files of a package to a directory or an S3 prefix.
 
     Every byte is checked against the manifest's hash before a file takes its name; an object on S3 takes its name first where
-    only the copy itself can be checked. What is there and right is not fetched again. Other files are left alone.
+    only the copy itself can be checked. Files that are already right are not downloaded again. Other files are left alone.
 
     Args:
         registry: a registry on S3 or on the local disk.
-        what: the files. A single one lands under its name, what is below a directory under its path from there.
+        reference: the files. A single one lands under its name, the files of a directory under their paths below it.
         dest: a directory, or an ``s3://`` prefix; it need not exist.
         stop: set it to end the installation.
-        attempt: tells when an earlier try of it, which may have been killed, began: the uploads that it left are taken up.
+        attempt: on a retry, the uploads that an earlier attempt left open are resumed.
 
     Raises:
         PackageNotFoundError: there is no such package or revision.
@@ -67,8 +72,8 @@ def install(
             a file of another machine; or ``dest`` is a file.
         StorageError: a store refused or failed.
     """
-    root = parse_place(dest)
-    selection = select(registry, what)
+    root = parse_destination(dest)
+    selection = select(registry, reference)
     files = count(len(selection.files), "file", "files")
     _log.info("Installing %s to %s: %s, %s", selection, root, files, human_size(selection.bytes))
     progress = Progress(f"Installing {selection.package}")
@@ -76,28 +81,28 @@ def install(
     if root.is_local:
         paths, reused = _to_directory(registry, root, selection, Downloader(registry.stores, progress=progress, stop=stop))
     else:
-        transfer = Uploader(registry.stores, progress=progress, stop=stop, since=attempt.earliest if attempt else None)
-        paths, reused = _to_prefix(registry, root, selection, transfer)
+        uploader = Uploader(registry.stores, progress=progress, stop=stop, since=attempt.earliest if attempt else None)
+        paths, reused = _to_prefix(registry, root, selection, uploader)
     _log.info("Installed %s: %s, of which %s were there already", selection, files, f"{reused:,}")
     return InstallResult(top_hash=selection.top_hash, paths=paths, bytes=selection.bytes, reused=reused)
 
 
-def _to_directory(registry: Registry, root: PhysicalKey, selection: Selection, fetch: Downloader) -> tuple[list[str], int]:
+def _to_directory(registry: Registry, root: PhysicalKey, selection: Selection, downloader: Downloader) -> tuple[list[str], int]:
     _check_places(root, selection)
-    wanted = (Download(entry, registry.origin(entry), root.join(relative)) for relative, entry in selection.files)
-    reused = sum(not is_new for _, is_new in fetch.run(wanted))
+    downloads = (Download(entry, registry.origin(entry), root.join(relative)) for relative, entry in selection.files)
+    reused = sum(not is_new for _, is_new in downloader.run(downloads))
     return [root.join(relative).key for relative, _ in selection.files], reused
 
 
 def _check_places(root: PhysicalKey, selection: Selection) -> None:
-    """Check that each file lands below a directory, at a place of its own and in no registry, wherever links lead."""
+    """Check that each file lands below a directory, at its own path and in no registry, wherever links lead."""
     real: dict[str, str] = {}
     for relative, entry in selection.files:
         directory = relative.rpartition("/")[0]
         if directory not in real:
             real[directory] = _real_directory(root, directory, entry)
     shared = {place for place, times in Counter(real.values()).items() if times > 1}
-    if shared:  # By a link: files of one directory of the package have names of their own.
+    if shared:  # By a link: the files of one directory have different names.
         _check_apart(root, selection, {directory: place for directory, place in real.items() if place in shared})
 
 
@@ -114,11 +119,11 @@ def _check_apart(root: PhysicalKey, selection: Selection, real: Mapping[str, str
 
 
 def _real_directory(root: PhysicalKey, directory: str, entry: Entry) -> str:
-    """Return where a directory of a package is, with a ``/`` at its end; ``entry`` is one that lands in it."""
+    """Return the real path of a directory of a package, with a ``/`` at its end; ``entry`` is one that lands in it."""
     path = root.join(directory).key
     if len(path) > _LONGEST_PATH:
-        what = f"entry {entry.logical_key!r}: its directory would have a path of {len(path):,} characters"
-        raise LocationError(f"{what}, which is too long; install other parts of the package")
+        long = f"entry {entry.logical_key!r}: its directory would have a path of {len(path):,} characters"
+        raise LocationError(f"{long}, which is too long; install other parts of the package")
     real = f"{os.path.realpath(path).rstrip('/')}/"
     if not real.startswith(f"{root.key.rstrip('/')}/"):
         raise LocationError(f"entry {entry.logical_key!r}: a link in {root} leads out of it, and the file would go there")
@@ -134,14 +139,14 @@ def _in_own_area(entry: Entry, place: object) -> LocationError:
     )
 
 
-def _to_prefix(registry: Registry, root: PhysicalKey, selection: Selection, transfer: Uploader) -> tuple[list[str], int]:
-    def action(relative: str, entry: Entry) -> Upload | Copy:
+def _to_prefix(registry: Registry, root: PhysicalKey, selection: Selection, uploader: Uploader) -> tuple[list[str], int]:
+    def transfer(relative: str, entry: Entry) -> Upload | Copy:
         origin, target = registry.origin(entry), root.join(relative)
         if target.key.startswith(layout.OWN):
             raise _in_own_area(entry, target)
         source = Source.of_entry(entry, hash_type=entry.hash.type)
         return Upload(source, target, exact=True) if origin.is_local else Copy(source, origin, target, exact=True)
 
-    tasks = [action(relative, entry) for relative, entry in selection.files]
-    places = {entry.logical_key: entry.physical_keys[0] for _, entry in transfer.run(tasks)}
-    return [places[entry.logical_key] for _, entry in selection.files], transfer.reused
+    transfers = [transfer(relative, entry) for relative, entry in selection.files]
+    places = {entry.logical_key: entry.physical_keys[0] for _, entry in uploader.run(transfers)}
+    return [places[entry.logical_key] for _, entry in selection.files], uploader.reused

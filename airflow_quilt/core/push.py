@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.plan.actions import Action, Source, plan_push
 from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction, copy_policy, landing
-from airflow_quilt.core.publish.commit import Planner
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult, publish
+from airflow_quilt.core.publish.pipeline import publish
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 
@@ -18,46 +20,63 @@ def push(
     registry: Registry,
     draft: Draft,
     dest: str | DestFunction | None = None,
-    stop: threading.Event | None = None,
     *,
     copy: CopyRule | CopyFunction = "if-outside",
+    stop: threading.Event | None = None,
     attempt: Attempt | None = None,
 ) -> PublishResult:
     """Push a package.
 
     Args:
-        registry: an S3 registry.
-        draft: what to publish.
+        registry: a registry on S3.
+        draft: the revision.
         dest: an ``s3://`` prefix in the registry's bucket, by default ``s3://<registry>/<namespace>/<name>``; or a function
-            of the logical key and a :class:`~airflow_quilt.core.plan.placement.EntryInfo` that returns an ``s3://`` URL.
-        copy: what is copied to ``dest``: ``"if-outside"`` the registry's bucket, ``"all"``, ``"local-only"``, ``"none"``, or a
-            function of the same two that returns a truth value.
-        attempt: tells the tries of one piece of work from other work, so that it makes one revision however often it is run.
-        stop: set it to end the push; nothing is published then.
+            of the logical key and an :class:`~airflow_quilt.core.plan.placement.EntryInfo` that returns an ``s3://`` URL.
+        copy: the files that are copied to ``dest``: ``"if-outside"`` the registry's bucket, ``"all"``, ``"local-only"``,
+            ``"none"``, or a function of the same two that returns a `bool`.
+        stop: set it, from any thread, to end the push; nothing is published then.
+        attempt: identifies the attempts of one piece of work, so that it makes one revision however often it is run.
 
     Raises:
-        InputError: what the draft says cannot be published; nothing was written.
+        InputError: the draft cannot be published; nothing was written.
         RevisionConflictError: ``latest`` moved meanwhile; nothing is visible.
         StorageError: a store refused or failed; nothing is visible.
     """
-    return publish(registry, draft, push_planner(registry, draft, dest, copy), "Pushing", stop, attempt)
+    return publish(registry, draft, push_planner(registry, draft.package, dest, copy), stop=stop, attempt=attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class PushPlanner:
+    """Chooses upload, server-side copy or hash-in-place for each source of a push; :func:`push_planner` makes one."""
+
+    registry: RegistryLocation
+    package: PackageName
+    dest: str | DestFunction | None
+    copy: CopyRule | CopyFunction
+
+    @property
+    def verb(self) -> str:
+        """The work, as the log calls it."""
+        return "Pushing"
+
+    def plan(self, sources: Iterable[Source]) -> Iterator[Action]:
+        """Yield the action for each source, in the same order."""
+        return plan_push(sources, copy_policy(self.copy, self.registry), landing(self.dest, self.registry, self.package))
 
 
 def push_planner(
-    registry: Registry, draft: Draft, dest: str | DestFunction | None = None, copy: CopyRule | CopyFunction = "if-outside"
-) -> Planner:
-    """Return what decides for a push which bytes move, and where to; the arguments are those of :func:`push`.
+    registry: Registry,
+    package: PackageName | str,
+    dest: str | DestFunction | None = None,
+    copy: CopyRule | CopyFunction = "if-outside",
+) -> PushPlanner:
+    """Return the planner of a push; the arguments are those of :func:`push`.
 
     Raises:
-        InputError: something is wrong with them.
+        InputError: an argument cannot be right.
     """
     if registry.location.is_local:
         raise LocationError(f"registry {registry.location}: push needs an S3 registry, s3://bucket; use build for a local one")
-    name = PackageName.parse(draft.package)
-    copies = copy_policy(copy, registry.location)
-    landing(dest, registry.location, name)  # What is wrong with it is told before anything is looked at.
-
-    def plan(sources: Iterable[Source]) -> Iterator[Action]:
-        return plan_push(sources, copies, landing(dest, registry.location, name))
-
-    return plan
+    planner = PushPlanner(registry.location, PackageName.parse(package), dest, copy)
+    planner.plan(())  # A wrong argument is an error before any request.
+    return planner

@@ -1,31 +1,44 @@
 """Rollback: make an older revision of a package the latest one again."""
 
 import logging
+from dataclasses import dataclass
+
+import pendulum
 
 from airflow_quilt.core.format.names import PackageName, TopHash
-from airflow_quilt.core.registry.pointers import Revision
 from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 
 
-def rollback(registry: Registry, package: str, top_hash: str) -> tuple[Revision, TopHash]:
-    """Let ``latest`` of a package name one of its revisions again.
+@dataclass(frozen=True, slots=True)
+class RollbackResult:
+    """The revision that is the latest one now.
+
+    Attributes:
+        top_hash: of the revision.
+        published_at: the time of its pointer.
+        previous: the top hash that ``latest`` named before: the same one where there was nothing to do.
+    """
+
+    top_hash: TopHash
+    published_at: pendulum.DateTime
+    previous: TopHash
+
+
+def rollback(registry: Registry, package: PackageName | str, revision: str) -> RollbackResult:
+    """Make a revision of the history the latest one again; nothing is copied or deleted.
 
     Args:
         registry: a registry on S3 or on the local disk.
         package: ``namespace/name``.
-        top_hash: the revision, by its whole hash or the beginning of it (6 digits or more).
-
-    Returns:
-        The revision, and the top hash that ``latest`` named before: the same one where there was nothing to do.
+        revision: its top hash or the beginning of it (6 digits or more).
 
     Raises:
         PackageNotFoundError: there is no such package or revision, or its manifest is gone.
-        TopHashError: ``top_hash`` is malformed, or several revisions begin with it.
+        TopHashError: ``revision`` is malformed, or several revisions begin with it.
         RevisionConflictError: ``latest`` moved meanwhile; it was left alone.
     """
-    name = PackageName.parse_existing(package)
-    revision, previous = registry.rollback(name, top_hash)
-    _log.info("The latest revision of %s in %s is %s; it was %s", name, registry.location, revision.top_hash, previous)
-    return revision, previous
+    found, previous = registry.rollback(package, revision)
+    _log.info("The latest revision of %s in %s is %s; it was %s", package, registry.location, found.top_hash, previous)
+    return RollbackResult(found.top_hash, found.published_at, previous)

@@ -1,4 +1,4 @@
-"""Verify: do files or objects hold exactly the bytes that a revision names."""
+"""Verify: compare files or objects with the bytes that a revision names."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.registry.selection import Reference, Selection, parse_place, select
+from airflow_quilt.core.registry.selection import Reference, Selection, parse_destination, select
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress, count
 from airflow_quilt.core.storage.base import Stores
@@ -25,15 +25,15 @@ _Finding = Literal["missing", "modified"] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What was found; logical keys, or for ``extra`` paths below the place, in order.
+    """The differences, as logical keys in walk order; ``extra`` has sorted paths below the directory or prefix.
 
     Attributes:
         top_hash: the revision.
-        entries: how many were looked at.
-        bytes: what they add up to.
-        missing: there is no file or object.
-        modified: it has another size or hash.
-        extra: a file or object that no entry accounts for.
+        entries: count of compared entries.
+        bytes: their total size.
+        missing: entries without a file or object.
+        modified: entries whose file or object has another size or hash.
+        extra: files or objects that no entry names.
     """
 
     top_hash: TopHash
@@ -44,10 +44,10 @@ class Verification:
     extra: list[str] = field(default_factory=list)
 
     def check(self, *, extra_files_ok: bool = False) -> None:
-        """Raise if there is a difference.
+        """Raise an error if there is a difference.
 
         Raises:
-            VerificationError: there is; the message lists it.
+            VerificationError: there are differences; the message lists them.
         """
         differences = {"missing": self.missing, "modified": self.modified, "extra": [] if extra_files_ok else self.extra}
         if any(differences.values()):
@@ -58,16 +58,21 @@ class Verification:
 
 
 def verify(
-    registry: Registry, what: Reference, src: str | None = None, *, read_all: bool = False, stop: threading.Event | None = None
+    registry: Registry,
+    reference: Reference,
+    src: str | None = None,
+    *,
+    read_all: bool = False,
+    stop: threading.Event | None = None,
 ) -> Verification:
     """Compare files or objects with a package.
 
     Args:
         registry: a registry on S3 or on the local disk.
-        what: the files, laid out as :func:`~airflow_quilt.core.install.install` does.
+        reference: the files, laid out as :func:`~airflow_quilt.core.install.install` does.
         src: a directory or an ``s3://`` prefix; None for the objects that the package itself names.
-        read_all: read every byte; without it, the checksum that a store keeps of an object counts as proof. Local files are
-            read in any case.
+        read_all: read every byte; without it, the checksum that a store keeps of an object is proof enough. Local files are
+            always read.
         stop: set it to end the work.
 
     Raises:
@@ -77,7 +82,7 @@ def verify(
         LocationError: an entry is a file of another machine, or ``src`` is a file.
         StorageError: a store refused or failed.
     """
-    selection = select(registry, what)
+    selection = select(registry, reference)
     places, extra = _places(registry, selection, src)
     progress = Progress(f"Verifying {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
@@ -98,10 +103,10 @@ def verify(
 
 
 def _places(registry: Registry, selection: Selection, src: str | None) -> tuple[list[tuple[Entry, PhysicalKey]], list[str]]:
-    """Return where each entry should be, and what is there besides."""
+    """Return the expected location of each entry, and the paths of extra files."""
     if src is None:
         return [(entry, registry.origin(entry)) for _, entry in selection.files], []
-    root = parse_place(src)
+    root = parse_destination(src)
     extra = set(_relative_files(registry.stores, root)).difference(relative for relative, _ in selection.files)
     return [(entry, root.join(relative)) for relative, entry in selection.files], sorted(extra)
 
@@ -114,7 +119,7 @@ def _relative_files(stores: Stores, root: PhysicalKey) -> Iterator[str]:
 
 
 class _Checker:
-    """Compares entries with what lies at places."""
+    """Compares entries with files or objects."""
 
     def __init__(self, stores: Stores, jobs: Executor, *, read_all: bool) -> None:
         self._stores = stores
@@ -123,7 +128,7 @@ class _Checker:
         self._read_all = read_all
 
     def run(self, places: Iterable[tuple[Entry, PhysicalKey]]) -> Iterator[tuple[str, _Finding]]:
-        """Yield the keys of entries that differ, and how."""
+        """Yield the key of each entry that differs, with the kind of difference."""
         jobs = ((entry.logical_key, self._steps(entry, place)) for entry, place in places)
         return ((key, finding) for key, finding in self._jobs.run(jobs) if finding)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
     from airflow_quilt.core.publish.draft import Draft, Mode
     from airflow_quilt.core.registry.pointers import Conflict
-    from airflow_quilt.core.registry.registry import Registry
+    from airflow_quilt.hooks._target import RegistryTarget
 
     Text: TypeAlias = str | XComArg
     Flag: TypeAlias = bool | Text
@@ -69,10 +69,10 @@ class _ReturnedEntries(DecoratedOperator, QuiltPublishOperator):
         ours = {name: plain(getattr(self, name)) for name in self.template_fields if name not in own}
         return {**own, **ours}
 
-    def _draft(self, given: Mapping[str, Any], context: "Context", registry: "Registry") -> "Draft":
+    def _draft(self, given: Mapping[str, Any], context: "Context", target: "RegistryTarget") -> "Draft":
         """Call the function: only here, when no earlier try of the task has noted that it published."""
         self._given_entries = self._returned(context)
-        return super()._draft({**given, "entries": self._given_entries}, context, registry)
+        return super()._draft({**given, "entries": self._given_entries}, context, target)
 
     def _returned(self, context: "Context") -> Any:
         named = {**context, **self.op_kwargs}

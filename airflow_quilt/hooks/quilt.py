@@ -14,15 +14,15 @@ from airflow_quilt.hooks._settings import WHOLE, QuiltSettings, whole
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
-    from types import EllipsisType
 
     from airflow_quilt.core.catalog.client import Catalog
     from airflow_quilt.core.catalog.credentials import CredentialSource
-    from airflow_quilt.core.format.names import PackageName, TopHash
     from airflow_quilt.core.format.uris import QuiltUri
     from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.core.registry.selection import Reference
+    from airflow_quilt.core.runtime.retry import RetryPolicy
     from airflow_quilt.core.storage.base import Stores
+    from airflow_quilt.hooks._target import RegistryTarget
 
 
 class QuiltHook(BaseHook):
@@ -33,7 +33,8 @@ class QuiltHook(BaseHook):
 
     :param quilt_conn_id: the connection of type ``quilt``; None for the defaults, which then need a ``registry``
         wherever one is opened.
-    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
+    :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
+    :param retry: how long small reads and writes of S3 are retried; by default 30 seconds.
     """
 
     conn_name_attr = "quilt_conn_id"
@@ -41,10 +42,16 @@ class QuiltHook(BaseHook):
     conn_type = "quilt"
     hook_name = "Quilt"
 
-    def __init__(self, quilt_conn_id: str | None = default_conn_name, max_concurrency: int | str | None = None) -> None:
+    def __init__(
+        self,
+        quilt_conn_id: str | None = default_conn_name,
+        max_concurrency: int | str | None = None,
+        retry: "RetryPolicy | None" = None,
+    ) -> None:
         super().__init__()
         self.quilt_conn_id = quilt_conn_id
         self.max_concurrency = max_concurrency
+        self.retry = retry
 
     @cached_property
     def settings(self) -> QuiltSettings:
@@ -90,10 +97,10 @@ class QuiltHook(BaseHook):
                 connection = await get_async_connection(self.quilt_conn_id)
             self.settings = await asyncio.to_thread(QuiltSettings.of, connection)
 
-    def registry(self, registry: str | None = None) -> "Registry":
-        """Open a registry: the one given, or the connection's.
+    def open(self, registry: str | None = None) -> "RegistryTarget":
+        """Open a registry, with the settings of the connection that apply to it.
 
-        Usable in any task: ``QuiltHook().registry().read(PackageName.parse("team/data"))``.
+        :param registry: ``s3://bucket``, or a local directory; by default the connection's.
 
         Raises:
             SettingsError: neither the call nor the connection names a registry.
@@ -101,24 +108,40 @@ class QuiltHook(BaseHook):
         """
         from airflow_quilt.core.registry.registry import Registry
         from airflow_quilt.core.storage.paths import resolve_registry
+        from airflow_quilt.hooks._target import RegistryTarget
 
-        text = registry or self.settings.registry
-        if not text:
+        settings = self.settings
+        given = registry or settings.registry
+        if not given:
             raise SettingsError(
                 f"no registry: give registry=, or set the extra 'registry' of the connection {self.quilt_conn_id!r} to s3://bucket"
             )
-        return Registry(resolve_registry(text), self._stores)
+        location = resolve_registry(given)
+        is_own = settings.registry is not None and resolve_registry(settings.registry) == location
+        return RegistryTarget(
+            registry=Registry(location, self._stores),
+            dest=settings.dest if is_own else None,
+            workflow=settings.workflow if settings.workflow and is_own else ...,
+            catalog=settings.catalog,
+        )
+
+    def registry(self, registry: str | None = None) -> "Registry":
+        """Open a registry: the one given, or the connection's.
+
+        Usable in any task: ``QuiltHook().registry().read("team/data")``. Raises as :meth:`open`.
+        """
+        return self.open(registry).registry
 
     def locate(
         self, package: str, registry: str | None = None, revision: "str | datetime | None" = None, path: str | None = None
-    ) -> "tuple[Registry, Reference]":
-        """Return the registry of a package, and what of the package is meant.
+    ) -> "tuple[RegistryTarget, Reference]":
+        """Open the registry of a package; return it with the reference to the files that are meant.
 
         Args:
             package: ``namespace/name``; or a Quilt+ URI, which may name the rest too.
-            registry: as for :meth:`registry`.
+            registry: as for :meth:`open`.
             revision: as for :meth:`airflow_quilt.core.registry.registry.Registry.resolve`.
-            path: the key of a file or directory of the package.
+            path: the logical key of a file or directory of the package.
 
         Raises:
             LocationError: the URI or the registry is malformed.
@@ -128,7 +151,7 @@ class QuiltHook(BaseHook):
         from airflow_quilt.core.registry.selection import Reference
 
         if not package.startswith("quilt+"):
-            return self.registry(registry), Reference(package, revision, path)
+            return self.open(registry), Reference(package, revision, path)
         uri = QuiltUri.parse(package)
         for what, given, said in (
             ("registry", registry, str(uri.registry)),
@@ -137,7 +160,7 @@ class QuiltHook(BaseHook):
         ):
             if given is not None and said is not None and given != said:
                 raise InputError(f"{what} {given!r}: the package is given as {uri}, which says {said!r}; give it once")
-        return self.registry(str(uri.registry)), Reference(str(uri.package), uri.top_hash or revision, uri.path or path)
+        return self.open(str(uri.registry)), Reference(str(uri.package), uri.top_hash or revision, uri.path or path)
 
     def report_read(self, uri: "QuiltUri | str") -> None:
         """Tell Airflow's lineage that the task has read a package, and which revision, where the URI pins one.
@@ -164,47 +187,6 @@ class QuiltHook(BaseHook):
     def get_conn(self) -> "Registry":
         """Open the connection's registry."""
         return self.registry()
-
-    def landing_prefix(self, registry: "Registry", name: "PackageName") -> str | None:
-        """Return where a package lands by the connection's ``dest``, or None for the engine's default.
-
-        The connection's ``dest`` is shared by packages, so each gets its name below it; it belongs to the connection's
-        registry and says nothing of any other.
-        """
-        from airflow_quilt.core.format.uris import PhysicalKey
-
-        if not self.settings.dest or not self._is_own(registry):
-            return None
-        return str(PhysicalKey.parse(self.settings.dest).join(str(name)))
-
-    def default_workflow(self, registry: "Registry") -> "str | EllipsisType":
-        """Return the workflow of packages that name none: the connection's, in its own registry; else the registry's default."""
-        return self.settings.workflow if self.settings.workflow and self._is_own(registry) else ...
-
-    def _is_own(self, registry: "Registry") -> bool:
-        from airflow_quilt.core.storage.paths import resolve_registry
-
-        own = self.settings.registry
-        return own is not None and resolve_registry(own) == registry.location
-
-    def catalog_url(self, registry: "Registry", name: "PackageName", top_hash: str) -> str | None:
-        """Return the catalog's page of a revision, where the connection names a catalog."""
-        bucket = registry.location.root.bucket
-        if not self.settings.catalog or not bucket:
-            return None
-        return f"{self.settings.catalog}/b/{bucket}/packages/{name}/tree/{top_hash}/"
-
-    def describe(self, registry: "Registry", name: "PackageName", top_hash: "TopHash") -> dict[str, Any]:
-        """Return where a revision is, for a later task or an event: plain values only."""
-        from airflow_quilt.core.format.uris import QuiltUri
-
-        return {
-            "registry": str(registry.location),
-            "package": str(name),
-            "top_hash": top_hash,
-            "quilt_uri": str(QuiltUri(registry=registry.location, package=name, top_hash=top_hash)),
-            "catalog_url": self.catalog_url(registry, name, top_hash),
-        }
 
     @cached_property
     def catalog(self) -> "Catalog":
@@ -235,8 +217,8 @@ class QuiltHook(BaseHook):
         from airflow_quilt.hooks._stores import make_aws_hook, make_stores
 
         if not self.settings.secret:
-            return make_stores(self.settings, make_aws_hook(self.settings, None))
-        return make_stores(self.settings, make_aws_hook(self.settings, self.credentials), self.catalog)
+            return make_stores(self.settings, make_aws_hook(self.settings, None), retry=self.retry)
+        return make_stores(self.settings, make_aws_hook(self.settings, self.credentials), self.catalog, retry=self.retry)
 
     def test_connection(self) -> tuple[bool, str]:
         """Say within seconds what works and what does not, part by part; nothing is left behind.
@@ -245,8 +227,8 @@ class QuiltHook(BaseHook):
         """
         from airflow_quilt.hooks._check import check
 
-        findings = list(check(self))
-        return all(finding.verdict != "failed" for finding in findings), ";\n".join(map(str, findings))
+        results = list(check(lambda: self.settings, self.quilt_conn_id))
+        return all(result.verdict != "failed" for result in results), ";\n".join(map(str, results))
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:

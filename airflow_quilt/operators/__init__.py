@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from airflow_quilt.core.sources.entry import entry
+
 if TYPE_CHECKING:
     from airflow_quilt.operators.build import QuiltBuildOperator
     from airflow_quilt.operators.delete import QuiltDeleteOperator
@@ -29,17 +31,6 @@ _HOMES = {
     "QuiltRollbackOperator": "airflow_quilt.operators.rollback",
     "QuiltVerifyOperator": "airflow_quilt.operators.verify",
 }
-
-
-def entry(*, path: object = None, content: object = None, meta: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a source with metadata, for use as a value of ``entries``; plain data, so a task may return it.
-
-    :param path: a path or URL.
-    :param content: bytes, text, a data frame, or a JSON value under a key that ends in ``.json``.
-    :param meta: the metadata of the entry, a JSON object.
-    """
-    given = {"path": path, "content": content, "meta": meta}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def __getattr__(name: str) -> Any:

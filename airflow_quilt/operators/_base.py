@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
     from openlineage.client.event_v2 import Dataset
 
-    from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 
@@ -64,14 +63,10 @@ class QuiltOperator(BaseOperator):
         """The hook of the operator's connection."""
         return QuiltHook(self.quilt_conn_id, self.max_concurrency)
 
-    def remember(self, registry: "Registry", package: str, top_hash: str | None, **more: Any) -> dict[str, Any]:
-        """Return what came of the task, and remember it for the task's link and lineage."""
-        from airflow_quilt.core.format.names import PackageName
-
-        self.outcome = {"registry": str(registry.location), "package": package, "top_hash": top_hash, **more}
-        if top_hash:
-            self.catalog_url = self.hook.catalog_url(registry, PackageName.parse_existing(package), top_hash)
-        return self.outcome
+    def finish(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Keep the result of the task for its link and its lineage; return it."""
+        self.outcome, self.catalog_url = result, result["catalog_url"]
+        return result
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> "OperatorLineage[Any, Any] | None":  # noqa: ARG002
         """Tell OpenLineage what the task read and wrote: nothing where it failed before that was known."""

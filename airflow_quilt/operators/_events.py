@@ -12,10 +12,10 @@ from airflow_quilt.core.errors import InputError
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context
 
-_TOLD: Final = ("top_hash", "previous", "quilt_uri", "catalog_url", "message", "entries", "bytes")
+_EXTRA: Final = ("top_hash", "previous", "quilt_uri", "catalog_url", "message", "entries", "bytes")
 
 
-def declare(operator: "BaseOperator", package: object, registry: object) -> None:
+def add_outlet(operator: "BaseOperator", package: object, registry: object) -> None:
     """Make the package's asset an outlet, where package and registry are known and no outlet says so already."""
     if not (isinstance(package, str) and is_known(package) and isinstance(registry, str) and is_known(registry)):
         return
@@ -39,7 +39,7 @@ def check_partition(key: str | None) -> None:
         raise InputError(f"partition_key {key!r}: this Airflow has no partitions of assets; 3.3 and newer have, or leave it out")
 
 
-def tell(operator: "BaseOperator", context: "Context", result: Mapping[str, Any], partition_key: str | None) -> None:
+def emit_event(operator: "BaseOperator", context: "Context", result: Mapping[str, Any], partition_key: str | None) -> None:
     """Say in the event of the package's asset what was published; where nothing was, there is no event.
 
     The asset is an outlet of the task already, or is added to each alias among them.
@@ -54,7 +54,7 @@ def tell(operator: "BaseOperator", context: "Context", result: Mapping[str, Any]
     events = context.get("outlet_events")
     if events is None:
         return
-    extra = {name: result[name] for name in _TOLD}
+    extra = {name: result[name] for name in _EXTRA}
     for outlet in operator.outlets:
         if isinstance(outlet, Asset) and outlet.uri == asset.uri:
             events[outlet].extra.update(extra)

@@ -68,7 +68,7 @@ class PublishedState:
 def _is_there(registry: "Registry", result: Mapping[str, Any]) -> bool:
     from airflow_quilt.core.format.names import PackageName
 
-    stamp = int(datetime.fromisoformat(result["revision"]).timestamp())
+    stamp = int(datetime.fromisoformat(result["published_at"]).timestamp())
     top_hash: str = result["top_hash"]
     try:
         return registry.resolve(PackageName.parse(result["package"]), str(stamp)) == top_hash

@@ -5,13 +5,9 @@ from typing import TYPE_CHECKING
 from airflow_quilt.operators.publish import QuiltPublishOperator
 
 if TYPE_CHECKING:
-    import threading
-
     from airflow_quilt.core.publish.draft import Draft
-    from airflow_quilt.core.publish.pipeline import PublishResult
-    from airflow_quilt.core.registry.attempt import Attempt
-    from airflow_quilt.core.registry.registry import Registry
-    from airflow_quilt.hooks.quilt import QuiltHook
+    from airflow_quilt.core.publish.planned import Planner
+    from airflow_quilt.hooks._target import RegistryTarget
 
 
 class QuiltBuildOperator(QuiltPublishOperator):
@@ -21,15 +17,8 @@ class QuiltBuildOperator(QuiltPublishOperator):
     a local directory (``file:///…`` or a path). Content has no place to be named, so sources must be files or objects.
     """
 
-    def publish(
-        self,
-        hook: "QuiltHook",  # noqa: ARG002
-        registry: "Registry",
-        draft: "Draft",
-        attempt: "Attempt",
-        stop: "threading.Event",
-    ) -> "PublishResult":
-        """Build the package."""
-        from airflow_quilt.core.build import build
+    def planner(self, target: "RegistryTarget", draft: "Draft") -> "Planner":
+        """Return the planner of a build."""
+        from airflow_quilt.core.build import build_planner
 
-        return build(registry, draft, stop, attempt=attempt)
+        return build_planner(target.registry, draft.package)

@@ -17,19 +17,19 @@ class QuiltDeleteOperator(QuiltOperator):
     When the latest revision is deleted, the newest remaining one becomes the latest.
 
     :param package: ``namespace/name``.
-    :param top_hash: the revision, by its whole hash or the beginning of it (6 digits or more); by default the whole package.
+    :param revision: its top hash or the beginning of it (6 digits or more); by default the whole package.
     :param registry: the registry, on S3 or a local directory; by default the connection's.
     :param missing_ok: succeed when the package or revision is gone already.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
     :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
     """
 
-    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "top_hash", "missing_ok")
+    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision", "missing_ok")
 
-    def __init__(self, *, top_hash: str | None = None, missing_ok: bool = False, **kwargs: Any) -> None:
+    def __init__(self, *, revision: str | None = None, missing_ok: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.top_hash = top_hash
-        self._is_for_package = top_hash is None
+        self.revision = revision
+        self._is_for_package = revision is None
         self.missing_ok = missing_ok
 
     def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
@@ -38,12 +38,12 @@ class QuiltDeleteOperator(QuiltOperator):
         from airflow_quilt.core.errors import TopHashError
 
         with airflow_errors(self):
-            if self.top_hash is None and not self._is_for_package:
-                raise TopHashError("top_hash came as None from another task; that is not taken for the whole package")
-            registry = self.hook.registry(self.registry)
-            deleted = delete(registry, self.package, self.top_hash, missing_ok=flag("missing_ok", self.missing_ok))
+            if self.revision is None and not self._is_for_package:
+                raise TopHashError("revision came as None from another task; that is not taken for the whole package")
+            target = self.hook.open(self.registry)
+            deleted = delete(target.registry, self.package, self.revision, missing_ok=flag("missing_ok", self.missing_ok))
             # The manifest of a revision that is deleted stays, and the catalog shows it.
-            return self.remember(registry, self.package, deleted.top_hash, revisions_deleted=len(deleted.times))
+            return self.finish(target.to_xcom(self.package, deleted.top_hash, revisions_deleted=len(deleted.times)))
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the package, if anything was deleted; without a version, as none was made."""

@@ -38,23 +38,24 @@ class QuiltInstallOperator(QuiltReadOperator):
 
         stop = self.begin()
         with airflow_errors(self):
-            registry, reference = self.locate()
+            target, reference = self.locate()
             return_paths = flag("return_paths", self.return_paths)
-            installed = install(registry, reference, str(plain(self.dest)), stop, attempt=attempt_of(context))
-            return self.remember(
-                registry,
-                reference.package,
-                installed.top_hash,
-                files=len(installed.paths),
-                bytes=installed.bytes,
-                reused=installed.reused,
-                paths=installed.paths if return_paths else None,
+            installed = install(target.registry, reference, str(plain(self.dest)), stop=stop, attempt=attempt_of(context))
+            return self.finish(
+                target.to_xcom(
+                    reference.package,
+                    installed.top_hash,
+                    files=len(installed.paths),
+                    bytes=installed.bytes,
+                    reused=installed.reused,
+                    paths=installed.paths if return_paths else None,
+                )
             )
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the directory or prefix."""
         from airflow_quilt.assets._lineage import place_of, written
-        from airflow_quilt.core.registry.selection import parse_place
+        from airflow_quilt.core.registry.selection import parse_destination
 
-        place = place_of(parse_place(str(plain(self.dest))))
+        place = place_of(parse_destination(str(plain(self.dest))))
         return [written(place, size=outcome["bytes"], fileCount=outcome["files"])]

@@ -4,24 +4,21 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
-from airflow_quilt.operators._events import check_partition, declare, tell
+from airflow_quilt.operators._events import add_outlet, check_partition, emit_event
 from airflow_quilt.operators._provenance import KEY, provenance_of
 from airflow_quilt.operators._state import PublishedState
 from airflow_quilt.operators._values import attempt_of, flag, plain
 
 if TYPE_CHECKING:
-    import threading
     from types import EllipsisType
 
     from airflow.providers.common.compat.sdk import Context
     from openlineage.client.event_v2 import Dataset
 
     from airflow_quilt.core.publish.draft import Draft, Mode
-    from airflow_quilt.core.publish.pipeline import PublishResult
-    from airflow_quilt.core.registry.attempt import Attempt
+    from airflow_quilt.core.publish.planned import Planner
     from airflow_quilt.core.registry.pointers import Conflict
-    from airflow_quilt.core.registry.registry import Registry
-    from airflow_quilt.hooks.quilt import QuiltHook
+    from airflow_quilt.hooks._target import RegistryTarget
 
 
 class QuiltRevisionOperator(QuiltOperator):
@@ -30,11 +27,10 @@ class QuiltRevisionOperator(QuiltOperator):
     message: str | None
     partition_key: str | None
 
-    def tell(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
-        """Tell Airflow of what came of the task: the asset's event, and the link; return it."""
-        self.outcome, self.catalog_url = result, result["catalog_url"]
-        tell(self, context, {**result, "message": self.message}, self.partition_key)
-        return result
+    def emit(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
+        """Emit the event of the package's asset, and keep the result for the link and the lineage; return it."""
+        emit_event(self, context, {**result, "message": self.message}, self.partition_key)
+        return self.finish(result)
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the package, at the revision that was made or found."""
@@ -54,7 +50,8 @@ class QuiltPublishOperator(QuiltRevisionOperator):
     :param registry: where to publish; by default the connection's registry.
     :param mode: ``"replace"``: the package holds exactly the entries given. ``"update"``: it starts from a revision, loses
         ``remove``, and then the entries are added or take the place of those with the same logical key.
-    :param base: the revision that an update starts from: a top hash or the beginning of one, or a time; by default the latest.
+    :param revision: the revision that an update starts from: a top hash or the beginning of one, or a time; by default the
+        latest one.
     :param remove: what an update takes out: keys of files, and of directories with all that is below them.
     :param workflow: the registry's workflow that the package must satisfy; None for none; by default the connection's, or else
         the registry's default.
@@ -78,7 +75,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         "meta",
         "message",
         "mode",
-        "base",
+        "revision",
         "remove",
         "workflow",
         "hash_type",
@@ -104,7 +101,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         meta: Any = None,
         message: str | None = None,
         mode: "Mode" = "replace",
-        base: str | None = None,
+        revision: str | None = None,
         remove: "Sequence[str]" = (),
         workflow: "str | EllipsisType | None" = ...,
         hash_type: str = "sha2-256-chunked",
@@ -122,7 +119,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         self.meta = meta
         self.message = message
         self.mode: Mode = mode
-        self.base = base
+        self.revision = revision
         self.remove = remove
         self.workflow = workflow
         self.hash_type = hash_type
@@ -134,25 +131,25 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         self.provenance = provenance
         self.partition_key = partition_key
         if self.is_outlet:
-            declare(self, self.package, self.registry)
+            add_outlet(self, self.package, self.registry)
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Publish, and return what a later task may want to know: plain values only."""
+        from airflow_quilt.core.publish.pipeline import publish
+
         stop = self.begin()
         with airflow_errors(self):
             check_partition(self.partition_key)
-            hook = self.hook
-            registry = hook.registry(self.registry)
-            attempt = attempt_of(context)
-            given = self.inputs()
+            target, attempt, given = self.hook.open(self.registry), attempt_of(context), self.inputs()
             self._given_entries = given.get("entries")
-            note = PublishedState(context, attempt.key, given)
-            if attempt.since is not None and (earlier := note.read(registry)):
-                return self.tell(context, earlier)
-            published = self.publish(hook, registry, self._draft(given, context, registry), attempt, stop)
-            result = told_of(published, hook.catalog_url(registry, published.package, published.top_hash))
-            note.write(result)
-            return self.tell(context, result)
+            state = PublishedState(context, attempt.key, given)
+            if attempt.since is not None and (earlier := state.read(target.registry)):
+                return self.emit(context, earlier)
+            draft = self._draft(given, context, target)
+            planner = self.planner(target, draft)
+            result = publish(target.registry, draft, planner, stop=stop, attempt=attempt).to_xcom(target.catalog)
+            state.write(result)
+            return self.emit(context, result)
 
     def inputs(self) -> dict[str, Any]:
         """Return the rendered parameters, as values that the engine reads."""
@@ -164,11 +161,10 @@ class QuiltPublishOperator(QuiltRevisionOperator):
 
         return sources_of(self._given_entries)
 
-    def _draft(self, given: Mapping[str, Any], context: "Context", registry: "Registry") -> "Draft":
+    def _draft(self, given: Mapping[str, Any], context: "Context", target: "RegistryTarget") -> "Draft":
         from airflow_quilt.core.publish.draft import Draft
 
-        hook = self.hook
-        provenance = hook.settings.provenance if self.provenance is None else flag("provenance", self.provenance)
+        provenance = self.hook.settings.provenance if self.provenance is None else flag("provenance", self.provenance)
         return Draft(
             package=self.package,
             entries=given["entries"],
@@ -176,9 +172,9 @@ class QuiltPublishOperator(QuiltRevisionOperator):
             own_meta={KEY: provenance_of(context)} if provenance else {},
             message=self.message,
             mode=self.mode,
-            base=self.base,
+            revision=self.revision,
             remove=given["remove"],
-            workflow=hook.default_workflow(registry) if self.workflow is ... else self.workflow,
+            workflow=target.workflow if self.workflow is ... else self.workflow,
             hash_type=self.hash_type,
             unversioned=flag("unversioned", self.unversioned),
             follow_symlinks=flag("follow_symlinks", self.follow_symlinks),
@@ -187,26 +183,6 @@ class QuiltPublishOperator(QuiltRevisionOperator):
             allow_empty=flag("allow_empty", self.allow_empty),
         )
 
-    def publish(
-        self, hook: "QuiltHook", registry: "Registry", draft: "Draft", attempt: "Attempt", stop: "threading.Event"
-    ) -> "PublishResult":
-        """Make the revision: the one step in which operators differ."""
+    def planner(self, target: "RegistryTarget", draft: "Draft") -> "Planner":
+        """Return the planner, which chooses upload, copy or hash-in-place for each source: push and build differ here alone."""
         raise NotImplementedError
-
-
-def told_of(published: "PublishResult", catalog_url: str | None) -> dict[str, Any]:
-    """Return what a later task may want to know of a revision: plain values only."""
-    return {
-        "registry": str(published.registry),
-        "package": str(published.package),
-        "top_hash": published.top_hash,
-        "quilt_uri": str(published.uri),
-        "catalog_url": catalog_url,
-        "entries": published.entries,
-        "bytes": published.bytes,
-        "bytes_copied": published.bytes_copied,
-        "bytes_reused": published.bytes_reused,
-        "revision": published.revision.time.to_iso8601_string(),
-        "created": published.created,
-        "previous": published.previous,
-    }

@@ -6,14 +6,10 @@ from typing import TYPE_CHECKING, Any
 from airflow_quilt.operators.publish import QuiltPublishOperator
 
 if TYPE_CHECKING:
-    import threading
-
     from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
     from airflow_quilt.core.publish.draft import Draft
-    from airflow_quilt.core.publish.pipeline import PublishResult
-    from airflow_quilt.core.registry.attempt import Attempt
-    from airflow_quilt.core.registry.registry import Registry
-    from airflow_quilt.hooks.quilt import QuiltHook
+    from airflow_quilt.core.publish.planned import Planner
+    from airflow_quilt.hooks._target import RegistryTarget
 
 
 class QuiltPushOperator(QuiltPublishOperator):
@@ -42,12 +38,8 @@ class QuiltPushOperator(QuiltPublishOperator):
         self.dest = dest
         self.copy: CopyRule | CopyFunction = copy
 
-    def publish(
-        self, hook: "QuiltHook", registry: "Registry", draft: "Draft", attempt: "Attempt", stop: "threading.Event"
-    ) -> "PublishResult":
-        """Push the package."""
-        from airflow_quilt.core.format.names import PackageName
-        from airflow_quilt.core.push import push
+    def planner(self, target: "RegistryTarget", draft: "Draft") -> "Planner":
+        """Return the planner of a push."""
+        from airflow_quilt.core.push import push_planner
 
-        dest = self.dest or hook.landing_prefix(registry, PackageName.parse(draft.package))
-        return push(registry, draft, dest, stop, copy=self.copy, attempt=attempt)
+        return push_planner(target.registry, draft.package, self.dest or target.landing_prefix(draft.package), self.copy)

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from openlineage.client.event_v2 import Dataset
 
-    from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.core.registry.selection import Reference
+    from airflow_quilt.hooks._target import RegistryTarget
 
 
 class QuiltReadOperator(QuiltOperator):
@@ -33,8 +33,8 @@ class QuiltReadOperator(QuiltOperator):
         self.revision = revision
         self.path = path
 
-    def locate(self) -> "tuple[Registry, Reference]":
-        """Return the registry, and what is to be read there."""
+    def locate(self) -> "tuple[RegistryTarget, Reference]":
+        """Open the registry; return it with the reference to the files that are read."""
         return self.hook.locate(self.package, self.registry, self.revision, self.path)
 
     def reads(self, outcome: Mapping[str, Any]) -> "list[Dataset]":

@@ -14,27 +14,27 @@ class QuiltRollbackOperator(QuiltOperator):
     """Makes an older revision of a package the latest one again; nothing is copied or deleted.
 
     :param package: ``namespace/name``.
-    :param top_hash: the revision, by its whole hash or the beginning of it (6 digits or more).
+    :param revision: its top hash or the beginning of it (6 digits or more).
     :param registry: the registry, on S3 or a local directory; by default the connection's.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
     :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
     """
 
-    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "top_hash")
+    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision")
 
-    def __init__(self, *, top_hash: str, **kwargs: Any) -> None:
+    def __init__(self, *, revision: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.top_hash = top_hash
+        self.revision = revision
 
     def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
         """Roll back, and return what is the latest revision now and what was before."""
         from airflow_quilt.core.rollback import rollback
 
         with airflow_errors(self):
-            registry = self.hook.registry(self.registry)
-            revision, previous = rollback(registry, self.package, self.top_hash)
-            time = revision.time.to_iso8601_string()
-            return self.remember(registry, self.package, revision.top_hash, revision=time, previous=previous)
+            target = self.hook.open(self.registry)
+            result = rollback(target.registry, self.package, self.revision)
+            published_at = result.published_at.to_iso8601_string()
+            return self.finish(target.to_xcom(self.package, result.top_hash, published_at=published_at, previous=result.previous))
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the package, at the revision that is the latest now."""

@@ -10,10 +10,10 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.hooks._settings import WHOLE, whole
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
-from airflow_quilt.operators._events import check_partition, declare
+from airflow_quilt.operators._events import add_outlet, check_partition
 from airflow_quilt.operators._values import attempt_of, began_of, plain
 from airflow_quilt.operators.build import QuiltBuildOperator
-from airflow_quilt.operators.publish import QuiltPublishOperator, QuiltRevisionOperator, told_of
+from airflow_quilt.operators.publish import QuiltPublishOperator, QuiltRevisionOperator
 from airflow_quilt.operators.push import QuiltPushOperator
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from openlineage.client.event_v2 import Dataset
 
     from airflow_quilt.core.format.uris import PhysicalKey
-    from airflow_quilt.core.publish.commit import Planner
-    from airflow_quilt.core.publish.draft import Draft
     from airflow_quilt.core.publish.sharded.run import ShardingOptions
-    from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +44,6 @@ class QuiltPlanOperator(QuiltPublishOperator):
     """
 
     is_outlet = False
-    verb = ""
     template_fields: Sequence[str] = (*QuiltPublishOperator.template_fields, "shards", "shard_bytes", "shard_entries", "staging")
 
     def __init__(
@@ -72,28 +68,24 @@ class QuiltPlanOperator(QuiltPublishOperator):
 
         stop = self.begin()
         with airflow_errors(self):
-            registry, attempt, given = self.hook.registry(self.registry), attempt_of(context), self.inputs()
+            target, attempt, given = self.hook.open(self.registry), attempt_of(context), self.inputs()
+            registry = target.registry
             self._given_entries = given["entries"]
-            place = plain(self.staging)
-            root = resolve_location(str(place)) if place is not None else registry.location.root.join(ROOT)
-            if find_expired := sweep(registry, root, time.time(), _AGE):
-                _log.info("Deleted %s objects below %s that other runs left there", find_expired, root)
+            root = registry.location.root.join(ROOT) if self.staging is None else resolve_location(str(plain(self.staging)))
+            if expired := sweep(registry, root, time.time(), _AGE):
+                _log.info("Deleted %s objects below %s that other runs left there", expired, root)
             staging = staging_of(root, attempt, began_of(context) or time.time())
-            draft = self._draft(given, context, registry)
-            plan = plan_shards(registry, draft, self.planner(registry, draft), self.verb, staging, self._cut(), stop, attempt)
+            draft = self._draft(given, context, target)
+            plan = plan_shards(registry, draft, self.planner(target, draft), staging, self._options(), stop=stop, attempt=attempt)
             self._check(plan.shards)
             self.outcome = {"registry": str(registry.location), "package": draft.package}
         return [{"staging": str(staging), "number": number} for number in range(plan.shards)]
-
-    def planner(self, registry: "Registry", draft: "Draft") -> "Planner":
-        """Return what decides what becomes of the bytes: the one step in which groups differ."""
-        raise NotImplementedError
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002
         """Nothing is published yet."""
         return []
 
-    def _cut(self) -> "ShardingOptions":
+    def _options(self) -> "ShardingOptions":
         from airflow_quilt.core.publish.sharded.run import ShardingOptions
 
         shards, size = _number("shards", self.shards), _number("shard_bytes", self.shard_bytes)
@@ -120,28 +112,11 @@ def _number(name: str, value: Any) -> int | None:
 class QuiltPlanPushOperator(QuiltPlanOperator, QuiltPushOperator):
     """The plan of a push."""
 
-    verb = "Pushing"
     template_fields: Sequence[str] = (*QuiltPlanOperator.template_fields, "dest", "copy")
-
-    def planner(self, registry: "Registry", draft: "Draft") -> "Planner":
-        """Return that of a push."""
-        from airflow_quilt.core.format.names import PackageName
-        from airflow_quilt.core.push import push_planner
-
-        dest = self.dest or self.hook.landing_prefix(registry, PackageName.parse(draft.package))
-        return push_planner(registry, draft, dest, self.copy)
 
 
 class QuiltPlanBuildOperator(QuiltPlanOperator, QuiltBuildOperator):
     """The plan of a build."""
-
-    verb = "Building"
-
-    def planner(self, registry: "Registry", draft: "Draft") -> "Planner":
-        """Return that of a build."""
-        from airflow_quilt.core.build import build_planner
-
-        return build_planner(registry, draft)
 
 
 class QuiltShardOperator(QuiltOperator):
@@ -169,7 +144,7 @@ class QuiltShardOperator(QuiltOperator):
             registry, number = self.hook.registry(self.registry), int(self.shard["number"])
             self.label = f"shard {number}"
             began = time.monotonic()
-            done = transfer_shard(registry, place_of(self.shard), number, stop, attempt_of(context))
+            done = transfer_shard(registry, place_of(self.shard), number, stop=stop, attempt=attempt_of(context))
             rate = done.bytes_copied / max(time.monotonic() - began, 0.001)
             self.label = f"shard {number}: {human_size(done.bytes)}, {human_size(int(rate))}/s"
         return {
@@ -185,22 +160,18 @@ class QuiltCommitOperator(QuiltRevisionOperator):
     """Makes what came of all shards a revision.
 
     :param shards: what the plan returned.
-    :param verb: tells the log what is being done.
     :param message: of the revision, for the event of its asset.
     :param partition_key: as for a push by one task.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "shards", "message", "partition_key")
 
-    def __init__(
-        self, *, shards: Any, verb: str, message: str | None = None, partition_key: str | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, shards: Any, message: str | None = None, partition_key: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.shards = shards
-        self.verb = verb
         self.message = message
         self.partition_key = partition_key
-        declare(self, self.package, self.registry)
+        add_outlet(self, self.package, self.registry)
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Commit, and return what a push by one task returns."""
@@ -209,10 +180,9 @@ class QuiltCommitOperator(QuiltRevisionOperator):
         stop = self.begin()
         with airflow_errors(self):
             check_partition(self.partition_key)
-            registry = self.hook.registry(self.registry)
-            published = commit_shards(registry, place_of(self.shards[0]), self.verb, stop, attempt_of(context))
-            result = told_of(published, self.hook.catalog_url(registry, published.package, published.top_hash))
-        return self.tell(context, result)
+            target = self.hook.open(self.registry)
+            published = commit_shards(target.registry, place_of(self.shards[0]), stop=stop, attempt=attempt_of(context))
+        return self.emit(context, published.to_xcom(target.catalog))
 
 
 class QuiltDiscardOperator(QuiltOperator):

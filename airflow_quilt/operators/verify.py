@@ -36,16 +36,13 @@ class QuiltVerifyOperator(QuiltReadOperator):
 
         stop = self.begin()
         with airflow_errors(self):
-            registry, reference = self.locate()
+            target, reference = self.locate()
             src = None if self.src is None else str(plain(self.src))
-            found = verify(registry, reference, src, read_all=flag("read_all", self.read_all), stop=stop)
-            outcome = self.remember(
-                registry,
-                reference.package,
-                found.top_hash,
-                entries=found.entries,
-                bytes=found.bytes,
-                extra=len(found.extra),
+            found = verify(target.registry, reference, src, read_all=flag("read_all", self.read_all), stop=stop)
+            outcome = self.finish(
+                target.to_xcom(
+                    reference.package, found.top_hash, entries=found.entries, bytes=found.bytes, extra=len(found.extra)
+                )
             )
             found.check(extra_files_ok=flag("extra_files_ok", self.extra_files_ok))
             return outcome

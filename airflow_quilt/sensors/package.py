@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseTrigger, StartTriggerArgs
 
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 from airflow_quilt.operators._values import flag
-from airflow_quilt.triggers.revision import QuiltRevisionTrigger, describe
+from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -85,12 +85,12 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         from airflow_quilt.core.registry.condition import RevisionCondition
 
         with airflow_errors(self):
-            registry = self.hook.registry(self.registry)
-            found = RevisionCondition(package=self.package, newer_than=self.newer_than, path=self.path).find(registry)
+            target = self.hook.open(self.registry)
+            found = RevisionCondition(package=self.package, newer_than=self.newer_than, path=self.path).find(target.registry)
             if found is None:
-                self.log.info("Not yet in %s: %s", registry.location, self._wanted)
+                self.log.info("Not yet in %s: %s", target.registry.location, self._wanted)
                 return PokeReturnValue(is_done=False)
-            return PokeReturnValue(is_done=True, xcom_value=self._found(describe(self.hook, registry, found)))
+            return PokeReturnValue(is_done=True, xcom_value=self._found(found.to_xcom(target.catalog)))
 
     @property
     def _wanted(self) -> str:

@@ -82,7 +82,7 @@ def _tasks(kind: Literal["push", "build"], transfer: Mapping[str, Any], argument
     plan = PLANS[kind](task_id="plan", **{name: value for name, value in arguments.items() if name not in _COMMITTED})
     own = {"map_index_template": "{{ task.label }}", **transfer}
     moved = QuiltShardOperator.partial(task_id="transfer", **shared, **own).expand(shard=plan.output)
-    commit = QuiltCommitOperator(task_id="commit", shards=plan.output, verb=plan.verb, **shared, **told)
+    commit = QuiltCommitOperator(task_id="commit", shards=plan.output, **shared, **told)
     clean_up = QuiltDiscardOperator(task_id="clean_up", shards=plan.output, **shared)
     moved >> commit >> clean_up.as_teardown(setups=plan)
     return commit.output

@@ -132,7 +132,7 @@ def test_xcom_and_context_are_passed(dag: DAG, connected: str, s3_registry: Regi
         "bytes": 61,
         "bytes_copied": 61,
         "bytes_reused": 0,
-        "revision": revision.time.to_iso8601_string(),
+        "revision": revision.published_at.to_iso8601_string(),
         "created": True,
         "previous": None,
     }

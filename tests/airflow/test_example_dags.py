@@ -83,7 +83,7 @@ def test_penguins_weekly_publishes(publish: Publish, s3_registry: Registry, buck
         "bytes": sum(entry.size for entry in entries.values()),
         "bytes_copied": sum(entry.size for entry in entries.values()),
         "bytes_reused": 0,
-        "revision": revision.time.to_iso8601_string(),
+        "revision": revision.published_at.to_iso8601_string(),
         "created": True,
         "previous": None,
     }

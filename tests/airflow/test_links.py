@@ -51,9 +51,9 @@ def test_link_names_the_revision(page: str, tmp_path: Path) -> None:
 
     assert link(run(QuiltInstallOperator, dest=str(tmp_path / "a"), revision=old[:8])[0]) == f"{page}{old}/"
     assert link(run(QuiltVerifyOperator)[0]) == f"{page}{new}/"
-    assert link(run(QuiltRollbackOperator, top_hash=old)[0]) == f"{page}{old}/"
+    assert link(run(QuiltRollbackOperator, revision=old)[0]) == f"{page}{old}/"
     assert link(run(QuiltPackageSensor)[0]) == f"{page}{old}/"
-    assert link(run(QuiltDeleteOperator, top_hash=new)[0]) == f"{page}{new}/"
+    assert link(run(QuiltDeleteOperator, revision=new)[0]) == f"{page}{new}/"
     assert link(run(QuiltDeleteOperator)[0]) == ""
 
 

@@ -50,7 +50,7 @@ OPERATORS = [
     QuiltRollbackOperator,
     QuiltVerifyOperator,
 ]
-REQUIRED = {QuiltInstallOperator: {"dest": "/data"}, QuiltRollbackOperator: {"top_hash": "abcdef"}}
+REQUIRED = {QuiltInstallOperator: {"dest": "/data"}, QuiltRollbackOperator: {"revision": "abcdef"}}
 ARGUMENTS = {name for operator in OPERATORS for name in operator.template_fields}
 
 
@@ -249,7 +249,7 @@ def test_build_needs_no_connection(tmp_path: Path) -> None:
         assert result["quilt_uri"] == f"quilt+{(tmp_path / 'reg').as_uri()}#package=team/data@{result['top_hash']}"
     assert result["created"] is False
 
-    gone = delete(registry=str(tmp_path / "reg"), quilt_conn_id=None, top_hash=result["top_hash"][:6])
+    gone = delete(registry=str(tmp_path / "reg"), quilt_conn_id=None, revision=result["top_hash"][:6])
     assert (gone["revisions_deleted"], gone["top_hash"]) == (1, result["top_hash"])
     assert (tmp_path / "data/a.txt").read_text() == "a"
 
@@ -264,14 +264,14 @@ def test_delete_honours_missing_ok(connected: str) -> None:
     assert delete(missing_ok=True)["revisions_deleted"] == 0
     push()
     with pytest.raises(AirflowFailException, match="has no revision abcdef0"):
-        delete(top_hash="abcdef0")
-    assert delete(top_hash="abcdef0", missing_ok=True)["revisions_deleted"] == 0
+        delete(revision="abcdef0")
+    assert delete(revision="abcdef0", missing_ok=True)["revisions_deleted"] == 0
     assert delete()["revisions_deleted"] == 1
 
 
 def test_rollback_restores_latest(connected: str, s3_registry: Registry) -> None:
     old, new = push()["top_hash"], push(entries={"b.txt": b"b"})["top_hash"]
-    task = QuiltRollbackOperator(task_id="rollback", package="team/data", top_hash=old[:8])
+    task = QuiltRollbackOperator(task_id="rollback", package="team/data", revision=old[:8])
 
     result = task.execute({})
     assert (result["top_hash"], result["previous"]) == (old, new)
@@ -279,7 +279,7 @@ def test_rollback_restores_latest(connected: str, s3_registry: Registry) -> None
     assert keys(s3_registry) == ["a.txt"]
 
     with pytest.raises(AirflowFailException, match="PackageNotFoundError: .*has no revision abcdef0"):
-        QuiltRollbackOperator(task_id="rollback", package="team/data", top_hash="abcdef0").execute({})
+        QuiltRollbackOperator(task_id="rollback", package="team/data", revision="abcdef0").execute({})
 
 
 def test_update_merges_entries(connected: str, s3_registry: Registry) -> None:
@@ -295,7 +295,7 @@ def test_update_merges_entries(connected: str, s3_registry: Registry) -> None:
     assert [item.size for item in manifest.entries] == [1, 1, 1]
     assert manifest.directories == {"d/": {"unit": "mm"}}
 
-    push(mode="update", entries=None, base=first["top_hash"][:9], remove=["c.txt"], message="third")
+    push(mode="update", entries=None, revision=first["top_hash"][:9], remove=["c.txt"], message="third")
     assert keys(s3_registry) == ["a.txt", "old/b.txt"]
 
 
@@ -419,7 +419,7 @@ def test_push_copies_local_build(connected: str, s3_registry: Registry, tmp_path
 
 def test_none_hash_deletes_nothing(connected: str, s3_registry: Registry) -> None:
     push()
-    task = QuiltDeleteOperator(task_id="delete", package="team/data", top_hash="{{ what }}")
+    task = QuiltDeleteOperator(task_id="delete", package="team/data", revision="{{ what }}")
     task.top_hash = None  # What Airflow puts there when the task before returned nothing.
     with pytest.raises(AirflowFailException, match="TopHashError: top_hash came as None"):
         task.execute({})

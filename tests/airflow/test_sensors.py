@@ -49,7 +49,7 @@ def test_poke_checks_each_condition() -> None:
 
     second = publish("second")
     assert looked(newer_than=first) == second
-    QuiltRollbackOperator(task_id="back", package=str(NAME), top_hash=first).execute({})
+    QuiltRollbackOperator(task_id="back", package=str(NAME), revision=first).execute({})
     assert looked() == first
 
 
@@ -63,7 +63,7 @@ def test_result_is_the_revision(connected: str, s3_registry: Registry) -> None:
         "top_hash": top_hash,
         "quilt_uri": f"quilt+{connected}#package=team/data@{top_hash}",
         "catalog_url": None,
-        "revision": revision.time.to_iso8601_string(),
+        "revision": revision.published_at.to_iso8601_string(),
     }
 
 

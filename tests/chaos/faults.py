@@ -326,7 +326,7 @@ class Publisher:
         self._check(not left, f"uploads that could have been aborted are open: {dict(left)}")
 
     def _check_published(self, before: Seen, published: PublishResult, files: Files) -> None:
-        after, stamp = look(self._world, self.package), published.revision.time.int_timestamp
+        after, stamp = look(self._world, self.package), published.revision.published_at.int_timestamp
         self._check(after.latest == published.top_hash, f"latest is {after.latest}, but {published.top_hash} was published")
         self._check(
             after.history == {**before.history, stamp: published.top_hash} and stamp not in before.history,

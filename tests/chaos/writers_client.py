@@ -151,7 +151,7 @@ class Ours:
                 made = build(self._registry, self._draft(what, str(self._place.source(what.work))), attempt=attempt)
             else:
                 made = push(self._registry, self._draft(what, what.work.encode()), attempt=attempt)
-        return made.revision.time.int_timestamp, made.top_hash
+        return made.revision.published_at.int_timestamp, made.top_hash
 
     def delete(self, top_hash: str) -> None:
         with _told():

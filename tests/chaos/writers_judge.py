@@ -110,7 +110,7 @@ class State:
     def read(cls, place: Place, told: Iterable[str]) -> "State":
         """Read a registry; whose work a revision was is looked up for those that somebody was told of, too."""
         registry = place.registry()
-        history = [(revision.time.int_timestamp, revision.top_hash) for revision in registry.revisions(place.name)]
+        history = [(revision.published_at.int_timestamp, revision.top_hash) for revision in registry.revisions(place.name)]
         latest = registry.latest(place.name)
         state = cls(history, latest.top_hash if latest else None, leftovers=_leftovers(place, registry))
         looked_at: set[str] = set()

@@ -85,7 +85,7 @@ class Reader:
     def _is_in_history(self, latest: Latest, *, whole: bool = False) -> bool:
         seen = []
         for revision in self._registry.revisions(self._name):
-            seen.append(f"{revision.time.int_timestamp} {revision.top_hash}")
+            seen.append(f"{revision.published_at.int_timestamp} {revision.top_hash}")
             if not whole and revision.top_hash == latest.top_hash:
                 break
         self._note(f"history {seen}")

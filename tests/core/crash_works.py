@@ -169,7 +169,7 @@ def without_others(world: World, history: Sequence[Revision]) -> list[Revision]:
 
 
 def is_newer(revision: Revision, other: Revision) -> bool:
-    return bool(revision.time > other.time)
+    return bool(revision.published_at > other.published_at)
 
 
 def keys_of(world: World, top_hash: TopHash | None) -> set[str]:

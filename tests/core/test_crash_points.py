@@ -1,4 +1,4 @@
-"""Publishing is made to fail at every call of its storages in turn; what readers rely on must hold after each.
+"""Publishing is made to fail at every call of its storages in turn; the promises to readers must hold after each.
 
 A sweep takes one kind of work and one fault, and meets each call of the work's storages with it, from the first to the last.
 The faults: the call has no effect, its answer is lost, or the process is killed after it.
@@ -50,7 +50,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def scene(tmp_path: Path, files: Path) -> Scene:
-    """Return what makes a world of its own for a piece of work."""
+    """Return a function that makes a world of its own for a piece of work."""
     serial = itertools.count(1)
     return lambda work: memory_world(work, files, tmp_path / f"world-{next(serial)}")
 
@@ -70,9 +70,8 @@ def publishing(name: str, history: str) -> Work:
         "build of an update in a local registry",
     ],
 )
-def test_publishing_that_fails_at_any_call_breaks_nothing_and_succeeds_when_run_again(
-    scene: Scene, name: str, mode: FaultMode, history: str
-) -> None:
+def test_failed_publish_recovers(scene: Scene, name: str, mode: FaultMode, history: str) -> None:
+    """Break nothing when any one call fails, and succeed when run again."""
     work = publishing(name, history)
 
     def try_with(fault: Fault) -> Iterator[str]:
@@ -86,7 +85,7 @@ def test_publishing_that_fails_at_any_call_breaks_nothing_and_succeeds_when_run_
 
 @pytest.mark.parametrize("history", ["new package", "second revision"])
 @pytest.mark.parametrize("name", ["push content", "build of objects in an S3 registry"])
-def test_a_write_whose_answer_was_lost_and_that_the_client_repeats_counts_once(scene: Scene, name: str, history: str) -> None:
+def test_repeated_write_is_one(scene: Scene, name: str, history: str) -> None:
     work = publishing(name, history)
 
     def try_with(fault: Fault) -> Iterator[str]:
@@ -98,7 +97,7 @@ def test_a_write_whose_answer_was_lost_and_that_the_client_repeats_counts_once(s
     assert not problems, "\n".join(problems)
 
 
-def test_a_first_push_that_stops_before_latest_is_no_package_to_its_readers_until_it_is_run_again(scene: Scene) -> None:
+def test_stopped_push_is_invisible(scene: Scene) -> None:
     work = publishing("push content", "new package")
     world = scene(work)
     fault = Fault(1, "before", is_put_of("/latest"))
@@ -111,7 +110,7 @@ def test_a_first_push_that_stops_before_latest_is_no_package_to_its_readers_unti
 
 
 @pytest.mark.parametrize("kind", ["an S3", "a local"])
-def test_the_lock_of_a_process_that_was_killed_holds_up_the_next_try_for_its_lease_and_no_longer(scene: Scene, kind: str) -> None:
+def test_dead_lock_ends_with_lease(scene: Scene, kind: str) -> None:
     work = ROLLBACK[f"roll back to the oldest revision of {kind} registry"]
     world = replace(scene(work), lease=1.0)
     work.prepare(world)

@@ -1,4 +1,4 @@
-"""A package lands in a directory or at a prefix on S3, checked; whatever fails, no wrong file has its name."""
+"""A package lands in a directory or at a prefix on S3, checked; no failure leaves a wrong file under its name."""
 
 import os
 import threading
@@ -57,16 +57,20 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def entries_of(memory: MemoryStorage, files: Mapping[str, bytes], hash_type: str = CHUNKED, *told: StoreAlgorithm) -> list[Entry]:
+def entries_of(
+    memory: MemoryStorage, files: Mapping[str, bytes], hash_type: str = CHUNKED, *checksums: StoreAlgorithm
+) -> list[Entry]:
     """Store files as objects; return their entries in walk order."""
     return [
-        entry_of(key, files[key], put(memory, str(PhysicalKey("source", f"data/{key}")), files[key], *told), hash_type=hash_type)
+        entry_of(
+            key, files[key], put(memory, str(PhysicalKey("source", f"data/{key}")), files[key], *checksums), hash_type=hash_type
+        )
         for key in sorted(files, key=walk_order)
     ]
 
 
 def publish(registry: Registry, memory: MemoryStorage, files: Mapping[str, bytes], hash_type: str = CHUNKED) -> TopHash:
-    """Make a revision of files whose checksums the store does not tell."""
+    """Make a revision of files whose checksums the store does not report."""
     return commit(registry, NAME, entries_of(memory, files, hash_type))
 
 
@@ -74,7 +78,7 @@ def get(registry: Registry, dest: Path | str, path: str | None = None, stop: thr
     """Install and check that no thread stays behind."""
     threads = set(threading.enumerate())
     try:
-        return install(registry, Reference(str(NAME), path=path), str(dest), stop)
+        return install(registry, Reference(str(NAME), path=path), str(dest), stop=stop)
     finally:
         assert set(threading.enumerate()) <= threads
 
@@ -103,7 +107,7 @@ class Place:
     dest: str
 
     def there(self) -> dict[str, bytes]:
-        """Return what lies there; of temporary files too."""
+        """Return the files there, temporary ones too."""
         if self.dest.startswith("s3://"):
             return objects_below(self.memory, self.dest)
         return files_below(Path(self.dest))
@@ -113,7 +117,7 @@ class Place:
 
 
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
-def test_a_whole_package_lands_in_a_directory(
+def test_package_lands_in_directory(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, hash_type: str
 ) -> None:
     top_hash = publish(registry, memory, TREE, hash_type)
@@ -141,9 +145,7 @@ PARTS: dict[str, tuple[str | None, dict[str, str]]] = {
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("to", ["directory", "prefix"])
-def test_what_is_asked_for_lands_at_its_path_from_there(
-    registry: Registry, memory: MemoryStorage, out: Path, to: str, part: str
-) -> None:
+def test_part_lands_below_its_path(registry: Registry, memory: MemoryStorage, out: Path, to: str, part: str) -> None:
     path, keys = PARTS[part]
     publish(registry, memory, TREE)
     installed = get(registry, out if to == "directory" else "s3://source/out", path)
@@ -172,7 +174,7 @@ def test_what_is_asked_for_lands_at_its_path_from_there(
         ("data/.", LogicalKeyError),
     ],
 )
-def test_where_the_package_has_nothing_nothing_is_done(
+def test_absent_path_does_nothing(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, path: str, error: type[QuiltError]
 ) -> None:
     publish(registry, memory, TREE)
@@ -184,9 +186,7 @@ def test_where_the_package_has_nothing_nothing_is_done(
 
 
 @pytest.mark.parametrize("package", ["team/other", "other/package"])
-def test_a_package_that_is_not_there_cannot_be_installed(
-    registry: Registry, memory: MemoryStorage, package: str, out: Path
-) -> None:
+def test_absent_package_is_an_error(registry: Registry, memory: MemoryStorage, package: str, out: Path) -> None:
     publish(registry, memory, TREE)
 
     with pytest.raises(PackageNotFoundError, match=package):
@@ -195,9 +195,7 @@ def test_a_package_that_is_not_there_cannot_be_installed(
 
 
 @pytest.mark.parametrize("to", ["directory", "prefix"])
-def test_a_revision_is_installed_from_the_versions_that_it_names(
-    registry: Registry, memory: MemoryStorage, out: Path, to: str
-) -> None:
+def test_revision_at_its_versions(registry: Registry, memory: MemoryStorage, out: Path, to: str) -> None:
     first = publish(registry, memory, {"a.txt": b"first"})
     publish(registry, memory, {"a.txt": b"later", "b.txt": b"b"})
     dest = str(out) if to == "directory" else "s3://source/out/"
@@ -208,7 +206,7 @@ def test_a_revision_is_installed_from_the_versions_that_it_names(
 
 
 @pytest.mark.parametrize("to", ["directory", "prefix"])
-def test_a_package_without_entries_installs_nothing(registry: Registry, recorder: Recorder, out: Path, to: str) -> None:
+def test_empty_package_no_files(registry: Registry, recorder: Recorder, out: Path, to: str) -> None:
     top_hash = commit(registry, NAME, [])
     installed = get(through(registry, recorder), out if to == "directory" else "s3://source/out")
 
@@ -216,9 +214,7 @@ def test_a_package_without_entries_installs_nothing(registry: Registry, recorder
     assert recorder.writes == []
 
 
-def test_other_files_of_the_directory_are_left_alone(
-    registry: Registry, memory: MemoryStorage, write: Callable[..., Path], out: Path
-) -> None:
+def test_other_files_are_kept(registry: Registry, memory: MemoryStorage, write: Callable[..., Path], out: Path) -> None:
     publish(registry, memory, {"data/a.txt": b"a"})
     write("out/data/other.txt", b"other")
     write("out/older", b"older")
@@ -228,9 +224,7 @@ def test_other_files_of_the_directory_are_left_alone(
 
 
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
-def test_right_files_are_reused_and_wrong_ones_replaced(
-    registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, hash_type: str
-) -> None:
+def test_right_files_are_reused(registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, hash_type: str) -> None:
     publish(registry, memory, TREE, hash_type)
     get(registry, out)
     (out / "README.md").write_bytes(b"READ ME")
@@ -257,7 +251,7 @@ def test_right_files_are_reused_and_wrong_ones_replaced(
     ],
 )
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
-def test_a_damaged_object_ends_the_installation_and_gets_no_file(
+def test_damaged_object_no_file(
     registry: Registry,
     memory: MemoryStorage,
     out: Path,
@@ -280,7 +274,7 @@ def test_a_damaged_object_ends_the_installation_and_gets_no_file(
 
 
 @pytest.mark.parametrize("to", ["directory", "prefix"])
-def test_a_hash_of_an_unknown_type_is_refused(registry: Registry, memory: MemoryStorage, out: Path, to: str) -> None:
+def test_unknown_hash_type_refused(registry: Registry, memory: MemoryStorage, out: Path, to: str) -> None:
     place = put(memory, "s3://source/data/a.txt", b"a")
     commit(registry, NAME, [Entry(LogicalKey("a.txt"), (str(place),), 1, Hash("MD5", "0"))])
 
@@ -290,7 +284,7 @@ def test_a_hash_of_an_unknown_type_is_refused(registry: Registry, memory: Memory
     assert objects_below(memory, "s3://source/out/") == {}
 
 
-# Links, and what else is in the way.
+# Links and other obstacles.
 
 
 @pytest.mark.parametrize(
@@ -302,7 +296,7 @@ def test_a_hash_of_an_unknown_type_is_refused(registry: Registry, memory: Memory
     ],
 )
 @pytest.mark.parametrize("leads", ["out", "out and has the right file", "to a sibling whose name is longer", "up", "nowhere"])
-def test_a_link_that_leads_out_of_the_directory_is_refused(
+def test_link_leading_out_refused(
     registry: Registry,
     memory: MemoryStorage,
     recorder: Recorder,
@@ -328,9 +322,7 @@ def test_a_link_that_leads_out_of_the_directory_is_refused(
     assert recorder.writes == []
 
 
-def test_links_that_stay_in_the_directory_are_followed_and_so_is_one_to_the_directory(
-    registry: Registry, memory: MemoryStorage, tmp_path: Path
-) -> None:
+def test_inner_links_are_followed(registry: Registry, memory: MemoryStorage, tmp_path: Path) -> None:
     publish(registry, memory, {"link/a.txt": b"a", "b.txt": b"b"})
     real = tmp_path / "real"
     (real / "inside").mkdir(parents=True)
@@ -346,9 +338,7 @@ def test_links_that_stay_in_the_directory_are_followed_and_so_is_one_to_the_dire
 @pytest.mark.parametrize(
     "key", ["link/a.txt", "link/below/a.txt", "to-root/.quilt/a.txt", ".quilt/named_packages/a.txt", "data/.quilt/packages/a.txt"]
 )
-def test_no_entry_lands_in_the_own_area_of_any_local_registry(
-    registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, key: str
-) -> None:
+def test_own_area_is_refused(registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, key: str) -> None:
     publish(registry, memory, {"!": b"first", key: b"a"})
     (out / ".quilt/named_packages").mkdir(parents=True)
     (out / "link").symlink_to(".quilt/named_packages")
@@ -360,9 +350,7 @@ def test_no_entry_lands_in_the_own_area_of_any_local_registry(
 
 
 @pytest.mark.parametrize("key", [".quilt", ".quilt-2/a.txt", "a.quilt/a.txt", ".quiltignore"])
-def test_a_name_that_only_begins_like_the_own_area_is_installed(
-    registry: Registry, memory: MemoryStorage, out: Path, key: str
-) -> None:
+def test_similar_name_is_installed(registry: Registry, memory: MemoryStorage, out: Path, key: str) -> None:
     publish(registry, memory, {key: b"a"})
     get(registry, out)
 
@@ -378,7 +366,7 @@ def test_a_name_that_only_begins_like_the_own_area_is_installed(
         pytest.param({"link": "real"}, ["link/new/x", "real/new/x"], id="a directory that is not there yet"),
     ],
 )
-def test_entries_that_links_bring_to_one_place_are_refused_and_their_neighbours_are_not(
+def test_links_to_one_file_refused(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, links: Mapping[str, str], keys: list[str]
 ) -> None:
     (out / "real").mkdir(parents=True)
@@ -396,9 +384,7 @@ def test_entries_that_links_bring_to_one_place_are_refused_and_their_neighbours_
 
 
 @pytest.mark.parametrize("parts", [3_000, 30_000])
-def test_a_path_that_no_disk_takes_is_refused_before_anything_is_fetched(
-    registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, parts: int
-) -> None:
+def test_long_path_is_refused(registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, parts: int) -> None:
     key = "a/" * parts + "x"
     place = put(memory, "s3://source/data/x", b"x")
     commit(registry, NAME, [entry_of("!", b"x", place), entry_of(key, b"x", place)])
@@ -408,9 +394,7 @@ def test_a_path_that_no_disk_takes_is_refused_before_anything_is_fetched(
     assert recorder.writes == []
 
 
-def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_names_is_left_alone(
-    registry: Registry, memory: MemoryStorage, write: Callable[..., Path], out: Path
-) -> None:
+def test_link_not_target_replaced(registry: Registry, memory: MemoryStorage, write: Callable[..., Path], out: Path) -> None:
     publish(registry, memory, {"a.txt": b"new"})
     elsewhere = write("elsewhere", b"old")
     out.mkdir()
@@ -420,9 +404,7 @@ def test_a_link_in_the_place_of_a_file_is_replaced_and_what_it_names_is_left_alo
     assert (files_below(out), (out / "a.txt").is_symlink(), elsewhere.read_bytes()) == ({"a.txt": b"new"}, False, b"old")
 
 
-def test_a_file_in_the_place_of_a_directory_of_the_package_stays(
-    registry: Registry, memory: MemoryStorage, write: Callable[..., Path], out: Path
-) -> None:
+def test_file_for_directory_stays(registry: Registry, memory: MemoryStorage, write: Callable[..., Path], out: Path) -> None:
     publish(registry, memory, {"data/a.txt": b"a"})
     write("out/data", b"in the way")
 
@@ -439,7 +421,7 @@ def test_a_file_in_the_place_of_a_directory_of_the_package_stays(
         pytest.param("file/below", StorageError, id="below a file"),
     ],
 )
-def test_a_file_in_the_place_of_the_directory_stays(
+def test_file_for_destination_stays(
     registry: Registry, memory: MemoryStorage, write: Callable[..., Path], tmp_path: Path, dest: str, error: type[QuiltError]
 ) -> None:
     publish(registry, memory, {"a.txt": b"a"})
@@ -451,7 +433,7 @@ def test_a_file_in_the_place_of_the_directory_stays(
 
 
 @pytest.mark.parametrize("dest", ["s3://source/out/?versionId=v1", "s3://", "https://example.org/", ""])
-def test_a_destination_that_is_none_is_refused(registry: Registry, memory: MemoryStorage, recorder: Recorder, dest: str) -> None:
+def test_bad_destination_refused(registry: Registry, memory: MemoryStorage, recorder: Recorder, dest: str) -> None:
     publish(registry, memory, {"a.txt": b"a"})
 
     with pytest.raises(LocationError):
@@ -461,7 +443,7 @@ def test_a_destination_that_is_none_is_refused(registry: Registry, memory: Memor
 
 @pytest.mark.parametrize("key", ["../a.txt", "/a.txt", "data/../../a.txt", "data//a.txt", "data/./a.txt", "data/", ".."])
 @pytest.mark.parametrize("to", ["directory", "prefix"])
-def test_a_manifest_with_a_key_that_leads_out_is_refused_when_it_is_read(
+def test_escaping_key_is_refused(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, to: str, key: str
 ) -> None:
     good = entry_of("!.txt", b"a", put(memory, "s3://source/data/a.txt", b"a"))
@@ -474,7 +456,7 @@ def test_a_manifest_with_a_key_that_leads_out_is_refused_when_it_is_read(
 
 
 @pytest.mark.parametrize("to", ["directory", "prefix"])
-def test_a_remote_manifest_that_names_a_file_is_refused_and_the_file_is_never_opened(
+def test_named_file_is_not_opened(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, write: Callable[..., Path], out: Path, to: str
 ) -> None:
     secret = write("secret", b"secret")
@@ -487,7 +469,7 @@ def test_a_remote_manifest_that_names_a_file_is_refused_and_the_file_is_never_op
 
 
 @pytest.mark.parametrize("to", ["directory", "prefix"])
-def test_a_package_of_a_local_registry_is_installed_from_its_files(
+def test_local_package_from_files(
     local_registry: Registry, memory: MemoryStorage, write: Callable[..., Path], recorder: Recorder, out: Path, to: str
 ) -> None:
     for key, data in TREE.items():
@@ -500,18 +482,14 @@ def test_a_package_of_a_local_registry_is_installed_from_its_files(
     assert get(local_registry, out if to == "directory" else "s3://source/out").reused == len(TREE)
 
 
-def test_a_package_of_a_local_registry_is_installed_from_objects(
-    local_registry: Registry, memory: MemoryStorage, out: Path
-) -> None:
+def test_local_package_from_objects(local_registry: Registry, memory: MemoryStorage, out: Path) -> None:
     publish(local_registry, memory, TREE)
     get(local_registry, out)
 
     assert files_below(out) == TREE
 
 
-def test_files_that_are_installed_to_where_they_are_are_reused(
-    local_registry: Registry, write: Callable[..., Path], recorder: Recorder
-) -> None:
+def test_files_in_place_are_reused(local_registry: Registry, write: Callable[..., Path], recorder: Recorder) -> None:
     directory = write("in/a.txt", b"a").parent
     build(local_registry, Draft(package=str(NAME), entries=str(directory)))
 
@@ -523,7 +501,7 @@ def test_files_that_are_installed_to_where_they_are_are_reused(
 
 
 @pytest.mark.parametrize("dest", ["s3://source/out", "s3://source/out/", "s3://source/o ut/%23/"])
-def test_a_whole_package_lands_at_a_prefix(registry: Registry, memory: MemoryStorage, recorder: Recorder, dest: str) -> None:
+def test_package_lands_at_prefix(registry: Registry, memory: MemoryStorage, recorder: Recorder, dest: str) -> None:
     top_hash = publish(registry, memory, TREE)
     installed = get(through(registry, recorder), dest)
     root = PhysicalKey.parse(dest)
@@ -534,7 +512,7 @@ def test_a_whole_package_lands_at_a_prefix(registry: Registry, memory: MemorySto
     assert (installed.top_hash, installed.bytes, installed.reused) == (top_hash, sum(map(len, TREE.values())), 0)
 
 
-def test_a_package_lands_in_a_whole_bucket_and_without_versions_in_one_that_keeps_none() -> None:
+def test_package_lands_in_bucket() -> None:
     memory = MemoryStorage(["registry", "source", "target"], versioned=False)
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
     publish(registry, memory, {"data/a.txt": b"a", "b.txt": b"b"})
@@ -545,9 +523,7 @@ def test_a_package_lands_in_a_whole_bucket_and_without_versions_in_one_that_keep
 
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
 @pytest.mark.parametrize(("store", "is_read"), [(MemoryStorage, False), (SilentStorage, True)], ids=["telling", "silent"])
-def test_the_store_copies_and_only_copies_of_which_it_proves_nothing_are_read(
-    recorder: Recorder, store: type[MemoryStorage], hash_type: str, *, is_read: bool
-) -> None:
+def test_only_unproven_copies_read(recorder: Recorder, store: type[MemoryStorage], hash_type: str, *, is_read: bool) -> None:
     memory = store(["registry", "source"])
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
     publish(registry, memory, TREE, hash_type)
@@ -565,26 +541,26 @@ def test_the_store_copies_and_only_copies_of_which_it_proves_nothing_are_read(
 
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
 @pytest.mark.parametrize(
-    ("told", "read"),
+    ("checksums", "read"),
     [
         pytest.param((), {"README.md", "data.csv"}, id="without checksums they are read"),
         pytest.param(("SHA256", "CRC64NVME"), set(), id="with checksums they are not"),
     ],
 )
-def test_right_objects_are_reused_and_wrong_ones_replaced(
+def test_right_objects_are_reused(
     registry: Registry,
     memory: MemoryStorage,
     recorder: Recorder,
     hash_type: str,
-    told: tuple[StoreAlgorithm, ...],
+    checksums: tuple[StoreAlgorithm, ...],
     read: set[str],
 ) -> None:
     files = {"README.md": b"read me", "data.csv": b"1,2,3", "data/larger": b"large", "new": b"new"}
     publish(registry, memory, files, hash_type)
-    right = put(memory, "s3://source/out/README.md", files["README.md"], *told)
-    wrong = put(memory, "s3://source/out/data.csv", b"3,2,1", *told)
-    put(memory, "s3://source/out/data/larger", b"larger", *told)
-    put(memory, "s3://source/out/other", b"other", *told)
+    right = put(memory, "s3://source/out/README.md", files["README.md"], *checksums)
+    wrong = put(memory, "s3://source/out/data.csv", b"3,2,1", *checksums)
+    put(memory, "s3://source/out/data/larger", b"larger", *checksums)
+    put(memory, "s3://source/out/other", b"other", *checksums)
     installed = get(through(registry, recorder), "s3://source/out/")
 
     assert installed.reused == 1
@@ -607,8 +583,8 @@ def damaged_source(tmp_path: Path, kind: str, entry: Callable[[PhysicalKey | str
     if stored is not None and kind == "file":
         (tmp_path / "a.bin").write_bytes(stored)
     elif stored is not None:
-        told: tuple[StoreAlgorithm, ...] = ("SHA256", "CRC64NVME") if "checksums" in kind else ()
-        place = put(memory, str(place), stored, *told)
+        checksums: tuple[StoreAlgorithm, ...] = ("SHA256", "CRC64NVME") if "checksums" in kind else ()
+        place = put(memory, str(place), stored, *checksums)
     commit(registry, NAME, [entry(place)])
     return registry
 
@@ -616,9 +592,7 @@ def damaged_source(tmp_path: Path, kind: str, entry: Callable[[PhysicalKey | str
 @pytest.mark.parametrize("data", [b"right", LARGE], ids=["small", "in parts"])
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_source_with_other_bytes_ends_an_installation_to_a_prefix(
-    tmp_path: Path, kind: str, hash_type: str, data: bytes
-) -> None:
+def test_wrong_bytes_end_install(tmp_path: Path, kind: str, hash_type: str, data: bytes) -> None:
     registry = damaged_source(tmp_path, kind, lambda place: entry_of("a.bin", data, place, hash_type=hash_type), data[::-1])
 
     with pytest.raises(EntryDamagedError, match="entry 'a.bin'"):
@@ -627,18 +601,14 @@ def test_a_source_with_other_bytes_ends_an_installation_to_a_prefix(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stored", [b"righ", b"right and more", None], ids=["shorter", "longer", "gone"])
-def test_a_source_of_another_size_or_that_is_gone_ends_an_installation_to_a_prefix(
-    tmp_path: Path, kind: str, stored: bytes | None
-) -> None:
+def test_wrong_size_ends_install(tmp_path: Path, kind: str, stored: bytes | None) -> None:
     registry = damaged_source(tmp_path, kind, lambda place: entry_of("a.bin", b"right", place), stored)
 
     with pytest.raises(EntryDamagedError, match="entry 'a.bin'"):
         get(registry, "s3://source/out/")
 
 
-def test_a_damaged_object_whose_checksum_the_store_tells_is_not_even_copied(
-    registry: Registry, memory: MemoryStorage, recorder: Recorder
-) -> None:
+def test_known_damage_is_not_copied(registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
     commit(registry, NAME, [entry_of("a.txt", b"right", put(memory, "s3://source/data/a.txt", b"wrong", "SHA256"))])
 
     with pytest.raises(EntryDamagedError):
@@ -646,7 +616,7 @@ def test_a_damaged_object_whose_checksum_the_store_tells_is_not_even_copied(
     assert recorder.writes == []
 
 
-def test_when_a_damaged_source_is_repaired_the_next_installation_ends_right(registry: Registry, memory: MemoryStorage) -> None:
+def test_repaired_source_installs(registry: Registry, memory: MemoryStorage) -> None:
     commit(registry, NAME, [entry_of("a.txt", b"right", "s3://source/data/a.txt")])
     put(memory, "s3://source/data/a.txt", b"wrong")
     with pytest.raises(EntryDamagedError):
@@ -657,9 +627,7 @@ def test_when_a_damaged_source_is_repaired_the_next_installation_ends_right(regi
     assert objects_below(memory, "s3://source/out/") == {"a.txt": b"right"}
 
 
-def test_objects_that_are_installed_to_where_they_are_are_reused(
-    registry: Registry, memory: MemoryStorage, recorder: Recorder
-) -> None:
+def test_objects_in_place_reused(registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
     publish(registry, memory, TREE)
 
     assert get(through(registry, recorder), "s3://source/data/").reused == len(TREE)
@@ -667,7 +635,7 @@ def test_objects_that_are_installed_to_where_they_are_are_reused(
 
 
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
-def test_what_is_uploaded_has_the_checksum_of_its_kind(
+def test_upload_has_its_checksum(
     local_registry: Registry, memory: MemoryStorage, write: Callable[..., Path], hash_type: str
 ) -> None:
     place = write("in/a.txt", b"a")
@@ -675,9 +643,9 @@ def test_what_is_uploaded_has_the_checksum_of_its_kind(
     get(local_registry, "s3://source/out/")
     stat = memory.stat(PhysicalKey("source", "out/a.txt"))
 
-    told = {"SHA256": stat.sha256, "CRC64NVME": stat.crc64nvme}
+    checksums = {"SHA256": stat.sha256, "CRC64NVME": stat.crc64nvme}
     kind: StoreAlgorithm = "CRC64NVME" if hash_type == CRC64NVME else "SHA256"
-    assert {name: value for name, value in told.items() if value} == {kind: checksum(b"a", kind)}
+    assert {name: value for name, value in checksums.items() if value} == {kind: checksum(b"a", kind)}
 
 
 @pytest.mark.parametrize(
@@ -687,7 +655,7 @@ def test_what_is_uploaded_has_the_checksum_of_its_kind(
         pytest.param("s3://registry/.quilt/named_packages", f"{NAME}/latest", id="the prefix lies there"),
     ],
 )
-def test_nothing_lands_in_the_own_area_of_a_registry(registry: Registry, memory: MemoryStorage, dest: str, key: str) -> None:
+def test_prefix_own_area_refused(registry: Registry, memory: MemoryStorage, dest: str, key: str) -> None:
     top_hash = publish(registry, memory, {key: b"0" * 64})
 
     with pytest.raises(LocationError, match="own area"):
@@ -695,7 +663,7 @@ def test_nothing_lands_in_the_own_area_of_a_registry(registry: Registry, memory:
     assert registry.resolve(NAME) == top_hash
 
 
-# Work that is stopped, or fails anywhere.
+# Work that is stopped or fails.
 
 
 @pytest.mark.parametrize(
@@ -703,9 +671,7 @@ def test_nothing_lands_in_the_own_area_of_a_registry(registry: Registry, memory:
     [("directory", operation) for operation in ("stat", "stream", "create", "write part", "complete")]
     + [("prefix", operation) for operation in ("stat", "get", "copy", "begin", "copy part", "complete")],
 )
-def test_an_installation_that_is_stopped_leaves_right_files_only(
-    registry: Registry, memory: MemoryStorage, out: Path, to: str, operation: str
-) -> None:
+def test_stop_leaves_right_files(registry: Registry, memory: MemoryStorage, out: Path, to: str, operation: str) -> None:
     publish(registry, memory, TREE)
     stop = threading.Event()
     stopping = Before(lambda call: call.operation == operation, stop.set)
@@ -725,7 +691,7 @@ OLDER = {"data/large": LARGE[PART : 2 * PART + 1], "right": b"right", "small": b
 
 
 def problems_of_a_fault(place: Place, fault: Fault, mode: FaultMode, older: Mapping[str, bytes]) -> Iterator[str]:
-    """Install with a fault, then without; tell what is wrong after each, or nothing if the fault never struck."""
+    """Install with a fault, then without; yield the problems after each, or none if the fault never struck."""
     try:
         get(through(place.registry, fault), place.dest)
     except QuiltError:
@@ -761,9 +727,7 @@ def problems_when_run_again(place: Place, there: Mapping[str, bytes], temporary:
 @pytest.mark.parametrize("older", [{}, OLDER], ids=["nothing there", "older files there"])
 @pytest.mark.parametrize("mode", FAULTS)
 @pytest.mark.parametrize("to", ["directory", "prefix"])
-def test_an_installation_that_fails_at_any_call_leaves_no_wrong_file_and_goes_on_when_run_again(
-    tmp_path: Path, to: str, mode: FaultMode, older: Mapping[str, bytes]
-) -> None:
+def test_failure_at_any_call_recovers(tmp_path: Path, to: str, mode: FaultMode, older: Mapping[str, bytes]) -> None:
     def try_with(fault: Fault) -> Iterator[str]:
         memory = MemoryStorage(["registry", "source"])
         registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
@@ -785,9 +749,7 @@ def test_an_installation_that_fails_at_any_call_leaves_no_wrong_file_and_goes_on
     assert not problems, "\n".join(problems)
 
 
-def test_an_object_is_asked_for_once_and_the_registry_three_times(
-    registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path
-) -> None:
+def test_objects_are_read_once(registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path) -> None:
     publish(registry, memory, {f"{i}.txt": b"small" for i in range(10)})
     get(through(registry, recorder), out)
 

@@ -50,7 +50,7 @@ Record = dict[str, Any]
 
 
 def entry(key: str, **changes: Any) -> Record:
-    """Return the record of an entry that is right, but for what is changed."""
+    """Return the record of a right entry with some changes."""
     digest = hash_of(GOOD)
     right = {
         "logical_key": key,
@@ -67,7 +67,7 @@ def canonical(record: object) -> bytes:
 
 
 def counted(record: Record | bytes) -> bytes:
-    """Return what counts of a record for the top hash; nothing of what nobody can read."""
+    """Return the bytes of a record that the top hash covers; none of an unreadable record."""
     with contextlib.suppress(ValueError, RecursionError):
         fields = json.loads(record) if isinstance(record, bytes) else record
         if fields.get("physical_keys"):
@@ -76,7 +76,7 @@ def counted(record: Record | bytes) -> bytes:
 
 
 def plant(registry: Registry, records: Sequence[Record | bytes], header: Mapping[str, Any] | None = None) -> str:
-    """Write a revision past the engine, as a stranger does; return its top hash, which is right if the records are."""
+    """Write a revision past the core, as a stranger does; return its top hash, which is right if the records are."""
     head = {"version": "v0", "message": None} if header is None else header
     digest = hashlib.sha256(canonical(head))
     for record in records:
@@ -101,7 +101,7 @@ def remove_tree(path: Path) -> None:
 
 @dataclass
 class World:
-    """A stranger's registry, our own, a directory to install to, and a file that is nobody's business."""
+    """A stranger's registry, our own, a directory to install to, and a secret file."""
 
     theirs: Registry
     ours: Registry
@@ -172,7 +172,7 @@ USES: Final[dict[str, Use]] = {
 
 
 def used(use: Use, world: World) -> tuple[object, Recorder]:
-    """Use a package; return what came of it, and the calls that were made."""
+    """Use a package; return the result or the error, and the calls."""
     recorder = Recorder()
     seen = World(through(world.theirs, recorder), through(world.ours, recorder), world.memory, world.home)
     return value_or_refusal(lambda: use(seen)), recorder
@@ -183,7 +183,7 @@ def is_inside(path: str, directory: Path) -> bool:
 
 
 def harm(world: World, result: object, recorder: Recorder) -> Iterator[str]:
-    """Yield what must never come of using a stranger's package."""
+    """Yield each harm that a stranger's package did."""
     for call in recorder.calls:  # What lies in a local directory may name any file of the machine.
         if call.key.is_local and not world.theirs.location.is_local and not is_inside(call.key.key, world.out):
             yield f"{call} is none of its business"
@@ -196,7 +196,7 @@ def harm(world: World, result: object, recorder: Recorder) -> Iterator[str]:
     if world.memory.uploads:
         yield "uploads stay open"
     if isinstance(result, InstallResult) and any(not is_there(world, path) for path in result.paths):
-        yield "it is said to be installed, and is not"
+        yield "it is reported as installed, and is not"
 
 
 def files_in(directory: Path) -> Iterator[Path]:
@@ -332,36 +332,36 @@ IN_SHORT: Final = ("install to a directory", "verify its objects", "push the pac
 
 @pytest.mark.parametrize(("kind", "uses"), [("s3", tuple(USES)), ("local", IN_SHORT)], ids=["s3", "local"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_wrong_in_an_entry_is_refused_or_does_no_harm(home: Path, name: str, kind: str, uses: Sequence[str]) -> None:
+def test_hostile_entry_does_no_harm(home: Path, name: str, kind: str, uses: Sequence[str]) -> None:
     problems = []
-    for number, what in enumerate(uses):
+    for number, label in enumerate(uses):
         place = home / str(number)
         place.mkdir()
         world = world_in(place, kind)
         plant(world.theirs, HOSTILE[name])
         try:
-            problems += [f"{what}: {each}" for each in harm(world, *used(USES[what], world))]
+            problems += [f"{label}: {each}" for each in harm(world, *used(USES[label], world))]
         except Exception as error:  # noqa: BLE001  (all uses are tried before the test fails)
-            problems.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
+            problems.append(f"{label}: {type(error).__name__}: {str(error)[:200]}")
         remove_tree(place)
 
     assert problems == []
 
 
-def test_an_entry_that_is_right_does_all_of_this(home: Path) -> None:
+def test_right_entry_is_usable(home: Path) -> None:
     results = {}
-    for number, (what, use) in enumerate(USES.items()):
+    for number, (label, use) in enumerate(USES.items()):
         (home / str(number)).mkdir()
         world = world_in(home / str(number))
         plant(world.theirs, [entry("a/b")])
-        results[what], recorder = used(use, world)
-        assert list(harm(world, results[what], recorder)) == []
+        results[label], recorder = used(use, world)
+        assert list(harm(world, results[label], recorder)) == []
 
-    assert [what for what, result in results.items() if isinstance(result, QuiltError)] == []
+    assert [label for label, result in results.items() if isinstance(result, QuiltError)] == []
 
 
-@pytest.mark.parametrize("what", USES)
-def test_what_would_do_harm_is_told(world: World, what: str) -> None:
+@pytest.mark.parametrize("label", USES)
+def test_harm_is_detected(world: World, label: str) -> None:
     _, recorder = used(lambda world: world.theirs.stores.local.get(PhysicalKey(None, str(world.home / "canary"))), world)
     (world.home / "canary").write_bytes(b"")
     (world.home / "stray").touch()
@@ -371,12 +371,12 @@ def test_what_would_do_harm_is_told(world: World, what: str) -> None:
     assert len(list(harm(world, installed, recorder))) == 5
 
 
-# Refused, each for its own reason.
+# Refusals.
 
 
 @pytest.mark.parametrize("use", USES.values(), ids=USES)
 @pytest.mark.parametrize("key", ["../canary", "a/../../canary", "/canary", "a/..", ".", "a//b", "a/"])
-def test_a_key_that_leads_out_is_refused_before_anything_is_written(world: World, key: str, use: Use) -> None:
+def test_escaping_key_is_refused(world: World, key: str, use: Use) -> None:
     plant(world.theirs, [entry("!"), entry(key)])
     result, recorder = used(use, world)
 
@@ -385,23 +385,23 @@ def test_a_key_that_leads_out_is_refused_before_anything_is_written(world: World
     assert recorder.writes == []
 
 
-@pytest.mark.parametrize("use", [use for what, use in USES.items() if what not in {"build an update", "push an update"}])
+@pytest.mark.parametrize("use", [use for label, use in USES.items() if label not in {"build an update", "push an update"}])
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "/etc/passwd", "~/.ssh/id_rsa", "canary", "file://localhost/etc/passwd"])
-def test_a_file_that_a_package_on_s3_names_is_never_looked_at(world: World, place: str, use: Use) -> None:
+def test_named_file_is_not_opened(world: World, place: str, use: Use) -> None:
     plant(world.theirs, [entry("a/b", physical_keys=[place])])
     result, recorder = used(use, world)
 
     assert [call for call in recorder.calls if call.key.is_local and not is_inside(call.key.key, world.out)] == []
     assert "s3://target" not in " ".join(map(str, recorder.writes))
     assert not world.out.exists()
-    if not isinstance(result, Verification | list):  # To verify a copy of it and to compare two manifests, nobody needs the file.
+    if not isinstance(result, Verification | list):  # Verifying a copy and comparing two manifests do not need the file.
         assert isinstance(result, QuiltError)
         assert re.search("entry '(a|in)/b'", str(result))
 
 
 @pytest.mark.parametrize("size", [0, len(GOOD) - 1, len(GOOD) + 1, 2**43, 2**62, 2**63, 10**30])
 @pytest.mark.parametrize("use", ["install to a directory", "install to a prefix", "push the package"])
-def test_a_size_that_is_not_that_of_the_bytes_ends_the_work_and_leaves_nothing(world: World, size: int, use: str) -> None:
+def test_wrong_size_ends_the_work(world: World, size: int, use: str) -> None:
     plant(world.theirs, [entry("a/b", size=size)])
     result, _ = used(USES[use], world)
 
@@ -414,7 +414,7 @@ def test_a_size_that_is_not_that_of_the_bytes_ends_the_work_and_leaves_nothing(w
 
 
 @pytest.mark.parametrize("size", [0, len(GOOD) - 1, len(GOOD) + 1, 2**62, 10**30])
-def test_a_size_that_is_not_that_of_the_bytes_is_a_difference(world: World, size: int) -> None:
+def test_wrong_size_is_a_difference(world: World, size: int) -> None:
     plant(world.theirs, [entry("a/b", size=size)])
     result, recorder = used(USES["verify its objects"], world)
 
@@ -423,7 +423,7 @@ def test_a_size_that_is_not_that_of_the_bytes_is_a_difference(world: World, size
     assert [call for call in recorder.of("stream") if call.key.bucket == "source"] == []
 
 
-def test_a_place_in_a_bucket_of_somebody_else_is_read_with_the_rights_of_whoever_installs(world: World) -> None:
+def test_foreign_bucket_own_rights(world: World) -> None:
     plant(world.theirs, [entry("a/b", physical_keys=["s3://ours/secret"])])
     world.memory.put(PhysicalKey("ours", "secret"), GOOD)
     install(world.theirs, REFERENCE, str(world.out))
@@ -431,7 +431,8 @@ def test_a_place_in_a_bucket_of_somebody_else_is_read_with_the_rights_of_whoever
     assert files_below(world.out) == {"a/b": GOOD}
 
 
-def test_a_place_in_a_bucket_of_somebody_else_is_copied_only_if_its_bytes_are_known_to_the_stranger(world: World) -> None:
+def test_foreign_bytes_are_checked(world: World) -> None:
+    """Copy from a foreign bucket only bytes whose hash the manifest names."""
     plant(world.theirs, [entry("a/b", physical_keys=["s3://ours/secret"])])
     world.memory.put(PhysicalKey("ours", "secret"), CANARY[: len(GOOD)])
     to_directory, _ = used(USES["install to a directory"], world)
@@ -442,7 +443,7 @@ def test_a_place_in_a_bucket_of_somebody_else_is_copied_only_if_its_bytes_are_kn
     assert list(files_in(world.out)) == []
 
 
-def test_only_the_first_of_several_places_is_looked_at(world: World) -> None:
+def test_only_first_place_is_read(world: World) -> None:
     plant(world.theirs, [entry("a/b", physical_keys=["s3://source/good", "s3://ours/secret", "file:///etc/passwd"])])
     result, recorder = used(USES["install to a directory"], world)
 
@@ -462,12 +463,10 @@ def test_only_the_first_of_several_places_is_looked_at(world: World) -> None:
         pytest.param("s3://source/../registry-1/good", id="a key that leads up"),
         pytest.param("s3://source/good?versionId=" + "v" * MIB, id="a version of 1 MiB"),
         pytest.param("s3://source/%0d%0aX-Header:%20x", id="a key with a header in it"),
-        pytest.param("s3://127.0.0.1:1/good", id="a bucket that looks like a host"),
+        pytest.param("s3://127.0.0.1:1/good", id="a bucket named like a host"),
     ],
 )
-def test_a_place_that_a_real_store_does_not_take_is_an_error_of_the_engine(
-    s3_registry: Registry, tmp_path: Path, place: str
-) -> None:
+def test_bad_place_is_quilt_error(s3_registry: Registry, tmp_path: Path, place: str) -> None:
     plant(s3_registry, [entry("a/b", physical_keys=[place])])
     uses: list[Callable[[], object]] = [
         lambda: install(s3_registry, REFERENCE, str(tmp_path / "out")),
@@ -483,7 +482,7 @@ def test_a_place_that_a_real_store_does_not_take_is_an_error_of_the_engine(
 @pytest.mark.parametrize(
     "key", [LONG, DEEP, "a\nb", "x" * 1025, "é" * 600], ids=["1 MiB", "10,000 parts", "a newline", "1025", "é"]
 )
-def test_a_key_that_a_real_store_does_not_take_is_an_error_of_the_engine_or_kept(s3_registry: Registry, key: str) -> None:
+def test_bad_key_is_error_or_kept(s3_registry: Registry, key: str) -> None:
     push(s3_registry, Draft(package=str(NAME), entries={"a.json": {"content": 1}}))
     before = s3_registry.resolve(NAME)
     result = value_or_refusal(lambda: push(s3_registry, Draft(package=str(NAME), entries={key: b"x"})))
@@ -497,37 +496,37 @@ def test_a_key_that_a_real_store_does_not_take_is_an_error_of_the_engine_or_kept
 # Time and memory.
 
 
-def test_metadata_of_any_depth_that_can_be_read_can_be_used(home: Path) -> None:
+def test_readable_meta_is_usable(home: Path) -> None:
     problems = []
     for depth in (*range(230, 260, 5), *range(300, 900, 100), *range(900, 1010)):
         world = world_in(home)
         plant(world.theirs, [nested(depth)])
-        for what in ("install to a directory", "push an update", "push the package", "compare it with itself"):
+        for label in ("install to a directory", "push an update", "push the package", "compare it with itself"):
             try:
-                used(USES[what], world)
+                used(USES[label], world)
             except Exception as error:  # noqa: BLE001  (all depths are tried before the test fails)
-                problems.append(f"{what}, {depth} deep: {type(error).__name__}")
+                problems.append(f"{label}, {depth} deep: {type(error).__name__}")
 
     assert problems == []
 
 
-def test_the_metadata_of_a_directory_takes_no_more_memory_the_deeper_the_directory_is(world: World) -> None:
+def test_deep_directory_meta_memory(world: World) -> None:
     plant(world.theirs, [directory("a/" * 100_000), entry("a/b")])
     result = value_or_refusal(lambda: [each.logical_key for each in world.theirs.read(NAME).entries], seconds=5, memory=64 * MIB)
 
     assert result == ["a/b"] or isinstance(result, ManifestError)
 
 
-@pytest.mark.parametrize("what", USES)
-def test_a_key_of_300_000_parts_takes_no_time_that_grows_with_their_square(world: World, what: str) -> None:
+@pytest.mark.parametrize("label", USES)
+def test_long_key_in_linear_time(world: World, label: str) -> None:
     plant(world.theirs, [entry("a/" * 300_000 + "x"), entry("b")])
-    result = value_or_refusal(lambda: USES[what](world), seconds=10, memory=256 * MIB)
+    result = value_or_refusal(lambda: USES[label](world), seconds=10, memory=256 * MIB)
 
-    assert isinstance(result, QuiltError) or what != "install to a directory"
+    assert isinstance(result, QuiltError) or label != "install to a directory"
 
 
 @pytest.mark.parametrize("line", [raw(), json.dumps(directory("a/")).encode()], ids=["an entry", "a directory"])
-def test_a_million_lines_with_one_key_are_refused_at_the_second_one(world: World, line: bytes) -> None:
+def test_million_lines_refused_early(world: World, line: bytes) -> None:
     plant(world.theirs, [b"\n".join([line] * 1_000_000)])
     result, recorder = used(USES["install to a directory"], world)
 
@@ -540,7 +539,7 @@ HUGE: Final = 64 * 1024 * MIB
 
 
 @pytest.mark.parametrize("path", [f".quilt/named_packages/{NAME}/latest", ".quilt/workflows/config.yml"])
-def test_a_small_file_of_a_registry_that_has_become_huge_is_not_read_whole(home: Path, path: str) -> None:
+def test_huge_small_file_not_read(home: Path, path: str) -> None:
     world = world_in(home, "local")
     plant(world.theirs, [entry("a/b")])
     huge = home / "theirs" / path
@@ -552,7 +551,7 @@ def test_a_small_file_of_a_registry_that_has_become_huge_is_not_read_whole(home:
     assert isinstance(result, QuiltError)
 
 
-def test_a_manifest_that_has_become_huge_is_not_read_whole(home: Path) -> None:
+def test_huge_manifest_not_read(home: Path) -> None:
     world = world_in(home, "local")
     top_hash = plant(world.theirs, [entry("a/b")])
     with (home / "theirs/.quilt/packages" / top_hash).open("r+b") as file:
@@ -566,7 +565,7 @@ def test_a_manifest_that_has_become_huge_is_not_read_whole(home: Path) -> None:
 
 
 def ended_soon(work: Callable[[], object], pipe: Path) -> bool:
-    """Tell whether work that may wait for somebody to write to a pipe ends without."""
+    """Return whether work that may wait for a writer of a pipe ends without one."""
     ended = threading.Event()
 
     def run() -> None:
@@ -595,20 +594,20 @@ def open_for_writing(pipe: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    "what", ["install to a directory", "install to a prefix", "verify its objects", "push the package", "build the package"]
+    "label", ["install to a directory", "install to a prefix", "verify its objects", "push the package", "build the package"]
 )
-def test_a_pipe_in_the_place_of_a_file_does_not_hold_up_the_work(home: Path, what: str) -> None:
+def test_pipe_does_not_block(home: Path, label: str) -> None:
     world = world_in(home, "local")
     os.mkfifo(home / "theirs-pipe")
     plant(world.theirs, [entry("a/b", physical_keys=[(home / "theirs-pipe").as_uri()])])
 
-    assert ended_soon(lambda: USES[what](world), home / "theirs-pipe")
+    assert ended_soon(lambda: USES[label](world), home / "theirs-pipe")
 
 
-# Files that would land on each other, or on what belongs to a registry.
+# Files that would land on each other, or in a registry's own area.
 
 
-def test_entries_that_a_link_brings_together_are_refused_or_all_right(world: World) -> None:
+def test_linked_entries_refused(world: World) -> None:
     world.memory.put(PhysicalKey("source", "other"), b"other bytes")
     other = hash_of(b"other bytes")
     elsewhere: Record = {
@@ -628,7 +627,7 @@ def test_entries_that_a_link_brings_together_are_refused_or_all_right(world: Wor
 
 
 @pytest.mark.parametrize("link", ["to a directory", "to its parent", "through another link"])
-def test_a_link_that_leads_out_of_the_directory_is_not_followed(world: World, link: str) -> None:
+def test_link_leading_out_refused(world: World, link: str) -> None:
     world.out.mkdir()
     (world.home / "canary.d").mkdir()
     target = {"to a directory": "../canary.d", "to its parent": "..", "through another link": "b"}[link]
@@ -652,7 +651,7 @@ def test_a_link_that_leads_out_of_the_directory_is_not_followed(world: World, li
         pytest.param("through", f".quilt/named_packages/{NAME}/latest", id="by a link to the directory"),
     ],
 )
-def test_an_entry_does_not_land_in_the_registry_that_it_comes_from(home: Path, dest: str, key: str) -> None:
+def test_own_registry_is_refused(home: Path, dest: str, key: str) -> None:
     world = world_in(home, "local")
     top_hash = plant(world.theirs, [entry(key)])
     (home / "theirs/link").symlink_to(".quilt")
@@ -663,7 +662,7 @@ def test_an_entry_does_not_land_in_the_registry_that_it_comes_from(home: Path, d
     assert world.theirs.resolve(NAME) == top_hash
 
 
-def test_an_entry_of_a_package_on_s3_does_not_land_in_a_local_registry(world: World) -> None:
+def test_local_registry_is_refused(world: World) -> None:
     mine = Registry(resolve_registry(str(world.out)), world.theirs.stores)
     built = build(mine, Draft(package=str(NAME), entries={"a": "s3://source/good"}))
     plant(world.theirs, [entry(f".quilt/named_packages/{NAME}/latest")])
@@ -673,7 +672,7 @@ def test_an_entry_of_a_package_on_s3_does_not_land_in_a_local_registry(world: Wo
     assert isinstance(result, LocationError)
 
 
-def test_an_entry_of_a_source_package_does_not_land_in_the_registry(world: World) -> None:
+def test_source_package_own_area(world: World) -> None:
     plant(world.theirs, [entry(f".quilt/named_packages/{NAME}/latest")])
     with pytest.raises(LocationError, match="own area"):
         push(world.ours, Draft(package=COPIED, entries=world.uri), dest="s3://ours/")
@@ -682,7 +681,7 @@ def test_an_entry_of_a_source_package_does_not_land_in_the_registry(world: World
         world.memory.stat(PhysicalKey("ours", f".quilt/named_packages/{NAME}/latest"))
 
 
-def test_keys_that_differ_only_in_case_are_different_files(world: World) -> None:
+def test_keys_differ_in_case(world: World) -> None:
     keys = sorted(["a/b", "A/b", "a/B", "A/B"], key=walk_order)
     plant(world.theirs, [entry(key) for key in keys])
     install(world.theirs, REFERENCE, str(world.out))
@@ -690,7 +689,7 @@ def test_keys_that_differ_only_in_case_are_different_files(world: World) -> None
     assert sorted(files_below(world.out), key=walk_order) == keys
 
 
-def test_a_key_that_means_something_elsewhere_is_a_plain_name_here(world: World) -> None:
+def test_odd_key_is_a_plain_name(world: World) -> None:
     keys = sorted(
         ["C:\\x", "..\\x", "~", "~root", "$HOME", "-rf", "a\\..\\..\\x", "con", "nul:", "%2e%2e", "a b", "*"],
         key=walk_order,
@@ -714,7 +713,7 @@ def deep_file(path: Path, depth: int) -> None:
 
 
 @pytest.mark.parametrize("depth", [900, 1_100, 1_900])
-def test_a_directory_of_any_depth_is_packed_or_refused(world: World, depth: int) -> None:
+def test_deep_directory_or_refused(world: World, depth: int) -> None:
     deep_file(world.home / "deep", depth)
     result = value_or_refusal(lambda: push(world.ours, Draft(package=COPIED, entries=str(world.home / "deep"))))
 
@@ -724,7 +723,7 @@ def test_a_directory_of_any_depth_is_packed_or_refused(world: World, depth: int)
 
 
 @pytest.mark.parametrize(("rules", "left"), [("b\n", 2), ("a/a/a/\n", 1)])
-def test_rules_for_what_is_left_out_hold_at_any_depth(world: World, rules: str, left: int) -> None:
+def test_ignore_rules_at_any_depth(world: World, rules: str, left: int) -> None:
     deep_file(world.home / "deep", 1_100)
     (world.home / "deep/.quiltignore").write_text(rules)
     published = push(world.ours, Draft(package=COPIED, entries=str(world.home / "deep")))
@@ -732,7 +731,7 @@ def test_rules_for_what_is_left_out_hold_at_any_depth(world: World, rules: str, 
     assert published.entries == left
 
 
-def test_the_keys_of_the_hostile_entries_are_what_they_claim_to_be() -> None:
+def test_hostile_keys_are_as_named() -> None:
     assert parse_logical_key(DEEP).count("/") == 10_000
     assert len(parse_logical_key(LONG)) == MIB
     with pytest.raises(LogicalKeyError):

@@ -1,4 +1,4 @@
-"""Verification tells exactly what differs from a revision, and reads no more than it must."""
+"""Verification reports exactly the differences from a revision, and reads no more than it must."""
 
 import os
 import threading
@@ -56,11 +56,13 @@ def src(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def publish(
-    registry: Registry, memory: MemoryStorage, files: Mapping[str, bytes], hash_type: str = CHUNKED, *told: StoreAlgorithm
+    registry: Registry, memory: MemoryStorage, files: Mapping[str, bytes], hash_type: str = CHUNKED, *checksums: StoreAlgorithm
 ) -> TopHash:
     """Make a revision of files that are stored as objects."""
     entries = [
-        entry_of(key, files[key], put(memory, str(PhysicalKey("source", f"data/{key}")), files[key], *told), hash_type=hash_type)
+        entry_of(
+            key, files[key], put(memory, str(PhysicalKey("source", f"data/{key}")), files[key], *checksums), hash_type=hash_type
+        )
         for key in sorted(files, key=walk_order)
     ]
     return commit(registry, NAME, entries)
@@ -100,7 +102,7 @@ def data_read(recorder: Recorder) -> int:
 
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
 @pytest.mark.parametrize("read_all", [False, True])
-def test_what_was_installed_is_what_the_revision_names(
+def test_installed_is_verified(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, src: str, hash_type: str, *, read_all: bool
 ) -> None:
     top_hash = publish(registry, memory, TREE, hash_type)
@@ -134,12 +136,10 @@ DIFFERENCES: dict[str, tuple[dict[str, bytes | None], dict[str, list[str]]]] = {
 }
 
 
-@pytest.mark.parametrize("what", DIFFERENCES)
+@pytest.mark.parametrize("difference", DIFFERENCES)
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
-def test_every_difference_is_told_in_walk_order(
-    registry: Registry, memory: MemoryStorage, src: str, hash_type: str, what: str
-) -> None:
-    changes, expected = DIFFERENCES[what]
+def test_differences_in_walk_order(registry: Registry, memory: MemoryStorage, src: str, hash_type: str, difference: str) -> None:
+    changes, expected = DIFFERENCES[difference]
     top_hash = publish(registry, memory, TREE, hash_type)
     lay(registry, src, TREE)
     lay(registry, src, changes)
@@ -156,9 +156,7 @@ def test_every_difference_is_told_in_walk_order(
 
 
 @pytest.mark.parametrize("others", [{}, {"data.csv": None}], ids=["nothing but extra files", "a missing file too"])
-def test_extra_files_can_be_let_pass_and_nothing_else(
-    registry: Registry, memory: MemoryStorage, src: str, others: dict[str, bytes | None]
-) -> None:
+def test_extra_files_may_pass(registry: Registry, memory: MemoryStorage, src: str, others: dict[str, bytes | None]) -> None:
     publish(registry, memory, TREE)
     lay(registry, src, TREE | {"extra": b"x"} | others)
     verification = check(registry, src)
@@ -175,7 +173,7 @@ def test_extra_files_can_be_let_pass_and_nothing_else(
     ("count", "more"),
     [(1, None), (100, None), (101, "and 1 more"), (2500, "and 2,400 more")],
 )
-def test_at_most_a_hundred_differences_are_listed_and_the_rest_is_counted(count: int, more: str | None) -> None:
+def test_100_differences_are_listed(count: int, more: str | None) -> None:
     keys = [f"{i:04}" for i in range(count)]
     verification = Verification(
         top_hash=TopHash("0" * 64), entries=count, bytes=0, missing=keys[: count // 2], extra=keys[count // 2 :]
@@ -189,13 +187,13 @@ def test_at_most_a_hundred_differences_are_listed_and_the_rest_is_counted(count:
     assert sum(map(len, caught.value.differences.values())) == count
 
 
-def test_where_nothing_is_everything_is_missing(registry: Registry, memory: MemoryStorage, src: str) -> None:
+def test_empty_place_misses_all(registry: Registry, memory: MemoryStorage, src: str) -> None:
     publish(registry, memory, TREE)
 
     assert check(registry, src).missing == sorted(TREE, key=walk_order)
 
 
-def test_a_package_without_entries_is_verified(registry: Registry, src: str) -> None:
+def test_empty_package_is_verified(registry: Registry, src: str) -> None:
     commit(registry, NAME, [])
     lay(registry, src, {"extra": b"x"})
 
@@ -204,7 +202,8 @@ def test_a_package_without_entries_is_verified(registry: Registry, src: str) -> 
 
 
 @pytest.mark.parametrize("src", ["s3://source/out", "s3://source/out/", "s3://target", "s3://target/"])
-def test_a_prefix_is_a_directory_and_its_siblings_and_placeholders_are_no_extra_files(src: str) -> None:
+def test_prefix_is_a_directory(src: str) -> None:
+    """Count neither siblings nor placeholders of a prefix as extra files."""
     memory = MemoryStorage(["registry", "source", "target"])
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
     publish(registry, memory, {"data/a.txt": b"a"})
@@ -215,9 +214,7 @@ def test_a_prefix_is_a_directory_and_its_siblings_and_placeholders_are_no_extra_
     check(registry, src).check()
 
 
-def test_a_temporary_file_and_an_empty_directory_are_no_extra_files(
-    registry: Registry, memory: MemoryStorage, write: Callable[..., Path]
-) -> None:
+def test_temporary_files_not_extra(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
     publish(registry, memory, {"a.txt": b"a"})
     directory = write("out/a.txt", b"a").parent
     write(f"out/.{'0' * 32}.tmp", b"left by a process that was killed")
@@ -228,7 +225,7 @@ def test_a_temporary_file_and_an_empty_directory_are_no_extra_files(
 
 
 @pytest.mark.parametrize("kind", ["a directory", "a link to a directory", "a link to nothing", "below a file"])
-def test_what_is_no_file_is_missing(
+def test_non_file_is_missing(
     registry: Registry, memory: MemoryStorage, write: Callable[..., Path], tmp_path: Path, kind: str
 ) -> None:
     publish(registry, memory, {"data/a.txt": b"a"})
@@ -244,9 +241,7 @@ def test_what_is_no_file_is_missing(
     assert check(registry, str(out)).missing == ["data/a.txt"]
 
 
-def test_a_link_to_a_right_file_is_right(
-    registry: Registry, memory: MemoryStorage, write: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_link_to_right_file(registry: Registry, memory: MemoryStorage, write: Callable[..., Path], tmp_path: Path) -> None:
     publish(registry, memory, {"data/a.txt": b"a"})
     elsewhere = write("elsewhere/a.txt", b"a")
     (tmp_path / "out/data").mkdir(parents=True)
@@ -274,7 +269,7 @@ def test_a_link_to_a_right_file_is_right(
         ),
     ],
 )
-def test_a_part_of_a_package_is_looked_for_where_install_puts_it(
+def test_part_laid_as_by_install(
     registry: Registry, memory: MemoryStorage, src: str, path: str, laid: dict[str, bytes], expected: dict[str, list[str]]
 ) -> None:
     publish(registry, memory, TREE)
@@ -286,7 +281,7 @@ def test_a_part_of_a_package_is_looked_for_where_install_puts_it(
 
 
 @pytest.mark.parametrize("path", ["data", "data.csv"])
-def test_a_part_of_the_packages_own_objects_is_verified(registry: Registry, memory: MemoryStorage, path: str) -> None:
+def test_part_of_own_objects(registry: Registry, memory: MemoryStorage, path: str) -> None:
     publish(registry, memory, TREE)
     found = check(registry, path=path)
 
@@ -302,7 +297,7 @@ def test_a_part_of_the_packages_own_objects_is_verified(registry: Registry, memo
         (str(NAME), "data.csv/", EntryNotFoundError),
     ],
 )
-def test_what_is_not_there_cannot_be_verified(
+def test_absent_is_not_verified(
     registry: Registry, memory: MemoryStorage, src: str, package: str, path: str | None, error: type[QuiltError]
 ) -> None:
     publish(registry, memory, TREE)
@@ -311,7 +306,7 @@ def test_what_is_not_there_cannot_be_verified(
         verify(registry, Reference(package, path=path), src)
 
 
-# The package's own objects, and what is read.
+# The package's own objects, and the bytes that are read.
 
 
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
@@ -322,7 +317,7 @@ def test_what_is_not_there_cannot_be_verified(
         pytest.param(lambda memory, key: memory.delete([PhysicalKey.parse(key)]), {}, id="nor does a delete marker"),
     ],
 )
-def test_the_packages_own_objects_are_looked_at_in_the_versions_that_it_names(
+def test_own_objects_at_versions(
     registry: Registry, memory: MemoryStorage, hash_type: str, change: Callable[[MemoryStorage, str], object], expected: object
 ) -> None:
     publish(registry, memory, TREE, hash_type)
@@ -331,7 +326,7 @@ def test_the_packages_own_objects_are_looked_at_in_the_versions_that_it_names(
     check(registry).check()
 
 
-@pytest.mark.parametrize("told", [(), ALL], ids=["no checksum", "checksums"])
+@pytest.mark.parametrize("checksums", [(), ALL], ids=["no checksum", "checksums"])
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
 @pytest.mark.parametrize(
     ("stored", "expected"),
@@ -343,15 +338,15 @@ def test_the_packages_own_objects_are_looked_at_in_the_versions_that_it_names(
         pytest.param(b"right", {}, id="right"),
     ],
 )
-def test_differences_of_the_packages_own_objects_are_told(
-    hash_type: str, told: tuple[StoreAlgorithm, ...], stored: bytes | None, expected: dict[str, list[str]]
+def test_own_object_differences(
+    hash_type: str, checksums: tuple[StoreAlgorithm, ...], stored: bytes | None, expected: dict[str, list[str]]
 ) -> None:
     memory = MemoryStorage(["registry", "source"], versioned=False)
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
     publish(registry, memory, {"a.txt": b"right"}, hash_type)
     memory.delete([PhysicalKey("source", "data/a.txt")])
     if stored is not None:
-        put(memory, "s3://source/data/a.txt", stored, *told)
+        put(memory, "s3://source/data/a.txt", stored, *checksums)
     found = check(registry)
 
     assert {"missing": found.missing, "modified": found.modified} == {"missing": [], "modified": []} | expected
@@ -359,7 +354,7 @@ def test_differences_of_the_packages_own_objects_are_told(
 
 
 @pytest.mark.parametrize(
-    ("hash_type", "told", "read"),
+    ("hash_type", "checksums", "read"),
     [
         pytest.param(CHUNKED, ALL, {"data/large.bin"}, id="chunked: a checksum proves one part"),
         pytest.param(SHA256, ALL, set(), id="SHA256: a checksum proves it"),
@@ -373,27 +368,27 @@ def test_differences_of_the_packages_own_objects_are_told(
 )
 @pytest.mark.parametrize("read_all", [False, True])
 @pytest.mark.parametrize("place", ["own objects", "prefix"])
-def test_objects_are_read_where_no_checksum_proves_them_or_where_all_is_to_be_read(
+def test_only_unproven_are_read(
     registry: Registry,
     memory: MemoryStorage,
     recorder: Recorder,
     place: str,
     hash_type: str,
-    told: tuple[StoreAlgorithm, ...],
+    checksums: tuple[StoreAlgorithm, ...],
     read: set[str],
     *,
     read_all: bool,
 ) -> None:
-    publish(registry, memory, TREE, hash_type, *told)
+    publish(registry, memory, TREE, hash_type, *checksums)
     for key, data in TREE.items():
-        put(memory, str(PhysicalKey("source", f"out/{key}")), data, *told)
+        put(memory, str(PhysicalKey("source", f"out/{key}")), data, *checksums)
     check(through(registry, recorder), None if place == "own objects" else PREFIX, read_all=read_all).check()
 
     assert data_read(recorder) == sum(len(TREE[key]) for key in (TREE if read_all else read))
 
 
 @pytest.mark.parametrize("read_all", [False, True])
-def test_a_file_is_read_in_any_case_and_once(
+def test_file_is_read_once(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, tmp_path: Path, *, read_all: bool
 ) -> None:
     publish(registry, memory, TREE)
@@ -403,7 +398,7 @@ def test_a_file_is_read_in_any_case_and_once(
     assert data_read(recorder) == BYTES
 
 
-def test_a_checksum_that_the_store_tells_is_believed_unless_all_is_to_be_read(registry: Registry, memory: MemoryStorage) -> None:
+def test_checksum_trusted_by_default(registry: Registry, memory: MemoryStorage) -> None:
     key = PhysicalKey("source", "b.txt")
     rotten = memory.store(key, b"wrong", "overwrite", {"SHA256": checksum(b"right", "SHA256")}).key
     right = put(memory, "s3://source/a.txt", b"right")
@@ -413,7 +408,7 @@ def test_a_checksum_that_the_store_tells_is_believed_unless_all_is_to_be_read(re
     assert check(registry, read_all=True).modified == ["b.txt"]
 
 
-def test_a_file_of_another_size_is_not_read(registry: Registry, memory: MemoryStorage, recorder: Recorder, src: str) -> None:
+def test_other_size_is_not_read(registry: Registry, memory: MemoryStorage, recorder: Recorder, src: str) -> None:
     publish(registry, memory, {"a.txt": b"right"})
     lay(registry, src, {"a.txt": b"right and more"})
 
@@ -422,7 +417,7 @@ def test_a_file_of_another_size_is_not_read(registry: Registry, memory: MemorySt
 
 
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
-def test_objects_of_a_store_that_tells_nothing_are_verified(src: str, hash_type: str) -> None:
+def test_silent_store_is_verified(src: str, hash_type: str) -> None:
     memory = SilentStorage(["registry", "source"])
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
     publish(registry, memory, TREE, hash_type)
@@ -433,15 +428,15 @@ def test_objects_of_a_store_that_tells_nothing_are_verified(src: str, hash_type:
     check(registry).check()
 
 
-# What is refused.
+# Refusals.
 
 
 @pytest.mark.parametrize("read_all", [False, True])
-@pytest.mark.parametrize("told", [(), ALL], ids=["no checksum", "checksums"])
-def test_a_hash_of_an_unknown_type_is_refused(
-    registry: Registry, memory: MemoryStorage, told: tuple[StoreAlgorithm, ...], *, read_all: bool
+@pytest.mark.parametrize("checksums", [(), ALL], ids=["no checksum", "checksums"])
+def test_unknown_hash_type_refused(
+    registry: Registry, memory: MemoryStorage, checksums: tuple[StoreAlgorithm, ...], *, read_all: bool
 ) -> None:
-    place = put(memory, "s3://source/out/a.txt", b"a", *told)
+    place = put(memory, "s3://source/out/a.txt", b"a", *checksums)
     commit(registry, NAME, [Entry(LogicalKey("a.txt"), (str(place),), 1, Hash("MD5", "0"))])
 
     for src in (None, PREFIX):
@@ -449,9 +444,7 @@ def test_a_hash_of_an_unknown_type_is_refused(
             check(registry, src, read_all=read_all)
 
 
-def test_a_remote_manifest_that_names_a_file_is_refused_and_the_file_is_never_opened(
-    registry: Registry, recorder: Recorder, write: Callable[..., Path], src: str
-) -> None:
+def test_named_file_is_not_opened(registry: Registry, recorder: Recorder, write: Callable[..., Path], src: str) -> None:
     secret = write("secret", b"secret")
     commit(registry, NAME, [entry_of("a.txt", b"secret", secret.as_uri())])
 
@@ -462,9 +455,7 @@ def test_a_remote_manifest_that_names_a_file_is_refused_and_the_file_is_never_op
     check(registry, src).check()
 
 
-def test_a_package_of_a_local_registry_is_verified_by_its_files(
-    local_registry: Registry, write: Callable[..., Path], src: str
-) -> None:
+def test_local_package_by_files(local_registry: Registry, write: Callable[..., Path], src: str) -> None:
     for key, data in TREE.items():
         write(f"in/{key}", data)
     directory = write("in/README.md", TREE["README.md"]).parent
@@ -481,7 +472,7 @@ def test_a_package_of_a_local_registry_is_verified_by_its_files(
 
 
 @pytest.mark.parametrize("key", ["../a.txt", "/a.txt", "data/../../a.txt"])
-def test_a_manifest_with_a_key_that_leads_out_is_refused_when_it_is_read(
+def test_escaping_key_is_refused(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, write: Callable[..., Path], key: str
 ) -> None:
     write("a.txt", b"a")
@@ -493,14 +484,14 @@ def test_a_manifest_with_a_key_that_leads_out_is_refused_when_it_is_read(
 
 
 @pytest.mark.parametrize("src", ["s3://source/out/?versionId=v1", "s3://", "https://example.org/", ""])
-def test_a_place_that_is_none_is_refused(registry: Registry, memory: MemoryStorage, src: str) -> None:
+def test_bad_place_is_refused(registry: Registry, memory: MemoryStorage, src: str) -> None:
     publish(registry, memory, {"a.txt": b"a"})
 
     with pytest.raises(LocationError):
         check(registry, src)
 
 
-def test_a_place_that_is_a_file_is_refused(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
+def test_file_as_place_is_refused(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
     publish(registry, memory, {"a.txt": b"a"})
 
     with pytest.raises(QuiltError, match="out"):
@@ -512,9 +503,7 @@ def test_a_place_that_is_a_file_is_refused(registry: Registry, memory: MemorySto
 
 @pytest.mark.parametrize("operation", ["stat", "stream"])
 @pytest.mark.parametrize("read_all", [False, True])
-def test_a_verification_that_is_stopped_tells_nothing(
-    registry: Registry, memory: MemoryStorage, src: str, operation: str, *, read_all: bool
-) -> None:
+def test_stop_returns_nothing(registry: Registry, memory: MemoryStorage, src: str, operation: str, *, read_all: bool) -> None:
     publish(registry, memory, TREE)
     lay(registry, src, TREE)
     stop = threading.Event()
@@ -525,7 +514,7 @@ def test_a_verification_that_is_stopped_tells_nothing(
     assert stopping.done
 
 
-def test_a_stop_ends_reading_between_two_chunks(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
+def test_stop_between_chunks(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
     stop = threading.Event()
     read: list[int] = []
 
@@ -545,7 +534,7 @@ def test_a_stop_ends_reading_between_two_chunks(registry: Registry, memory: Memo
 
 
 @pytest.mark.parametrize("mode", ["before", "after"])
-def test_a_store_that_fails_at_any_call_is_no_difference(
+def test_failed_call_no_difference(
     registry: Registry, memory: MemoryStorage, recorder: Recorder, src: str, mode: FaultMode
 ) -> None:
     publish(registry, memory, TREE)

@@ -87,7 +87,7 @@ def test_reader_finds_stray_latest(local_registry: Registry, write: Callable[...
     )
     assert reader.look() == []
 
-    stamp = second.revision.time.int_timestamp
+    stamp = second.revision.published_at.int_timestamp
     Path(local_registry.location.root.key, f".quilt/named_packages/{name}/{stamp}").unlink()
 
     (violation,) = reader.look()

@@ -192,8 +192,8 @@ def test_update_rejects_corrupt_entry(publisher: Publisher, world: World, proxy:
 def test_corrupt_delete_spares_others(world: World, proxy: S3Proxy) -> None:
     package = "faults/deleted"
     published = [push(world.registry, Draft(package=package, entries={"a": b"%d" % number})) for number in range(10)]
-    doomed, others = published[4], {one.revision.time.int_timestamp for one in published[:4] + published[5:]}
-    stamp = str(doomed.revision.time.int_timestamp)
+    doomed, others = published[4], {one.revision.published_at.int_timestamp for one in published[:4] + published[5:]}
+    stamp = str(doomed.revision.published_at.int_timestamp)
     begin = '<Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Object><Key>.quilt/named_packages/' + f"{package}/{stamp}"
     end = "</Key></Object><Quiet>true</Quiet></Delete>"
     fault = Fault("corrupt", at=(len(begin) - 0.5) / len(begin + end))

@@ -194,7 +194,7 @@ def test_unversioned_registry_works(s3: S3Server, s3_registry: Registry, plain_b
         assert download(s3, entry) == (directory / logical_key).read_bytes()
     again = push(registry, Draft(package=str(NAME), entries={"a.txt": b"other"}))
     assert list(registry.revisions(NAME)) == [again.revision, published.revision]
-    assert delete(registry, str(NAME), again.top_hash[:8]) == DeleteResult((again.revision.time,), again.top_hash)
+    assert delete(registry, str(NAME), again.top_hash[:8]) == DeleteResult((again.revision.published_at,), again.top_hash)
     assert registry.resolve(NAME) == published.top_hash
 
 
@@ -279,7 +279,7 @@ def test_delete_keeps_data(s3: S3Server, s3_registry: Registry) -> None:
     published = push(s3_registry, Draft(package=str(NAME), entries={"a.txt": b"content"}))
     entry = read(s3_registry, published)["a.txt"]
 
-    assert delete(s3_registry, str(NAME)) == DeleteResult((published.revision.time,))
+    assert delete(s3_registry, str(NAME)) == DeleteResult((published.revision.published_at,))
     assert list(s3_registry.packages()) == []
     assert download(s3, entry) == b"content"
     assert s3_registry.read(NAME, published.top_hash).header["version"] == "v0"

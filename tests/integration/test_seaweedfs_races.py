@@ -69,7 +69,7 @@ def test_acknowledged_pushes_stay(s3: S3Server, s3_registry: Registry) -> None:
 
     history = list(s3_registry.revisions(NAME))
     assert len(acknowledged) == writers * rounds
-    assert len({revision.time for revision in acknowledged}) == writers * rounds
+    assert len({revision.published_at for revision in acknowledged}) == writers * rounds
     assert [revision for revision in acknowledged if revision not in history] == []
     assert len(history) == writers * rounds
     assert s3_registry.resolve(NAME) in {revision.top_hash for revision in history}
@@ -89,8 +89,8 @@ def test_one_racing_writer_wins(s3: S3Server, s3_registry: Registry) -> None:
     history = list(s3_registry.revisions(NAME))
 
     assert won
-    assert sorted(history, key=lambda revision: revision.time) == sorted(
-        [first.revision, *won], key=lambda revision: revision.time
+    assert sorted(history, key=lambda revision: revision.published_at) == sorted(
+        [first.revision, *won], key=lambda revision: revision.published_at
     )
     assert s3_registry.resolve(NAME) in {revision.top_hash for revision in won}
 

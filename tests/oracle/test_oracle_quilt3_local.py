@@ -119,7 +119,7 @@ def test_pushed_revisions_are_found(connect: Connect, local: Local, bucket: str,
     assert len(local.handed_on) == 1
 
     package = local.ask(REVISIONS, bucket=bucket, name=name)["package"]
-    ours = [{"hash": one.top_hash, "modified": one.revision.time.isoformat()} for one in (second, first)]
+    ours = [{"hash": one.top_hash, "modified": one.revision.published_at.isoformat()} for one in (second, first)]
     assert package == {
         "bucket": bucket,
         "name": name,

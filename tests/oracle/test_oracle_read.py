@@ -60,7 +60,7 @@ class Written:
     def pointers(self) -> dict[str, str]:
         """Return what quilt3 lists as revisions, as our engine knows them."""
         latest = self.registry.latest(self.name)
-        return {str(each.time.int_timestamp): each.top_hash for each in self.registry.revisions(self.name)} | (
+        return {str(each.published_at.int_timestamp): each.top_hash for each in self.registry.revisions(self.name)} | (
             {"latest": latest.top_hash} if latest else {}
         )
 

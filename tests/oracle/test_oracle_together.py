@@ -93,7 +93,7 @@ class TestQuilt3Package:
         entries = quilt3.browse(bucket_url, name)["entries"]
         history = list(s3_registry.revisions(PackageName.parse(name)))
         assert [revision.top_hash for revision in history] == pushed
-        assert delete(s3_registry, name) == DeleteResult(tuple(revision.time for revision in history))
+        assert delete(s3_registry, name) == DeleteResult(tuple(revision.published_at for revision in history))
         assert name not in quilt3.packages(bucket_url)
         assert quilt3.revisions(bucket_url, name) == []
         for top_hash in pushed:

@@ -206,7 +206,7 @@ class Update:
         return Draft(
             package=self.name,
             mode="update",
-            base=self.base,
+            revision=self.base,
             entries=self._filled(case.entries),
             remove=case.remove,
             meta=case.meta,

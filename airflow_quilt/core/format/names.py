@@ -23,6 +23,7 @@ DirectoryKey = NewType("DirectoryKey", str)
 TopHash = NewType("TopHash", str)
 """64 lower-case hex digits, checked by :func:`parse_top_hash`."""
 
+_MOST_SHOWN = 200
 _PUBLISHED_NAME = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
 _EXISTING_NAME = re.compile(r"[\w-]+/[\w-]+")
 _TOP_HASH = re.compile(r"[0-9a-f]{64}")
@@ -56,9 +57,11 @@ class PackageName:
 
     @classmethod
     def _matching(cls, pattern: re.Pattern[str], text: object, alphabet: str) -> Self:
+        if isinstance(text, cls):
+            text = str(text)
         if isinstance(text, str) and pattern.fullmatch(text):
             return cls(*text.split("/"))
-        raise PackageNameError(f"package name {text!r}: expected namespace/name, each of {alphabet}")
+        raise PackageNameError(f"package name {repr(text)[:_MOST_SHOWN]}: expected namespace/name, each of {alphabet}")
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"

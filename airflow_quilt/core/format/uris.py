@@ -6,7 +6,7 @@ They print exactly as in quilt3, because their printed form goes into manifests.
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from urllib.parse import SplitResult, parse_qs, quote, quote_plus, unquote, urlsplit
 
 import msgspec
@@ -211,6 +211,26 @@ class QuiltUri:
             path=path or None,
             catalog=fields.get("catalog", [None])[0] or None,
         )
+
+    def to_xcom(self, catalog: str | None = None) -> dict[str, Any]:
+        """Return the plain values that name a revision in XCom, in events and in links: the one maker of that dict.
+
+        Args:
+            catalog: the URL of a Quilt catalog, such as ``https://catalog.example.com``.
+
+        Returns:
+            ``registry``, ``package``, ``top_hash``, ``quilt_uri`` and ``catalog_url``: the catalog's page of the revision, or
+            None without a catalog, without a top hash, or for a registry on a disk.
+        """
+        bucket = self.registry.root.bucket
+        has_page = catalog and bucket and self.top_hash
+        return {
+            "registry": str(self.registry),
+            "package": str(self.package),
+            "top_hash": self.top_hash,
+            "quilt_uri": str(self),
+            "catalog_url": f"{catalog}/b/{bucket}/packages/{self.package}/tree/{self.top_hash}/" if has_page else None,
+        }
 
     def __str__(self) -> str:
         pin = f"@{self.top_hash}" if self.top_hash else f":{self.tag}" if self.tag else ""

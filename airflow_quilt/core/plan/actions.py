@@ -105,12 +105,12 @@ class Upload(_SourceAction, frozen=True, gc=False, tag=True):
     """Upload a local file or content, and hash it on the way.
 
     With ``exact``, an object at the destination that already has the hash of the source is left as it is.
-    ``earlier`` is an entry whose object certainly exists; it is reused if the source has its hash.
+    ``previous`` is an entry whose object certainly exists; it is reused if the source has its hash.
     """
 
     destination: PhysicalKey
     exact: bool = False
-    earlier: Entry | None = None
+    previous: Entry | None = None
 
 
 class Copy(_SourceAction, frozen=True, gc=False, tag=True):

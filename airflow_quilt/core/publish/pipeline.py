@@ -1,146 +1,214 @@
-"""What push and build share: from a draft to a revision, in one process."""
+"""From a draft to a revision, in one process."""
 
 import contextlib
 import logging
 import threading
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Iterable
+from typing import Any, Final, Self
 
 from airflow_quilt.core.errors import RevisionConflictError
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.ordering import merge_join
-from airflow_quilt.core.plan.actions import Source, Transfer
-from airflow_quilt.core.plan.tree import SourceTree
-from airflow_quilt.core.publish.commit import (
-    Commit,
-    CommitSpec,
-    Planner,
-    PublishResult,
-    TransferStats,
-    announce,
-    bytes_of,
-    check_target,
-    decide,
-    spool,
-    transfer,
-)
-from airflow_quilt.core.publish.draft import Draft, check_draft
-from airflow_quilt.core.publish.planned import Entries, PlannedRevision, TransferredEntry
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.plan.actions import Copy, Source, Transfer, Upload
+from airflow_quilt.core.publish.commit import CommitSpec, PublishResult, TransferStats, commit
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.planned import Entries, PlannedRevision, Planner, TransferredEntry, bytes_of, decide
 from airflow_quilt.core.publish.resolve import discover, resolve
 from airflow_quilt.core.publish.reuse import attach_previous
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.pointers import Latest
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.runtime.progress import Progress
+from airflow_quilt.core.runtime.progress import Progress, count, human_size
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.spool import Spool
-
-__all__ = ["PublishResult", "publish"]
+from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.transfer.upload import Uploader
 
 _log = logging.getLogger(__name__)
 
-_REBASING: Final = RetryPolicy(seconds=600.0, shortest=0.1, longest=2.0)
+_REBASE: Final = RetryPolicy(seconds=600.0, shortest=0.1, longest=2.0)
+_WORTH_A_CHECK: Final = 64 * 1024 * 1024
+"""Bytes to move from which on two requests are worth it, to learn now that the manifest could not be written in the end."""
 
 
 def publish(
     registry: Registry,
     draft: Draft,
-    plan: Planner,
-    verb: str,
+    planner: Planner,
+    *,
     stop: threading.Event | None = None,
     attempt: Attempt | None = None,
 ) -> PublishResult:
-    """Make a draft a revision; ``plan`` decides what becomes of the bytes, ``verb`` tells the log what is being done.
+    """Make a draft a revision. Readers see nothing before everything is there.
 
-    What can be checked is checked before any byte moves, and a reader sees nothing before everything is there.
+    Args:
+        registry: takes the revision.
+        draft: the revision.
+        planner: chooses upload, copy or hash-in-place for each source.
+        stop: set it, from any thread, to end the work with ``CancelledError``; nothing is published then.
+        attempt: identifies the attempts of one piece of work, so that it makes one revision however often it is run.
+
+    Raises:
+        InputError: the draft cannot be published; nothing was written.
+        RevisionConflictError: ``latest`` moved meanwhile; nothing is visible.
+        StorageError: a store refused or failed; nothing is visible.
     """
-    name = check_draft(draft)
-    with contextlib.ExitStack() as lasting:
-        work = _Work(registry, name, draft, plan, verb, stop or threading.Event(), attempt or Attempt(), lasting)
-        latest = registry.latest(name)
-        work.added = discover(registry, draft, work.lasting_spool(Source))
-        return _published(work, latest)
+    package = draft.check()
+    with Workspace(registry, package, stop or threading.Event(), attempt or Attempt()) as work:
+        latest = registry.latest(package)
+        added = discover(registry, draft, work.spool(Source))  # 1. which files there are
+        while True:
+            with work.round():
+                revision = resolve(registry, package, draft, added, latest)  # 2. header, tree, workflow
+                planned = decide(planner, draft, package, revision, work.plan(), work.stop)  # 3. nothing has moved yet
+                spec = CommitSpec.of(draft, package, revision, planned, added.directories)
+                entries = carry_out(work, planned, latest, f"{planner.verb} {package}")  # 4. bytes
+                try:
+                    return commit(  # 5. manifest, pointer, latest
+                        registry,
+                        spec,
+                        entries,
+                        added=added.sources,
+                        stats=work.stats,
+                        base=latest,
+                        latest=latest,
+                        attempt=work.attempt,
+                        since=work.since,
+                    )
+                except RevisionConflictError as conflict:
+                    latest = work.rebase(draft, conflict)  # 6. again, on top of the newer revision
 
 
-def _published(work: "_Work", latest: Latest | None) -> PublishResult:
-    """Make a draft a revision; where somebody else publishes meanwhile, and the draft says so, on top of that."""
-    began, failures = _REBASING.clock(), 0
-    while True:
-        try:
-            return work.run(latest)
-        except RevisionConflictError as error:
-            failures += 1
-            pause = _REBASING.pause(error, failures, began)
-            if work.draft.conflict != "rebase" or pause is None or work.stop.wait(pause):
-                raise
-            _log.info("%s was published to meanwhile: merging with the latest revision, try %s", work.name, failures + 1)
-            latest = work.registry.latest(work.name)
-            work.since = work.attempt.began if work.since is None else work.since
+class Workspace:
+    """The temporary space of one publication, and its progress over several rounds.
 
-
-@dataclass(slots=True)
-class _Work:
-    """A draft on its way: what its sources are, and what has been done for them.
+    A round is one pass from the files to the commit; a conflict makes a second one on top of the newer revision. The entries
+    of a round serve the next one.
 
     Attributes:
-        lasting: closes, when the work is over, what must last until then.
-        held: closes, at the end of each run, what was for that run.
+        stop: set from outside to end the work.
+        attempt: identifies the work.
+        since: unix seconds since when earlier attempts, or earlier rounds, may have left something; None for the first.
+        stats: bytes moved, of all rounds.
+        done: the transfers of the last round.
     """
 
-    registry: Registry
-    name: PackageName
-    draft: Draft
-    plan: Planner
-    verb: str
-    stop: threading.Event
-    attempt: Attempt
-    lasting: contextlib.ExitStack
-    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
-    added: SourceTree = field(default_factory=SourceTree)
-    done: Spool[TransferredEntry] | None = None
-    moved: TransferStats = field(default_factory=TransferStats)
-    since: float | None = field(init=False)
+    def __init__(self, registry: Registry, package: PackageName, stop: threading.Event, attempt: Attempt) -> None:
+        self.registry = registry
+        self.package = package
+        self.stop = stop
+        self.attempt = attempt
+        self.since = attempt.since
+        self.stats = TransferStats()
+        self.done: Spool[TransferredEntry] | None = None
+        self._spools = contextlib.ExitStack()
+        self._round_spools = contextlib.ExitStack()
+        self._conflicts, self._began = 0, _REBASE.clock()
 
-    def __post_init__(self) -> None:
-        self.since = self.attempt.since
+    def __enter__(self) -> Self:
+        return self
 
-    def lasting_spool(self, kind: Any) -> Spool[Any]:
-        """Return a place for records of a kind, until the work is over."""
-        return spool(self.lasting, self.registry, kind)
+    def __exit__(self, *_: object) -> None:
+        self._spools.close()
 
     def spool(self, kind: Any) -> Spool[Any]:
-        """Return a place for records of a kind, until the end of this run."""
-        return spool(self.held, self.registry, kind)
+        """Return a spool for records of a type, which lasts until the work is over."""
+        return self._spools.enter_context(Spool(kind, self.registry.stores.limits.spill_entries))
 
-    def run(self, latest: Latest | None) -> PublishResult:
-        """Make the draft a revision on top of ``latest``; what an earlier run sent is not sent again."""
-        with self.held:
-            content = resolve(self.registry, self.name, self.draft, self.added, latest)
-            planned = PlannedRevision(self.spool(Entry), self.spool(Transfer))
-            decide(self.draft, self.name, content, self.plan(content.tree.sources), planned, self.stop)
-            before, self.done = self.done, self._carry_out(planned, latest)
-            if before:
-                before.close()
-            terms = CommitSpec.of(self.draft, content, planned, self.added.directories)
-            commit = Commit(self.registry, self.name, terms, latest, latest, self.attempt, self.since)
-            return commit.make(Entries(planned.kept, self.done), self.added.sources, self.moved)
+    def round_spool(self, kind: Any) -> Spool[Any]:
+        """Return a spool for records of a type, which lasts until the end of the round."""
+        return self._round_spools.enter_context(Spool(kind, self.registry.stores.limits.spill_entries))
 
-    def _carry_out(self, planned: PlannedRevision, latest: Latest | None) -> Spool[TransferredEntry]:
-        """Do what is to be done, but for what an earlier run did."""
-        done, fresh = self.lasting_spool(TransferredEntry), planned.tasks
-        if self.done:
-            fresh = self.spool(Transfer)
-            done.extend(before for task, before in merge_join(planned.tasks, self.done) if before and before.task == task)
-            fresh.extend(task for task, before in merge_join(planned.tasks, done) if task and not before)
-        to_do, to_move = bytes_of(fresh)
-        check_target(self.registry, to_move)
-        announce(self.registry, f"{self.verb} {self.name}", planned, to_move)
-        progress = Progress(f"{self.verb} {self.name}")
-        progress.begin(len(planned), planned.size)
-        progress.add(len(planned) - len(fresh), planned.size - to_do)
-        tasks = attach_previous(self.registry, self.name, latest, fresh, self.spool) if latest and to_move else fresh
-        reused = transfer(self.registry.stores, tasks, done, progress, self.stop, self.attempt.earliest)
-        self.moved.copied += to_move - reused
-        self.moved.reused += reused
-        return done
+    def round(self) -> contextlib.ExitStack:
+        """Begin a round; the context ends it."""
+        self._round_spools = contextlib.ExitStack()
+        return self._round_spools
+
+    def plan(self) -> PlannedRevision:
+        """Return an empty plan, for this round."""
+        return PlannedRevision(self.round_spool(Entry), self.round_spool(Transfer))
+
+    def rebase(self, draft: Draft, conflict: RevisionConflictError) -> Latest | None:
+        """Return the newer revision that the next round is based on.
+
+        Raises:
+            RevisionConflictError: the draft is not to be rebased, or that has gone on for too long.
+        """
+        self._conflicts += 1
+        pause = _REBASE.pause(conflict, self._conflicts, self._began)
+        if draft.conflict != "rebase" or pause is None or self.stop.wait(pause):
+            raise conflict
+        _log.info("%s was published to meanwhile: merging with the latest revision, round %s", self.package, self._conflicts + 1)
+        self.since = self.attempt.began if self.since is None else self.since
+        return self.registry.latest(self.package)
+
+
+def carry_out(work: Workspace, planned: PlannedRevision, latest: Latest | None, label: str) -> Entries:
+    """Transfer the files of a plan, apart from those that an earlier round transferred; return the entries of the revision.
+
+    Raises:
+        QuiltError: as for :meth:`airflow_quilt.core.transfer.upload.Uploader.run`.
+    """
+    registry = work.registry
+    done, fresh = work.spool(TransferredEntry), planned.transfers
+    if work.done:
+        fresh = work.round_spool(Transfer)
+        done.extend(old for new, old in merge_join(planned.transfers, work.done) if old and old.transfer == new)
+        fresh.extend(new for new, old in merge_join(planned.transfers, done) if new and not old)
+        work.done.close()
+    work.done = done
+    to_read, to_move = bytes_of(fresh)
+    check_writable(registry, to_move)
+    announce(registry, label, planned, to_move)
+    progress = Progress(label)
+    progress.begin(len(planned), planned.size)
+    progress.add(len(planned) - len(fresh), planned.size - to_read)
+    transfers = attach_previous(registry, work.package, latest, fresh, work.round_spool) if latest and to_move else fresh
+    reused = transfer_all(registry.stores, transfers, done, progress, work.stop, work.attempt.earliest)
+    work.stats.copied += to_move - reused
+    work.stats.reused += reused
+    return planned.entries(done)
+
+
+def check_writable(registry: Registry, to_move: int) -> None:
+    """Check, where many bytes are about to move, that the manifest could be written in the end.
+
+    Raises:
+        StorageError: it could not.
+    """
+    if to_move >= _WORTH_A_CHECK:
+        registry.check_writable()
+
+
+def announce(registry: Registry, label: str, planned: PlannedRevision, to_move: int) -> None:
+    """Log the size of the work that begins."""
+    amount = f"{count(len(planned), 'entry', 'entries')}, {human_size(planned.size)}"
+    _log.info("%s to %s: %s, %s to copy", label, registry.location, amount, human_size(to_move))
+
+
+def transfer_all(
+    stores: Stores,
+    transfers: Iterable[Transfer],
+    done: Spool[TransferredEntry],
+    progress: Progress,
+    stop: threading.Event,
+    since: float | None,
+) -> int:
+    """Carry out transfers, and put them with their entries into ``done``; return the bytes that were there already.
+
+    Raises:
+        QuiltError: as for :meth:`airflow_quilt.core.transfer.upload.Uploader.run`.
+    """
+    uploader = Uploader(stores, progress=progress, stop=stop, since=since)
+    with contextlib.closing(uploader.run(transfers)) as results:
+        done.extend(TransferredEntry.of(transfer, entry) for transfer, entry in results)
+    if uploader.reused:
+        files = count(uploader.reused, "object or part", "objects and parts")
+        _log.info("Not sent again: %s that were there already, %s", files, human_size(uploader.bytes_reused))
+    # A bucket that keeps no versions shares the objects of one key among all revisions: worth one line.
+    first = next((each.entry for each in done if isinstance(each.transfer, Upload | Copy)), None)
+    if first and PhysicalKey.parse(first.physical_keys[0]).version_id is None:
+        _log.warning("%s has no version: the next revision overwrites it; let the bucket keep versions", first.physical_keys[0])
+    return uploader.bytes_reused

@@ -1,90 +1,119 @@
-"""What becomes of the files of a revision, as streams in walk order: what is known already, what is to be done, what was done."""
+"""The plan of a revision: for each file, in walk order, its entry or the transfer that will make one."""
 
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 
 import msgspec
 
+from airflow_quilt.core.errors import EmptyPackageError
 from airflow_quilt.core.format.manifest import Entry
-from airflow_quilt.core.format.names import LogicalKey
-from airflow_quilt.core.format.ordering import Record, merge_join
-from airflow_quilt.core.plan.actions import Action, HashInPlace, Source, Transfer, Upload
+from airflow_quilt.core.format.names import LogicalKey, PackageName
+from airflow_quilt.core.format.ordering import Record, batched, merge_join
+from airflow_quilt.core.plan.actions import Action, Copy, HashInPlace, Source, Transfer, Upload
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.resolve import ResolvedRevision
+from airflow_quilt.core.runtime.executor import check_stop
 from airflow_quilt.core.runtime.spool import Spool
 
 T = TypeVar("T", bound=Record)
 R = TypeVar("R")
 
 
-class TransferredEntry(msgspec.Struct, frozen=True, gc=False):
-    """What has been done, and what came of it."""
+class Planner(Protocol):
+    """Chooses upload, copy or hash-in-place for each source, or keeps its entry."""
 
-    task: Transfer
+    @property
+    def verb(self) -> str:
+        """The work, as the log calls it: ``Pushing``."""
+        ...
+
+    def plan(self, sources: Iterable[Source]) -> Iterator[Action]:
+        """Yield the action for each source, in the same order.
+
+        Raises:
+            InputError: a source cannot be published in this way.
+        """
+        ...
+
+
+class TransferredEntry(msgspec.Struct, frozen=True, gc=False):
+    """A transfer that was carried out, and the entry that came of it."""
+
+    transfer: Transfer
     entry: Entry
 
     @classmethod
-    def of(cls, task: Transfer, entry: Entry) -> Self:
-        """Return what came of a task, whatever it had been told of an earlier revision."""
-        return cls(msgspec.structs.replace(task, earlier=None) if isinstance(task, Upload) and task.earlier else task, entry)
+    def of(cls, transfer: Transfer, entry: Entry) -> Self:
+        """Return the record of a transfer, without the entry of the previous revision that was attached to it."""
+        if isinstance(transfer, Upload) and transfer.previous:
+            transfer = msgspec.structs.replace(transfer, previous=None)
+        return cls(transfer, entry)
 
     @property
     def logical_key(self) -> LogicalKey:
-        """The key of the entry."""
+        """The logical key of the entry."""
         return self.entry.logical_key
 
 
 @dataclass(slots=True)
 class PlannedRevision:
-    """What becomes of the files of a revision: entries that are known already, and what is to be done for the others.
+    """The files of a revision, before any byte moves.
 
     Attributes:
-        size: bytes, of all.
-        names_files: whether it will name files of this machine.
+        kept: entries that are known already.
+        transfers: the transfers for the other files.
+        size: bytes, of all files.
+        names_files: whether an entry will name a file of this machine.
     """
 
     kept: Spool[Entry]
-    tasks: Spool[Transfer]
+    transfers: Spool[Transfer]
     size: int = 0
     names_files: bool = False
 
     def add(self, actions: Sequence[Action]) -> None:
-        """Take some more."""
+        """Add the actions for some more files."""
         kept = [action for action in actions if isinstance(action, Entry)]
-        tasks = [action for action in actions if not isinstance(action, Entry)]
+        transfers = [action for action in actions if not isinstance(action, Entry)]
         self.kept.extend(kept)
-        self.tasks.extend(tasks)
-        self.size += sum([entry.size for entry in kept]) + sum([task.source.size for task in tasks])
+        self.transfers.extend(transfers)
+        self.size += sum([entry.size for entry in kept]) + sum([transfer.source.size for transfer in transfers])
         self.names_files = (
             self.names_files
             or any(entry.physical_keys[0].startswith("file:") for entry in kept)
-            or any(isinstance(task, HashInPlace) and task.origin.is_local for task in tasks)
+            or any(isinstance(transfer, HashInPlace) and transfer.origin.is_local for transfer in transfers)
         )
 
     def __len__(self) -> int:
-        return len(self.kept) + len(self.tasks)
+        return len(self.kept) + len(self.transfers)
 
     def files(self) -> Iterator[Source | Entry]:
-        """Yield what is known of each file, in walk order."""
-        return _filled(self.kept, self.tasks, lambda task: task.source)
+        """Yield the source or entry of each file, in walk order."""
+        return _in_walk_order(self.kept, self.transfers, lambda transfer: transfer.source)
 
     def actions(self) -> Iterator[Action]:
-        """Yield what becomes of each file, in walk order."""
-        return _filled(self.kept, self.tasks, lambda task: task)
+        """Yield the action for each file, in walk order."""
+        return _in_walk_order(self.kept, self.transfers, lambda transfer: transfer)
+
+    def entries(self, done: Spool[TransferredEntry]) -> "Entries":
+        """Return the entries of the revision, given its transfers as they were carried out."""
+        return Entries(self.kept, done)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Entries:
-    """The entries of a revision, in walk order: those that were known, and those that came of the work."""
+    """The entries of a revision, in walk order; they can be read again and again."""
 
     kept: Spool[Entry]
-    done: Spool[TransferredEntry]
+    transferred: Spool[TransferredEntry]
 
     def __iter__(self) -> Iterator[Entry]:
-        return _filled(self.kept, self.done, lambda done: done.entry)
+        return _in_walk_order(self.kept, self.transferred, lambda done: done.entry)
 
 
-def _filled(kept: Spool[Entry], others: Spool[T], of: Callable[[T], R]) -> Iterator[Entry | R]:
-    """Yield the entries that were known, and what there is of the others, in walk order."""
+def _in_walk_order(kept: Spool[Entry], others: Spool[T], of: Callable[[T], R]) -> Iterator[Entry | R]:
     if not len(others):
         yield from kept
         return
@@ -93,3 +122,47 @@ def _filled(kept: Spool[Entry], others: Spool[T], of: Callable[[T], R]) -> Itera
             yield of(other)
         elif entry:
             yield entry
+
+
+def decide(
+    planner: Planner,
+    draft: Draft,
+    package: PackageName,
+    revision: ResolvedRevision,
+    planned: PlannedRevision,
+    stop: threading.Event,
+) -> PlannedRevision:
+    """Plan each file of a revision, and check the whole against the workflow; no byte has moved yet.
+
+    Args:
+        planner: chooses an action for each file.
+        draft: says whether the package may be empty.
+        package: its name.
+        revision: its files, a stream that is read here.
+        planned: takes the plan.
+        stop: set it to end the work.
+
+    Returns:
+        ``planned``.
+
+    Raises:
+        EmptyPackageError: there is no file, and the draft does not allow that.
+        WorkflowError: the package does not satisfy the workflow.
+        InputError: a source cannot be published.
+    """
+    for batch in batched(planner.plan(revision.tree.sources)):
+        check_stop(stop)
+        planned.add(batch)
+    if not len(planned) and not draft.allow_empty:
+        raise EmptyPackageError("the package has no entries; give allow_empty=True to publish it all the same")
+    revision.check_workflow(package, planned.files())
+    return planned
+
+
+def bytes_of(transfers: Iterable[Transfer]) -> tuple[int, int]:
+    """Return the bytes that transfers read, and those of them that move to the registry's bucket."""
+    to_read = to_move = 0
+    for transfer in transfers:
+        to_read += transfer.source.size
+        to_move += transfer.source.size if isinstance(transfer, Upload | Copy) else 0
+    return to_read, to_move

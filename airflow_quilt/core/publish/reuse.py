@@ -1,7 +1,8 @@
-"""What the latest revision holds of what is to be sent: found with few requests, however many files there are.
+"""Entries of the latest revision whose objects are still current: a file that has the same content is not sent again.
 
-An object counts if the revision names its version, and a listing shows that this version is still the current one. Whether
-a file has the same content is for who reads it to find out (:class:`airflow_quilt.core.transfer.upload.Uploader`).
+They are found with few requests, however many files there are: the manifest, and one listing. An object counts if the revision
+names its version, and the listing shows that this version is still the current one. Whether a file has the same content is
+found out when it is read (:class:`airflow_quilt.core.transfer.upload.Uploader`).
 """
 
 import logging
@@ -24,81 +25,93 @@ from airflow_quilt.core.runtime.spool import Spool
 _log = logging.getLogger(__name__)
 
 _LINE: Final = 1000
-"""Bytes of a manifest, for each file to be sent, up to which it is worth while to read it."""
+"""Bytes of a manifest, for each file to be sent, up to which reading it costs less than it saves."""
 _VERSIONS: Final = 4
-"""Versions, for each file to be sent, up to which it is worth while to list them."""
-_FEW: Final = 1000
-"""As many as one request lists."""
+"""Versions of objects, for each file to be sent, up to which listing them costs less than it saves."""
+_PAGE: Final = 1000
+"""Versions that one request lists."""
 
 
-class _Listed(msgspec.Struct, frozen=True, gc=False):
-    """An object below the prefix where files land, by the logical key that lands there."""
+class _CurrentObject(msgspec.Struct, frozen=True, gc=False):
+    """An object below the prefix where files land, under the logical key that lands there."""
 
     logical_key: LogicalKey
     key: PhysicalKey
 
 
 def attach_previous(
-    registry: Registry, name: PackageName, latest: Latest, tasks: Spool[Transfer], spool: Callable[[Any], Spool[Any]]
+    registry: Registry,
+    package: PackageName,
+    latest: Latest,
+    transfers: Spool[Transfer],
+    spool: Callable[[Any], Spool[Any]],
 ) -> Iterable[Transfer]:
-    """Return the tasks; each small file with the entry that the latest revision has of it, if its object is still there.
+    """Return the transfers; each small upload with its entry in the latest revision, if that object is still current.
 
     Args:
-        registry: where they are sent.
-        name: the package.
+        registry: holds the latest revision, and the objects.
+        package: its name.
         latest: its latest revision.
-        tasks: in walk order.
-        spool: makes a place for records.
+        transfers: in walk order.
+        spool: makes a spool for records of a type.
     """
-    first = next(filter(_is_small, tasks), None)
+    first = next(filter(_is_small, transfers), None)
     prefix = _prefix(first) if isinstance(first, Upload) else None
     if prefix is None:
-        return tasks
-    files = sum(map(_is_small, tasks))
+        return transfers
+    files = sum(map(_is_small, transfers))
     try:
-        found = _found(registry, name, latest, prefix, files, spool)
+        current = _current_entries(registry, package, latest, prefix, files, spool)
     except QuiltError as error:
-        _log.info("What the latest revision holds is sent again, since it cannot be read: %s", error)
-        return tasks
-    return (_told(task, entry) for task, entry in merge_join(tasks, found) if task)
+        _log.info("All files are sent, also those that the latest revision holds, since it cannot be read: %s", error)
+        return transfers
+    return (_attach(transfer, entry) for transfer, entry in merge_join(transfers, current) if transfer)
 
 
-def _is_small(task: Transfer) -> bool:
-    """Whether a task sends a file in one piece; what has parts is looked for one by one."""
-    return isinstance(task, Upload) and task.source.size <= part_size(task.source.size)
+def _is_small(transfer: Transfer) -> bool:
+    """Whether a file is sent in one piece; for larger ones the uploader asks the store one by one."""
+    return isinstance(transfer, Upload) and transfer.source.size <= part_size(transfer.source.size)
 
 
-def _prefix(task: Upload) -> PhysicalKey | None:
+def _prefix(upload: Upload) -> PhysicalKey | None:
     """Return the prefix below which files land under their logical keys, if they do."""
-    key = task.destination.key
-    return PhysicalKey(task.destination.bucket, key.removesuffix(task.logical_key)) if key.endswith(task.logical_key) else None
+    key, logical_key = upload.destination.key, upload.logical_key
+    return PhysicalKey(upload.destination.bucket, key.removesuffix(logical_key)) if key.endswith(logical_key) else None
 
 
-def _told(task: Transfer, entry: Entry | None) -> Transfer:
-    """Tell a task of the entry of the latest revision, if it is of the place where the file is to land."""
-    if not entry or not isinstance(task, Upload) or not _is_small(task):
-        return task
-    place = PhysicalKey.parse(entry.physical_keys[0])
-    is_same = place.at_version(None) == task.destination and entry.size == task.source.size
-    return msgspec.structs.replace(task, earlier=entry) if is_same and entry.hash.type == task.source.hash_type else task
+def _attach(transfer: Transfer, entry: Entry | None) -> Transfer:
+    if not entry or not isinstance(transfer, Upload) or not _is_small(transfer):
+        return transfer
+    object_key = PhysicalKey.parse(entry.physical_keys[0])
+    is_same = object_key.at_version(None) == transfer.destination and entry.size == transfer.source.size
+    return (
+        msgspec.structs.replace(transfer, previous=entry)
+        if is_same and entry.hash.type == transfer.source.hash_type
+        else transfer
+    )
 
 
-def _found(
-    registry: Registry, name: PackageName, latest: Latest, prefix: PhysicalKey, files: int, spool: Callable[[Any], Spool[Any]]
+def _current_entries(
+    registry: Registry,
+    package: PackageName,
+    latest: Latest,
+    prefix: PhysicalKey,
+    files: int,
+    spool: Callable[[Any], Spool[Any]],
 ) -> Spool[Entry]:
-    """Return the entries of the latest revision whose objects are below a prefix, at the versions that are current."""
-    found: Spool[Entry] = spool(Entry)
-    manifest = registry.read_small(name, latest.top_hash, _LINE * (files + _FEW))
+    """Return the entries of the latest revision that name current versions of objects below a prefix."""
+    current: Spool[Entry] = spool(Entry)
+    manifest = registry.read_small(package, latest.top_hash, _LINE * (files + _PAGE))
     if manifest is None:
-        return found
-    listed: Spool[_Listed] = spool(_Listed)
-    stats = registry.stores.remote.list_versions(prefix, _VERSIONS * files + _FEW)
-    listed.extend(_Listed(LogicalKey(stat.key.key.removeprefix(prefix.key)), stat.key) for stat in stats)
-    found.extend(_current(manifest.entries, listed))
-    return found
+        return current
+    listed: Spool[_CurrentObject] = spool(_CurrentObject)
+    infos = registry.stores.remote.list_versions(prefix, _VERSIONS * files + _PAGE)
+    listed.extend(_CurrentObject(LogicalKey(info.key.key.removeprefix(prefix.key)), info.key) for info in infos)
 
+    def entries() -> Iterator[Entry]:
+        for entry, there in merge_join(manifest.entries, listed):
+            if entry and there and there.key.version_id is not None and entry.physical_keys == (str(there.key),):
+                yield entry
 
-def _current(entries: Iterable[Entry], listed: Iterable[_Listed]) -> Iterator[Entry]:
-    for entry, there in merge_join(entries, listed):
-        if entry and there and there.key.version_id is not None and entry.physical_keys == (str(there.key),):
-            yield entry
+    current.extend(entries())
+    return current

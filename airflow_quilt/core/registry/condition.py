@@ -1,65 +1,85 @@
-"""A revision that somebody waits for."""
+"""A condition on the latest revision of a package, which sensors wait for."""
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import pendulum
 
 from airflow_quilt.core.errors import PackageNotFoundError
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_hash_prefix, parse_logical_key
-from airflow_quilt.core.registry.registry import Registry, moment_of
+from airflow_quilt.core.format.uris import QuiltUri
+from airflow_quilt.core.registry.registry import Registry, parse_time
 from airflow_quilt.core.registry.selection import at
 
 
 @dataclass(frozen=True, slots=True)
 class FoundRevision:
-    """The revision that ``latest`` names; with the time at which it was published, where the newest pointer tells it."""
+    """The latest revision of a package.
 
-    package: PackageName
-    top_hash: TopHash
-    time: pendulum.DateTime | None
+    Attributes:
+        uri: its Quilt+ URI.
+        published_at: the time at which it was published, where the newest pointer shows it.
+    """
+
+    uri: QuiltUri
+    published_at: pendulum.DateTime | None
+
+    @property
+    def top_hash(self) -> TopHash | None:
+        """The top hash of the revision."""
+        return self.uri.top_hash
+
+    def to_xcom(self, catalog: str | None = None) -> dict[str, Any]:
+        """Return the revision as plain values, for XCom and for events; ``catalog`` is the URL of a Quilt catalog."""
+        return {
+            **self.uri.to_xcom(catalog),
+            "published_at": self.published_at.to_iso8601_string() if self.published_at else None,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionCondition:
-    """What the latest revision of a package has to be.
+    """A condition that the latest revision of a package meets, or not yet.
 
     Attributes:
         package: ``namespace/name``.
-        newer_than: a top hash or the beginning of one, which it must not have; or a time, after which it must have been
-            published, as text of ISO 8601 with ``-``, UTC unless it says otherwise. None: any revision will do.
-        path: the key of a file that it must hold, or of a directory.
+        newer_than: a top hash or the beginning of one (6 digits or more), which the latest revision must not have; or a
+            time (a datetime, or a `str` as ISO 8601 writes it with ``-``; UTC by default), after which it must have been
+            published. None: any revision meets it.
+        path: the logical key of a file, or of a directory, that the revision must hold.
     """
 
-    package: str
+    package: PackageName | str
     newer_than: str | datetime | None = None
     path: str | None = None
 
     def find(self, registry: Registry) -> FoundRevision | None:
-        """Return the latest revision if it is one like that.
+        """Return the latest revision if it meets the condition.
 
         Raises:
-            InputError: something here is malformed.
+            InputError: a part of the condition is malformed.
             QuiltError: the registry cannot be read.
         """
         name = PackageName.parse_existing(self.package)
-        moment = moment_of(self.newer_than)
-        known = None if self.newer_than is None or moment else parse_hash_prefix(str(self.newer_than))
+        since = parse_time(self.newer_than)
+        known = None if self.newer_than is None or since else parse_hash_prefix(str(self.newer_than))
         if self.path is not None:
             parse_logical_key(self.path.removesuffix("/"))
         latest = registry.latest(name)
         if latest is None or (known and latest.top_hash.startswith(known)):
             return None
-        time = registry.published(name, latest.top_hash, moment)
-        if moment and time is None:
+        published_at = registry.published_at(name, latest.top_hash, since)
+        if since and published_at is None:
             return None
-        if self.path is not None and not _has(registry, name, latest.top_hash, self.path):
+        if self.path is not None and not self._has_path(registry, name, latest.top_hash, self.path):
             return None
-        return FoundRevision(name, latest.top_hash, time)
+        uri = QuiltUri(registry=registry.location, package=name, top_hash=latest.top_hash)
+        return FoundRevision(uri, published_at)
 
-
-def _has(registry: Registry, name: PackageName, top_hash: TopHash, path: str) -> bool:
-    try:
-        return any(at(registry.read(name, top_hash).entries, path))
-    except PackageNotFoundError:  # Its manifest is gone, so nobody can read it.
-        return False
+    @staticmethod
+    def _has_path(registry: Registry, name: PackageName, top_hash: TopHash, path: str) -> bool:
+        try:
+            return any(at(registry.read(name, top_hash).entries, path))
+        except PackageNotFoundError:  # Its manifest is gone, so nobody can read it.
+            return False

@@ -36,17 +36,20 @@ from airflow_quilt.core.storage.base import MOST_WHOLE, Storage, StoredObject, S
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 
 _PACKAGES: Final = 16
-"""Of so many packages it is remembered which pointers were read when they were published to."""
+"""Packages whose pointers are remembered from one publication to the next."""
 
 
 class Registry:
-    """A registry on S3 or on the local disk.
+    """A registry on S3 or on the local disk; :func:`~airflow_quilt.core.open_registry` opens one.
+
+    Every method that takes a package takes its name as a ``str`` or as a :class:`PackageName`, and raises
+    ``PackageNameError`` where it is none. Which revision is meant is always called ``revision``; see :meth:`resolve`.
 
     Args:
-        location: where it is.
+        location: the bucket or directory.
         stores: the storages for it and for the sources of packages.
         clock: unix seconds.
-        lease: the seconds after which somebody who deletes or rolls back, and does not go on, is taken for dead.
+        lease: seconds after which a deletion or rollback that does not go on loses its lock to the next one.
     """
 
     def __init__(
@@ -56,100 +59,105 @@ class Registry:
         self.stores = stores
         self._clock = clock
         self._lease = lease
+        self._storage: Storage = stores.of(location.root)
         self._writer = ConditionalWriter(self._storage)
         self._known = lru_cache(_PACKAGES)(self._pointers)
-
-    @property
-    def _storage(self) -> Storage:
-        return self.stores.of(self.location.root)
 
     def _key(self, path: str) -> PhysicalKey:
         return self.location.root.join(path)
 
-    def _pointers(self, name: PackageName) -> Pointers:
+    def _pointers(self, package: PackageName | str) -> Pointers:
+        name = PackageName.parse_existing(package)
         return Pointers(self._storage, self._writer, self.location.root, name, self.stores.limits.max_concurrency)
 
     def _history(self, pointers: Pointers) -> History:
-        lease = StoredLock(self._storage, self._writer, self._key(layout.lock(pointers.name)), self._lease)
-        return History(pointers, lease, self._clock)
+        lock = StoredLock(self._storage, self._writer, self._key(layout.lock(pointers.name)), self._lease)
+        return History(pointers, lock, self._clock)
+
+    # Reading
 
     def packages(self) -> Iterator[PackageName]:
         """List the packages, each once."""
         seen = set()
         names = self._key(layout.NAMES)
-        for stat in self._storage.list_objects(names):
-            namespace, _, rest = stat.key.key.removeprefix(names.key).partition("/")
+        for info in self._storage.list_objects(names):
+            namespace, _, rest = info.key.key.removeprefix(names.key).partition("/")
             name, _, pointer = rest.partition("/")
             if pointer and (namespace, name) not in seen:
                 seen.add((namespace, name))
                 yield PackageName(namespace, name)
 
-    def latest(self, name: PackageName) -> Latest | None:
-        """Return what ``latest`` of a package names, or None where there is no such package.
+    def latest(self, package: PackageName | str) -> Latest | None:
+        """Return the revision that ``latest`` of a package names, or None where there is no such package.
 
         Raises:
             ManifestError: the pointer holds something else than a top hash.
         """
-        return self._pointers(name).latest()
+        return self._pointers(package).latest()
 
-    def revisions(self, name: PackageName) -> Iterator[Revision]:
+    def revisions(self, package: PackageName | str) -> Iterator[Revision]:
         """Yield the revisions of a package, newest first; a hash that was published twice comes twice."""
-        return (pointer.revision for pointer in self._pointers(name).all())
+        return (pointer.revision for pointer in self._pointers(package).all())
 
-    def resolve(self, name: PackageName, revision: str | datetime | None = None) -> TopHash:
+    def resolve(self, package: PackageName | str, revision: str | datetime | None = None) -> TopHash:
         """Return the full top hash of a revision.
 
         Args:
-            name: the package.
-            revision: one of: None or ``latest``; a top hash or the beginning of one, 6 digits or more; a time (a datetime, or
-                text as ISO 8601 writes it with ``-``; UTC unless it says otherwise) for the newest revision that was there
-                then; the 10-digit unix seconds in the name of a revision's pointer. A short hash is looked for among the
-                revisions of the package, a full one is taken at its word.
+            package: ``namespace/name``.
+            revision: one of: None or ``latest``; a top hash or the beginning of one, 6 digits or more; a time (a datetime,
+                or a `str` as ISO 8601 writes it with ``-``; UTC by default) for the newest revision that was there then;
+                the 10-digit unix seconds in the name of a revision's pointer. A short hash must be that of a revision of
+                the package; a full one is returned as it is.
 
         Raises:
             PackageNotFoundError: there is no such package, or none was there at that time.
             TopHashError: no revision, or several, begin with ``revision``; or it is nothing of the above.
         """
+        pointers = self._pointers(package)
         if revision is None or revision == layout.LATEST:
-            if latest := self.latest(name):
+            if latest := pointers.latest():
                 return latest.top_hash
-            raise PackageNotFoundError(f"{self.location}: there is no package {name}")
-        if moment := moment_of(revision):
-            return self._as_of(name, moment)
-        if isinstance(revision, str) and is_stamp(revision) and (found := self._pointers(name).read(int(revision))):
+            raise PackageNotFoundError(f"{self.location}: there is no package {package}")
+        if moment := parse_time(revision):
+            if found := pointers.at(moment.timestamp()):
+                return found.revision.top_hash
+            raise PackageNotFoundError(f"{self.location}: there was no package {package} at {moment.isoformat()}")
+        if isinstance(revision, str) and is_stamp(revision) and (found := pointers.read(int(revision))):
             return found.revision.top_hash
         try:
             return parse_top_hash(revision)
         except TopHashError:
-            return match_hash(revision, (known.top_hash for known in self.revisions(name)))
+            return match_hash(revision, (pointer.revision.top_hash for pointer in pointers.all()))
 
-    def published(self, name: PackageName, top_hash: TopHash, since: datetime | None = None) -> pendulum.DateTime | None:
-        """Return when a revision was published last, looking at the newest pointer; or at all of those after ``since``, if given.
+    def published_at(
+        self, package: PackageName | str, revision: TopHash, since: datetime | None = None
+    ) -> pendulum.DateTime | None:
+        """Return the time at which a revision was published last, as far as the newest pointers show it.
+
+        Args:
+            package: ``namespace/name``.
+            revision: a full top hash.
+            since: all pointers after this time are read; by default only the newest one.
 
         Returns:
-            None where none of them is of the revision.
+            None where none of them names the revision.
         """
-        pointers = self._pointers(name)
+        pointers = self._pointers(package)
         stamps = pointers.listing().stamps
         wanted = stamps[:1] if since is None else [stamp for stamp in stamps if stamp > since.timestamp()]
-        times = (found.revision.time for found in map(pointers.read, wanted) if found and found.revision.top_hash == top_hash)
-        return next(times, None)
+        found = (pointer.revision for pointer in map(pointers.read, wanted) if pointer)
+        return next((each.published_at for each in found if each.top_hash == revision), None)
 
-    def before(self, name: PackageName, revision: Revision) -> TopHash | None:
-        """Return the top hash of the revision of a package that was published before another one, or None for the first."""
-        earlier = self._pointers(name).at(revision.time.timestamp() - 1)
+    def previous(self, package: PackageName | str, revision: Revision) -> TopHash | None:
+        """Return the top hash of the revision that was published before another one, or None for the first."""
+        earlier = self._pointers(package).at(revision.published_at.timestamp() - 1)
         return earlier.revision.top_hash if earlier else None
 
-    def _as_of(self, name: PackageName, moment: datetime) -> TopHash:
-        if found := self._pointers(name).at(moment.timestamp()):
-            return found.revision.top_hash
-        raise PackageNotFoundError(f"{self.location}: there was no package {name} at {moment.isoformat()}")
-
-    def read(self, name: PackageName, revision: str | datetime | None = None) -> Manifest:
+    def read(self, package: PackageName | str, revision: str | datetime | None = None) -> Manifest:
         """Read a revision of a package: its header, and its entries as a stream.
 
         Args:
-            name: the package.
+            package: ``namespace/name``.
             revision: as for :meth:`resolve`.
 
         Raises:
@@ -158,52 +166,53 @@ class Registry:
             ManifestError: the manifest is damaged, or does not have the top hash that is its name; entries raise it while
                 they are read, at their end at the latest.
         """
-        full = self.resolve(name, revision)
-        return self._read(name, full, self._size(name, full))
+        top_hash = self.resolve(package, revision)
+        return self._read(package, top_hash, self._size(package, top_hash))
 
-    def read_small(self, name: PackageName, top_hash: TopHash, most: int) -> Manifest | None:
+    def read_small(self, package: PackageName | str, revision: TopHash, most: int) -> Manifest | None:
         """Read a revision whose manifest has ``most`` bytes or fewer, as :meth:`read` does; None where it has more."""
-        size = self._size(name, top_hash)
-        return self._read(name, top_hash, size) if size <= most else None
+        size = self._size(package, revision)
+        return self._read(package, revision, size) if size <= most else None
 
-    def _size(self, name: PackageName, top_hash: TopHash) -> int:
-        with self._named(name, top_hash):
+    def _size(self, package: PackageName | str, top_hash: TopHash) -> int:
+        with self._not_found(package, top_hash):
             return self._storage.stat(self._key(layout.manifest(top_hash))).size
 
-    def _read(self, name: PackageName, top_hash: TopHash, size: int) -> Manifest:
+    def _read(self, package: PackageName | str, top_hash: TopHash, size: int) -> Manifest:
         key = self._key(layout.manifest(top_hash))
         if size > MOST_WHOLE:
             return read_manifest(self._storage.stream(key, 0, size), top_hash)
-        with self._named(name, top_hash):  # Whole, the store's checksum is compared: the top hash does not cover everything.
+        # Whole, the store's checksum is compared: the top hash does not cover everything.
+        with self._not_found(package, top_hash):
             return read_manifest([self._storage.get(key).data], top_hash)
 
     @contextlib.contextmanager
-    def _named(self, name: PackageName, top_hash: TopHash) -> Iterator[None]:
+    def _not_found(self, package: PackageName | str, top_hash: TopHash) -> Iterator[None]:
         try:
             yield
         except ObjectNotFoundError as error:
-            raise PackageNotFoundError(f"{self.location}: there is no revision {top_hash} of {name}") from error
+            raise PackageNotFoundError(f"{self.location}: there is no revision {top_hash} of {package}") from error
 
-    def entry(self, name: PackageName, logical_key: str, revision: str | datetime | None = None) -> Entry:
-        """Find one entry of a revision.
+    def entry(self, package: PackageName | str, logical_key: str, revision: str | datetime | None = None) -> Entry:
+        """Return one entry of a revision.
 
         Raises:
             EntryNotFoundError: the revision has no such entry.
             QuiltError: as for :meth:`read`.
         """
         found = None
-        for entry in self.read(name, revision).entries:  # To the end, where the top hash is checked.
+        for entry in self.read(package, revision).entries:  # To the end, where the top hash is checked.
             if entry.logical_key == logical_key:
                 found = entry
         if found is None:
-            raise EntryNotFoundError(f"{self.location}: package {name} has no entry {logical_key!r}")
+            raise EntryNotFoundError(f"{self.location}: package {package} has no entry {logical_key!r}")
         return found
 
     def origin(self, entry: Entry) -> PhysicalKey:
-        """Return where the bytes of an entry of this registry are.
+        """Return the physical key of an entry of this registry.
 
         Raises:
-            LocationError: its physical key is not one, or is a file although the registry is not on this machine.
+            LocationError: it is malformed, or is a file although the registry is not on this machine.
         """
         try:
             key = PhysicalKey.parse(entry.physical_keys[0])
@@ -227,12 +236,26 @@ class Registry:
         return verify_stream(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({origin})")
 
     def read_bytes(self, entry: Entry) -> bytes:
-        """Read the bytes of an entry whole, and check them; raises what :meth:`stream` raises."""
+        """Read the bytes of an entry whole, and check them; raises as :meth:`stream`."""
         return b"".join(self.stream(entry))
 
-    def diff(self, name: PackageName, old: str | datetime | None, new: str | datetime | None = None) -> Iterator[Change]:
-        """Yield what changed from one revision of a package to another, in walk order; revisions as for :meth:`resolve`."""
-        return compare(self.read(name, old).entries, self.read(name, new).entries)
+    def diff(
+        self,
+        package: PackageName | str,
+        from_revision: str | datetime | None,
+        to_revision: str | datetime | None = None,
+    ) -> Iterator[Change]:
+        """Yield the changes from one revision of a package to another, in walk order; revisions as for :meth:`resolve`."""
+        return compare(self.read(package, from_revision).entries, self.read(package, to_revision).entries)
+
+    def workflows_config(self) -> StoredObject | None:
+        """Read the workflows config of the registry, or return None where it has none."""
+        try:
+            return self._storage.get(self._key(layout.WORKFLOWS))
+        except ObjectNotFoundError:
+            return None
+
+    # Writing
 
     def check_writable(self) -> None:
         """Check that manifests can be written, by a multipart upload that is begun and aborted.
@@ -243,24 +266,17 @@ class Registry:
         if not self.location.is_local:
             self.stores.remote.begin(self._key(layout.WRITE_CHECK)).abort()
 
-    def workflows_config(self) -> StoredObject | None:
-        """Read the file that says what packages must satisfy here, or None where there is none."""
-        try:
-            return self._storage.get(self._key(layout.WORKFLOWS))
-        except ObjectNotFoundError:
-            return None
+    def published_by(self, package: PackageName, latest: Latest | None, attempt: Attempt) -> Revision | None:
+        """Return the revision that an attempt of the same work published before ``latest`` was read, if any."""
+        return self._history(self._known(package)).made(latest, attempt)
 
-    def made(self, name: PackageName, latest: Latest | None, attempt: Attempt) -> Revision | None:
-        """Return the revision that a try of this piece of work published, if one did before ``latest`` was read."""
-        return self._history(self._known(name)).made(latest, attempt)
+    def unchanged(self, package: PackageName, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
+        """Return the revision that ``latest`` names, and whether an attempt of the same work published it."""
+        return self._history(self._known(package)).unchanged(latest, attempt)
 
-    def unchanged(self, name: PackageName, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
-        """Return the revision that ``latest`` names, and whether a try of this piece of work published it."""
-        return self._history(self._known(name)).unchanged(latest, attempt)
-
-    def commit(  # noqa: PLR0913  (what a revision is made of)
+    def commit(  # noqa: PLR0913  (the parts of a revision)
         self,
-        name: PackageName,
+        package: PackageName,
         top_hash: TopHash,
         manifest: IO[bytes],
         base: Latest | None,
@@ -272,42 +288,47 @@ class Registry:
         """Make a revision visible: manifest, timestamp pointer, ``latest``.
 
         Args:
-            name: the package.
+            package: its name.
             top_hash: the hash of the manifest.
             manifest: the manifest, a seekable file at its beginning.
-            base: what ``latest`` named when this revision was begun.
-            overwrite: win when ``latest`` has moved since.
+            base: ``latest`` as it was read when the work on this revision began.
+            overwrite: publish also where ``latest`` has moved since.
             manifest_mode: ``"create"`` keeps a manifest with this top hash that is there already, of this package or
                 another: it names the same content, maybe at other places.
-            attempt: tells the tries of one piece of work from other work; by default it has one try.
+            attempt: identifies the attempts of one piece of work; by default it has one.
 
         Returns:
-            The revision; and whether a try of this piece of work made it, or somebody else the same at the same moment.
+            The revision; and whether an attempt of this work made it. False: another writer published the same meanwhile.
 
         Raises:
             RevisionConflictError: ``latest`` has moved; nothing is visible.
         """
-        attempt, history = attempt or Attempt(), self._history(self._known(name))
+        attempt, history = attempt or Attempt(), self._history(self._known(package))
         if not overwrite:
             history.check(top_hash, base, attempt)
         with contextlib.suppress(PreconditionError):  # It is there already, and is to stay.
             self._storage.put(self._key(layout.manifest(top_hash)), manifest, manifest_mode)
         return history.publish(top_hash, base, attempt, overwrite=overwrite)
 
-    def delete(self, name: PackageName, top_hash: str | None = None) -> DeleteResult:
+    def delete(self, package: PackageName | str, revision: str | None = None) -> DeleteResult:
         """Delete the pointers of a package, or of one of its revisions; manifests and data stay.
 
         When the deleted revision was the latest one, the newest remaining one becomes ``latest`` first, so that no
         reader sees a package without it.
 
+        Args:
+            package: ``namespace/name``.
+            revision: a top hash or the beginning of one (6 digits or more), the only name that means the same revision
+                when the deletion is run again; None is the whole package.
+
         Raises:
             PackageNotFoundError: there is no such package or revision.
-            TopHashError: several revisions begin with ``top_hash``.
+            TopHashError: several revisions begin with ``revision``.
             RevisionConflictError: the package was to go, and ``latest`` moved meanwhile; nothing was deleted.
-            StorageError: a store refused or failed; what is left is deleted by the next try.
+            StorageError: a store refused or failed; the next attempt deletes the rest.
         """
-        history, absent = self._history(self._pointers(name)), f"{self.location}: there is no package {name}"
-        if top_hash is None:
+        history, absent = self._history(self._pointers(package)), f"{self.location}: there is no package {package}"
+        if revision is None:
             if deleted := history.delete_all():
                 return deleted
             raise PackageNotFoundError(absent)
@@ -315,44 +336,52 @@ class Registry:
         def find(latest: Latest | None, pointers: Sequence[Pointer]) -> TopHash:
             if latest is None and not pointers:
                 raise PackageNotFoundError(absent)
-            return self._find(name, top_hash, pointers, latest)
+            return self._match(package, revision, pointers, latest)
 
         return history.delete(find)
 
-    def rollback(self, name: PackageName, top_hash: str) -> tuple[Revision, TopHash]:
-        """Let ``latest`` name a revision of the history again; the history stays as it is.
+    def rollback(self, package: PackageName | str, revision: str) -> tuple[Revision, TopHash]:
+        """Make a revision of the history the latest one again; the history stays as it is.
+
+        Args:
+            package: ``namespace/name``.
+            revision: as for :meth:`delete`.
 
         Returns:
             The revision, and the top hash that ``latest`` named before.
 
         Raises:
             PackageNotFoundError: there is no such package or revision, or its manifest is gone.
-            TopHashError: ``top_hash`` is malformed, or several revisions begin with it.
+            TopHashError: ``revision`` is malformed, or several revisions begin with it.
             RevisionConflictError: ``latest`` moved meanwhile; it was left alone.
         """
 
         def find(latest: Latest | None, pointers: Sequence[Pointer]) -> TopHash:
             if latest is None:
-                raise PackageNotFoundError(f"{self.location}: there is no package {name}")
-            full = self._find(name, top_hash, pointers, None)
+                raise PackageNotFoundError(f"{self.location}: there is no package {package}")
+            top_hash = self._match(package, revision, pointers, None)
             try:
-                self._storage.stat(self._key(layout.manifest(full)))
+                self._storage.stat(self._key(layout.manifest(top_hash)))
             except ObjectNotFoundError as error:
-                raise PackageNotFoundError(f"{self.location}: the manifest of {name}@{full} is gone") from error
-            return full
+                raise PackageNotFoundError(f"{self.location}: the manifest of {package}@{top_hash} is gone") from error
+            return top_hash
 
-        return self._history(self._pointers(name)).roll_back(find)
+        return self._history(self._pointers(package)).roll_back(find)
 
-    def _find(self, name: PackageName, top_hash: str, pointers: Sequence[Pointer], latest: Latest | None) -> TopHash:
-        prefix = parse_hash_prefix(top_hash)
+    def _match(self, package: PackageName | str, revision: str, pointers: Sequence[Pointer], latest: Latest | None) -> TopHash:
+        prefix = parse_hash_prefix(revision)
         hashes = {pointer.revision.top_hash for pointer in pointers} | ({latest.top_hash} if latest else set())
         if not any(known.startswith(prefix) for known in hashes):
-            raise PackageNotFoundError(f"{self.location}: package {name} has no revision {prefix}")
+            raise PackageNotFoundError(f"{self.location}: package {package} has no revision {prefix}")
         return match_hash(prefix, hashes)
 
 
-def moment_of(revision: object) -> datetime | None:
-    """Return the time that a revision is named by, if it is one; hashes have no ``-``."""
+def parse_time(revision: object) -> datetime | None:
+    """Return the time that names a revision, or None for a revision that is named otherwise; hashes have no ``-``.
+
+    Raises:
+        TopHashError: ``revision`` has a ``-`` and is no time of ISO 8601.
+    """
     if isinstance(revision, str) and "-" in revision:
         try:
             revision = datetime.fromisoformat(revision)

@@ -1,4 +1,4 @@
-"""Which files of which revision somebody means."""
+"""References to a revision, or to files of it, and the entries that they select."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from pathlib import Path
 from airflow_quilt.core.errors import EntryNotFoundError, LocationError
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
-from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.paths import resolve_location
 
@@ -20,15 +20,15 @@ class Reference:
     Attributes:
         package: ``namespace/name``.
         revision: as for :meth:`Registry.resolve`; by default the latest one.
-        path: the key of a file; or of a directory, with or without a ``/`` at its end; None for everything.
+        path: the logical key of a file; or of a directory, with or without a ``/`` at its end; None for everything.
     """
 
-    package: str
+    package: PackageName | str
     revision: str | datetime | None = None
     path: str | None = None
 
 
-def parse_place(text: str) -> PhysicalKey:
+def parse_destination(text: str) -> PhysicalKey:
     """Read the directory or ``s3://`` prefix that files of a package are laid out in; it need not exist.
 
     Raises:
@@ -44,15 +44,16 @@ def parse_place(text: str) -> PhysicalKey:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Files of a revision; each has its path, relative to what was asked for, and its entry."""
+    """Files of a revision, each with its path, relative to the path of the reference, and its entry."""
 
     package: PackageName
     top_hash: TopHash
     files: list[tuple[str, Entry]]
+    uri: QuiltUri
 
     @property
     def bytes(self) -> int:
-        """What the files add up to."""
+        """The sum of the sizes of the files."""
         return sum(entry.size for _, entry in self.files)
 
     def __str__(self) -> str:
@@ -60,7 +61,7 @@ class Selection:
 
 
 def select(registry: Registry, reference: Reference) -> Selection:
-    """Read what a reference names; the manifest is read to its end, where its top hash is checked.
+    """Read the entries of a reference; the manifest is read to its end, where its top hash is checked.
 
     Raises:
         PackageNotFoundError: there is no such package or revision.
@@ -70,12 +71,13 @@ def select(registry: Registry, reference: Reference) -> Selection:
     name = PackageName.parse_existing(reference.package)
     top_hash = registry.resolve(name, reference.revision)
     entries = registry.read(name, top_hash).entries
+    uri = QuiltUri(registry=registry.location, package=name, top_hash=top_hash)
     if reference.path is None:
-        return Selection(name, top_hash, [(entry.logical_key, entry) for entry in entries])
+        return Selection(name, top_hash, [(entry.logical_key, entry) for entry in entries], uri)
     files = list(at(entries, reference.path))
     if not files:
         raise EntryNotFoundError(f"{registry.location}: package {name}@{top_hash} has nothing at {reference.path!r}")
-    return Selection(name, top_hash, files)
+    return Selection(name, top_hash, files, uri)
 
 
 def at(entries: Iterable[Entry], path: str) -> Iterator[tuple[str, Entry]]:

@@ -4,18 +4,16 @@ import contextlib
 import heapq
 import itertools
 import os
-import pickle
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Generic, Self, TypeVar, cast
-
-import msgspec
+from typing import IO, Any, Generic, Self, TypeVar
 
 from airflow_quilt.core.errors import DiskError
 from airflow_quilt.core.format.ordering import Record, batched, sort_key
+from airflow_quilt.core.runtime.codec import Decoder, encode
 
 T = TypeVar("T", bound=Record)
 
@@ -57,8 +55,7 @@ class Spool(Generic[T]):
     def __init__(self, kind: Any, most: int, directory: Path | None = None) -> None:
         self._most = most
         self._directory = directory
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(list[kind]).decode
+        self._decoder = Decoder(list[kind])
         self._lock = threading.Lock()
         self._fresh: list[T] = []
         self._runs: list[_Run] = []
@@ -111,23 +108,11 @@ class Spool(Generic[T]):
             if not self._runs or self._runs[-1].last > first:
                 self._runs.append(_Run(self._file, first))
             for batch in batched(self._fresh):
-                block = self._encoded(batch)
-                self._runs[-1].blocks.append((self._file.tell(), self._file.write(block)))
+                self._runs[-1].blocks.append((self._file.tell(), self._file.write(encode(batch))))
             self._file.flush()
         self._runs[-1].last = last
         self._fresh = []
 
     def _read(self, run: _Run) -> Iterator[T]:
         for start, size in run.blocks:
-            yield from self._decoded(os.pread(run.file.fileno(), size, start))
-
-    def _encoded(self, records: list[T]) -> bytes:
-        try:
-            return self._encode(records)
-        except (UnicodeEncodeError, OverflowError):  # Names of files that are no Unicode; integers of more than 64 bits.
-            return pickle.dumps(records)
-
-    def _decoded(self, block: bytes) -> list[T]:
-        if block.startswith(pickle.PROTO):  # As no array of msgpack does.
-            return cast("list[T]", pickle.loads(block))  # noqa: S301  (our own)
-        return cast("list[T]", self._decode(block))
+            yield from self._decoder.decode(os.pread(run.file.fileno(), size, start))

@@ -282,7 +282,6 @@ BAD_NAMES = [
     pytest.param(".quilt/packages", id="the registry's own"),
     pytest.param(None, id="None"),
     pytest.param(7, id="number"),
-    pytest.param(PackageName("a", "b"), id="a name object"),
 ]
 
 

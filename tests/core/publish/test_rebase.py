@@ -163,7 +163,7 @@ def test_stop_ends_the_attempts(registry: Registry) -> None:
     assert "mine.txt" not in contents(registry)
 
 
-@pytest.mark.parametrize("more", [{"mode": "replace"}, {"base": "latest"}], ids=["replace", "an update of a chosen revision"])
+@pytest.mark.parametrize("more", [{"mode": "replace"}, {"revision": "latest"}], ids=["replace", "an update of a chosen revision"])
 def test_only_latest_is_rebased(registry: Registry, more: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="rebase"):
         push(registry, draft({"a.txt": b"a"}, **more))

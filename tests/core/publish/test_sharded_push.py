@@ -72,8 +72,8 @@ def plan(
     registry: Registry, given: Draft | None = None, cut: ShardingOptions | None = None, staging: PhysicalKey = STAGING
 ) -> ShardPlan:
     given = given or draft()
-    planner = push_planner(registry, given)
-    return plan_shards(registry, given, planner, "Pushing", staging, cut or ShardingOptions(shards=3), attempt=attempt())
+    planner = push_planner(registry, given.package)
+    return plan_shards(registry, given, planner, staging, cut or ShardingOptions(shards=3), attempt=attempt())
 
 
 def transfer(registry: Registry, shards: int, staging: PhysicalKey = STAGING) -> list[ShardResult]:
@@ -81,7 +81,7 @@ def transfer(registry: Registry, shards: int, staging: PhysicalKey = STAGING) ->
 
 
 def commit(registry: Registry, *, retry: bool = False, staging: PhysicalKey = STAGING) -> PublishResult:
-    return commit_shards(registry, staging, "Committing", attempt=attempt(retry=retry))
+    return commit_shards(registry, staging, attempt=attempt(retry=retry))
 
 
 def staged(memory: MemoryStorage) -> list[str]:
@@ -229,7 +229,7 @@ def test_changed_object_is_named(
     memory = store()
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
     key = put(memory, "s3://source/d/a.txt", b"bytes", "SHA256")
-    plan_shards(registry, draft(entries), planner(registry, draft(entries)), "Publishing", STAGING, ShardingOptions())
+    plan_shards(registry, draft(entries), planner(registry, "team/package"), STAGING, ShardingOptions())
     memory.delete([key]) if data is None else put(memory, "s3://source/d/a.txt", data, "SHA256")
 
     with pytest.raises(SourceChangedError, match=r"s3://source/d/a\.txt"):

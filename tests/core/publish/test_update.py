@@ -167,12 +167,12 @@ def test_str_is_no_removal_list(base: Registry) -> None:
 
 
 @pytest.mark.parametrize(
-    "more", [{"base": "latest"}, {"remove": ["a"]}, {"base": "0" * 64, "remove": ("a",)}], ids=["base", "remove", "both"]
+    "more", [{"revision": "latest"}, {"remove": ["a"]}, {"revision": "0" * 64, "remove": ("a",)}], ids=["base", "remove", "both"]
 )
 def test_base_needs_update_mode(base: Registry, new: str, more: dict[str, Any]) -> None:
     recorder = Recorder()
 
-    with pytest.raises(InputError, match="base and remove are for mode='update'"):
+    with pytest.raises(InputError, match="revision and remove are for mode='update'"):
         build(through(base, recorder), draft({"a": new}, mode="replace", **more))
     assert recorder.calls == []
 
@@ -216,7 +216,7 @@ def test_named_base_must_exist(registry: Registry, revision: str, error: type[Ex
     recorder = Recorder()
 
     with pytest.raises(error):
-        push(through(registry, recorder), draft({"a": b"a"}, base=revision))
+        push(through(registry, recorder), draft({"a": b"a"}, revision=revision))
     assert recorder.writes == []
 
 
@@ -246,7 +246,7 @@ def test_update_starts_from_its_base(
     history: tuple[Registry, list[PublishResult]], number: int, name: Callable[[PublishResult], str]
 ) -> None:
     registry, published = history
-    updated = push(registry, draft({"x.txt": b"x"}, base=name(published[number])))
+    updated = push(registry, draft({"x.txt": b"x"}, revision=name(published[number])))
 
     assert list(read(registry, updated)) == [f"{number}.txt", "x.txt"]
     assert registry.read(NAME, updated.top_hash).user_meta == {"n": number}
@@ -264,7 +264,7 @@ def test_old_base_is_published_again(
     history: tuple[Registry, list[PublishResult]],
 ) -> None:
     registry, published = history
-    updated = push(registry, draft(base=published[0].top_hash))
+    updated = push(registry, draft(revision=published[0].top_hash))
 
     assert (updated.top_hash, updated.created) == (published[0].top_hash, True)
     assert registry.resolve(NAME) == published[0].top_hash
@@ -517,7 +517,7 @@ def test_old_base_minds_rivals(
     racing = Before(is_put_of("/latest"), lambda: push(registry, draft({"theirs": b"theirs"})))
 
     with pytest.raises(RevisionConflictError) as caught:
-        push(through(registry, racing), draft({"x": b"x"}, base=published[0].top_hash))
+        push(through(registry, racing), draft({"x": b"x"}, revision=published[0].top_hash))
     assert caught.value.expected == published[2].top_hash
 
 
@@ -526,4 +526,4 @@ def test_base_is_of_its_registry(registry: Registry, memory: MemoryStorage) -> N
     there = push(other, draft({"a": b"a"}))
 
     with pytest.raises(PackageNotFoundError):
-        push(registry, draft({"b": b"b"}, base=there.top_hash))
+        push(registry, draft({"b": b"b"}, revision=there.top_hash))

@@ -1,4 +1,4 @@
-"""Revisions that somebody waits for."""
+"""Conditions on revisions that a sensor waits for."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -31,17 +31,17 @@ def found(registry: Registry, **awaited: object) -> str | None:
     return result.top_hash if result else None
 
 
-def test_a_package_that_is_not_there_yet(registry: Registry) -> None:
+def test_first_revision_is_found(registry: Registry) -> None:
     assert found(registry) is None
 
     published = publish(registry)
 
     result = RevisionCondition(package="team/data").find(registry)
     assert result
-    assert (result.top_hash, result.time) == (published.top_hash, published.revision.time)
+    assert (result.top_hash, result.published_at) == (published.top_hash, published.revision.published_at)
 
 
-def test_another_revision_than_a_known_one(registry: Registry) -> None:
+def test_newer_than_a_revision(registry: Registry) -> None:
     first = publish(registry).top_hash
     assert found(registry, newer_than=first) is None
     assert found(registry, newer_than=first[:8]) is None
@@ -50,7 +50,7 @@ def test_another_revision_than_a_known_one(registry: Registry) -> None:
     assert found(registry, newer_than=first) == second
 
 
-def test_a_revision_that_was_published_after_a_time(registry: Registry) -> None:
+def test_newer_than_a_time(registry: Registry) -> None:
     began = datetime.now(UTC) - timedelta(seconds=5)
     later = datetime.now(UTC) + timedelta(hours=1)
     top_hash = publish(registry).top_hash
@@ -61,11 +61,11 @@ def test_a_revision_that_was_published_after_a_time(registry: Registry) -> None:
     assert found(registry, newer_than=later) is None
 
 
-def test_what_was_rolled_back_to_was_not_published_later(registry: Registry) -> None:
+def test_rollback_is_not_newer(registry: Registry) -> None:
     first, second = publish(registry), publish(registry, "second")
     rollback(registry, "team/data", first.top_hash)
 
-    assert found(registry, newer_than=first.revision.time) is None
+    assert found(registry, newer_than=first.revision.published_at) is None
     assert found(registry, newer_than=second.top_hash) == first.top_hash
 
 
@@ -73,13 +73,13 @@ def test_what_was_rolled_back_to_was_not_published_later(registry: Registry) -> 
     ("path", "is_there"),
     [("a.csv", True), ("plots", True), ("plots/", True), ("a.csv/", False), ("plot", False), ("b.png", False)],
 )
-def test_a_revision_that_holds_a_path(registry: Registry, path: str, is_there: bool) -> None:  # noqa: FBT001
+def test_revision_holding_a_path(registry: Registry, path: str, is_there: bool) -> None:  # noqa: FBT001
     top_hash = publish(registry).top_hash
 
     assert found(registry, path=path) == (top_hash if is_there else None)
 
 
 @pytest.mark.parametrize("awaited", [{"newer_than": "xyz"}, {"newer_than": "2026-13-45"}, {"path": "../a"}])
-def test_what_cannot_be_waited_for_is_an_error(registry: Registry, awaited: dict[str, str]) -> None:
+def test_bad_condition_is_refused(registry: Registry, awaited: dict[str, str]) -> None:
     with pytest.raises(InputError):
         found(registry, **awaited)

@@ -1,4 +1,4 @@
-"""The history of a package under zombies, rivals and people who delete, one interleaving at a time."""
+"""The history of a package under zombies, rivals and deletions, one interleaving at a time."""
 
 import logging
 import threading
@@ -58,7 +58,7 @@ def is_pointer(call: Call) -> bool:
 
 
 def is_workflows_config(call: Call) -> bool:
-    """Whether a call comes after ``latest`` was read, and before it is looked at again."""
+    """Whether a call comes after ``latest`` was read, and before it is read again."""
     return call.operation == "get" and call.key.key.endswith("config.yml")
 
 
@@ -92,9 +92,7 @@ def test_twins_make_one_revision(any_registry: Registry, moment: str, more: dict
 @pytest.mark.parametrize("third", ["publishes", "overwrites", "rolls back"])
 @pytest.mark.parametrize("attempt", [FIRST, RETRY], ids=["first try", "retry"])
 @pytest.mark.parametrize("more", [{}, {"conflict": "overwrite"}, {"mode": "update", "conflict": "rebase"}], ids=str)
-def test_unmarked_attempt_is_found(
-    any_registry: Registry, third: str, attempt: Attempt, more: dict[str, Any]
-) -> None:
+def test_unmarked_attempt_is_found(any_registry: Registry, third: str, attempt: Attempt, more: dict[str, Any]) -> None:
     """Let a twin find the revision of an attempt that has not marked its pointer yet."""
     before = publish(any_registry, "before")
     twins: list[PublishResult] = []
@@ -114,9 +112,7 @@ def test_unmarked_attempt_is_found(
 
 
 @pytest.mark.parametrize("attempt", [FIRST, RETRY], ids=["first try", "retry"])
-def test_twin_overwrites_only_once(
-    any_registry: Registry, attempt: Attempt
-) -> None:
+def test_twin_overwrites_only_once(any_registry: Registry, attempt: Attempt) -> None:
     publish(any_registry, "before")
 
     def third(message: str) -> Before:
@@ -200,9 +196,7 @@ def test_retry_replaces_leftovers(any_registry: Registry) -> None:
     assert published.created
 
 
-def test_failed_mark_is_no_failure(
-    any_registry: Registry, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_mark_is_no_failure(any_registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     publish(through(any_registry, Fault(2, "killed before", among=is_pointer)), "mine", FIRST)
     assert latest(any_registry) == "mine"
@@ -320,20 +314,20 @@ def test_republish_beats_deletion(any_registry: Registry) -> None:
 
 def test_rollback_waits_for_delete(any_registry: Registry) -> None:
     one, two = publish(any_registry, "one"), publish(any_registry, "two")
-    told: list[Exception] = []
+    errors: list[Exception] = []
 
     def roll_back() -> None:
         try:
             rollback(any_registry, str(NAME), one.top_hash)
         except PackageNotFoundError as error:
-            told.append(error)
+            errors.append(error)
 
     other = threading.Thread(target=roll_back)
     deleting = Before(lambda call: call.operation == "delete" and layout.NAMES in call.key.key, other.start)
     delete(through(any_registry, deleting), str(NAME), one.top_hash)
     other.join(60)
 
-    assert len(told) == 1
+    assert len(errors) == 1
     assert list(any_registry.revisions(NAME)) == [two.revision]
     assert latest(any_registry) == "two"
 

@@ -44,7 +44,7 @@ def is_held(place: tuple[Storage, PhysicalKey]) -> bool:
 
 
 class Ticking(Clock):
-    """A clock that grows whenever somebody looks."""
+    """A clock that advances at each reading."""
 
     def __call__(self) -> float:
         self.now += 10.0
@@ -123,7 +123,7 @@ def test_waiting_ends_in_time(place: tuple[Storage, PhysicalKey]) -> None:
     storage, key = place
 
     class Busy(Ticking):
-        """Whenever somebody looks, another owner has the lock."""
+        """Another owner has the lock at each reading."""
 
         def __call__(self) -> float:
             storage.put(key, f"owner {self.now}".encode())

@@ -76,7 +76,7 @@ def manifest(message: str) -> tuple[TopHash, BytesIO]:
 def commit(
     registry: Registry, message: str, conflict: Conflict = "fail", base: Latest | None = CURRENT, attempt: Attempt | None = None
 ) -> Revision:
-    """Publish an empty package whose top hash depends on the message; on what is the latest one, unless told otherwise."""
+    """Publish an empty package whose top hash depends on the message, on top of the latest revision by default."""
     top_hash, out = manifest(message)
     known = registry.latest(NAME) if base is CURRENT else base
     revision, _ = registry.commit(NAME, top_hash, out, known, overwrite=conflict == "overwrite", attempt=attempt)
@@ -84,14 +84,14 @@ def commit(
 
 
 def whole(*revisions: Revision) -> DeleteResult:
-    """Return what says that these were all revisions of a package, and were deleted."""
-    return DeleteResult(tuple(revision.time for revision in revisions))
+    """Return the result of deleting a package with these revisions."""
+    return DeleteResult(tuple(revision.published_at for revision in revisions))
 
 
 def one(*revisions: Revision) -> DeleteResult:
-    """Return what says that a revision was deleted, which was published so often."""
+    """Return the result of deleting a revision that was published so often."""
     (top_hash,) = {revision.top_hash for revision in revisions}
-    return DeleteResult(tuple(revision.time for revision in revisions), top_hash)
+    return DeleteResult(tuple(revision.published_at for revision in revisions), top_hash)
 
 
 def latest_hash(registry: Registry) -> str | None:
@@ -121,7 +121,7 @@ def has_manifest(registry: Registry, top_hash: str) -> bool:
     return True
 
 
-def test_a_revision_is_written_manifest_first_then_its_pointer_then_latest(timed: Registry) -> None:
+def test_manifest_pointer_then_latest(timed: Registry) -> None:
     recorder = Recorder()
     revision = commit(through(timed, recorder), "first")
 
@@ -129,13 +129,13 @@ def test_a_revision_is_written_manifest_first_then_its_pointer_then_latest(timed
     pointers = ".quilt/named_packages/team/package"
     manifest, again = f".quilt/packages/{revision.top_hash}", f"{pointers}/{NOW}"  # Again: marked as published.
     assert paths == [manifest, f"{pointers}/{NOW}", f"{pointers}/latest", again]
-    assert revision.time == pendulum.from_timestamp(NOW)
+    assert revision.published_at == pendulum.from_timestamp(NOW)
     for name in (str(NOW), "latest"):
         place = pointer_key(timed, name)
         assert timed.stores.of(place).get(place).data == revision.top_hash.encode()
 
 
-def test_a_revision_can_be_read_back(timed: Registry) -> None:
+def test_revision_round_trips(timed: Registry) -> None:
     revision = commit(timed, "first")
 
     for top_hash in (None, revision.top_hash, revision.top_hash[:6]):
@@ -143,40 +143,40 @@ def test_a_revision_can_be_read_back(timed: Registry) -> None:
         assert (read.header, list(read.entries)) == ({"version": "v0", "message": "first"}, [])
 
 
-def test_revisions_of_one_second_take_a_second_each(timed: Registry) -> None:
+def test_one_second_per_revision(timed: Registry) -> None:
     revisions = [commit(timed, str(i)) for i in range(5)]
 
-    assert [revision.time.int_timestamp for revision in revisions] == [NOW + i for i in range(5)]
+    assert [revision.published_at.int_timestamp for revision in revisions] == [NOW + i for i in range(5)]
     assert list(timed.revisions(NAME)) == revisions[::-1]
 
 
-def test_a_second_that_another_writer_takes_in_between_is_left_to_it(timed: Registry) -> None:
+def test_taken_second_is_skipped(timed: Registry) -> None:
     other = manifest("theirs")[0]
     racing = Before(is_put_of(f"/{NOW}"), lambda: write_pointer(timed, str(NOW), other))
     revision = commit(through(timed, racing), "mine")
 
-    assert revision.time.int_timestamp == NOW + 1
+    assert revision.published_at.int_timestamp == NOW + 1
     assert [found.top_hash for found in timed.revisions(NAME)] == [revision.top_hash, other]
 
 
-def test_a_clock_that_goes_backwards_keeps_the_history_in_order(timed: Registry, clock: Clock) -> None:
+def test_clock_back_keeps_order(timed: Registry, clock: Clock) -> None:
     revisions = []
     for i, now in enumerate((NOW, NOW - 3600, NOW + 10, NOW + 5)):
         clock.now = now
         revisions.append(commit(timed, str(i)))
 
     assert list(timed.revisions(NAME)) == revisions[::-1]
-    assert [revision.time.int_timestamp - NOW for revision in revisions] == [0, 1, 10, 11]
+    assert [revision.published_at.int_timestamp - NOW for revision in revisions] == [0, 1, 10, 11]
 
 
-def test_fractions_of_a_second_are_cut_off(timed: Registry, clock: Clock) -> None:
+def test_fractions_are_cut_off(timed: Registry, clock: Clock) -> None:
     clock.now = NOW + 0.999
 
-    assert commit(timed, "first").time == pendulum.from_timestamp(NOW)
+    assert commit(timed, "first").published_at == pendulum.from_timestamp(NOW)
 
 
 def at_once(writers: int, work: Callable[[int], T]) -> list[T]:
-    """Let so many threads begin to work at the same moment; return what they return."""
+    """Let so many threads begin to work at the same moment; return their results."""
     start = threading.Barrier(writers)
 
     def begin(writer: int) -> T:
@@ -188,10 +188,10 @@ def at_once(writers: int, work: Callable[[int], T]) -> list[T]:
 
 
 def by_time(revisions: Iterable[Revision]) -> list[Revision]:
-    return sorted(revisions, key=lambda revision: revision.time)
+    return sorted(revisions, key=lambda revision: revision.published_at)
 
 
-def test_parallel_writers_of_one_package_all_stay_in_the_history(timed: Registry) -> None:
+def test_parallel_writers_all_stay(timed: Registry) -> None:
     made = [
         revision
         for revisions in at_once(8, lambda writer: [commit(timed, f"{writer}-{i}", "overwrite") for i in range(4)])
@@ -204,7 +204,7 @@ def test_parallel_writers_of_one_package_all_stay_in_the_history(timed: Registry
     assert latest_hash(timed) in {revision.top_hash for revision in history}
 
 
-def test_of_parallel_writers_on_one_base_exactly_one_wins(timed: Registry) -> None:
+def test_one_writer_wins_a_base(timed: Registry) -> None:
     first = commit(timed, "first")
     base = timed.latest(NAME)
 
@@ -222,7 +222,7 @@ def test_of_parallel_writers_on_one_base_exactly_one_wins(timed: Registry) -> No
 
 
 @pytest.mark.parametrize("is_new", ["new package", "second revision"])
-def test_a_base_that_has_moved_is_refused_before_anything_is_written(timed: Registry, is_new: str) -> None:
+def test_moved_base_writes_nothing(timed: Registry, is_new: str) -> None:
     first = None if is_new == "new package" else commit(timed, "first")
     base = timed.latest(NAME)
     theirs = commit(timed, "theirs")
@@ -236,7 +236,7 @@ def test_a_base_that_has_moved_is_refused_before_anything_is_written(timed: Regi
 
 
 @pytest.mark.parametrize("is_new", ["new package", "second revision"])
-def test_a_base_that_moves_at_the_last_moment_is_refused_and_leaves_no_pointer(timed: Registry, is_new: str) -> None:
+def test_late_conflict_no_pointer(timed: Registry, is_new: str) -> None:
     first = None if is_new == "new package" else commit(timed, "first")
     base = timed.latest(NAME)
     theirs: list[Revision] = []
@@ -249,7 +249,7 @@ def test_a_base_that_moves_at_the_last_moment_is_refused_and_leaves_no_pointer(t
     assert latest_hash(timed) == theirs[0].top_hash
 
 
-def test_a_package_that_is_deleted_at_the_last_moment_is_a_conflict_that_found_nothing(timed: Registry) -> None:
+def test_deleted_base_is_conflict(timed: Registry) -> None:
     first = commit(timed, "first")
     racing = Before(is_put_of("/latest"), lambda: timed.delete(NAME))
 
@@ -259,7 +259,7 @@ def test_a_package_that_is_deleted_at_the_last_moment_is_a_conflict_that_found_n
     assert list(timed.revisions(NAME)) == []
 
 
-def test_to_overwrite_wins_whatever_latest_has_become(timed: Registry) -> None:
+def test_overwrite_wins(timed: Registry) -> None:
     first = commit(timed, "first")
     base = timed.latest(NAME)
     theirs = commit(timed, "theirs")
@@ -269,7 +269,7 @@ def test_to_overwrite_wins_whatever_latest_has_become(timed: Registry) -> None:
     assert latest_hash(timed) == mine.top_hash
 
 
-def test_a_commit_that_stopped_before_latest_is_taken_up_again(timed: Registry) -> None:
+def test_stopped_commit_is_resumed(timed: Registry) -> None:
     first = commit(timed, "first")
     work = Attempt("work")
     with pytest.raises(StorageUnavailableError):
@@ -283,7 +283,7 @@ def test_a_commit_that_stopped_before_latest_is_taken_up_again(timed: Registry) 
     assert latest_hash(timed) == second.top_hash
 
 
-def test_a_pointer_that_vanishes_while_half_finished_work_is_looked_for_is_no_failure(timed: Registry) -> None:
+def test_vanished_pointer_ignored(timed: Registry) -> None:
     """Another writer takes its pointer away because it met a conflict."""
     first = commit(timed, "first")
     write_pointer(timed, str(NOW + 1), ONE)
@@ -297,7 +297,7 @@ def test_a_pointer_that_vanishes_while_half_finished_work_is_looked_for_is_no_fa
     assert list(timed.revisions(NAME)) == [mine, first]
 
 
-def test_an_old_revision_that_is_published_again_gets_a_new_pointer(timed: Registry) -> None:
+def test_republished_gets_pointer(timed: Registry) -> None:
     first = commit(timed, "first")
     second = commit(timed, "second")
     again = commit(timed, "first")
@@ -306,7 +306,7 @@ def test_an_old_revision_that_is_published_again_gets_a_new_pointer(timed: Regis
     assert list(timed.revisions(NAME)) == [again, second, first]
 
 
-def test_the_latest_revision_that_is_committed_again_gets_a_second_pointer(timed: Registry) -> None:
+def test_recommit_gets_a_pointer(timed: Registry) -> None:
     first = commit(timed, "first")
     again = commit(timed, "first")
 
@@ -314,20 +314,21 @@ def test_the_latest_revision_that_is_committed_again_gets_a_second_pointer(timed
     assert first.top_hash == again.top_hash == latest_hash(timed)
 
 
-def test_a_revision_taken_up_and_finished_by_another_writer_stays_in_the_history(timed: Registry) -> None:
-    """Two runs of one task publish the same content: the second one finishes what the first one has begun."""
+def test_finished_by_other_stays(timed: Registry) -> None:
+    """Two attempts of one task publish the same content; the second finishes the work of the first."""
     commit(timed, "first")
     base = timed.latest(NAME)
     theirs: list[Revision] = []
     racing = Before(is_put_of("/latest"), lambda: theirs.append(commit(timed, "same", base=base)))
-    with contextlib.suppress(RevisionConflictError):  # Either answer is honest; what the other writer was told must stay true.
+    with contextlib.suppress(RevisionConflictError):  # Either answer is honest; the other writer's result must stay true.
         commit(through(timed, racing), "same", base=base)
 
     assert theirs[0] in list(timed.revisions(NAME))
     assert latest_hash(timed) == theirs[0].top_hash
 
 
-def test_a_revision_finished_by_another_writer_and_followed_by_a_third_stays_in_the_history(timed: Registry) -> None:
+def test_finished_and_passed_stays(timed: Registry) -> None:
+    """Keep a revision that another writer finished and a third one followed."""
     commit(timed, "first")
     base = timed.latest(NAME)
     theirs: list[Revision] = []
@@ -348,16 +349,16 @@ def test_a_revision_finished_by_another_writer_and_followed_by_a_third_stays_in_
     "name",
     ["123", "notes.txt", "1700000099.bak", "17000000990", "latest.old", "v1700000099", ".1700000099.tmp", "1700000099/inner"],
 )
-def test_stray_names_among_the_pointers_are_ignored(timed: Registry, name: str) -> None:
+def test_stray_names_are_ignored(timed: Registry, name: str) -> None:
     revision = commit(timed, "first")
     write_pointer(timed, name, "something")
 
     assert list(timed.revisions(NAME)) == [revision]
-    assert commit(timed, "second").time.int_timestamp == NOW + 1
+    assert commit(timed, "second").published_at.int_timestamp == NOW + 1
     assert timed.delete(NAME, revision.top_hash) == one(revision)
 
 
-def test_packages_with_a_common_beginning_keep_their_revisions_apart(timed: Registry) -> None:
+def test_similar_packages_kept_apart(timed: Registry) -> None:
     commit(timed, "first")
     longer = PackageName("team", "package-2")
     top_hash, out = manifest("other")
@@ -369,7 +370,7 @@ def test_packages_with_a_common_beginning_keep_their_revisions_apart(timed: Regi
     assert [revision.top_hash for revision in timed.revisions(longer)] == [top_hash]
 
 
-def test_packages_are_listed_once_each(timed: Registry) -> None:
+def test_packages_listed_once(timed: Registry) -> None:
     assert list(timed.packages()) == []
     names = [PackageName("a", "one"), PackageName("a", "two"), PackageName("b", "one")]
     for name in names:
@@ -384,7 +385,7 @@ def test_packages_are_listed_once_each(timed: Registry) -> None:
     assert sorted(timed.packages()) == [names[0], names[2]]
 
 
-def test_a_package_that_is_not_there_has_no_revision(timed: Registry) -> None:
+def test_absent_package_is_empty(timed: Registry) -> None:
     assert timed.latest(NAME) is None
     assert list(timed.revisions(NAME)) == []
     for read in (timed.resolve, timed.read):
@@ -392,7 +393,7 @@ def test_a_package_that_is_not_there_has_no_revision(timed: Registry) -> None:
             read(NAME)
 
 
-def test_a_revision_that_is_not_there_cannot_be_read(timed: Registry) -> None:
+def test_absent_revision_not_read(timed: Registry) -> None:
     commit(timed, "first")
 
     with pytest.raises(PackageNotFoundError, match="0" * 64):
@@ -414,13 +415,13 @@ def with_hashes(timed: Registry) -> Registry:
 @pytest.mark.parametrize(
     ("short", "full"),
     [
-        pytest.param("abcdef1", ONE, id="the shortest that tells them apart"),
+        pytest.param("abcdef1", ONE, id="the shortest that is unique"),
         pytest.param(TWO[:63], TWO, id="all but one digit"),
         pytest.param(TWO, TWO, id="whole"),
         pytest.param("123456", OTHER, id="six digits of one that was published twice"),
     ],
 )
-def test_a_short_hash_finds_its_revision(with_hashes: Registry, short: str, full: str) -> None:
+def test_short_hash_finds_revision(with_hashes: Registry, short: str, full: str) -> None:
     assert with_hashes.resolve(NAME, short) == full
 
 
@@ -438,7 +439,7 @@ def test_a_short_hash_finds_its_revision(with_hashes: Registry, short: str, full
         pytest.param("1" * 65, "6 to 64 lower-case hex digits", id="too long"),
     ],
 )
-def test_a_short_hash_that_fits_no_revision_or_several_is_refused(with_hashes: Registry, short: str, message: str) -> None:
+def test_bad_short_hash_refused(with_hashes: Registry, short: str, message: str) -> None:
     with pytest.raises(TopHashError, match=message):
         with_hashes.resolve(NAME, short)
 
@@ -449,7 +450,7 @@ def test_a_short_hash_that_fits_no_revision_or_several_is_refused(with_hashes: R
     ids=["empty", "short", "not text", "upper case", "too long", "something else"],
 )
 @pytest.mark.parametrize("pointer", ["latest", str(NOW + 1)])
-def test_a_damaged_pointer_is_told_as_what_it_is(with_hashes: Registry, pointer: str, data: bytes) -> None:
+def test_damaged_pointer_is_named(with_hashes: Registry, pointer: str, data: bytes) -> None:
     place = pointer_key(with_hashes, pointer)
     with_hashes.stores.of(place).put(place, data)
 
@@ -457,7 +458,7 @@ def test_a_damaged_pointer_is_told_as_what_it_is(with_hashes: Registry, pointer:
         _ = with_hashes.latest(NAME) if pointer == "latest" else list(with_hashes.revisions(NAME))
 
 
-def test_a_pointer_that_ends_in_a_newline_is_still_read(with_hashes: Registry) -> None:
+def test_pointer_newline_is_ignored(with_hashes: Registry) -> None:
     write_pointer(with_hashes, "latest", f"{ONE}\n")
 
     assert latest_hash(with_hashes) == ONE
@@ -475,26 +476,27 @@ def effects(recorder: Recorder) -> list[Call]:
 
 
 def delete_order(registry: Registry, top_hash: str | None) -> list[tuple[str, str]]:
-    """Delete through a recorder; return what was written, in order."""
+    """Delete through a recorder; return the writes, in order."""
     recorder = Recorder()
     through(registry, recorder).delete(NAME, top_hash)
     return [(call.operation, call.key.name) for call in effects(recorder)]
 
 
 @pytest.mark.parametrize("index", [1, 2])
-def test_to_delete_an_older_revision_takes_its_pointer_only(timed: Registry, history: list[Revision], index: int) -> None:
-    assert delete_order(timed, history[index].top_hash) == [("delete", str(history[index].time.int_timestamp))]
+def test_delete_older_takes_pointer(timed: Registry, history: list[Revision], index: int) -> None:
+    assert delete_order(timed, history[index].top_hash) == [("delete", str(history[index].published_at.int_timestamp))]
     assert list(timed.revisions(NAME)) == [revision for revision in history if revision != history[index]]
     assert latest_hash(timed) == history[0].top_hash
 
 
-def test_to_delete_the_latest_revision_moves_latest_before_the_pointer_goes(timed: Registry, history: list[Revision]) -> None:
+def test_delete_moves_latest_first(timed: Registry, history: list[Revision]) -> None:
     assert delete_order(timed, history[0].top_hash[:8]) == [("put", "latest"), ("delete", str(NOW + 2))]
     assert list(timed.revisions(NAME)) == history[1:]
     assert latest_hash(timed) == history[1].top_hash
 
 
-def test_to_delete_a_package_takes_latest_first_and_leaves_manifests(timed: Registry, history: list[Revision]) -> None:
+def test_delete_package_order(timed: Registry, history: list[Revision]) -> None:
+    """Delete `latest` first, then the pointers, and leave the manifests."""
     order = delete_order(timed, None)
 
     assert order[0] == ("delete", "latest")
@@ -504,12 +506,12 @@ def test_to_delete_a_package_takes_latest_first_and_leaves_manifests(timed: Regi
     assert all(has_manifest(timed, revision.top_hash) for revision in history)
 
 
-def test_to_delete_says_what_was_deleted_newest_first(timed: Registry, history: list[Revision]) -> None:
+def test_delete_reports_newest_first(timed: Registry, history: list[Revision]) -> None:
     assert timed.delete(NAME, history[1].top_hash) == one(history[1])
     assert timed.delete(NAME) == whole(history[0], history[2])
 
 
-def test_to_delete_the_only_revision_is_to_delete_the_package(timed: Registry) -> None:
+def test_delete_only_revision(timed: Registry) -> None:
     revision = commit(timed, "first")
 
     assert timed.delete(NAME, revision.top_hash) == one(revision)
@@ -517,7 +519,7 @@ def test_to_delete_the_only_revision_is_to_delete_the_package(timed: Registry) -
     assert list(timed.packages()) == []
 
 
-def test_to_delete_a_hash_takes_every_pointer_to_it(timed: Registry) -> None:
+def test_delete_takes_all_pointers(timed: Registry) -> None:
     old, between, again = commit(timed, "same"), commit(timed, "other"), commit(timed, "same")
 
     assert timed.delete(NAME, old.top_hash) == one(again, old)
@@ -525,7 +527,7 @@ def test_to_delete_a_hash_takes_every_pointer_to_it(timed: Registry) -> None:
     assert latest_hash(timed) == between.top_hash
 
 
-def test_a_hash_that_only_latest_names_can_be_deleted(timed: Registry, history: list[Revision]) -> None:
+def test_delete_hash_of_latest_only(timed: Registry, history: list[Revision]) -> None:
     write_pointer(timed, "latest", ONE)
 
     assert timed.delete(NAME, ONE[:8]) == DeleteResult(top_hash=TopHash(ONE))
@@ -533,21 +535,21 @@ def test_a_hash_that_only_latest_names_can_be_deleted(timed: Registry, history: 
     assert latest_hash(timed) == history[0].top_hash
 
 
-def test_a_package_that_only_latest_names_can_be_deleted(timed: Registry) -> None:
+def test_delete_latest_only_package(timed: Registry) -> None:
     write_pointer(timed, "latest", ONE)
 
     assert timed.delete(NAME) == whole()
     assert list(timed.packages()) == []
 
 
-def test_a_package_without_latest_can_be_deleted(timed: Registry, history: list[Revision]) -> None:
+def test_delete_without_latest(timed: Registry, history: list[Revision]) -> None:
     timed.stores.of(timed.location.root).delete([pointer_key(timed, "latest")])
 
     assert timed.delete(NAME) == whole(*history)
     assert list(timed.packages()) == []
 
 
-def test_after_a_deletion_the_package_can_be_published_again(timed: Registry, history: list[Revision]) -> None:
+def test_publish_after_delete(timed: Registry, history: list[Revision]) -> None:
     timed.delete(NAME)
     again = commit(timed, "third")
 
@@ -556,7 +558,7 @@ def test_after_a_deletion_the_package_can_be_published_again(timed: Registry, hi
 
 
 @pytest.mark.parametrize("top_hash", [None, "0" * 64, "0" * 6], ids=["whole", "full hash", "short hash"])
-def test_a_package_that_is_not_there_cannot_be_deleted(timed: Registry, top_hash: str | None) -> None:
+def test_delete_absent_package(timed: Registry, top_hash: str | None) -> None:
     with pytest.raises(PackageNotFoundError, match="team/package"):
         timed.delete(NAME, top_hash)
 
@@ -574,7 +576,7 @@ def test_a_package_that_is_not_there_cannot_be_deleted(timed: Registry, top_hash
         pytest.param(f"{ONE}0", TopHashError, id="too long"),
     ],
 )
-def test_a_revision_that_cannot_be_told_is_not_deleted(with_hashes: Registry, top_hash: str, error: type[Exception]) -> None:
+def test_delete_ambiguous_refused(with_hashes: Registry, top_hash: str, error: type[Exception]) -> None:
     recorder = Recorder()
 
     with pytest.raises(error):
@@ -582,7 +584,7 @@ def test_a_revision_that_cannot_be_told_is_not_deleted(with_hashes: Registry, to
     assert effects(recorder) == []
 
 
-def test_a_revision_is_deleted_though_latest_moves_meanwhile(timed: Registry, history: list[Revision]) -> None:
+def test_delete_while_latest_moves(timed: Registry, history: list[Revision]) -> None:
     theirs: list[Revision] = []
     racing = Before(is_put_of("/latest"), lambda: theirs.append(commit(timed, "theirs")))
 
@@ -591,7 +593,7 @@ def test_a_revision_is_deleted_though_latest_moves_meanwhile(timed: Registry, hi
     assert latest_hash(timed) == theirs[0].top_hash
 
 
-def test_latest_that_moves_during_the_deletion_of_a_package_is_a_conflict(timed: Registry, history: list[Revision]) -> None:
+def test_delete_package_conflict(timed: Registry, history: list[Revision]) -> None:
     theirs: list[Revision] = []
     racing = Before(lambda call: call.operation == "scan", lambda: theirs.append(commit(timed, "theirs")))
 
@@ -602,7 +604,7 @@ def test_latest_that_moves_during_the_deletion_of_a_package_is_a_conflict(timed:
     assert latest_hash(timed) == theirs[0].top_hash
 
 
-def test_a_revision_that_is_published_while_its_package_is_deleted_is_not_lost(timed: Registry, history: list[Revision]) -> None:
+def test_delete_keeps_new_revision(timed: Registry, history: list[Revision]) -> None:
     """Either the deletion is refused, or the new revision is all that is left; it never loses its ``latest``."""
     theirs: list[Revision] = []
     racing = Before(lambda call: call.operation == "delete", lambda: theirs.append(commit(timed, "theirs")))
@@ -615,7 +617,7 @@ def test_a_revision_that_is_published_while_its_package_is_deleted_is_not_lost(t
     assert latest_hash(timed) == theirs[0].top_hash
 
 
-def test_a_revision_that_vanishes_while_the_history_is_read_is_left_out(timed: Registry, history: list[Revision]) -> None:
+def test_vanished_revision_left_out(timed: Registry, history: list[Revision]) -> None:
     gone = pointer_key(timed, str(NOW + 1))
     vanishing = Before(lambda call: call.operation == "get", lambda: timed.stores.of(gone).delete([gone]))
     found = list(through(timed, vanishing).revisions(NAME))
@@ -624,7 +626,7 @@ def test_a_revision_that_vanishes_while_the_history_is_read_is_left_out(timed: R
     assert list(timed.revisions(NAME)) == [history[0], history[2]]
 
 
-def test_the_history_of_many_revisions_is_complete_and_in_order(timed: Registry) -> None:
+def test_long_history_is_in_order(timed: Registry) -> None:
     count = 120
     for i in range(count):
         write_pointer(timed, str(NOW + i), f"{i:064x}")
@@ -633,7 +635,7 @@ def test_the_history_of_many_revisions_is_complete_and_in_order(timed: Registry)
 
 
 @pytest.mark.parametrize("read", [Registry.packages, lambda registry: registry.revisions(NAME)], ids=["packages", "revisions"])
-def test_a_store_that_fails_is_no_empty_registry(timed: Registry, read: Callable[[Registry], Any]) -> None:
+def test_failing_store_is_not_empty(timed: Registry, read: Callable[[Registry], Any]) -> None:
     commit(timed, "first")
 
     with pytest.raises(StorageUnavailableError):
@@ -643,7 +645,7 @@ def test_a_store_that_fails_is_no_empty_registry(timed: Registry, read: Callable
 # Rollback.
 
 
-def test_a_rollback_moves_latest_and_leaves_the_history(timed: Registry) -> None:
+def test_rollback_keeps_history(timed: Registry) -> None:
     first, second, third = (commit(timed, message) for message in ("first", "second", "third"))
 
     assert timed.rollback(NAME, first.top_hash[:8]) == (first, third.top_hash)
@@ -651,7 +653,7 @@ def test_a_rollback_moves_latest_and_leaves_the_history(timed: Registry) -> None
     assert list(timed.revisions(NAME)) == [third, second, first]
 
 
-def test_a_rollback_to_the_latest_revision_writes_nothing(timed: Registry) -> None:
+def test_rollback_to_latest_no_write(timed: Registry) -> None:
     first = commit(timed, "first")
     recorder = Recorder()
 
@@ -659,7 +661,7 @@ def test_a_rollback_to_the_latest_revision_writes_nothing(timed: Registry) -> No
     assert effects(recorder) == []
 
 
-def test_a_rollback_to_what_is_not_in_the_history_is_refused(timed: Registry) -> None:
+def test_rollback_needs_a_revision(timed: Registry) -> None:
     with pytest.raises(PackageNotFoundError, match="there is no package"):
         timed.rollback(NAME, ONE)
     first = commit(timed, "first")
@@ -670,7 +672,7 @@ def test_a_rollback_to_what_is_not_in_the_history_is_refused(timed: Registry) ->
     assert latest_hash(timed) == first.top_hash
 
 
-def test_a_rollback_to_a_revision_without_a_manifest_is_refused(timed: Registry) -> None:
+def test_rollback_needs_a_manifest(timed: Registry) -> None:
     first = commit(timed, "first")
     second = commit(timed, "second")
     gone = timed.location.root.join(layout.manifest(first.top_hash))
@@ -681,7 +683,7 @@ def test_a_rollback_to_a_revision_without_a_manifest_is_refused(timed: Registry)
     assert latest_hash(timed) == second.top_hash
 
 
-def test_a_rollback_that_meets_a_new_revision_is_a_conflict(timed: Registry) -> None:
+def test_rollback_conflict(timed: Registry) -> None:
     first = commit(timed, "first")
     second = commit(timed, "second")
     meanwhile = Before(lambda call: call.operation == "put" and call.key.key.endswith("/latest"), lambda: commit(timed, "third"))
@@ -734,42 +736,42 @@ FIRST = datetime.fromtimestamp(NOW, UTC)
         pytest.param(lambda moment: moment.astimezone(timezone(timedelta(hours=5, minutes=45))).isoformat(), id="text-of-nepal"),
     ],
 )
-def test_a_time_means_the_newest_revision_that_was_there_then(
+def test_time_finds_newest_then(
     timed: Registry, weekly: list[Revision], spell: Callable[[datetime], Any], seconds: float, number: int
 ) -> None:
     assert timed.resolve(NAME, spell(FIRST + timedelta(seconds=seconds))) == weekly[number].top_hash
 
 
-def test_a_day_begins_at_midnight_utc(timed: Registry, weekly: list[Revision]) -> None:
+def test_day_begins_at_midnight_utc(timed: Registry, weekly: list[Revision]) -> None:
     assert timed.resolve(NAME, "2023-11-15") == weekly[2].top_hash
     with pytest.raises(PackageNotFoundError):
         timed.resolve(NAME, "2023-11-14")
 
 
 @pytest.mark.parametrize("moment", [FIRST - timedelta(microseconds=1), "1970-01-01", "2023-11-14T22:13:19Z"], ids=str)
-def test_before_the_first_revision_there_was_no_package(timed: Registry, weekly: list[Revision], moment: datetime | str) -> None:
+def test_time_before_the_first(timed: Registry, weekly: list[Revision], moment: datetime | str) -> None:
     with pytest.raises(PackageNotFoundError, match=r"there was no package team/package at .*\+00:00"):
         timed.resolve(NAME, moment)
 
 
-def test_a_package_that_is_not_there_was_never_there(timed: Registry) -> None:
+def test_time_of_absent_package(timed: Registry) -> None:
     with pytest.raises(PackageNotFoundError):
         timed.resolve(NAME, FIRST)
 
 
 @pytest.mark.parametrize("text", ["yesterday-ish", "2023-13-01", "-", "2023-11-14T25:00:00", "12-34", "2023-11"])
-def test_text_with_a_dash_that_is_no_time_is_refused(timed: Registry, weekly: list[Revision], text: str) -> None:
+def test_bad_time_is_refused(timed: Registry, weekly: list[Revision], text: str) -> None:
     with pytest.raises(TopHashError, match="neither a top hash nor a time"):
         timed.resolve(NAME, text)
 
 
 @pytest.mark.parametrize("revision", [7, 1_700_000_000, 1.5, b"abcdef", [], True], ids=repr)
-def test_what_is_neither_text_nor_time_is_no_revision(timed: Registry, weekly: list[Revision], revision: Any) -> None:
+def test_bad_revision_type_refused(timed: Registry, weekly: list[Revision], revision: Any) -> None:
     with pytest.raises(TopHashError):
         timed.resolve(NAME, revision)
 
 
-def test_a_time_looks_at_when_a_revision_was_published_and_not_at_latest(timed: Registry, weekly: list[Revision]) -> None:
+def test_time_ignores_rollback(timed: Registry, weekly: list[Revision]) -> None:
     timed.rollback(NAME, weekly[0].top_hash)
 
     assert timed.resolve(NAME, FIRST + timedelta(days=1)) == weekly[2].top_hash
@@ -777,11 +779,11 @@ def test_a_time_looks_at_when_a_revision_was_published_and_not_at_latest(timed: 
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_the_name_of_a_pointer_means_its_revision(timed: Registry, weekly: list[Revision], number: int) -> None:
+def test_pointer_name_finds_revision(timed: Registry, weekly: list[Revision], number: int) -> None:
     assert timed.resolve(NAME, str(NOW + 10 * number)) == weekly[number].top_hash
 
 
-def test_ten_digits_that_name_no_pointer_are_the_beginning_of_a_hash(timed: Registry) -> None:
+def test_ten_digits_may_be_a_hash(timed: Registry) -> None:
     top_hash = "1700000007" + "a" * 54
     write_pointer(timed, str(NOW), top_hash)
 
@@ -790,7 +792,7 @@ def test_ten_digits_that_name_no_pointer_are_the_beginning_of_a_hash(timed: Regi
         timed.resolve(NAME, "1700000008")
 
 
-def test_ten_digits_that_name_a_pointer_are_that_whatever_hashes_begin_with_them(timed: Registry) -> None:
+def test_pointer_name_precedes_hash(timed: Registry) -> None:
     write_pointer(timed, str(NOW), str(NOW) + "a" * 54)
     write_pointer(timed, str(NOW + 1), ONE)
     write_pointer(timed, str(NOW + 2), str(NOW + 1) + "b" * 54)
@@ -798,7 +800,7 @@ def test_ten_digits_that_name_a_pointer_are_that_whatever_hashes_begin_with_them
     assert timed.resolve(NAME, str(NOW + 1)) == ONE
 
 
-def test_a_revision_is_read_by_any_of_its_names(timed: Registry, weekly: list[Revision]) -> None:
+def test_read_by_any_name(timed: Registry, weekly: list[Revision]) -> None:
     names = [weekly[1].top_hash, weekly[1].top_hash[:8], FIRST + timedelta(seconds=12), "2023-11-14 22:13:35", str(NOW + 10)]
 
     assert [timed.read(NAME, name).header["message"] for name in names] == ["1"] * 5
@@ -813,8 +815,8 @@ DATA = os.urandom(2 * PART + 5)
 def packed(request: pytest.FixtureRequest, timed: Registry, memory: MemoryStorage) -> Registry:
     """A registry whose package has entries with hashes of one type, some of them with other bytes than they should have."""
     place = {name: put(memory, f"s3://source/{name}", data) for name, data in BYTES.items()}
-    told = {"a": b"right", "empty": b"", "large": DATA, "damaged": b"right", "short": b"right", "large-damaged": DATA[::-1]}
-    entries = [entry_of(f"d/{key}", data, place[key], "s3://no/such", hash_type=request.param) for key, data in told.items()]
+    claimed = {"a": b"right", "empty": b"", "large": DATA, "damaged": b"right", "short": b"right", "large-damaged": DATA[::-1]}
+    entries = [entry_of(f"d/{key}", data, place[key], "s3://no/such", hash_type=request.param) for key, data in claimed.items()]
     top_hash = commit_entries(timed, NAME, sorted(entries, key=lambda entry: walk_order(entry.logical_key)))
     assert timed.resolve(NAME) == top_hash
     return timed
@@ -824,7 +826,7 @@ BYTES = {"a": b"right", "empty": b"", "large": DATA, "damaged": b"wrong", "short
 
 
 @pytest.mark.parametrize("key", ["a", "empty", "large"])
-def test_the_bytes_of_an_entry_are_read_and_checked(packed: Registry, key: str) -> None:
+def test_entry_bytes_are_checked(packed: Registry, key: str) -> None:
     entry = packed.entry(NAME, f"d/{key}")
 
     assert (entry.logical_key, entry.size) == (f"d/{key}", len(BYTES[key]))
@@ -832,7 +834,7 @@ def test_the_bytes_of_an_entry_are_read_and_checked(packed: Registry, key: str) 
 
 
 @pytest.mark.parametrize("key", ["damaged", "short", "large-damaged"])
-def test_bytes_that_are_not_those_of_the_entry_are_told_at_the_end_at_the_latest(packed: Registry, key: str) -> None:
+def test_wrong_bytes_are_an_error(packed: Registry, key: str) -> None:
     entry = packed.entry(NAME, f"d/{key}")
 
     with pytest.raises(EntryDamagedError, match=f"'d/{key}' .*s3://source/{key}"):
@@ -841,31 +843,31 @@ def test_bytes_that_are_not_those_of_the_entry_are_told_at_the_end_at_the_latest
         list(packed.stream(entry))
 
 
-def test_an_object_that_has_grown_is_read_as_far_as_its_entry_goes(timed: Registry, memory: MemoryStorage) -> None:
+def test_grown_object_is_cut_off(timed: Registry, memory: MemoryStorage) -> None:
     entry = entry_of("a", b"data", put(memory, "s3://source/a", b"data and more"))
 
     assert timed.read_bytes(entry) == b"data"
 
 
-def test_an_object_that_is_gone_is_not_found(timed: Registry) -> None:
+def test_gone_object_is_not_found(timed: Registry) -> None:
     with pytest.raises(ObjectNotFoundError, match="s3://source/gone"):
         timed.read_bytes(entry_of("a", b"data", "s3://source/gone"))
 
 
 @pytest.mark.parametrize("place", ["https://x/y", "", "s3:///y", "s3://b/k?x=y"])
-def test_a_place_that_is_none_cannot_be_read(timed: Registry, place: str) -> None:
+def test_bad_physical_key_refused(timed: Registry, place: str) -> None:
     with pytest.raises(LocationError):
         timed.read_bytes(entry_of("a", b"data", place))
 
 
-def test_bytes_whose_hash_is_of_an_unknown_type_cannot_be_checked(timed: Registry, memory: MemoryStorage) -> None:
+def test_unknown_hash_type_refused(timed: Registry, memory: MemoryStorage) -> None:
     entry = msgspec.structs.replace(entry_of("a", b"data", put(memory, "s3://source/a", b"data")), hash=Hash("MD5", "0"))
 
     with pytest.raises(HashTypeError, match="'MD5'"):
         timed.read_bytes(entry)
 
 
-def test_a_file_is_read_for_a_registry_on_the_disk_and_for_no_other(timed: Registry, tmp_path: Path) -> None:
+def test_file_needs_local_registry(timed: Registry, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret")
     entry = entry_of("a", b"secret", (tmp_path / "secret").as_uri())
     recorder = Recorder()
@@ -878,7 +880,7 @@ def test_a_file_is_read_for_a_registry_on_the_disk_and_for_no_other(timed: Regis
         assert recorder.calls == []
 
 
-def test_an_entry_is_found_in_the_revision_that_is_asked_for(timed: Registry) -> None:
+def test_entry_of_chosen_revision(timed: Registry) -> None:
     old = commit_entries(timed, NAME, [entry_of("a", b"old", "s3://source/old"), entry_of("b", b"b", "s3://source/b")])
     commit_entries(timed, NAME, [entry_of("a", b"new", "s3://source/new")])
 
@@ -889,7 +891,7 @@ def test_an_entry_is_found_in_the_revision_that_is_asked_for(timed: Registry) ->
             timed.entry(NAME, key, revision)
 
 
-def test_an_entry_of_a_damaged_manifest_is_not_believed_though_it_comes_before_the_damage(timed: Registry) -> None:
+def test_damaged_manifest_no_entry(timed: Registry) -> None:
     top_hash = commit_entries(timed, NAME, [entry_of("a", b"a", "s3://source/a"), entry_of("b", b"b", "s3://source/b")])
     place = key(timed, layout.manifest(top_hash))
     store = timed.stores.of(place)
@@ -902,7 +904,7 @@ def test_an_entry_of_a_damaged_manifest_is_not_believed_though_it_comes_before_t
 # What changed.
 
 
-def test_revisions_are_compared_by_any_of_their_names(timed: Registry, clock: Clock) -> None:
+def test_diff_by_any_name(timed: Registry, clock: Clock) -> None:
     a, b, b2, c = (entry_of(name[0], name.encode(), f"s3://source/{name}") for name in ("a", "b", "b2", "c"))
     old = commit_entries(timed, NAME, [a, b])
     clock.now = NOW + 60
@@ -916,7 +918,7 @@ def test_revisions_are_compared_by_any_of_their_names(timed: Registry, clock: Cl
     assert list(timed.diff(NAME, None, new)) == []
 
 
-def test_what_is_not_there_cannot_be_compared(timed: Registry) -> None:
+def test_diff_of_absent_revision(timed: Registry) -> None:
     top_hash = commit_entries(timed, NAME, [entry_of("a", b"a", "s3://source/a")])
 
     with pytest.raises(PackageNotFoundError):
@@ -928,7 +930,7 @@ def test_what_is_not_there_cannot_be_compared(timed: Registry) -> None:
 # The workflows config.
 
 
-def test_the_workflows_config_is_read_at_its_version_or_is_not_there(timed: Registry) -> None:
+def test_workflows_config_version(timed: Registry) -> None:
     assert timed.workflows_config() is None
     place = key(timed, ".quilt/workflows/config.yml")
     stat = timed.stores.of(place).put(place, b"version: 1")
@@ -938,6 +940,6 @@ def test_the_workflows_config_is_read_at_its_version_or_is_not_there(timed: Regi
     assert (config.data, config.key) == (b"version: 1", stat.key)
 
 
-def test_a_store_that_fails_is_no_registry_without_a_workflows_config(timed: Registry) -> None:
+def test_failed_config_read_raises(timed: Registry) -> None:
     with pytest.raises(StorageUnavailableError):
         through(timed, Fault(1)).workflows_config()

@@ -20,7 +20,7 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.registry.selection import Reference, parse_place, select
+from airflow_quilt.core.registry.selection import Reference, parse_destination, select
 from airflow_quilt.core.storage.paths import resolve_path
 from tests.core.packages import commit, entry_of
 
@@ -50,9 +50,7 @@ def top_hash(registry: Registry) -> TopHash:
         pytest.param("a/b/c.txt", {"c.txt": "a/b/c.txt"}, id="file-inside"),
     ],
 )
-def test_a_path_names_a_file_or_what_is_below_a_directory_by_its_path_from_there(
-    registry: Registry, top_hash: TopHash, path: str | None, files: dict[str, str]
-) -> None:
+def test_path_selects_below_it(registry: Registry, top_hash: TopHash, path: str | None, files: dict[str, str]) -> None:
     selection = select(registry, Reference(str(NAME), path=path))
 
     assert [(relative, entry.logical_key) for relative, entry in selection.files] == list(files.items())
@@ -62,7 +60,7 @@ def test_a_path_names_a_file_or_what_is_below_a_directory_by_its_path_from_there
 
 
 @pytest.mark.parametrize("path", ["b", "a/b/c.txt/", "a.txt/", "a/b/c", "A", "a/b/c.txt/d", "a-"])
-def test_where_there_is_nothing_nothing_is_named(registry: Registry, top_hash: TopHash, path: str) -> None:
+def test_absent_path_is_an_error(registry: Registry, top_hash: TopHash, path: str) -> None:
     with pytest.raises(EntryNotFoundError) as caught:
         select(registry, Reference(str(NAME), path=path))
 
@@ -70,12 +68,12 @@ def test_where_there_is_nothing_nothing_is_named(registry: Registry, top_hash: T
 
 
 @pytest.mark.parametrize("path", ["", "/", "../a", "a//b", "a//", "/a", "./a", "a/.."])
-def test_what_is_no_key_names_nothing(registry: Registry, top_hash: TopHash, path: str) -> None:
+def test_bad_path_is_refused(registry: Registry, top_hash: TopHash, path: str) -> None:
     with pytest.raises(LogicalKeyError):
         select(registry, Reference(str(NAME), path=path))
 
 
-def test_a_package_without_entries_has_no_files_and_nothing_at_any_path(registry: Registry) -> None:
+def test_empty_package_no_files(registry: Registry) -> None:
     commit(registry, NAME, [])
 
     assert select(registry, Reference(str(NAME))).files == []
@@ -94,21 +92,21 @@ def test_a_package_without_entries_has_no_files_and_nothing_at_any_path(registry
         pytest.param("ä/ü", PackageNotFoundError, id="absent-in-quilt3s-wider-alphabet"),
     ],
 )
-def test_the_package_must_be_there(registry: Registry, top_hash: TopHash, package: Any, error: type[Exception]) -> None:
+def test_package_must_exist(registry: Registry, top_hash: TopHash, package: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         select(registry, Reference(package))
 
 
-def test_a_revision_is_named_as_in_the_registry(registry: Registry, top_hash: TopHash) -> None:
+def test_revision_by_any_name(registry: Registry, top_hash: TopHash) -> None:
     (published,) = registry.revisions(NAME)
     names = [
         None,
         "latest",
         top_hash,
         top_hash[:6],
-        published.time,
-        str(published.time.int_timestamp),
-        published.time.isoformat(),
+        published.published_at,
+        str(published.published_at.int_timestamp),
+        published.published_at.isoformat(),
     ]
     commit(registry, NAME, entries("other"))
 
@@ -125,15 +123,13 @@ def test_a_revision_is_named_as_in_the_registry(registry: Registry, top_hash: To
         pytest.param(datetime(2001, 1, 1, tzinfo=UTC), PackageNotFoundError, id="before-the-first"),
     ],
 )
-def test_the_revision_must_be_there(registry: Registry, top_hash: TopHash, revision: Any, error: type[Exception]) -> None:
+def test_revision_must_exist(registry: Registry, top_hash: TopHash, revision: Any, error: type[Exception]) -> None:
     with pytest.raises(error):
         select(registry, Reference(str(NAME), revision))
 
 
 @pytest.mark.parametrize("path", [None, "a/b", "a.txt"])
-def test_a_manifest_is_read_to_its_end_and_a_damaged_one_is_not_believed(
-    registry: Registry, top_hash: TopHash, path: str | None
-) -> None:
+def test_damaged_manifest_refused(registry: Registry, top_hash: TopHash, path: str | None) -> None:
     place = registry.location.root.join(layout.manifest(top_hash))
     data = registry.stores.remote.get(place).data
     registry.stores.remote.put(place, data.replace(b'"a.txt"', b'"z.txt"'))
@@ -144,10 +140,10 @@ def test_a_manifest_is_read_to_its_end_and_a_damaged_one_is_not_believed(
 
 @pytest.mark.parametrize("ending", ["", "/"])
 @pytest.mark.parametrize("place", ["there", "not/there/yet"])
-def test_files_are_laid_out_in_a_directory_that_need_not_be_there(tmp_path: Path, place: str, ending: str) -> None:
+def test_destination_may_be_absent(tmp_path: Path, place: str, ending: str) -> None:
     (tmp_path / "there").mkdir()
 
-    assert parse_place(f"{tmp_path}/{place}{ending}") == resolve_path(f"{tmp_path}/{place}{ending}")
+    assert parse_destination(f"{tmp_path}/{place}{ending}") == resolve_path(f"{tmp_path}/{place}{ending}")
 
 
 @pytest.mark.parametrize(
@@ -158,8 +154,8 @@ def test_files_are_laid_out_in_a_directory_that_need_not_be_there(tmp_path: Path
         ("s3://bucket/a%20b/", PhysicalKey("bucket", "a b/")),
     ],
 )
-def test_files_are_laid_out_at_a_prefix(url: str, place: PhysicalKey) -> None:
-    assert parse_place(url) == place
+def test_destination_is_a_prefix(url: str, place: PhysicalKey) -> None:
+    assert parse_destination(url) == place
 
 
 @pytest.mark.parametrize(
@@ -171,14 +167,14 @@ def test_files_are_laid_out_at_a_prefix(url: str, place: PhysicalKey) -> None:
         pytest.param("quilt+s3://bucket#package=a/b", "expected s3://", id="package"),
     ],
 )
-def test_files_are_laid_out_nowhere_else(text: str, words: str) -> None:
+def test_bad_destination_refused(text: str, words: str) -> None:
     with pytest.raises(LocationError, match=words):
-        parse_place(text)
+        parse_destination(text)
 
 
 @pytest.mark.parametrize("ending", ["", "/"])
-def test_a_file_is_no_place_for_files(tmp_path: Path, ending: str) -> None:
+def test_destination_is_no_file(tmp_path: Path, ending: str) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(LocationError, match="a file is where the directory is to be"):
-        parse_place(f"{tmp_path}/file{ending}")
+        parse_destination(f"{tmp_path}/file{ending}")

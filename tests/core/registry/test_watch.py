@@ -1,4 +1,4 @@
-"""Looks at many packages: what they find, and how many requests they make."""
+"""Polls of many packages: their results, and the number of their requests."""
 
 from collections import Counter
 

@@ -79,7 +79,7 @@ def carry_out(uploader: Uploader, transfers: Sequence[Transfer]) -> list[Entry]:
 
 
 def run(stores: Stores, transfers: Sequence[Transfer], *taps: Tap, stop: threading.Event | None = None) -> list[Entry]:
-    """Carry out actions and check that no thread stays behind, whatever comes of it."""
+    """Carry out actions and check that no thread stays behind, also after an error."""
     threads = set(threading.enumerate())
     try:
         return carry_out(Uploader(replace(tapped(stores, *taps), limits=FEW), stop=stop), transfers)
@@ -226,15 +226,15 @@ def test_copy_keeps_known_hash(recorder: Recorder, size: int, hash_type: str) ->
 
 @pytest.mark.parametrize("size", [0, 5, 2 * PART + 5], ids=["empty", "small", "in parts"])
 @pytest.mark.parametrize("known", HASH_TYPES)
-@pytest.mark.parametrize("wanted", [CHUNKED, CRC64NVME])
-@pytest.mark.parametrize("kind", [MemoryStorage, SilentStorage], ids=["store tells checksums", "store tells none"])
-def test_copy_gets_hash_type(kind: type[MemoryStorage], wanted: str, known: str, size: int) -> None:
+@pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
+@pytest.mark.parametrize("kind", [MemoryStorage, SilentStorage], ids=["store reports checksums", "store reports none"])
+def test_copy_gets_hash_type(kind: type[MemoryStorage], hash_type: str, known: str, size: int) -> None:
     store = kind(["registry", "source"])
     data = os.urandom(size)
-    source = changed(object_source(store, data), hash=hash_of(data, known), hash_type=wanted, meta={"theirs": 1})
+    source = changed(object_source(store, data), hash=hash_of(data, known), hash_type=hash_type, meta={"theirs": 1})
     (entry,) = run(Stores(LocalStorage(), store), [copy_of(source)])
 
-    assert (entry.hash, entry.size, entry.meta) == (hash_of(data, wanted), size, {"theirs": 1})
+    assert (entry.hash, entry.size, entry.meta) == (hash_of(data, hash_type), size, {"theirs": 1})
     assert store.get(PhysicalKey.parse(entry.physical_keys[0])).data == data
 
 
@@ -264,17 +264,17 @@ def test_every_source_may_get_crc(
 @pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
 def test_known_crc_is_not_read(stores: Stores, memory: MemoryStorage, size: int) -> None:
     data = os.urandom(size)
-    for told in (True, False):
+    for is_known in (True, False):
         recorder = Recorder()
-        stat = memory.store(destination("a"), data, "overwrite", {"CRC64NVME": checksum(data, "CRC64NVME")} if told else {})
+        stat = memory.store(destination("a"), data, "overwrite", {"CRC64NVME": checksum(data, "CRC64NVME")} if is_known else {})
         source = Source(logical_key=LogicalKey("a"), origin=stat.key, size=size, hash_type=CRC64NVME)
         (entry,) = run(stores, [in_place(source)], recorder)
 
-        assert recorder.bytes_read == (0 if told else size)
+        assert recorder.bytes_read == (0 if is_known else size)
         assert entry.hash == hash_of(data, CRC64NVME)
 
 
-# Actions that are exact: what is right already is left as it is, and nothing else is believed.
+# Exact actions: right objects are left as they are, and no other evidence is believed.
 
 
 def exact(action: Upload | Copy, data: bytes, hash_type: str = CHUNKED) -> Upload | Copy:
@@ -305,13 +305,13 @@ def test_right_destination_is_kept(
 
 @pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("there", [None, b"x", b"same size, other bytes"], ids=["nothing", "another size", "other bytes"])
-@pytest.mark.parametrize("told", [True, False], ids=["checksum told", "no checksum"])
+@pytest.mark.parametrize("has_checksum", [True, False], ids=["checksum", "no checksum"])
 def test_wrong_destination_replaced(
-    stores: Stores, memory: MemoryStorage, write: Callable[..., Path], kind: str, there: bytes | None, *, told: bool
+    stores: Stores, memory: MemoryStorage, write: Callable[..., Path], kind: str, there: bytes | None, *, has_checksum: bool
 ) -> None:
     data = b"same size, these bytes"
     if there is not None:
-        memory.store(destination("object"), there, "create", {"SHA256": checksum(there, "SHA256")} if told else {})
+        memory.store(destination("object"), there, "create", {"SHA256": checksum(there, "SHA256")} if has_checksum else {})
     uploader = Uploader(stores)
     (entry,) = carry_out(uploader, [exact(EXACT[kind](memory, write, data), data)])
 
@@ -322,7 +322,7 @@ def test_wrong_destination_replaced(
 
 @pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
-@pytest.mark.parametrize("store", [MemoryStorage, SilentStorage], ids=["store tells checksums", "store tells none"])
+@pytest.mark.parametrize("store", [MemoryStorage, SilentStorage], ids=["store reports checksums", "store reports none"])
 @pytest.mark.parametrize("hash_type", HASH_TYPES)
 def test_wrong_known_hash_is_damage(
     write: Callable[..., Path], kind: str, size: int, store: type[MemoryStorage], hash_type: str
@@ -615,11 +615,11 @@ def test_stop_ends_within_few_calls(stores: Stores, memory: MemoryStorage, recor
     stop = threading.Event()
     seen = []
 
-    def tell() -> None:
+    def stop_and_count() -> None:
         stop.set()
         seen.append(len(recorder.calls))
 
-    stopping = Before(lambda call: call.operation == "upload" and call.key.key.endswith("/20"), tell)
+    stopping = Before(lambda call: call.operation == "upload" and call.key.key.endswith("/20"), stop_and_count)
 
     with pytest.raises(CancelledError):
         run(stores, [content(str(i), b"x") for i in range(200)], recorder, stopping, stop=stop)
@@ -645,7 +645,7 @@ def test_stop_between_chunks(memory: MemoryStorage, write: Callable[..., Path]) 
     read: list[int] = []
 
     class Watching(LocalStorage):
-        """Tells to stop after the first chunk, and counts the chunks that are taken all the same."""
+        """Stop after the first chunk, and count the chunks that are taken all the same."""
 
         def stream(self, key: PhysicalKey, start: int, stop_at: int) -> Iterator[bytes]:
             for chunk in super().stream(key, start, stop_at):

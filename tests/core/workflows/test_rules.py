@@ -89,7 +89,7 @@ def violations(
     try:
         workflow.check(package=package, message=message, user_meta={} if meta is None else meta, entries=entries)
     except WorkflowError as error:
-        return list(error.violations) or ["an error that tells nothing"]
+        return list(error.violations) or ["an error without violations"]
     return []
 
 
@@ -229,8 +229,8 @@ def test_versions_up_to_1_1_0(version: str) -> None:
     "config",
     [
         pytest.param(config_with(more="default_workflow: beta\ndefault_workflow: alpha"), id="a key given twice"),
-        pytest.param(config_with(more="default_workflow: alpha\ncatalog: {any: [1]}"), id="what the catalog reads"),
-        pytest.param(config_with("{name: A, catalog: 5}"), id="what the catalog reads of a workflow"),
+        pytest.param(config_with(more="default_workflow: alpha\ncatalog: {any: [1]}"), id="a key of the catalog"),
+        pytest.param(config_with("{name: A, catalog: 5}"), id="a key of the catalog in a workflow"),
         pytest.param(config_with("{name: A, handle_pattern: '', metadata_schema: '', entries_schema: ''}"), id="empty rules"),
         pytest.param(config_with("{name: A, metadata_schema: gone}", "default_workflow: b\n").replace("workflows:", "workflows:\n  b: {name: B}"), id="another workflow whose schema is gone"),
         pytest.param(config_with(more="default_workflow: alpha\nsuccessors: {'s3://b': {title: B, copy_data: false}}"), id="successors"),
@@ -287,9 +287,7 @@ def naming(url: str) -> str:
         pytest.param("s3://rules/m.json?versionId=1&versionId=2", *["s3://rules/m.json?versionId=1"] * 2, id="two versions"),
     ],
 )
-def test_schema_version_is_recorded(
-    url: str, asked: str, recorded: str
-) -> None:
+def test_schema_version_is_recorded(url: str, asked: str, recorded: str) -> None:
     shelf = Shelf({asked: {}})
     workflow = load_workflow(..., blob(naming(url)), shelf)
 
@@ -462,7 +460,7 @@ def test_newer_refs_not_followed(reference: str) -> None:
         pytest.param({"$schema": DRAFT_7.replace("7", "6"), "const": {}}, False, id="draft 6"),
         pytest.param({"$schema": DRAFT_7.replace("7", "4"), "const": {}}, True, id="draft 4, which has no const"),
         pytest.param({"$schema": DRAFT_7.replace("7", "3"), "disallow": ["object"]}, False, id="draft 3"),
-        pytest.param({"$schema": "https://example.com/schema", "const": {}}, False, id="one that nobody knows"),
+        pytest.param({"$schema": "https://example.com/schema", "const": {}}, False, id="an unknown one"),
         pytest.param({"properties": {"$schema": {"type": "string"}}}, True, id="a property of that name"),
         pytest.param({"enum": [{"$schema": 5}]}, False, id="data"),
     ],

@@ -1,10 +1,10 @@
-"""How a draft becomes a plan in shards, which is staged for the workers that carry it out."""
+"""From a draft to a plan in shards, staged for the workers that carry it out."""
 
-import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from typing import Final
 
 from msgspec.structs import replace
@@ -15,32 +15,35 @@ from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.ordering import batched, merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Action, Source, Transfer
-from airflow_quilt.core.publish.commit import CommitSpec, Planner, announce, bytes_of, check_target, decide, spool
+from airflow_quilt.core.plan.tree import SourceTree
+from airflow_quilt.core.publish.commit import CommitSpec
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.planned import PlannedRevision
+from airflow_quilt.core.publish.pipeline import Workspace, announce, check_writable
+from airflow_quilt.core.publish.planned import PlannedRevision, Planner, bytes_of, decide
 from airflow_quilt.core.publish.resolve import discover, resolve
 from airflow_quilt.core.publish.reuse import attach_previous
-from airflow_quilt.core.publish.sharded.staging import Plan, Staging
+from airflow_quilt.core.publish.sharded.staging import StagedPlan, Staging
+from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.executor import check_stop, map_concurrently
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.transfer.hashing import source_changed
 
-# What a file weighs beside its bytes. A request for one takes about as long as a MiB on its way, so a shard of a million
+# The weight of a file beside its bytes. A request for one takes about as long as a MiB on its way, so a shard of a million
 # small files is as much work as one of a large file; an entry that is known already is a line to be written, no more.
-_TASK: Final = 1024 * 1024
+_TRANSFER: Final = 1024 * 1024
 _KEPT: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardingOptions:
-    """How a plan is cut. A shard is a range of the package in walk order, and shards weigh about the same.
+    """The size of shards. A shard is a range of the package in walk order, and shards weigh about the same.
 
     Attributes:
-        shards: at most so many, where neither ``bytes`` nor ``entries`` is given. Those make more where they must.
-        bytes: at most so many bytes to move, or to hash in place, in a shard; one larger file is a shard of its own.
-        entries: at most so many files in a shard.
+        shards: the most shards, unless ``bytes`` or ``entries`` makes more necessary.
+        bytes: the most bytes to move, or to hash in place, in a shard; one larger file is a shard of its own.
+        entries: the most files in a shard.
     """
 
     shards: int = 16
@@ -48,12 +51,12 @@ class ShardingOptions:
     entries: int | None = None
 
     def __post_init__(self) -> None:
-        for what, value in (("shards", self.shards), ("bytes", self.bytes), ("entries", self.entries)):
+        for name, value in (("shards", self.shards), ("bytes", self.bytes), ("entries", self.entries)):
             if value is not None and value < 1:
-                raise InputError(f"{what} {value!r}: a plan is cut by numbers from 1 on")
+                raise InputError(f"{name} {value!r}: expected an int above 0")
 
     def lengths(self, planned: PlannedRevision) -> list[int]:
-        """Return how many files are in each shard of a plan; there is always one shard, maybe without files."""
+        """Return the number of files in each shard of a plan; there is always one shard, maybe without files."""
         total = sum(map(_weight, planned.actions()))
         lengths, size, weight, share = [0], 0, 0, 0
         for action in planned.actions():
@@ -67,73 +70,72 @@ class ShardingOptions:
         return lengths
 
     def _is_full(self, entries: int, size: int) -> bool:
-        """Whether a shard that has some files may not have another, with which it has so many bytes."""
+        """Whether a shard that has some files may not take another, with which it has ``size`` bytes."""
         return (self.entries is not None and entries >= self.entries) or (self.bytes is not None and size > self.bytes)
 
 
 def _weight(action: Action) -> int:
-    return _KEPT if isinstance(action, Entry) else _TASK + action.source.size
+    return _KEPT if isinstance(action, Entry) else _TRANSFER + action.source.size
 
 
-@dataclass(slots=True)
-class Planning:
-    """A draft that is being planned in shards."""
-
-    registry: Registry
-    draft: Draft
-    name: PackageName
-    place: Staging
-    identity: str
-    stop: threading.Event
-
-    def plan(self, planner: Planner, verb: str, cut: ShardingOptions) -> Plan:
-        """Plan it; return the plan that counts, which may be that of another try."""
-        with contextlib.ExitStack() as held:
-            latest = self.registry.latest(self.name)
-            added = discover(self.registry, self.draft, spool(held, self.registry, Source))
-            content = resolve(self.registry, self.name, self.draft, added, latest)
-            planned = PlannedRevision(spool(held, self.registry, Entry), spool(held, self.registry, Transfer))
-            sources = _pinned(self.registry.stores, content.tree.sources)
-            decide(self.draft, self.name, content, planner(sources), planned, self.stop)
-            _, to_move = bytes_of(planned.tasks)
-            lengths = cut.lengths(planned)
-            check_target(self.registry, to_move)
-            announce(self.registry, f"{verb} {self.name} in {count(len(lengths), 'shard', 'shards')}", planned, to_move)
-            tasks: Iterable[Transfer] = planned.tasks
-            if latest and to_move:
-                tasks = attach_previous(
-                    self.registry, self.name, latest, planned.tasks, lambda kind: spool(held, self.registry, kind)
-                )
-            self._write(lengths, (task or entry for entry, task in merge_join(planned.kept, tasks)))
-            terms = CommitSpec.of(self.draft, content, planned, added.directories)
-            if terms.update is not None:
-                self.place.write_added(self.identity, added.sources)
-            return self.place.write_plan(
-                Plan(
-                    identity=self.identity,
-                    verb=verb,
-                    registry=str(self.registry.location),
-                    package=str(self.name),
-                    terms=terms,
-                    base=latest,
-                    shards=lengths,
-                    bytes=planned.size,
-                    bytes_to_copy=to_move,
-                )
+def stage_plan(  # noqa: PLR0913, PLR0917  (the parts of a plan)
+    registry: Registry,
+    draft: Draft,
+    package: PackageName,
+    planner: Planner,
+    staging: Staging,
+    identity: str,
+    options: ShardingOptions,
+    stop: threading.Event,
+) -> StagedPlan:
+    """Plan a draft, and stage the plan in shards; return the plan that is staged, which may be that of another attempt."""
+    with Workspace(registry, package, stop, Attempt()) as work, work.round():
+        latest = registry.latest(package)
+        added = discover(registry, draft, work.spool(Source))  # 1. which files there are
+        revision = resolve(registry, package, draft, added, latest)  # 2. header, tree, workflow
+        tree = SourceTree(_pinned(registry.stores, revision.tree.sources), revision.tree.directories)
+        revision = replace_fields(revision, tree=tree)
+        planned = decide(planner, draft, package, revision, work.plan(), stop)  # 3. nothing has moved yet
+        spec = CommitSpec.of(draft, package, revision, planned, added.directories)
+        _, to_move = bytes_of(planned.transfers)
+        lengths = options.lengths(planned)
+        check_writable(registry, to_move)
+        announce(registry, f"{planner.verb} {package} in {count(len(lengths), 'shard', 'shards')}", planned, to_move)
+        transfers: Iterable[Transfer] = planned.transfers
+        if latest and to_move:
+            transfers = attach_previous(registry, package, latest, planned.transfers, work.round_spool)
+        # 4. The shards, and the plan after them: a plan that is there is complete.
+        actions = (transfer or entry for entry, transfer in merge_join(planned.kept, transfers))
+        _stage_shards(staging, identity, lengths, actions, stop)
+        if spec.update is not None:
+            staging.write_added(identity, added.sources)
+        return staging.write_plan(
+            StagedPlan(
+                identity=identity,
+                registry=str(registry.location),
+                spec=spec,
+                base=latest,
+                shards=lengths,
+                bytes=planned.size,
+                bytes_to_copy=to_move,
             )
+        )
 
-    def _write(self, lengths: Iterable[int], actions: Iterator[Action | None]) -> None:
-        there = (action for action in actions if action)
-        for number, length in enumerate(lengths):
-            check_stop(self.stop)
-            self.place.write_shard(self.identity, number, itertools.islice(there, length))
+
+def _stage_shards(
+    staging: Staging, identity: str, lengths: Iterable[int], actions: Iterator[Action | None], stop: threading.Event
+) -> None:
+    present = (action for action in actions if action)
+    for number, length in enumerate(lengths):
+        check_stop(stop)
+        staging.write_shard(identity, number, itertools.islice(present, length))
 
 
 def _pinned(stores: Stores, sources: Iterable[Source]) -> Iterator[Source]:
-    """Pass on sources; of objects without versions so that whoever transfers them notices if they have changed since.
+    """Yield the sources; those of objects without versions with their ETag, so that a later change is an error.
 
-    Where a listing did not tell the state of one, it is asked for. A hash that is known of one is left out: so its object is
-    looked at once more, also where it stays in place.
+    Where a listing did not give the ETag of an object, it is requested. A hash that is known of it is left out: so its object
+    is requested once more in the transfer, also where it stays in place.
     """
     for batch in batched(sources):
         if any(map(_may_change, batch)):
@@ -143,7 +145,7 @@ def _pinned(stores: Stores, sources: Iterable[Source]) -> Iterator[Source]:
 
 
 def _may_change(source: Source) -> bool:
-    """Whether a source is an object without a version; one of a package is compared with its hash, or taken at its word."""
+    """Whether a source is an object without a version; an entry of a package is compared with its hash instead."""
     origin = source.origin
     return isinstance(origin, PhysicalKey) and not origin.is_local and origin.version_id is None and not source.physical_keys
 

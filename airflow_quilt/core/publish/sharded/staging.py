@@ -1,18 +1,18 @@
-"""What the workers of one push leave for each other: a plan, its shards, and what came of each.
+"""The staging area of one push by many workers: a plan, its shards, and the result of each (ADR 0013).
 
-Every object is a row of blocks, each with its length and its SHA-256: what arrives damaged or short is told, and a worker
-holds one block at a time. Nothing in them is ever run: whoever may write there can spoil a revision, and no worker.
+Every object is a row of blocks, each with its length and its SHA-256: damage is an error, and a worker holds one block at a
+time. Nothing in them is ever run: a stranger who may write there can spoil a revision, and no worker.
 """
 
 import contextlib
 import hashlib
-import json
+import itertools
 import re
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any, Final, TypeVar, cast
+from typing import IO, Any, Final, Self, TypeVar, cast
 
 import msgspec
 
@@ -26,6 +26,7 @@ from airflow_quilt.core.plan.actions import Action, Transfer
 from airflow_quilt.core.publish.commit import CommitSpec
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.pointers import Latest
+from airflow_quilt.core.runtime.codec import Decoder, encode
 from airflow_quilt.core.runtime.spool import disk_full_as_error
 from airflow_quilt.core.storage.base import Stores, WriteMode
 
@@ -33,26 +34,24 @@ T = TypeVar("T")
 
 _SPOOL: Final = 8 * 1024 * 1024
 _HEAD: Final = struct.Struct(">Q32s")
-"""What is before each block: how many bytes it has, and their SHA-256."""
+"""The head of a block: the number of its bytes, and their SHA-256."""
 _PEEK: Final = 4096
-"""More than the first block of what came of a shard."""
+"""More than the bytes of the first block of a shard's result."""
 _NAME: Final = re.compile(r"([0-9]{1,10})-[0-9a-f]{32}")
 _PLAN: Final = "plan"
-_MSGPACK: Final = b"m"
-_JSON: Final = b"j"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardResult:
-    """What came of a shard.
+    """The result of the transfer of a shard.
 
     Attributes:
-        number: which one, counted from 0.
+        number: its number, counted from 0.
         entries: the number of its files.
-        bytes: what they add up to.
-        bytes_copied: how many of those bytes were moved to the registry's bucket.
-        bytes_reused: how many were to be moved, and were there already.
-        was_there: whether a try before this one had done all of it.
+        bytes: the sum of their sizes.
+        bytes_copied: bytes that were moved to the registry's bucket.
+        bytes_reused: bytes that were to be moved, and were there already.
+        was_there: whether an earlier attempt had transferred all of it.
     """
 
     number: int
@@ -63,33 +62,38 @@ class ShardResult:
     was_there: bool = False
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the workers of one push go by.
+class StagedPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The plan of one push, which its workers carry out.
 
     Attributes:
-        identity: tells it from every other plan; in the names of what belongs to it.
-        verb: tells the log what is being done.
-        base: what ``latest`` named.
-        shards: the number of entries in each.
-        bytes: those of all entries; ``bytes_to_copy`` of them are to move.
+        identity: a name that no other plan has, in the names of its objects.
+        registry: the location of the registry.
+        spec: the revision, apart from its entries.
+        base: ``latest`` when the plan was made.
+        shards: the number of entries in each shard.
+        bytes: the size of all entries; ``bytes_to_copy`` of them are to move.
     """
 
     identity: str
-    verb: str
     registry: str
-    package: str
-    terms: CommitSpec
+    spec: CommitSpec
     base: Latest | None
     shards: Sequence[int]
     bytes: int
     bytes_to_copy: int
 
 
-class Rows(msgspec.Struct, frozen=True, gc=False):
-    """Some of the files of a shard: those whose entries are known, and what is to be done for the others."""
+class ActionBlock(msgspec.Struct, frozen=True, gc=False):
+    """Some files of a shard: entries that are known, and transfers for the others."""
 
     kept: list[Entry]
-    tasks: list[Transfer]
+    transfers: list[Transfer]
+
+    @classmethod
+    def of(cls, actions: Sequence[Action]) -> Self:
+        """Return the block of some actions."""
+        kept = [action for action in actions if isinstance(action, Entry)]
+        return cls(kept, [action for action in actions if not isinstance(action, Entry)])
 
 
 class Key(msgspec.Struct, frozen=True, gc=False):
@@ -99,18 +103,18 @@ class Key(msgspec.Struct, frozen=True, gc=False):
 
 
 def staging_of(root: PhysicalKey, attempt: Attempt, began: float) -> PhysicalKey:
-    """Return the place for what the workers of a push leave for each other: always the same for one piece of work.
+    """Return the staging area of a push: always the same one for all attempts of one piece of work.
 
     Args:
         root: a directory, or a prefix in a bucket.
-        attempt: only its key counts, so that each try finds what the one before it left.
-        began: the unix seconds at which the piece of work, not this try of it, began.
+        attempt: identifies the work by its key.
+        began: the unix seconds at which the work, not this attempt, began.
     """
     return root.join(f"{int(began)}-{WriterTag.of(attempt).work}/")
 
 
 def check_staging(staging: PhysicalKey) -> None:
-    """Check that a place is one that :func:`staging_of` returns, so that nothing else is ever deleted.
+    """Check that a location is one that :func:`staging_of` returns, so that nothing else is ever deleted.
 
     Raises:
         LocationError: it is not, or it is in a registry's own area.
@@ -122,11 +126,11 @@ def check_staging(staging: PhysicalKey) -> None:
 
 
 class Staging:
-    """One such place.
+    """One staging area.
 
     Args:
         stores: the storages.
-        root: where it is.
+        root: its location, as :func:`staging_of` returns it.
     """
 
     def __init__(self, stores: Stores, root: PhysicalKey) -> None:
@@ -134,31 +138,31 @@ class Staging:
         self._storage = stores.of(root)
         self.root = root
 
-    def plan(self) -> Plan | None:
+    def plan(self) -> StagedPlan | None:
         """Return the plan, or None where there is none yet."""
         stat = self._stores.find(self.root.join(_PLAN))
-        return self._first(_PLAN, stat.size, Plan) if stat else None
+        return self._first(_PLAN, stat.size, StagedPlan) if stat else None
 
-    def write_plan(self, plan: Plan) -> Plan:
-        """Write the plan, after all that it speaks of; return that of another try which was faster, if one was."""
+    def write_plan(self, plan: StagedPlan) -> StagedPlan:
+        """Write the plan, after its shards; return that of another attempt which was faster, if there is one."""
         with contextlib.suppress(PreconditionError):
             self._write(_PLAN, [plan], "create")
         return self.plan() or plan
 
     def write_shard(self, identity: str, number: int, actions: Iterable[Action]) -> None:
-        """Write what becomes of the files of a shard."""
-        self._write(_shard(identity, number), map(_rows, batched(actions)))
+        """Write the actions for the files of a shard."""
+        self._write(_shard(identity, number), map(ActionBlock.of, batched(actions)))
 
-    def shard(self, plan: Plan, number: int) -> Iterator[list[Action]]:
-        """Read a shard, some files at a time.
+    def shard(self, plan: StagedPlan, number: int) -> Iterator[list[Action]]:
+        """Read the actions of a shard, some at a time.
 
         Raises:
             StorageError: it is gone or damaged.
         """
         path, left = _shard(plan.identity, number), plan.shards[number]
-        for rows in self._read(path, self._size(path), Rows):
-            left -= len(rows.kept) + len(rows.tasks)
-            yield [*rows.kept, *rows.tasks]
+        for block in self._read(path, self._size(path), ActionBlock):
+            left -= len(block.kept) + len(block.transfers)
+            yield [*block.kept, *block.transfers]
         if left:
             raise self._damaged(path)
 
@@ -166,27 +170,27 @@ class Staging:
         """Write the keys of the files that an update adds."""
         self._write(_added(identity), ([Key(each.logical_key) for each in batch] for batch in batched(added)))
 
-    def added(self, plan: Plan) -> Iterator[Key]:
-        """Read those."""
+    def added(self, plan: StagedPlan) -> Iterator[Key]:
+        """Read the keys of the files that an update adds."""
         path = _added(plan.identity)
         for keys in self._read(path, self._size(path), list[Key]):
             yield from keys
 
-    def write_done(self, plan: Plan, done: ShardResult, entries: Iterable[Entry]) -> ShardResult:
-        """Write what came of a shard, all at once; return what another try of it wrote before, if one did."""
+    def write_done(self, plan: StagedPlan, result: ShardResult, entries: Iterable[Entry]) -> ShardResult:
+        """Write the result of a shard, all at once; return that of another attempt if there is one already."""
         with contextlib.suppress(PreconditionError):
-            self._write(_done(plan.identity, done.number), _headed(done, entries), "create")
-            return done
-        return self.done(plan, done.number) or done
+            self._write(_done(plan.identity, result.number), itertools.chain([result], batched(entries)), "create")
+            return result
+        return self.done(plan, result.number) or result
 
-    def done(self, plan: Plan, number: int) -> ShardResult | None:
-        """Return what came of a shard, or None where it is not done."""
+    def done(self, plan: StagedPlan, number: int) -> ShardResult | None:
+        """Return the result of a shard, or None where it has not been transferred."""
         path = _done(plan.identity, number)
         stat = self._stores.find(self.root.join(path))
         return replace(self._first(path, min(stat.size, _PEEK), ShardResult), was_there=True) if stat else None
 
-    def all_done(self, plan: Plan) -> list[int]:
-        """Return the size of what came of each shard.
+    def all_done(self, plan: StagedPlan) -> list[int]:
+        """Return the size of the result of each shard.
 
         Raises:
             ObjectNotFoundError: some are not done; the message names them.
@@ -200,8 +204,8 @@ class Staging:
             )
         return [size for size in sizes if size is not None]
 
-    def entries(self, plan: Plan, number: int, size: int) -> Iterator[ShardResult | list[Entry]]:
-        """Read what came of a shard: first that, then its entries, some at a time.
+    def entries(self, plan: StagedPlan, number: int, size: int) -> Iterator[ShardResult | list[Entry]]:
+        """Read the result of a shard, and then its entries, some at a time.
 
         Raises:
             StorageError: it is damaged.
@@ -214,7 +218,7 @@ class Staging:
             raise self._damaged(path)
 
     def discard(self) -> int:
-        """Delete all of it, the plan first; return how many objects there were."""
+        """Delete all of it, the plan first; return the number of objects."""
         keys = [stat.key for stat in self._storage.list_objects(self.root)]
         self._storage.delete(sorted(keys, key=lambda key: key.name != _PLAN))
         return len(keys)
@@ -222,7 +226,7 @@ class Staging:
     def _write(self, path: str, blocks: Iterable[Any], mode: WriteMode = "overwrite") -> None:
         with disk_full_as_error(), tempfile.SpooledTemporaryFile(_SPOOL) as file:
             for block in blocks:
-                data = _encoded(block)
+                data = encode(block)
                 file.write(_HEAD.pack(len(data), hashlib.sha256(data).digest()))
                 file.write(data)
             file.seek(0)
@@ -237,7 +241,8 @@ class Staging:
         raise self._damaged(path)
 
     def _read(self, path: str, size: int, kind: Any) -> Iterator[Any]:
-        rest = bytearray()
+        """Read the blocks of an object, and decode each as a value of a type."""
+        decoder, rest = Decoder(kind), bytearray()
         for chunk in self._storage.stream(self.root.join(path), 0, size):
             rest += chunk
             while len(rest) >= _HEAD.size:
@@ -246,15 +251,15 @@ class Staging:
                     break
                 data = bytes(rest[_HEAD.size : _HEAD.size + length])
                 del rest[: _HEAD.size + length]
-                yield self._decoded(path, data, digest, kind)
+                yield self._decoded(path, data, digest, decoder)
         if rest:
             raise self._damaged(path)
 
-    def _decoded(self, path: str, data: bytes, digest: bytes, kind: Any) -> Any:
+    def _decoded(self, path: str, data: bytes, digest: bytes, decoder: Decoder) -> Any:
         if hashlib.sha256(data).digest() != digest:
             raise self._damaged(path)
         try:
-            return _decoded(data, kind)
+            return decoder.decode(data)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise self._damaged(path) from error
 
@@ -263,7 +268,7 @@ class Staging:
 
 
 def find_expired(stores: Stores, root: PhysicalKey, before: float) -> list[PhysicalKey]:
-    """Return all that is staged below a root in places whose names say that they are of a time before."""
+    """Return the objects below a root in the staging areas of work that began before a time, by their names."""
     below = root.join("")
     keys = (stat.key for stat in stores.of(below).list_objects(below))
     found = ((_NAME.fullmatch(key.key.removeprefix(below.key).partition("/")[0]), key) for key in keys)
@@ -280,26 +285,3 @@ def _added(identity: str) -> str:
 
 def _done(identity: str, number: int) -> str:
     return f"done/{identity}-{number}"
-
-
-def _rows(actions: Sequence[Action]) -> Rows:
-    kept = [action for action in actions if isinstance(action, Entry)]
-    return Rows(kept, [action for action in actions if not isinstance(action, Entry)])
-
-
-def _headed(done: ShardResult, entries: Iterable[Entry]) -> Iterator[ShardResult | list[Entry]]:
-    yield done
-    yield from batched(entries)
-
-
-def _encoded(block: Any) -> bytes:
-    try:
-        return _MSGPACK + msgspec.msgpack.encode(block)
-    except (UnicodeEncodeError, OverflowError):  # Names of files that are no Unicode; integers of more than 64 bits.
-        return _JSON + json.dumps(msgspec.to_builtins(block)).encode()
-
-
-def _decoded(data: bytes, kind: Any) -> Any:
-    if data.startswith(_JSON):
-        return msgspec.convert(json.loads(data[1:]), kind)
-    return msgspec.msgpack.decode(data[1:], type=kind)
