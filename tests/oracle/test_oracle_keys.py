@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.paths import resolve_path
+from airflow_quilt.core.storage.paths import resolve_location, resolve_path
 from tests.oracle.quilt3_client import Quilt3
 
 NAMES = {
@@ -88,7 +88,7 @@ def test_local_spelling_is_equal(name: str, quilt3: Quilt3, tmp_path: Path) -> N
 )
 def test_given_location_is_equal(text: str, quilt3: Quilt3) -> None:
     theirs = quilt3.physical_key(text)
-    key = PhysicalKey.parse(text)
+    key = resolve_location(text)
     assert {"bucket": key.bucket, "key": key.key, "version_id": key.version_id} == {
         part: theirs[part] for part in ("bucket", "key", "version_id")
     }
