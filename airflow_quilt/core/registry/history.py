@@ -88,7 +88,7 @@ class History:
         Args:
             top_hash: the revision.
             base: ``latest`` as it was when the work began.
-            attempt: of the work. A revision that another attempt of it published is returned, also where it is not the latest now.
+            attempt: of the work. A revision that another attempt published is returned, also where it is not the latest now.
             overwrite: publish also where others have published since.
 
         Returns:
