@@ -4,8 +4,8 @@ import logging
 
 from airflow_quilt.core.errors import PackageNotFoundError
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.registry.pointers import DeleteResult
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import DeleteResult
 from airflow_quilt.core.runtime.progress import count
 
 _log = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
     from airflow_quilt.core.publish.draft import Draft, Mode
-    from airflow_quilt.core.registry.pointers import Conflict
+    from airflow_quilt.core.registry.revisions import Conflict
     from airflow_quilt.hooks._target import RegistryTarget
 
     Text: TypeAlias = str | XComArg

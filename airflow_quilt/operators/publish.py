@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from airflow_quilt.core.publish.draft import Draft, Mode
     from airflow_quilt.core.publish.planned import Planner
-    from airflow_quilt.core.registry.pointers import Conflict
+    from airflow_quilt.core.registry.revisions import Conflict
     from airflow_quilt.hooks._target import RegistryTarget
 
 

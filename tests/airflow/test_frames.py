@@ -47,5 +47,4 @@ def test_push_is_a_shallow_stack(transport: str, connected: str, monkeypatch: py
     with first_request() as requests:
         task.execute({})
 
-    print(len(requests[0]), requests[0])
     assert 0 < len(requests[0]) <= MOST, requests[0]

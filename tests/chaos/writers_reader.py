@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.registry.pointers import Latest
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Latest
 
 _HEADS: Final = 3
 _PAUSE: Final = 0.005

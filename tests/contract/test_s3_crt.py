@@ -177,6 +177,20 @@ def test_boto3_reads_large_ranges(
     assert [by_crt(request) for request in proxy.requests] == [True, is_by_crt]
 
 
+@pytest.mark.parametrize(("size", "is_by_crt"), [(8 * MIB - 1, True), (8 * MIB, False)])
+@pytest.mark.parametrize("do", [upload, send])
+def test_boto3_sends_large_bodies(
+    proxy: S3Proxy,
+    through: S3Storage,
+    root: PhysicalKey,
+    do: Callable[..., Any],
+    size: int,
+    is_by_crt: bool,  # noqa: FBT001
+) -> None:
+    assert do(through, root.join("object"), pattern(size)).size == size
+    assert [by_crt(request) for request in proxy.requests if request.method == "PUT"] == [is_by_crt]
+
+
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_stat_is_one_request(proxy: S3Proxy, through: S3Storage, root: PhysicalKey, algorithm: StoreAlgorithm) -> None:
     key = upload(through, root.join("object"), b"hello", algorithm).key

@@ -15,8 +15,8 @@ from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of
 from airflow_quilt.core.format.manifest import write_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
-from airflow_quilt.core.registry.pointers import Revision
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Revision
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage

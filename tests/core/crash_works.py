@@ -15,8 +15,8 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.attempt import Attempt
-from airflow_quilt.core.registry.pointers import DeleteResult, Revision
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import DeleteResult, Revision
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import rollback
 from tests.core.crash import LARGE, OLDER, SMALL, Judge, Kind, Work, World, broken_invariants

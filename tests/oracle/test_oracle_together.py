@@ -15,8 +15,8 @@ from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry.pointers import DeleteResult
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import DeleteResult
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.storage.base import ObjectInfo, Stores, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage

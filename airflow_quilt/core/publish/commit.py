@@ -19,8 +19,8 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.planned import PlannedRevision
 from airflow_quilt.core.publish.resolve import ResolvedRevision
 from airflow_quilt.core.registry.attempt import Attempt
-from airflow_quilt.core.registry.pointers import Latest, Revision
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Latest, Revision
 from airflow_quilt.core.runtime.spool import disk_full_as_error
 
 _log = logging.getLogger(__name__)

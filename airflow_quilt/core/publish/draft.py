@@ -8,7 +8,7 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format.hashes import CHUNKED, check_new_hash_type
 from airflow_quilt.core.format.manifest import make_header
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.registry.pointers import Conflict
+from airflow_quilt.core.registry.revisions import Conflict
 from airflow_quilt.core.workflows.config import Choice
 
 Mode = Literal["replace", "update"]

@@ -18,8 +18,8 @@ from airflow_quilt.core.publish.planned import Entries, PlannedRevision, Planner
 from airflow_quilt.core.publish.resolve import discover, resolve
 from airflow_quilt.core.publish.reuse import attach_previous
 from airflow_quilt.core.registry.attempt import Attempt
-from airflow_quilt.core.registry.pointers import Latest
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.spool import Spool

@@ -15,8 +15,8 @@ from airflow_quilt.core.format.uris import QuiltUri
 from airflow_quilt.core.plan.actions import Source
 from airflow_quilt.core.plan.tree import Removal, SourceTree, updated
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.registry.pointers import Latest
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.sources.discover import FindOptions, SourceFinder
 from airflow_quilt.core.sources.parse import parse_entries

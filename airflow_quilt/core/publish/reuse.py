@@ -18,8 +18,8 @@ from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Transfer, Upload
-from airflow_quilt.core.registry.pointers import Latest
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.spool import Spool
 
 _log = logging.getLogger(__name__)

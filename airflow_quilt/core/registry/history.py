@@ -42,7 +42,8 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.lock import StoredLock
-from airflow_quilt.core.registry.pointers import DeleteResult, Latest, Pointer, PointerListing, Pointers, Revision
+from airflow_quilt.core.registry.pointers import Pointers
+from airflow_quilt.core.registry.revisions import DeleteResult, Latest, Pointer, PointerListing, Revision
 
 _log = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.history import History
 from airflow_quilt.core.registry.lock import StoredLock
-from airflow_quilt.core.registry.pointers import DeleteResult, Latest, Pointer, Pointers, Revision, is_stamp
+from airflow_quilt.core.registry.pointers import Pointers
+from airflow_quilt.core.registry.revisions import DeleteResult, Latest, Pointer, Revision, is_stamp
 from airflow_quilt.core.storage.base import MOST_WHOLE, Storage, StoredObject, Stores
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 

@@ -43,8 +43,8 @@ from airflow_quilt.core.plan.placement import EntryInfo
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
-from airflow_quilt.core.registry.pointers import DeleteResult
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import DeleteResult
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage

@@ -18,8 +18,8 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
-from airflow_quilt.core.registry.pointers import Revision
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Revision
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage

@@ -34,8 +34,8 @@ from airflow_quilt.core.format.manifest import make_header, write_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash, walk_order
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import Attempt
-from airflow_quilt.core.registry.pointers import Conflict, DeleteResult, Latest, Revision
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Conflict, DeleteResult, Latest, Revision
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry

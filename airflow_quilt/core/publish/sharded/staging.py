@@ -25,7 +25,7 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Action, Transfer
 from airflow_quilt.core.publish.commit import CommitSpec
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
-from airflow_quilt.core.registry.pointers import Latest
+from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.codec import Decoder, encode
 from airflow_quilt.core.runtime.spool import disk_full_as_error
 from airflow_quilt.core.storage.base import Stores, WriteMode
