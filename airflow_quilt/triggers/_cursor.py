@@ -1,4 +1,4 @@
-"""What a trigger has reported, kept over a restart where Airflow keeps the state of assets: 3.3 and newer."""
+"""The cursor of a watcher: the top hashes it has reported, saved where Airflow keeps the state of assets (3.3 and newer)."""
 
 import asyncio
 import hashlib
@@ -12,69 +12,70 @@ from weakref import WeakKeyDictionary
 _log = logging.getLogger(__name__)
 
 _SHARDS: Final = 32
-"""The values of a pattern are spread over so many keys: each is to stay below 64 KiB, of which Airflow warns."""
+"""Number of keys for the packages of a pattern: each value is to stay below 64 KiB, of which Airflow warns."""
 _STARTING: Final = 1.0
-"""Seconds in which Airflow starts the triggers that come together. It writes a line about each from its event loop, and its
-supervisor, which reads those, answers calls too: who asks for something before that lets the event loop wait for both."""
+"""Seconds in which Airflow starts the triggers that come together. Its event loop writes a line about each, and the supervisor,
+which reads those, answers calls too: an earlier call would make the event loop wait for both."""
 _TURNS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = WeakKeyDictionary()
-"""One call of the state is under way at a time, of all watchers: Airflow answers one after the other, and events that are
-reported meanwhile, and lines of the log, wait behind them."""
+"""One call of the state is under way at a time, of all watchers: Airflow answers one after the other, and events and log lines
+wait behind them."""
 
 
 class Cursor:
-    """The top hashes that were reported last, by package.
+    """The saved state of a watcher: top hashes by package.
 
     Args:
         store: the state of the watched asset, or None where Airflow has none.
-        identity: what tells this watcher from others of the same asset.
-        is_wide: whether it is about many packages.
+        identity: distinguishes this watcher from others of the same asset.
+        is_wide: whether it watches a pattern.
     """
 
     def __init__(self, store: Any, identity: Mapping[str, Any], *, is_wide: bool) -> None:
         self._store = store
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._key = f"quilt_watch:{digest[:32]}"
-        self._shards = _SHARDS if is_wide else 1
-        self._kept: list[dict[str, str] | None] = [None] * self._shards
-        self.reported: dict[str, str] = {}
+        self._shards: list[dict[str, str] | None] = [None] * (_SHARDS if is_wide else 1)
+        self._saved: Mapping[str, str] | None = None
 
-    async def load(self) -> bool:
-        """Read what was kept; return whether anything was."""
+    async def load(self) -> Mapping[str, str] | None:
+        """Return the saved top hashes by package, or None before the first save."""
         if self._store is None:
-            _log.warning("What is published while the triggerer is down is not seen: only Airflow 3.3 and newer keep what was")
-            return False
+            _log.warning("Revisions published while the triggerer is down are not reported: that needs Airflow 3.3 or newer")
+            return None
         await asyncio.sleep(_STARTING)
         try:
-            self._kept = [await self._get(number) for number in range(self._shards)]
-        except ValueError as error:  # Of several assets that have this watcher none has its state.
-            _log.warning("What is published while the triggerer is down is not seen: %s", error)
+            self._shards = [await self._get(number) for number in range(len(self._shards))]
+        except ValueError as error:  # Airflow cannot choose between several assets with this watcher.
+            _log.warning("Revisions published while the triggerer is down are not reported: %s", error)
             self._store = None
-            return False
-        self.reported = {name: top_hash for kept in self._kept for name, top_hash in (kept or {}).items()}
-        return any(kept is not None for kept in self._kept)
+            return None
+        if any(shard is not None for shard in self._shards):
+            self._saved = {name: top_hash for shard in self._shards for name, top_hash in (shard or {}).items()}
+        return self._saved
 
-    async def save(self) -> None:
-        """Keep what was reported, where it has changed."""
-        if self._store is None:
+    async def save(self, reported: Mapping[str, str]) -> None:
+        """Save top hashes by package, as far as they differ from the saved ones. A failure is logged: save again later."""
+        if self._store is None or reported == self._saved:
             return
-        shards: list[dict[str, str]] = [{} for _ in range(self._shards)]
-        for name, top_hash in self.reported.items():
-            shards[zlib.crc32(name.encode()) % self._shards][name] = top_hash
-        for number, (shard, kept) in enumerate(zip(shards, self._kept, strict=True)):
-            if shard != kept and (shard or kept or number == 0):  # The first one says that there was a look.
+        shards: list[dict[str, str]] = [{} for _ in self._shards]
+        for name, top_hash in reported.items():
+            shards[zlib.crc32(name.encode()) % len(shards)][name] = top_hash
+        for number, (shard, saved) in enumerate(zip(shards, list(self._shards), strict=True)):
+            if shard != saved and (shard or saved or number == 0):  # The first key exists once there was a poll.
                 try:
                     await self._call("set", number, shard)
-                except Exception as error:  # noqa: BLE001  (whatever it is: it is tried again at the next look)
-                    _log.warning("What was reported could not be noted yet: %s", error)
+                except Exception as error:  # noqa: BLE001  (of any kind: the next snapshot is saved in its place)
+                    _log.warning("Reported revisions could not be saved; the next poll saves them: %s", error)
                     return
-                self._kept[number] = shard
+                self._shards[number] = shard
+        self._saved = reported
 
     async def _get(self, number: int) -> dict[str, str] | None:
         value = await self._call("get", number)
         return {name: str(top_hash) for name, top_hash in value.items()} if isinstance(value, dict) else None
 
     async def _call(self, verb: str, number: int, *value: Any) -> Any:
-        """Call the store without blocking; the calls that wait themselves came with Airflow 3.3.2."""
+        """Call the store without blocking: Airflow 3.3.2 and newer have calls that are awaited."""
         async with _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             if call := getattr(self._store, f"a{verb}", None):
                 return await call(f"{self._key}:{number}", *value)

@@ -1,10 +1,9 @@
-"""QuiltPackageTrigger: reports that packages have changed, for the assets that DAGs are scheduled on."""
+"""QuiltPackageTrigger: fires when packages change, for the assets that DAGs are scheduled on."""
 
-import asyncio
-from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping
 from contextlib import aclosing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
@@ -14,36 +13,38 @@ from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.triggers._cursor import Cursor
 from airflow_quilt.triggers._poller import Poller, Snapshot, Subscriptions
 
-_KEPT: Final = 3.0
-"""Seconds in which Airflow stores an event that was yielded. What was reported is noted after that: a triggerer that is killed
-in between reports it once more, and loses nothing."""
+if TYPE_CHECKING:
+    from airflow_quilt.triggers._producer import SnapshotProducer
 
-_SHARED: Final[defaultdict[Hashable, Subscriptions]] = defaultdict(Subscriptions)
-"""Who shares looks in this process: Airflow tells the one who looks of one trigger of the group only."""
+_MOST_EVENTS: Final = 1000
+"""Events of a trigger for one snapshot; more changes are left for the next. Airflow stores some 75 a second, and a trigger whose
+events are not stored within 300 s (``[triggerer] shared_stream_ack_timeout``) would report all of them again, for ever."""
+
+_SUBSCRIPTIONS: Final[WeakValueDictionary[Hashable, Subscriptions]] = WeakValueDictionary()
+"""Subscriptions in this process, by stream key: Airflow passes the arguments of one trigger to the producer of a group."""
 
 
 class QuiltPackageTrigger(BaseEventTrigger):
-    """Reports each change of what ``latest`` of a package names, whoever made it.
+    """Fires when ``latest`` of a package changes, by any writer. The first poll sets the baseline and does not fire.
 
-    For an ``AssetWatcher``; :func:`airflow_quilt.assets.quilt_asset` makes one with ``watch=True``. Changes are reported, never
-    states: when it watches for the first time it takes what is there for known. With Airflow 3.3 or newer it goes on from what it
-    reported last when it is started again. Several revisions between two looks are one change, to the last of them, whose
-    ``previous`` is what was reported before. That a package was deleted is no event.
+    For an ``AssetWatcher``; :func:`airflow_quilt.assets.quilt_asset` makes one with ``watch=True``. With Airflow 3.3 or newer a
+    restarted trigger continues from its last reported revision. Several revisions between two polls are one change, to the last
+    one, with the last reported one as ``previous``. The deletion of a package is no event.
 
     The payload of an event: ``registry``, ``package``, ``top_hash``, ``previous``, ``quilt_uri``, ``catalog_url``.
 
-    All triggers of one registry with the same connection, interval and queue share looks (Airflow 3.3 and newer): see
+    All triggers of one registry with the same connection, interval and queue share polls (Airflow 3.3 and newer): see
     ``docs/assets-cost.md``.
 
     :param package: ``namespace/name``; or a pattern, in which ``*`` stands for any characters: ``team/*``.
     :param registry: ``s3://bucket``; by default the connection's.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
-    :param poll_interval: seconds from one look to the next.
-    :param queue_url: an SQS queue that gets the Quilt stack's ``package-revision`` events, each of which causes a look at once;
+    :param poll_interval: seconds from one poll to the next.
+    :param queue_url: an SQS queue that gets the Quilt stack's ``package-revision`` events, each of which causes a poll at once;
         ``poll_interval`` may be long then.
 
     Raises:
-        InputError: the package is no name and no pattern, or the interval is not above 0.
+        InputError: the package is neither a name nor a pattern, or the interval is not above 0.
     """
 
     def __init__(
@@ -64,11 +65,11 @@ class QuiltPackageTrigger(BaseEventTrigger):
             raise InputError(f"poll_interval {poll_interval!r}: expected seconds above 0")
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what makes this trigger again."""
-        return f"{type(self).__module__}.{type(self).__qualname__}", {"package": self.package, **self._place}
+        """Return the class and the arguments."""
+        return f"{type(self).__module__}.{type(self).__qualname__}", {"package": self.package, **self._shared}
 
     @property
-    def _place(self) -> dict[str, Any]:
+    def _shared(self) -> dict[str, Any]:
         return {
             "registry": self.registry,
             "quilt_conn_id": self.quilt_conn_id,
@@ -77,58 +78,80 @@ class QuiltPackageTrigger(BaseEventTrigger):
         }
 
     @property
-    def looker(self) -> Poller:
-        """What it shares with others that look at the same registry in the same way."""
-        return Poller(**self._place)
+    def poller(self) -> Poller:
+        """The poller that triggers of the same registry share."""
+        return Poller(**self._shared)
 
     async def run(self) -> AsyncGenerator[TriggerEvent]:
-        """Look and report for ever, alone: where Airflow shares nothing, before 3.3."""
-        interest = Subscriptions()
-        with interest.of(self.package):
-            async with aclosing(self.looker.looks(interest)) as looks:
-                async for event in self._changes(looks):
+        """Poll and report for ever, alone: before Airflow 3.3, which shares streams."""
+        subscriptions = Subscriptions()
+        with subscriptions.of(self.package):
+            async with aclosing(self.poller.snapshots(subscriptions)) as snapshots:
+                async for event in self._changes(_saved_late(snapshots)):
                     yield event
 
     def shared_stream_key(self) -> Hashable:
-        """Return what is equal for triggers that share looks."""
-        return self.looker.key
+        """Return a key that is equal for triggers that share polls."""
+        return self.poller.key
 
     @classmethod
-    async def open_shared_stream(cls, kwargs: dict[str, Any]) -> AsyncGenerator[Snapshot]:
-        """Look for ever at what the triggers that share this want to know."""
-        looker = cls(**kwargs).looker
-        async with aclosing(looker.looks(_SHARED[looker.key])) as looks:
-            async for look in looks:
-                yield look
+    def create_shared_stream_producer(cls, kwargs: dict[str, Any]) -> "SnapshotProducer":
+        """Return the producer of snapshots for all triggers with the same key."""
+        from airflow_quilt.triggers._producer import SnapshotProducer
+
+        poller = cls(**kwargs).poller
+        return SnapshotProducer(poller, _subscriptions(poller))
 
     async def filter_shared_stream(self, shared_stream: AsyncIterator[Snapshot]) -> AsyncGenerator[TriggerEvent]:
-        """Report what this trigger is about, from looks that are shared."""
-        with _SHARED[self.looker.key].of(self.package):
+        """Report the changes of this trigger's packages, out of shared snapshots."""
+        with _subscriptions(self.poller).of(self.package):
             async for event in self._changes(shared_stream):
                 yield event
 
-    async def _changes(self, looks: AsyncIterator[Snapshot]) -> AsyncGenerator[TriggerEvent]:
+    async def _changes(self, snapshots: AsyncIterator[Snapshot]) -> AsyncGenerator[TriggerEvent]:
         identity = {"package": self.package, "registry": self.registry, "quilt_conn_id": self.quilt_conn_id}
         cursor = Cursor(getattr(self, "asset_state_store", None), identity, is_wide=is_pattern(self.package))
-        is_begun = await cursor.load()
-        async for look in looks:
-            if self.package not in look.packages:  # It had not joined yet.
+        reported = await cursor.load()
+        async for snapshot in snapshots:
+            if self.package not in snapshot.packages:  # The poll began before this trigger joined.
                 continue
-            found = await look.of(self.package)
-            before, cursor.reported = cursor.reported, found
-            changed = {name: top_hash for name, top_hash in found.items() if before.get(name) != top_hash} if is_begun else {}
-            is_begun = True
-            for name, top_hash in sorted(changed.items()):
-                yield TriggerEvent(_payload(look, name, top_hash, before.get(name)))
-            if changed:
-                await asyncio.sleep(_KEPT)
-            await cursor.save()
+            found = await snapshot.of(self.package)
+            before = found if reported is None else reported
+            changed = sorted(name for name, top_hash in found.items() if before.get(name) != top_hash)
+            for name in changed[:_MOST_EVENTS]:
+                yield TriggerEvent(_payload(snapshot, name, found[name], before.get(name)))
+            reported = _with_earlier(found, before, late) if (late := changed[_MOST_EVENTS:]) else found
+            snapshot.reported[cursor] = reported  # Not earlier: a trigger may be cancelled between two events.
 
 
-def _payload(look: Snapshot, name: str, top_hash: str, previous: str | None) -> dict[str, Any]:
+def _subscriptions(poller: Poller) -> Subscriptions:
+    return _SUBSCRIPTIONS.setdefault(poller.key, Subscriptions())
+
+
+async def _saved_late(snapshots: AsyncIterator[Snapshot]) -> AsyncGenerator[Snapshot]:
+    """Save the cursors of each snapshot when the next one arrives: Airflow has had an interval to store its events."""
+    previous: Snapshot | None = None
+    async for snapshot in snapshots:
+        if previous:
+            for cursor, reported in previous.reported.items():
+                await cursor.save(reported)
+        previous = snapshot
+        yield snapshot
+
+
+def _with_earlier(found: Mapping[str, str], before: Mapping[str, str], late: list[str]) -> Mapping[str, str]:
+    """Return the found top hashes, with the earlier ones of the packages that are reported later."""
+    now = {name: found[name] for name in found.keys() - late}
+    return now | {name: before[name] for name in late if name in before}
+
+
+def _payload(snapshot: Snapshot, name: str, top_hash: str, previous: str | None) -> dict[str, Any]:
     from airflow_quilt.core.format.names import PackageName, parse_top_hash
+    from airflow_quilt.core.format.uris import QuiltUri
 
+    location, package = snapshot.registry.location, PackageName.parse_existing(name)
+    uri = QuiltUri(registry=location, package=package, top_hash=parse_top_hash(top_hash))
     return {
-        **look.hook.describe(look.registry, PackageName.parse_existing(name), parse_top_hash(top_hash)),
+        **uri.to_xcom(snapshot.hook.settings.catalog),
         "previous": previous,
     }

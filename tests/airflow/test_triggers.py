@@ -1,13 +1,15 @@
-"""What waits in the triggerer: changes reported once, over restarts, from looks that are shared; and the queue of events."""
+"""Triggers in the triggerer: changes are reported once, over restarts, out of shared polls; and the queue of events."""
 
 import asyncio
 import gc
+import itertools
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -16,6 +18,8 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from botocore.client import BaseClient
 
 from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.hooks._queue import PackageEvent
 from airflow_quilt.hooks.quilt import QuiltHook
@@ -36,18 +40,24 @@ FAST = 0.2
 
 
 class Kept:
-    """The state of an asset, as Airflow's triggerer hands it to a trigger."""
+    """The state of an asset, as Airflow's triggerer passes it to a trigger; writes may fail."""
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
         self.writes = 0
+        self.is_down = False
 
     async def aget(self, key: str) -> Any:
         return self.values.get(key)
 
     async def aset(self, key: str, value: Any) -> None:
+        if self.is_down:
+            raise RuntimeError("the API server is gone")
         self.values[key] = json.loads(json.dumps(value))
         self.writes += 1
+
+    def has(self, top_hash: str) -> bool:
+        return top_hash in json.dumps(self.values)
 
 
 class KeptBefore332:
@@ -55,6 +65,8 @@ class KeptBefore332:
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
+
+    has = Kept.has
 
     def get(self, key: str) -> Any:
         return self.values.get(key)
@@ -64,7 +76,7 @@ class KeptBefore332:
 
 
 class KeptSlowly(Kept):
-    """The same, which counts how many calls of it are under way."""
+    """The same, which counts its concurrent calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,25 +113,93 @@ def publish(package: str, text: str) -> str:
 
 
 class Watching:
-    """A trigger at work in an event loop, whose events are collected."""
+    """A running trigger, whose events are collected."""
 
-    def __init__(self, events: AsyncIterator[TriggerEvent]) -> None:
+    def __init__(self, events: AsyncGenerator[TriggerEvent]) -> None:
         self.payloads: list[dict[str, Any]] = []
+        self.most = sys.maxsize
         self._task = asyncio.create_task(self._collect(events))
 
-    async def _collect(self, events: AsyncIterator[TriggerEvent]) -> None:
-        async for event in events:
-            self.payloads.append(event.payload)
+    async def _collect(self, events: AsyncGenerator[TriggerEvent]) -> None:
+        async with aclosing(events):
+            async for event in events:
+                self.payloads.append(event.payload)
+                if len(self.payloads) >= self.most:
+                    await asyncio.Event().wait()
 
-    async def until(self, what: Callable[[], Any]) -> None:
+    @property
+    def reported(self) -> list[tuple[str, str | None]]:
+        """The revisions that were reported, each with the one before."""
+        return [(payload["top_hash"], payload["previous"]) for payload in self.payloads]
+
+    async def until(self, condition: Callable[[], Any]) -> None:
         async with asyncio.timeout(PATIENCE):
-            while not what():
+            while not condition():
                 assert not self._task.done(), self._task.exception()
                 await asyncio.sleep(0.05)
+
+    async def ended(self) -> None:
+        """Wait for the end of the trigger; raise its error."""
+        async with asyncio.timeout(PATIENCE):
+            await self._task
 
     async def stop(self) -> None:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+
+class Triggerer:
+    """The runner of a triggerer, reduced to shared streams: it passes events on to Airflow's database, which confirms them.
+
+    Args:
+        ack_timeout: seconds in which Airflow is to have stored an event.
+    """
+
+    def __init__(self, ack_timeout: float = PATIENCE) -> None:
+        from airflow.triggers.shared_stream import SharedStreamManager
+
+        self.unstored: list[tuple[dict[str, Any], int]] = []
+        self.is_storing = True
+        self._manager = SharedStreamManager(max_subscriber_queue=100, ack_timeout=ack_timeout, cohort_grace_period=0)
+        self._numbers = itertools.count()
+        self._watchings: list[Watching] = []
+
+    def start(self, trigger: BaseEventTrigger) -> Watching:
+        """Run a trigger, as `TriggerRunner.run_trigger` does."""
+        self._watchings.append(Watching(self._run(trigger)))
+        return self._watchings[-1]
+
+    async def _run(self, trigger: BaseEventTrigger) -> AsyncGenerator[TriggerEvent]:
+        number, key = next(self._numbers), trigger.shared_stream_key()
+        stream = self._manager.subscribe(trigger_id=number, trigger=trigger, key=key)
+        try:
+            async for event in trigger.filter_shared_stream(stream):
+                seq = self._manager.bind_pending_event(trigger_id=number, key=key)
+                assert seq is not None
+                self.unstored.append((event.payload, seq))
+                self.store()
+                yield event
+        finally:
+            await self._manager.unsubscribe(number, key)
+
+    def store(self) -> None:
+        """Confirm all events, unless the database is out of order."""
+        if self.is_storing:
+            self._manager.confirm_persisted([seq for _, seq in self.unstored])
+            self.unstored.clear()
+
+    async def kill(self) -> None:
+        """End all triggers without a further word to them; events that are not stored are lost."""
+        await self._manager.stop_all()
+        for watching in self._watchings:
+            await watching.stop()
+
+
+def package_trigger(kept: Any, package: str = "team/data", **arguments: Any) -> QuiltPackageTrigger:
+    """Return a trigger that polls fast, with the state of its asset."""
+    made = QuiltPackageTrigger(package, **{"poll_interval": FAST, **arguments})
+    made.asset_state_store = kept
+    return made
 
 
 def watch(story: Callable[[], Awaitable[None]]) -> None:
@@ -171,23 +251,24 @@ def test_same_registry_shares_polls() -> None:
         assert first.shared_stream_key() != other.shared_stream_key()
 
 
+@pytest.fixture(params=["alone", pytest.param("shared", marks=needs_airflow("3.3"))])
+def start(request: pytest.FixtureRequest) -> Callable[[QuiltPackageTrigger], Watching]:
+    """Start a trigger that polls alone, or shares its polls."""
+    return Triggerer().start if request.param == "shared" else lambda trigger: Watching(trigger.run())
+
+
 @pytest.mark.parametrize("store", [Kept, KeptBefore332])
-def test_changes_are_reported_once(connected: str, store: type) -> None:
+def test_changes_are_reported_once(connected: str, store: type, start: Callable[[QuiltPackageTrigger], Watching]) -> None:
     """Report changes missed while the triggerer was down."""
     kept = store()
     first = publish("team/data", "first")
 
-    def trigger() -> QuiltPackageTrigger:
-        made = QuiltPackageTrigger("team/data", poll_interval=FAST)
-        made.asset_state_store = kept
-        return made
-
     async def story() -> None:
-        watching = Watching(trigger().run())
-        await watching.until(lambda: first in json.dumps(kept.values))  # What is there is known, not new.
+        watching = start(package_trigger(kept))
+        await watching.until(lambda: kept.has(first))  # The baseline does not fire.
         second = await asyncio.to_thread(publish, "team/data", "second")
         await watching.until(lambda: watching.payloads)
-        await watching.until(lambda: second in json.dumps(kept.values))
+        await watching.until(lambda: kept.has(second))
         await watching.stop()
         assert watching.payloads == [
             {
@@ -201,19 +282,19 @@ def test_changes_are_reported_once(connected: str, store: type) -> None:
         ]
 
         third = await asyncio.to_thread(publish, "team/data", "third")
-        watching = Watching(trigger().run())
-        await watching.until(lambda: third in json.dumps(kept.values))
+        watching = start(package_trigger(kept))
+        await watching.until(lambda: kept.has(third))
         await watching.stop()
-        assert [(each["top_hash"], each["previous"]) for each in watching.payloads] == [(third, second)]
+        assert watching.reported == [(third, second)]
 
         await asyncio.to_thread(QuiltDeleteOperator(task_id="delete", package="team/data").execute, {})
-        watching = Watching(trigger().run())
-        await watching.until(lambda: third not in json.dumps(kept.values))
+        watching = start(package_trigger(kept))
+        await watching.until(lambda: not kept.has(third))
         assert watching.payloads == []
         await asyncio.to_thread(publish, "team/data", "third")  # There again, after it was gone.
         await watching.until(lambda: watching.payloads)
         await watching.stop()
-        assert [(each["top_hash"], each["previous"]) for each in watching.payloads] == [(third, None)]
+        assert watching.reported == [(third, None)]
 
     watch(story)
 
@@ -222,67 +303,243 @@ def test_changes_are_reported_once(connected: str, store: type) -> None:
 @pytest.mark.parametrize("store", [None, KeptForSeveral()])
 def test_first_poll_is_the_baseline(store: Any, caplog: pytest.LogCaptureFixture) -> None:
     publish("team/data", "first")
-    trigger = QuiltPackageTrigger("team/data", poll_interval=FAST)
-    trigger.asset_state_store = store
 
     async def story() -> None:
-        watching = Watching(trigger.run())
+        watching = Watching(package_trigger(store).run())
         await watching.until(lambda: "while the triggerer is down" in caplog.text)
         await asyncio.sleep(3)
         second = await asyncio.to_thread(publish, "team/data", "second")
         await watching.until(lambda: watching.payloads)
         await watching.stop()
-        assert [each["top_hash"] for each in watching.payloads] == [second]
+        assert watching.reported == [(second, watching.payloads[0]["previous"])]
 
     watch(story)
 
 
 @pytest.mark.usefixtures("connected")
-def test_pattern_reports_matches(connected: str) -> None:
+def test_pattern_reports_matches(start: Callable[[QuiltPackageTrigger], Watching]) -> None:
     old = publish("team/old", "old")
     kept = Kept()
-    trigger = QuiltPackageTrigger("team/*", poll_interval=FAST)
-    trigger.asset_state_store = kept
 
     async def story() -> None:
-        watching = Watching(trigger.run())
-        await watching.until(lambda: old in json.dumps(kept.values))
+        watching = start(package_trigger(kept, "team/*"))
+        await watching.until(lambda: kept.has(old))
         await asyncio.to_thread(publish, "other/new", "other")
         new = await asyncio.to_thread(publish, "team/new", "new")
-        await watching.until(lambda: new in json.dumps(kept.values))
+        await watching.until(lambda: kept.has(new))
         await watching.stop()
-        assert [(each["package"], each["top_hash"], each["previous"]) for each in watching.payloads] == [("team/new", new, None)]
-        assert kept.writes == 3  # That it has looked; the old package, if that is another shard; the new one.
+        assert [payload["package"] for payload in watching.payloads] == ["team/new"]
+        assert watching.reported == [(new, None)]
+        assert kept.writes == 3  # The key of the first poll; the old package, in another shard; the new one.
+
+    watch(story)
+
+
+@needs_airflow("3.3")
+@pytest.mark.usefixtures("connected")
+def test_kill_before_airflow_stores_the_event_repeats_it() -> None:
+    first = publish("team/data", "first")
+    kept = Kept()
+
+    async def story() -> None:
+        triggerer = Triggerer()
+        watching = triggerer.start(package_trigger(kept))
+        await watching.until(lambda: kept.has(first))
+        triggerer.is_storing = False
+        second = await asyncio.to_thread(publish, "team/data", "second")
+        await watching.until(lambda: watching.payloads)
+        third = await asyncio.to_thread(publish, "team/data", "third")
+        await watching.until(lambda: watching.reported == [(second, first), (third, second)])
+        await triggerer.kill()
+        assert kept.has(first)
+
+        triggerer = Triggerer()
+        watching = triggerer.start(package_trigger(kept))
+        await watching.until(lambda: kept.has(third))
+        await triggerer.kill()
+        assert watching.reported == [(third, first)]
+
+    watch(story)
+
+
+@needs_airflow("3.3")
+@pytest.mark.usefixtures("connected")
+def test_kill_between_storing_and_saving_repeats_the_event(caplog: pytest.LogCaptureFixture) -> None:
+    first = publish("team/data", "first")
+    kept = Kept()
+
+    async def story() -> None:
+        triggerer = Triggerer()
+        watching = triggerer.start(package_trigger(kept))
+        await watching.until(lambda: kept.has(first))
+        kept.is_down = True
+        second = await asyncio.to_thread(publish, "team/data", "second")
+        await watching.until(lambda: "could not be saved" in caplog.text)
+        await triggerer.kill()
+        assert watching.reported == [(second, first)]
+        assert triggerer.unstored == []
+        kept.is_down = False
+
+        for reported in ([(second, first)], []):
+            triggerer = Triggerer()
+            watching = triggerer.start(package_trigger(kept))
+            await watching.until(lambda: kept.has(second))
+            await asyncio.sleep(5 * FAST + 2)
+            await triggerer.kill()
+            assert watching.reported == reported
+
+    watch(story)
+
+
+@needs_airflow("3.3")
+@pytest.mark.usefixtures("connected")
+def test_cursor_is_saved_once_its_events_are_stored() -> None:
+    first = publish("team/data", "first")
+    kept = Kept()
+
+    async def story() -> None:
+        triggerer = Triggerer()
+        watching = triggerer.start(package_trigger(kept))
+        await watching.until(lambda: kept.has(first))
+        triggerer.is_storing = False
+        second = await asyncio.to_thread(publish, "team/data", "second")
+        await watching.until(lambda: watching.payloads)
+        await asyncio.sleep(10 * FAST)  # Several polls without a change.
+        assert kept.has(first)
+        triggerer.is_storing = True
+        triggerer.store()
+        await watching.until(lambda: kept.has(second))
+        await triggerer.kill()
+        assert watching.reported == [(second, first)]
+
+    watch(story)
+
+
+@pytest.mark.usefixtures("connected")
+def test_failed_save_is_repeated_at_the_next_poll(
+    start: Callable[[QuiltPackageTrigger], Watching], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = publish("team/data", "first")
+    kept = Kept()
+
+    async def story() -> None:
+        watching = start(package_trigger(kept))
+        await watching.until(lambda: kept.has(first))
+        kept.is_down = True
+        second = await asyncio.to_thread(publish, "team/data", "second")
+        await watching.until(lambda: caplog.text.count("could not be saved") >= 3)
+        kept.is_down = False
+        await watching.until(lambda: kept.has(second))
+        await watching.stop()
+        assert watching.reported == [(second, first)]
+
+    watch(story)
+
+
+@needs_airflow("3.3")
+@pytest.mark.usefixtures("connected")
+def test_event_that_is_never_stored_is_reported_by_the_next_start() -> None:
+    """The trigger moves on to later snapshots meanwhile; these must not save its cursor."""
+    from airflow.triggers.shared_stream import AckTimeout
+
+    first, other = publish("team/data", "first"), publish("team/other", "other")
+    kept, kept_of_other = Kept(), Kept()
+
+    async def story() -> None:
+        triggerer = Triggerer(ack_timeout=3)
+        lost = triggerer.start(package_trigger(kept))
+        going_on = triggerer.start(package_trigger(kept_of_other, "team/other"))
+        await lost.until(lambda: kept.has(first) and kept_of_other.has(other))
+        triggerer.is_storing = False
+        second = await asyncio.to_thread(publish, "team/data", "second")
+        await lost.until(lambda: lost.payloads)
+        triggerer.unstored.clear()  # Airflow's database was out of order.
+        triggerer.is_storing = True
+        another = await asyncio.to_thread(publish, "team/other", "another")
+        await going_on.until(lambda: kept_of_other.has(another))
+        with pytest.raises(AckTimeout):
+            await lost.ended()
+        assert kept.has(first)
+
+        again = triggerer.start(package_trigger(kept))
+        await again.until(lambda: kept.has(second))
+        await triggerer.kill()
+        assert lost.reported == again.reported == [(second, first)]
+        assert going_on.reported == [(another, other)]
+
+    watch(story)
+
+
+@needs_airflow("3.3")
+@pytest.mark.usefixtures("connected")
+def test_trigger_that_stops_between_events_loses_none() -> None:
+    first = publish("team/a", "first")
+    kept = Kept()
+
+    async def story() -> None:
+        watching = Triggerer().start(package_trigger(kept, "team/*"))
+        await watching.until(lambda: kept.has(first))
+        await watching.stop()
+        changed = [await asyncio.to_thread(publish, f"team/{name}", "second") for name in "abc"]
+        watching = Triggerer().start(package_trigger(kept, "team/*"))
+        watching.most = 1
+        await watching.until(lambda: watching.payloads)
+        await watching.stop()
+        assert [top_hash for top_hash, _ in watching.reported] == changed[:1]
+
+        watching = Triggerer().start(package_trigger(kept, "team/*"))
+        await watching.until(lambda: all(map(kept.has, changed)))
+        await watching.stop()
+        assert [top_hash for top_hash, _ in watching.reported] == changed
+
+    watch(story)
+
+
+def test_changes_beyond_a_thousand_are_left_for_the_next_poll(
+    s3_registry: Registry, start: Callable[[QuiltPackageTrigger], Watching], connected: str
+) -> None:
+    """Airflow could not store the events of more in the time that it gives a trigger."""
+    kept = Kept()
+    names = [f"team/p{number:04}" for number in range(1001)]
+    storage, root = s3_registry.stores.remote, s3_registry.location.root
+
+    def put(name: str) -> None:
+        storage.put(root.join(layout.pointer(PackageName.parse(name), layout.LATEST)), b"a" * 64)
+
+    async def story() -> None:
+        watching = start(package_trigger(kept, "team/*"))
+        await watching.until(lambda: kept.values)
+        await watching.stop()
+        with ThreadPoolExecutor(16) as pool:
+            await asyncio.to_thread(lambda: list(pool.map(put, names)))
+        watching = start(package_trigger(kept, "team/*", poll_interval=3))
+        await watching.until(lambda: len(watching.payloads) >= 1000)
+        assert len(watching.payloads) == 1000
+        await watching.until(lambda: sum(map(len, kept.values.values())) == 1001)
+        await watching.stop()
+        assert [payload["package"] for payload in watching.payloads] == names
 
     watch(story)
 
 
 @needs_airflow("3.3")
 def test_shared_polls_cost_as_one(proxy: S3Proxy, bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    from airflow.triggers.shared_stream import SharedStreamManager
-
     registry = f"s3://{bucket}"
     for name, value in connections(proxy.store, registry).items():
         monkeypatch.setenv(name, value)
     names = [f"team/data-{number}" for number in range(40)]
     publish(names[7], "first")
-    triggers = [QuiltPackageTrigger(name, registry, poll_interval=30) for name in names]
     kept = [Kept() for _ in names]
     proxy.requests.clear()
 
     async def story() -> None:
-        manager = SharedStreamManager(max_subscriber_queue=100, ack_timeout=60, cohort_grace_period=0)
-        watchings = []
-        for number, trigger in enumerate(triggers):
-            trigger.asset_state_store = kept[number]  # type: ignore[assignment]
-            key = trigger.shared_stream_key()
-            stream = manager.subscribe(trigger_id=number, trigger=trigger, key=key)
-            watchings.append(Watching(trigger.filter_shared_stream(stream)))
-        for number in range(len(names)):
-            await watchings[number].until(lambda number=number: kept[number].values)
-        for watching in watchings:
-            await watching.stop()
-        await manager.stop_all()
+        triggerer = Triggerer()
+        watchings = [
+            triggerer.start(package_trigger(each, name, registry=registry, poll_interval=30))
+            for name, each in zip(names, kept, strict=True)
+        ]
+        await watchings[0].until(lambda: all(each.values for each in kept))
+        await triggerer.kill()
 
     watch(story)
     listings = [request for request in proxy.requests if request.method == "GET" and "list-type=2" in request.path]
@@ -291,7 +548,7 @@ def test_shared_polls_cost_as_one(proxy: S3Proxy, bucket: str, s3: S3Server, mon
 
 
 class FoundOnThreads(dict[str, str]):
-    """What a look has found, which notes the threads on which it is looked through."""
+    """The top hashes of a snapshot, which note the threads on which they are read."""
 
     def __init__(self, found: dict[str, str]) -> None:
         super().__init__(found)
@@ -304,14 +561,14 @@ class FoundOnThreads(dict[str, str]):
 
 def test_matching_runs_on_thread(s3_registry: Registry) -> None:
     found = FoundOnThreads({"team/a": "1", "team/b": "2", "other/a": "3"})
-    look = Snapshot(s3_registry, frozenset({"team/*"}), found, QuiltHook())
+    snapshot = Snapshot(s3_registry, frozenset({"team/*"}), found, QuiltHook())
 
     async def story() -> None:
-        assert await look.of("team/*") == {"team/a": "1", "team/b": "2"}
+        assert await snapshot.of("team/*") == {"team/a": "1", "team/b": "2"}
         assert len(found.threads) == 1
         assert threading.get_ident() not in found.threads
-        assert await look.of("other/a") == {"other/a": "3"}
-        assert await look.of("other/b") == {}
+        assert await snapshot.of("other/a") == {"other/a": "3"}
+        assert await snapshot.of("other/b") == {}
 
     watch(story)
 
@@ -360,10 +617,10 @@ def test_state_calls_are_serial() -> None:
     cursors = [Cursor(kept, {"package": f"team/{number}"}, is_wide=number % 10 == 0) for number in range(40)]
 
     async def story() -> None:
-        assert await asyncio.gather(*(cursor.load() for cursor in cursors)) == [False] * 40
+        assert await asyncio.gather(*(cursor.load() for cursor in cursors)) == [None] * 40
         assert (kept.calls, kept.most) == (36 + 4 * 32, 1)
         kept.calls = kept.most = 0
-        await asyncio.gather(*(cursor.save() for cursor in cursors))
+        await asyncio.gather(*(cursor.save({}) for cursor in cursors))
         assert (kept.calls, kept.most, len(kept.values)) == (40, 1, 40)
 
     watch(story)
@@ -373,12 +630,12 @@ def test_state_calls_are_serial() -> None:
     "story",
     [
         """
-from airflow_quilt.triggers._poller import Interest
+from airflow_quilt.triggers._poller import Subscriptions
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 async def story():
-    interest = Interest()
-    with interest.of("team/data"):
-        return await anext(QuiltPackageTrigger("team/data", queue_url="http://127.0.0.1:1/q").looker.looks(interest))
+    subscriptions = Subscriptions()
+    with subscriptions.of("team/data"):
+        return await anext(QuiltPackageTrigger("team/data", queue_url="http://127.0.0.1:1/q").poller.snapshots(subscriptions))
 """,
         """
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
@@ -394,7 +651,7 @@ def test_core_imports_on_thread(story: str) -> None:
 import asyncio, sys, threading
 {story}
 imported = []
-sys.addaudithook(lambda event, what: event == "import" and imported.append((what[0], threading.get_ident())))
+sys.addaudithook(lambda event, args: event == "import" and imported.append((args[0], threading.get_ident())))
 asyncio.run(story())
 ours = [(name, thread == threading.get_ident()) for name, thread in imported if name.startswith("airflow_quilt.")]
 print([name for name, is_loop in ours if is_loop], len(ours) > 10)
@@ -405,13 +662,11 @@ print([name for name, is_loop in ours if is_loop], len(ours) > 10)
 
 @pytest.mark.usefixtures("connected")
 def test_store_outage_is_retried(s3: S3Server, bucket: str, caplog: pytest.LogCaptureFixture) -> None:
-    trigger = QuiltPackageTrigger("team/*", f"s3://{bucket}-later", poll_interval=FAST)
     kept = Kept()
-    trigger.asset_state_store = kept  # type: ignore[assignment]
 
     async def story() -> None:
-        watching = Watching(trigger.run())
-        await watching.until(lambda: "could not be looked at, try 4" in caplog.text)
+        watching = Watching(package_trigger(kept, "team/*", registry=f"s3://{bucket}-later").run())
+        await watching.until(lambda: "could not be polled, attempt 4" in caplog.text)
         assert kept.values == {}
         await asyncio.to_thread(s3.make_bucket, f"{bucket}-later")
         await watching.until(lambda: kept.values)
@@ -421,12 +676,10 @@ def test_store_outage_is_retried(s3: S3Server, bucket: str, caplog: pytest.LogCa
 
 
 def test_missing_connection_waits(connected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    trigger = QuiltPackageTrigger("team/data", connected, "later", poll_interval=FAST)
     kept = Kept()
-    trigger.asset_state_store = kept  # type: ignore[assignment]
 
     async def story() -> None:
-        watching = Watching(trigger.run())
+        watching = Watching(package_trigger(kept, registry=connected, quilt_conn_id="later").run())
         await watching.until(lambda: "there is no connection 'later'" in caplog.text)
         monkeypatch.setenv("AIRFLOW_CONN_LATER", '{"conn_type": "quilt"}')
         await watching.until(lambda: kept.values)
@@ -438,13 +691,11 @@ def test_missing_connection_waits(connected: str, monkeypatch: pytest.MonkeyPatc
 def test_fixed_connection_is_reread(connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     right = os.environ["AIRFLOW_CONN_AWS_DEFAULT"]
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps({**json.loads(right), "password": "wrong"}))
-    trigger = QuiltPackageTrigger("team/data", connected, poll_interval=FAST)
     kept = Kept()
-    trigger.asset_state_store = kept  # type: ignore[assignment]
 
     async def story() -> None:
         wrong = await opened("quilt_default", connected)
-        watching = Watching(trigger.run())
+        watching = Watching(package_trigger(kept, registry=connected).run())
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", right)
         await watching.until(lambda: kept.values)
         assert await opened("quilt_default", connected) is not wrong  # Others have the new one too.
@@ -453,28 +704,29 @@ def test_fixed_connection_is_reread(connected: str, monkeypatch: pytest.MonkeyPa
     watch(story)
 
 
-def test_queue_event_causes_poll(queue: Queue, connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queue_event_causes_poll(
+    queue: Queue, connected: str, monkeypatch: pytest.MonkeyPatch, start: Callable[[QuiltPackageTrigger], Watching]
+) -> None:
     connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
     connection["extra"]["service_config"] = {"sqs": {"endpoint_url": queue.endpoint}}
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
     first = publish("team/data", "first")
     kept = Kept()
-    trigger = QuiltPackageTrigger("team/data", poll_interval=3600, queue_url=queue.url)
-    trigger.asset_state_store = kept  # type: ignore[assignment]
 
     async def story() -> None:
-        watching = Watching(trigger.run())
-        await watching.until(lambda: first in json.dumps(kept.values))
+        watching = start(package_trigger(kept, poll_interval=3600, queue_url=queue.url))
+        await asyncio.to_thread(queue.send, connected, "team/data", first)
+        await watching.until(lambda: kept.has(first) and queue.count() == 0)
         second = await asyncio.to_thread(publish, "team/data", "second")
         third = await asyncio.to_thread(publish, "team/data", "third")
         await asyncio.to_thread(queue.client.send_message, QueueUrl=queue.url, MessageBody="no event")
         await asyncio.to_thread(queue.send, connected, "other/data", "f" * 64)
         for top_hash in (second, third, third):  # At least once, and late.
             await asyncio.to_thread(queue.send, connected, "team/data", top_hash)
-        await watching.until(lambda: third in json.dumps(kept.values))
+        await watching.until(lambda: watching.payloads)
         await watching.until(lambda: queue.count() == 0)
         await watching.stop()
-        assert [(each["top_hash"], each["previous"]) for each in watching.payloads] == [(third, first)]
+        assert watching.reported == [(third, first)]
 
     watch(story)
 
@@ -483,17 +735,16 @@ def test_queue_outage_falls_back(connected: str, caplog: pytest.LogCaptureFixtur
     """Poll at every interval until the queue answers."""
     first = publish("team/data", "first")
     kept = Kept()
-    trigger = QuiltPackageTrigger("team/data", poll_interval=1, queue_url=f"{connected.replace('s3', 'http')}.invalid/none")
-    trigger.asset_state_store = kept  # type: ignore[assignment]
 
     async def story() -> None:
-        watching = Watching(trigger.run())
-        await watching.until(lambda: first in json.dumps(kept.values))
-        await watching.until(lambda: "Until the queue can be read again" in caplog.text)
+        url = f"{connected.replace('s3', 'http')}.invalid/none"
+        watching = Watching(package_trigger(kept, poll_interval=1, queue_url=url).run())
+        await watching.until(lambda: kept.has(first))
+        await watching.until(lambda: "until the queue can be read again" in caplog.text)
         second = await asyncio.to_thread(publish, "team/data", "second")
         await watching.until(lambda: watching.payloads)
         await watching.stop()
-        assert [each["top_hash"] for each in watching.payloads] == [second]
+        assert watching.reported == [(second, first)]
 
     watch(story)
 
