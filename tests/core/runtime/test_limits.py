@@ -86,6 +86,6 @@ def test_pool_fits_concurrency(threads: int) -> None:
 
 
 def test_taps_keep_store_limits(registry: Registry) -> None:
-    limits = Limits(max_concurrency=2, memory=3, spill=4)
+    limits = Limits(max_concurrency=2, max_bytes_in_flight=3, spill_entries=4)
 
     assert tapped(replace(registry.stores, limits=limits), Recorder()).limits == limits

@@ -145,7 +145,7 @@ class Store:
         return f"{self._call()} {key}{suffix}"
 
 
-def test_method_is_retried_by_policy_of_its_object() -> None:
+def test_method_uses_own_policy() -> None:
     clock = Clock(0.0)
 
     assert Store(policy_of(clock), 2).get("a", suffix="/") == "done a/"

@@ -112,7 +112,7 @@ def test_bad_content_precedes_requests(find: Finder) -> None:
     assert find.read == []
 
 
-def test_content_is_read_on_the_calling_thread(find: Finder) -> None:
+def test_content_in_calling_thread(find: Finder) -> None:
     class Lazy(Sequence[int]):
         def __len__(self) -> int:
             return 1
