@@ -1,4 +1,4 @@
-"""Sensors: tasks that wait for packages. They are imported when they are named, as the operators are."""
+"""Sensors: tasks that wait for packages. Like the operators, they are imported on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""QuiltPackageSensor."""
+"""QuiltPackageSensor: a task that waits for a package."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,20 +28,20 @@ _TRIGGER = f"{QuiltRevisionTrigger.__module__}.{QuiltRevisionTrigger.__qualname_
 class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
     """Waits for a package, for a newer revision of it, or for a file in it; returns the revision that it found.
 
-    What it compares with is given, and so is the same in every try and after every restart: "newer than when this run began" is
-    ``newer_than="{{ dag_run.start_date }}"``, "another one than the last run used" the top hash that the last run returned.
+    The revision to compare with is an argument, and so the same in every attempt and after every restart: "newer than the start
+    of this run" is ``newer_than="{{ dag_run.start_date }}"``, "another one than the last run used" the top hash it returned.
 
     :param package: ``namespace/name``.
     :param newer_than: a top hash, or the beginning of one (6 digits or more): wait until the latest revision is another one; or
-        a time: wait until the latest revision was published after it (UTC unless it says otherwise). By default any will do.
+        a time: wait until the latest revision was published after it (UTC unless it has another zone). By default any will do.
     :param path: the key of a file that the revision must hold, or of a directory.
     :param registry: the registry, on S3 or a local directory; by default the connection's.
     :param deferrable: wait in the triggerer, which takes no slot of a worker.
     :param start_from_trigger: begin there too, and take a slot only once the revision is there (Airflow 3.3 and newer; before,
         it is deferrable).
-    :param poke_interval: seconds from one look to the next.
+    :param poke_interval: seconds from one poll to the next.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
-    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
+    :param max_concurrency: max concurrent S3 requests; by default the connection's.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "newer_than", "path")
@@ -67,10 +67,10 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         self.start_from_trigger = start_from_trigger and hasattr(BaseTrigger, "on_kill")  # It came in the same release.
         if self.start_from_trigger:
             timeout = timedelta(seconds=self.timeout)
-            self.start_trigger_args = replace(self.start_trigger_args, trigger_kwargs=self._waited_for, timeout=timeout)
+            self.start_trigger_args = replace(self.start_trigger_args, trigger_kwargs=self._trigger_kwargs, timeout=timeout)
 
     @property
-    def _waited_for(self) -> dict[str, Any]:
+    def _trigger_kwargs(self) -> dict[str, Any]:
         return {
             "package": self.package,
             "registry": self.registry,
@@ -81,19 +81,19 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         }
 
     def poke(self, context: "Context") -> PokeReturnValue:  # noqa: ARG002
-        """Look once."""
+        """Poll once."""
         from airflow_quilt.core.registry.condition import RevisionCondition
 
         with airflow_errors(self):
             target = self.hook.open(self.registry)
             found = RevisionCondition(package=self.package, newer_than=self.newer_than, path=self.path).find(target.registry)
             if found is None:
-                self.log.info("Not yet in %s: %s", target.registry.location, self._wanted)
+                self.log.info("Not yet in %s: %s", target.registry.location, self._condition)
                 return PokeReturnValue(is_done=False)
             return PokeReturnValue(is_done=True, xcom_value=self._found(found.to_xcom(target.catalog)))
 
     @property
-    def _wanted(self) -> str:
+    def _condition(self) -> str:
         newer = "" if self.newer_than is None else f", newer than {self.newer_than}"
         return f"package {self.package}{newer}" + ("" if self.path is None else f", with {self.path}")
 
@@ -101,22 +101,22 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         """Wait, here or in the triggerer."""
         if not flag("deferrable", self.deferrable):
             return super().execute(context)
-        if not (looked := self.poke(context)).is_done:
+        if not (result := self.poke(context)).is_done:
             self._wait_in_the_triggerer()
-        return looked.xcom_value
+        return result.xcom_value
 
     def _wait_in_the_triggerer(self) -> NoReturn:
         self.defer(
-            trigger=QuiltRevisionTrigger(**self._waited_for),
+            trigger=QuiltRevisionTrigger(**self._trigger_kwargs),
             method_name="execute_complete",
             timeout=timedelta(seconds=self.timeout),
         )
 
     def execute_complete(self, context: "Context", event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
-        """Return what the triggerer found.
+        """Return the revision that the trigger found.
 
         Raises:
-            AirflowFailException: it found that waiting is of no use.
+            AirflowFailException: the trigger met an error that a retry does not mend.
         """
         if "error" in event:
             raise AirflowFailException(event["error"])

@@ -1,1 +1,1 @@
-"""Triggers: what waits for packages in Airflow's triggerer."""
+"""Triggers: wait for packages in Airflow's triggerer."""

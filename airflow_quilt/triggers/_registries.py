@@ -1,6 +1,6 @@
-"""Registries that triggers hold open: those with the same connection share one, however many wait.
+"""Open registries: all triggers with the same connection share one.
 
-To open a registry takes a quarter of a second of the processor and some MiB, most of it in botocore.
+Opening a registry takes a quarter of a second of CPU time and some MiB, most of it in botocore.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ class OpenRegistry:
 
     Attributes:
         hook: knows the settings of the connection, and the catalog.
-        registry: its work belongs on threads.
+        registry: call it on threads only.
     """
 
     hook: QuiltHook
@@ -30,7 +30,7 @@ class OpenRegistry:
 
 
 class _Shared:
-    """What is open in one event loop, for as long as a trigger holds it."""
+    """The open registries of one event loop, each for as long as a trigger holds it."""
 
     def __init__(self) -> None:
         self.opened: WeakValueDictionary[_Key, OpenRegistry] = WeakValueDictionary()
@@ -41,12 +41,12 @@ _SHARED: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared]] = WeakKeyD
 
 
 async def opened(quilt_conn_id: str | None, registry: str | None, instead_of: OpenRegistry | None = None) -> OpenRegistry:
-    """Open a registry, or return what another trigger has open already.
+    """Open a registry, or return the one that another trigger has open already.
 
     Args:
         quilt_conn_id: the connection.
         registry: ``s3://bucket``, or None for the connection's.
-        instead_of: what does not serve any more; the connection is read again, unless somebody else has done so since.
+        instead_of: a registry that fails; the connection is read again, unless another trigger has done so since.
 
     Raises:
         SettingsError: there is no such connection, or it names no registry, or something in it cannot be right.

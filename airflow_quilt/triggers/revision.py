@@ -13,23 +13,22 @@ from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.triggers._registries import opened
 
 if TYPE_CHECKING:
-    from airflow_quilt.core.registry.condition import FoundRevision, RevisionCondition
-    from airflow_quilt.core.registry.registry import Registry
+    from airflow_quilt.core.registry.condition import RevisionCondition
 
 _log = logging.getLogger(__name__)
 
 
 class QuiltRevisionTrigger(BaseTrigger):
-    """Waits until the latest revision of a package is what somebody waits for; then it ends with an event.
+    """Waits until the latest revision of a package meets a condition; then it ends with an event.
 
-    What fails for now is tried again; anything else ends it, with an event that says what is wrong.
+    A transient error is logged, and the next poll follows. Any other error ends it, with an event that states the error.
 
     :param package: ``namespace/name``.
     :param registry: ``s3://bucket``; by default the connection's.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
     :param newer_than: see :class:`~airflow_quilt.sensors.package.QuiltPackageSensor`.
     :param path: likewise.
-    :param poll_interval: seconds from one look to the next.
+    :param poll_interval: seconds from one poll to the next.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class QuiltRevisionTrigger(BaseTrigger):
         self.poll_interval = poll_interval
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return what makes this trigger again."""
+        """Return the class and the arguments."""
         return f"{type(self).__module__}.{type(self).__qualname__}", {
             "package": self.package,
             "registry": self.registry,
@@ -61,32 +60,26 @@ class QuiltRevisionTrigger(BaseTrigger):
         }
 
     async def run(self) -> AsyncGenerator[TriggerEvent]:
-        """Wait, and say what was found, or what is wrong."""
-        awaited = await asyncio.to_thread(self._awaited)
-        place = None
+        """Poll until the condition is met; yield the revision, or the error."""
+        condition = await asyncio.to_thread(self._condition)
+        target = None
         while True:
             try:
-                place = place or await opened(self.quilt_conn_id, self.registry)
-                found = await asyncio.to_thread(awaited.find, place.registry)
+                target = target or await opened(self.quilt_conn_id, self.registry)
+                found = await asyncio.to_thread(condition.find, target.registry)
             except QuiltError as error:
                 if not error.transient:
                     yield TriggerEvent({"error": f"{type(error).__name__}: {error}"})
                     return
-                _log.warning("Package %s could not be looked at, and will be again: %s", self.package, error)
+                _log.warning("Package %s could not be polled; the next poll follows: %s", self.package, error)
                 found = None
-            if place and found:
-                yield TriggerEvent({"found": describe(place.hook, place.registry, found)})
+            if target and found:
+                yield TriggerEvent({"found": found.to_xcom(target.hook.settings.catalog)})
                 return
             await asyncio.sleep(self.poll_interval * random.uniform(0.9, 1.1))  # noqa: S311
 
-    def _awaited(self) -> "RevisionCondition":
-        """Say what is waited for, on a thread: to import the engine takes longer than an event loop may be kept waiting."""
+    def _condition(self) -> "RevisionCondition":
+        """Return the condition, on a thread: the import of the core would block the event loop."""
         from airflow_quilt.core.registry.condition import RevisionCondition
 
         return RevisionCondition(package=self.package, newer_than=self.newer_than, path=self.path)
-
-
-def describe(hook: QuiltHook, registry: "Registry", found: "FoundRevision") -> dict[str, Any]:
-    """Return what a later task may want to know of a revision that was found: plain values only."""
-    time = found.time.to_iso8601_string() if found.time else None
-    return {**hook.describe(registry, found.package, found.top_hash), "revision": time}
