@@ -1,4 +1,4 @@
-"""A whole Airflow, DAGs that wait for packages, people who publish from outside, and a restart in between."""
+"""A whole Airflow: DAGs wait for packages that quilt3 publishes from outside, with a restart in between."""
 
 import json
 import os
@@ -53,7 +53,7 @@ class Place:
         self._take("sensor", {"deferrable=True": "start_from_trigger=True", "poke_interval=60": "poke_interval=1"})
 
     def _take(self, name: str, changes: Mapping[str, str]) -> None:
-        """Take an example over, with other settings."""
+        """Copy an example, with other settings."""
         path = ROOT / f"example_dags/example_quilt_{name}.py"
         text = path.read_text()
         for old, new in changes.items():
@@ -85,7 +85,7 @@ def place(s3: S3Server, registry_bucket: str, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def publish_by_hand(s3: S3Server, registry_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Return what publishes a revision of ``lab/notes`` with quilt3 and returns its top hash."""
+    """Return a function that publishes a revision of ``lab/notes`` with quilt3 and returns its top hash."""
     directory = tmp_path_factory.mktemp("quilt3")
     environment = quilt3_environment(s3, directory)
 
@@ -97,11 +97,11 @@ def publish_by_hand(s3: S3Server, registry_bucket: str, tmp_path_factory: pytest
     return publish
 
 
-def until(what: str, look: Callable[[], Any]) -> Any:
-    """Wait until something can be seen, and return it."""
+def until(name: str, find: Callable[[], Any]) -> Any:
+    """Wait until a search finds something, and return that."""
     deadline = time.monotonic() + PATIENCE
-    while not (found := look()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+    while not (found := find()):
+        assert time.monotonic() < deadline, f"waited in vain for {name}"
         time.sleep(0.5)
     return found
 
@@ -125,7 +125,7 @@ def states(airflow: Airflow, dag: str) -> dict[str, str]:
 
 
 def installed(airflow: Airflow, dag: str, run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the install of a run returned."""
+    """Return the result of a run's install."""
     path = f"dags/{dag}/dagRuns/{run['dag_run_id']}/taskInstances/install/xcomEntries/return_value"
     value = airflow.call("GET", path)["value"]
     return dict(json.loads(value) if isinstance(value, str) else value)
@@ -149,7 +149,7 @@ def test_revision_starts_dag_once(
     browser: Browser,
 ) -> None:
     registry = Registry(RegistryLocation.parse(f"s3://{registry_bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
-    publish_by_hand("there before anybody watched")
+    publish_by_hand("before the first poll")
     airflow = place.start()
     until("the DAGs", lambda: airflow.call("GET", "dags")["total_entries"] == 4)
 
@@ -193,22 +193,22 @@ def test_revision_starts_dag_once(
     assert airflow.call("GET", links)["extra_links"] == {"Quilt Catalog": event["extra"]["catalog_url"]}
     check_pages(browser, airflow, run["dag_run_id"], uri, event["extra"])
 
-    # What was there when the watching began starts nothing; what quilt3 publishes then does.
+    # The first poll sets the baseline and does not fire; a revision that quilt3 publishes then does.
     watched = f"quilt+s3://{registry_bucket}/lab/notes"
-    until("the first look", lambda: state_of(airflow, watched))
+    until("the first poll", lambda: state_of(airflow, watched))
     assert events(airflow, watched) == []
     by_hand = publish_by_hand("while Airflow was up")
     [follow] = wait_for_runs(airflow, "notes_follow", 1)
     assert installed(airflow, "notes_follow", follow)["top_hash"] == by_hand
-    until("the note of what was reported", lambda: by_hand in json.dumps(state_of(airflow, watched)))
+    until("the saved revision", lambda: by_hand in json.dumps(state_of(airflow, watched)))
 
-    # After a restart nothing is repeated, and what was published while Airflow was down starts one run.
+    # After a restart nothing is repeated, and a revision published while Airflow was down starts one run.
     place.stop()
     while_down = publish_by_hand("while Airflow was down")
     airflow = place.start()
     _, follow = wait_for_runs(airflow, "notes_follow", 2)
     assert installed(airflow, "notes_follow", follow)["top_hash"] == while_down
-    until("the note of what was reported", lambda: while_down in json.dumps(state_of(airflow, watched)))
+    until("the saved revision", lambda: while_down in json.dumps(state_of(airflow, watched)))
     place.stop()
     airflow = place.start()
     last = publish_by_hand("after that")
@@ -226,14 +226,14 @@ def registry_hashes(registry: Registry) -> list[str]:
 
 
 def state_of(airflow: Airflow, uri: str) -> Any:
-    """Return what Airflow keeps of an asset between runs."""
+    """Return the state of an asset in Airflow's database."""
     [asset] = [each for each in airflow.call("GET", "assets?limit=100")["assets"] if each["uri"] == uri]
     found = airflow.call("GET", f"assets/{asset['id']}/state-store")
     return next((value for value in found.values() if isinstance(value, list)), found)
 
 
 def check_pages(browser: Browser, airflow: Airflow, run_id: str, uri: str, extra: Mapping[str, Any]) -> None:
-    """Look at the task's link and at the asset's page as a person would; SCREENSHOTS=1 keeps pictures for the documents."""
+    """Check the task's link and the asset's page in a browser; SCREENSHOTS=1 keeps pictures for the documents."""
     [asset] = [each for each in airflow.call("GET", "assets?limit=100")["assets"] if each["uri"] == uri]
     with browser.new_context(base_url=airflow.url, viewport={"width": 1280, "height": 800}) as context:
         context.set_default_timeout(20_000)
@@ -250,7 +250,7 @@ def check_pages(browser: Browser, airflow: Airflow, run_id: str, uri: str, extra
 
 
 def editors(page: Page) -> list[str]:
-    """Return what Airflow's editors show, without the spaces and line breaks that they add."""
+    """Return the texts of Airflow's editors, without the spaces and line breaks that they add."""
     return ["".join(text.split()) for text in page.locator(".view-lines").all_inner_texts()]
 
 
