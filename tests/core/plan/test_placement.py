@@ -134,7 +134,7 @@ def test_dest_is_a_bucket_prefix(text: str, dest: PhysicalKey) -> None:
         pytest.param("s3://registry/.quilt", "its own files", id="own-area"),
         pytest.param("s3://registry/.quilt/", "its own files", id="own-area-with-slash"),
         pytest.param("s3://registry/.quilt/packages/x", "its own files", id="below-own-area"),
-        pytest.param("", "location", id="empty"),
+        pytest.param("", "a prefix", id="empty"),
     ],
 )
 def test_bad_dest_is_refused(text: str, words: str) -> None:
