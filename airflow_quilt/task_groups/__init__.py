@@ -1,7 +1,7 @@
 """Task groups: a push or build whose work is shared by many task instances, on many workers."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 from airflow.sdk import TaskGroup, XComArg
 
@@ -12,20 +12,23 @@ from airflow_quilt.operators.shards import (
     QuiltShardOperator,
 )
 
+if TYPE_CHECKING:
+    from airflow_quilt.operators._parameters import BuildGroupParameters, PushGroupParameters
+
 __all__ = ["QuiltGroup", "quilt_build_group", "quilt_push_group"]
 
-_SHARED = ("package", "registry", "quilt_conn_id", "max_concurrency")
-"""What all tasks of a group are told."""
-_COMMITTED = ("outlets", "partition_key")
-"""What only the commit is told."""
-_TOLD = ("message", *_COMMITTED)
+_OF_ALL = ("package", "registry", "quilt_conn_id", "max_concurrency")
+"""Parameters of all tasks of a group."""
+_OF_COMMIT_ONLY = ("outlets", "partition_key")
+"""Parameters of the commit, which the plan does not get."""
+_OF_COMMIT = ("message", *_OF_COMMIT_ONLY)
 
 
 class QuiltGroup(TaskGroup):
     """The tasks of a push or build: ``plan``, ``transfer`` for each shard, ``commit``, ``clean_up``."""
 
     output: XComArg
-    """What the commit returns: the same as a push by one task."""
+    """The result of the commit: the same as that of a push by one task."""
 
 
 def quilt_push_group(
@@ -33,22 +36,23 @@ def quilt_push_group(
     *,
     transfer: Mapping[str, Any] | None = None,
     default_args: dict[str, Any] | None = None,
-    **arguments: Any,
+    **kwargs: "Unpack[PushGroupParameters]",
 ) -> QuiltGroup:
     """Return a task group that pushes a package with many task instances.
 
-    The plan finds the sources and stages them in shards, each shard is transferred by a task instance of its own, which is
-    retried alone, and the commit makes one revision: the same one as a push by one task. What is staged goes at the end, also
+    The plan finds the sources and stages them in shards. Each shard is transferred by a task instance of its own, which is
+    retried alone. The commit makes one revision: the same one as a push by one task. Staged files are deleted at the end, also
     after a failure.
 
-    :param group_id: of the group.
-    :param transfer: what the tasks that transfer get of Airflow's own parameters: ``pool``, ``queue``, ``executor``, ``retries``,
+    Takes the parameters of :class:`~airflow_quilt.operators.push.QuiltPushOperator` for the package; and ``shards``,
+    ``shard_bytes``, ``shard_entries`` and ``staging`` of :class:`~airflow_quilt.operators.shards.QuiltPlanOperator`.
+
+    :param group_id: the ID of the group.
+    :param transfer: Airflow's own parameters for the tasks that transfer: ``pool``, ``queue``, ``executor``, ``retries``,
         ``max_active_tis_per_dagrun`` and others.
-    :param default_args: what all tasks of the group get of them.
-    :param arguments: those of :class:`~airflow_quilt.operators.push.QuiltPushOperator`, for the package; and ``shards``,
-        ``shard_bytes``, ``shard_entries`` and ``staging`` of :class:`~airflow_quilt.operators.shards.QuiltPlanOperator`.
+    :param default_args: Airflow's own parameters for all tasks of the group.
     """
-    return _filled("push", QuiltGroup(group_id, default_args=default_args or {}), transfer or {}, arguments)  # type: ignore[arg-type]
+    return _filled("push", QuiltGroup(group_id, default_args=default_args or {}), transfer or {}, kwargs)  # type: ignore[arg-type]
 
 
 def quilt_build_group(
@@ -56,33 +60,35 @@ def quilt_build_group(
     *,
     transfer: Mapping[str, Any] | None = None,
     default_args: dict[str, Any] | None = None,
-    **arguments: Any,
+    **kwargs: "Unpack[BuildGroupParameters]",
 ) -> QuiltGroup:
     """Return a task group that builds a package with many task instances: see :func:`quilt_push_group`.
 
-    :param group_id: of the group.
+    Takes the parameters of :class:`~airflow_quilt.operators.build.QuiltBuildOperator`, and those for the shards.
+
+    :param group_id: the ID of the group.
     :param transfer: as for a push.
     :param default_args: as for a push.
-    :param arguments: those of :class:`~airflow_quilt.operators.build.QuiltBuildOperator`, and those for the shards.
     """
-    return _filled("build", QuiltGroup(group_id, default_args=default_args or {}), transfer or {}, arguments)  # type: ignore[arg-type]
+    return _filled("build", QuiltGroup(group_id, default_args=default_args or {}), transfer or {}, kwargs)  # type: ignore[arg-type]
 
 
 def _filled(
-    kind: Literal["push", "build"], group: QuiltGroup, transfer: Mapping[str, Any], arguments: dict[str, Any]
+    kind: Literal["push", "build"], group: QuiltGroup, transfer: Mapping[str, Any], parameters: Mapping[str, Any]
 ) -> QuiltGroup:
     with group:
-        group.output = _tasks(kind, transfer, arguments)
+        group.output = _tasks(kind, transfer, parameters)
     return group
 
 
-def _tasks(kind: Literal["push", "build"], transfer: Mapping[str, Any], arguments: dict[str, Any]) -> XComArg:
-    shared = {name: arguments[name] for name in _SHARED if name in arguments}
-    told = {name: arguments[name] for name in _TOLD if name in arguments}
-    plan = PLANS[kind](task_id="plan", **{name: value for name, value in arguments.items() if name not in _COMMITTED})
-    own = {"map_index_template": "{{ task.label }}", **transfer}
-    moved = QuiltShardOperator.partial(task_id="transfer", **shared, **own).expand(shard=plan.output)
-    commit = QuiltCommitOperator(task_id="commit", shards=plan.output, **shared, **told)
-    clean_up = QuiltDiscardOperator(task_id="clean_up", shards=plan.output, **shared)
+def _tasks(kind: Literal["push", "build"], transfer: Mapping[str, Any], parameters: Mapping[str, Any]) -> XComArg:
+    of_all = {name: parameters[name] for name in _OF_ALL if name in parameters}
+    of_commit = {name: parameters[name] for name in _OF_COMMIT if name in parameters}
+    of_plan = {name: value for name, value in parameters.items() if name not in _OF_COMMIT_ONLY}
+    of_transfer = {"map_index_template": "{{ task.label }}", **transfer}
+    plan = PLANS[kind](task_id="plan", **of_plan)
+    moved = QuiltShardOperator.partial(task_id="transfer", **of_all, **of_transfer).expand(shard=plan.output)
+    commit = QuiltCommitOperator(task_id="commit", shards=plan.output, **of_all, **of_commit)
+    clean_up = QuiltDiscardOperator(task_id="clean_up", shards=plan.output, **of_all)
     moved >> commit >> clean_up.as_teardown(setups=plan)
     return commit.output

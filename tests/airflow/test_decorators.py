@@ -10,18 +10,20 @@ import pandas as pd
 import pendulum
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from airflow.sdk import DAG, Asset, ObjectStoragePath, task
+from airflow.sdk import DAG, Asset, BaseOperator, ObjectStoragePath, task
 
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.decorators import quilt_build, quilt_push
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator, entry
+from airflow_quilt.operators._parameters import BuildTaskParameters, PushTaskParameters, TaskParameters
 from testbed.server import S3Server
 from tests.airflow.support import MappedOutput, StateStore, events, instance, run_here
 from tests.test_docs import ROOT, blocks
 
 BOTH = [(quilt_push, QuiltPushOperator), (quilt_build, QuiltBuildOperator)]
+TYPES = {quilt_push: PushTaskParameters, quilt_build: BuildTaskParameters}
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +57,17 @@ def test_airflow_finds_decorators() -> None:
 def test_parameters_match_operator(decorator: Any, operator: type) -> None:
     parameters = inspect.signature(decorator).parameters.values()
     names = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    typed = TYPES[decorator].__annotations__.keys() - TaskParameters.__annotations__.keys()
 
-    assert names == {*operator.template_fields, "logical_key", "multiple_outputs"} - {"entries"}  # type: ignore[attr-defined]
+    assert names == {"package", "multiple_outputs"}
+    assert names | typed == {*operator.template_fields, "logical_key", "multiple_outputs"} - {"entries"}  # type: ignore[attr-defined]
+
+
+def test_airflow_parameters_are_typed() -> None:
+    """Name each parameter of a task, also those of newer Airflows: type checkers refuse the others."""
+    parameters = inspect.signature(BaseOperator).parameters.keys()
+
+    assert parameters - {"kwargs", "multiple_outputs"} <= TaskParameters.__annotations__.keys()
 
 
 @pytest.mark.parametrize(("decorator", "operator"), BOTH)
@@ -132,7 +143,7 @@ def test_xcom_and_context_are_passed(dag: DAG, connected: str, s3_registry: Regi
         "bytes": 61,
         "bytes_copied": 61,
         "bytes_reused": 0,
-        "revision": revision.published_at.to_iso8601_string(),
+        "published_at": revision.published_at.to_iso8601_string(),
         "created": True,
         "previous": None,
     }
@@ -229,8 +240,8 @@ def test_unchanged_push_emits_no_event(dag: DAG, connected: str) -> None:
 @pytest.mark.parametrize(
     ("value", "arguments", "message"),
     [
-        (None, {}, "make returned nothing"),
-        (None, {"logical_key": "a.json"}, "make returned nothing"),
+        (None, {}, "make returned None"),
+        (None, {"logical_key": "a.json"}, "make returned None"),
         (pd.DataFrame(), {}, r"make returned a value of type DataFrame.* logical_key='data.parquet' in the decorator"),
         (b"bytes", {}, "make returned a value of type bytes.* logical_key="),
         (1, {}, "make returned a value of type int.* logical_key="),
@@ -306,7 +317,7 @@ def test_retry_finds_its_revision(
     calls = Calls(store)
     first, again = (calls.retry(tries, argument) for tries, argument in enumerate(arguments, 1))
 
-    assert (again["top_hash"], again["revision"]) == (first["top_hash"], first["revision"])
+    assert (again["top_hash"], again["published_at"]) == (first["top_hash"], first["published_at"])
     assert calls.made == 2
     assert list(store.noted) == noted
     assert len(list(s3_registry.revisions(PackageName("team", "data")))) == 1

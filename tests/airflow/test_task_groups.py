@@ -11,13 +11,19 @@ from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator
-from airflow_quilt.operators.shards import ROOT
+from airflow_quilt.operators._parameters import BuildGroupParameters, PushGroupParameters
+from airflow_quilt.operators.shards import PLANS, ROOT
 from airflow_quilt.task_groups import quilt_build_group, quilt_push_group
 from testbed.server import S3Server
 from tests.airflow.support import events, run_here
 
 NAME = PackageName("team", "data")
 STATES = {"plan": ["success"], "transfer": ["success"] * 3, "commit": ["success"], "clean_up": ["success"]}
+
+
+@pytest.mark.parametrize(("kind", "typed"), [("push", PushGroupParameters), ("build", BuildGroupParameters)])
+def test_parameters_match_plan(kind: str, typed: type) -> None:
+    assert typed.__annotations__.keys() == {*PLANS[kind].template_fields, "outlets"}
 
 
 def states(run: Any) -> dict[str, list[str]]:
