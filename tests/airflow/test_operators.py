@@ -27,6 +27,8 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.limits import Limits
+from airflow_quilt.core.runtime.retry import RetryPolicy
+from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators import (
     QuiltBuildOperator,
     QuiltDeleteOperator,
@@ -518,8 +520,10 @@ def test_wrong_secret_is_permanent(s3: S3Server, bucket: str, monkeypatch: pytes
 def test_dead_endpoint_is_transient(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     nobody = S3Server("http://127.0.0.1:9", Identity.make(), Identity.make())
     use(monkeypatch, nobody, bucket, nobody.admin)
+    operator = QuiltPushOperator(task_id="push", package="team/data", entries={"a.txt": entry(content="a")})
+    operator.hook = QuiltHook(retry=RetryPolicy(seconds=0.5))
     with pytest.raises(StorageUnavailableError, match="Could not connect"):
-        push()
+        operator.execute({})
 
 
 def test_conflict_is_transient() -> None:

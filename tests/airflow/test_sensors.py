@@ -1,4 +1,4 @@
-"""The sensor: what it waits for, how it waits, what it returns."""
+"""The sensor: its conditions, its ways to wait, its result."""
 
 from typing import Any
 
@@ -10,6 +10,8 @@ from airflow.triggers.base import BaseTrigger
 from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.retry import RetryPolicy
+from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators import QuiltPushOperator, QuiltRollbackOperator, entry
 from airflow_quilt.sensors import QuiltPackageSensor
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
@@ -29,28 +31,28 @@ def sensor(**arguments: Any) -> QuiltPackageSensor:
     return QuiltPackageSensor(**{"task_id": "wait", "package": str(NAME), **arguments})
 
 
-def looked(**arguments: Any) -> Any:
-    """Look once; return the top hash that was found, if any."""
+def polled(**arguments: Any) -> Any:
+    """Poll once; return the top hash that was found, if any."""
     found = sensor(**arguments).poke({})
     return found.xcom_value["top_hash"] if found.is_done else None
 
 
 @pytest.mark.usefixtures("connected")
 def test_poke_checks_each_condition() -> None:
-    assert looked() is None
+    assert polled() is None
     first = publish("first")
-    assert looked() == first
-    assert looked(newer_than=first) is None
-    assert looked(newer_than=first[:10]) is None
-    assert looked(newer_than="2020-01-01T00:00:00+00:00") == first
-    assert looked(newer_than="2999-01-01") is None
-    assert looked(path="a.txt") == first
-    assert looked(path="b.txt") is None
+    assert polled() == first
+    assert polled(newer_than=first) is None
+    assert polled(newer_than=first[:10]) is None
+    assert polled(newer_than="2020-01-01T00:00:00+00:00") == first
+    assert polled(newer_than="2999-01-01") is None
+    assert polled(path="a.txt") == first
+    assert polled(path="b.txt") is None
 
     second = publish("second")
-    assert looked(newer_than=first) == second
+    assert polled(newer_than=first) == second
     QuiltRollbackOperator(task_id="back", package=str(NAME), revision=first).execute({})
-    assert looked() == first
+    assert polled() == first
 
 
 def test_result_is_the_revision(connected: str, s3_registry: Registry) -> None:
@@ -87,8 +89,10 @@ def test_store_outage_fails_attempt(bucket: str, monkeypatch: pytest.MonkeyPatch
     for name, value in connections(nobody, f"s3://{bucket}").items():
         monkeypatch.setenv(name, value)
 
+    waiting = sensor()
+    waiting.hook = QuiltHook(max_concurrency=1, retry=RetryPolicy(seconds=0.5))
     with pytest.raises(StorageUnavailableError):
-        sensor(max_concurrency=1).poke({})
+        waiting.poke({})
 
 
 @pytest.mark.usefixtures("connected")

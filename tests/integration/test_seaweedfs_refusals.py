@@ -15,6 +15,7 @@ from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage
@@ -107,7 +108,8 @@ def test_dead_store_is_transient(s3: S3Server, s3_registry: Registry, work: Work
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # Bound and not listening: nobody else gets the port, and connections are refused.
         closed = replace(s3, endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}")
+        storage = S3Storage(closed.client(), RetryPolicy(seconds=0.5))
 
         with pytest.raises(StorageUnavailableError) as caught:
-            work(seen_by(closed, s3_registry, s3.admin))
+            work(Registry(s3_registry.location, Stores(LocalStorage(), storage)))
     assert caught.value.transient
