@@ -1,1 +1,1 @@
-"""The main job, from nothing: see ``python -m demo``."""
+"""The demo of the example DAGs: ``python -m demo``."""

@@ -1,6 +1,6 @@
-"""Run the example DAGs with real Airflow against a real S3 store, show what they published, and clean up.
+"""Run the example DAGs with real Airflow against a real S3 store, show the packages, and clean up.
 
-``make demo``, or ``make demo KEEP=1`` to keep the store until Ctrl-C and look around with other clients.
+``make demo``, or ``make demo KEEP=1`` to keep the store until Ctrl-C, for other clients.
 """
 
 import os
@@ -14,13 +14,8 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Final
 
-from airflow_quilt.core.format.names import PackageName, TopHash
-from airflow_quilt.core.format.uris import QuiltUri, RegistryLocation
-from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core import PackageName, QuiltUri, Registry, open_registry
 from airflow_quilt.core.runtime.progress import human_size
-from airflow_quilt.core.storage.base import Stores
-from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.airflow_home import airflow_environment, connections
 from testbed.seaweedfs import seaweedfs
 from testbed.server import S3Server
@@ -31,12 +26,12 @@ DAGS: Final = Path(__file__).parent.parent / "example_dags"
 
 
 def main() -> None:
-    """Tell the story of the README: two runs, two revisions, one of them retired."""
+    """Run the story of the README: two runs, two revisions, one of them retired."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="quilt-demo-") as name, seaweedfs(Path(name, "store")) as store:
         say(f"An S3 store is up at {store.endpoint}, with a versioned bucket s3://{store.make_bucket(BUCKET)}")
-        registry = Registry(RegistryLocation.parse(f"s3://{BUCKET}"), Stores(LocalStorage(), S3Storage(store.client())))
+        registry = open_registry(f"s3://{BUCKET}", client=store.client())
         airflow = Airflow(Path(name), store)
         airflow.run("db", "migrate")
         airflow.run("dags", "test", "penguins_weekly", "2008-12-29")
@@ -47,7 +42,7 @@ def main() -> None:
         airflow.run("dags", "test", "retire_revision", "-c", f'{{"package": "{PACKAGE}", "top_hash": "{oldest[:8]}"}}')
         show_revisions(registry)
         say(f"Done in {time.monotonic() - began:.0f} s.")
-        look_further(store, registry.resolve(PACKAGE))
+        show_next(store, registry.resolve(PACKAGE))
 
 
 class Airflow:
@@ -63,7 +58,7 @@ class Airflow:
         }
 
     def run(self, *arguments: str) -> None:
-        """Run a command of Airflow and show what the Quilt operators log; show everything when it fails."""
+        """Run a command of Airflow and show the log lines of the Quilt operators, or all lines if it fails."""
         say("$ airflow " + " ".join(arguments))
         command = [str(Path(sys.executable).with_name("airflow")), *arguments]
         with self._log.open("w+", encoding="utf-8") as log:
@@ -89,13 +84,13 @@ def show_revisions(registry: Registry) -> None:
 
 
 def show_latest(registry: Registry) -> None:
-    """Print what the latest revision holds."""
+    """Print the files of the latest revision."""
     latest = registry.resolve(PACKAGE)
     manifest = registry.read(PACKAGE, latest)
     say(f"The latest one, metadata {manifest.header['user_meta']}")
     for line in tree([(entry.logical_key, entry.size) for entry in manifest.entries]):
         print("   ", line)
-    say(f"Its Quilt+ URI\n    {uri(latest)}")
+    say(f"Its Quilt+ URI\n    {QuiltUri(registry=registry.location, package=PACKAGE, top_hash=latest)}")
 
 
 def tree(files: list[tuple[str, int]]) -> Iterator[str]:
@@ -108,10 +103,10 @@ def tree(files: list[tuple[str, int]]) -> Iterator[str]:
         yield f"{'  ' * len(folders) + name:<28}{human_size(size):>10}"
 
 
-def look_further(store: S3Server, top_hash: TopHash) -> None:
-    """Say how other clients see the package; wait for Ctrl-C where the store is to be kept."""
+def show_next(store: S3Server, top_hash: str) -> None:
+    """Print the commands for other clients; with KEEP, wait for Ctrl-C."""
     keep = os.environ.get("KEEP")
-    say("Look further" if keep else "Look further: `make demo KEEP=1` keeps the store running, and then")
+    say("Next" if keep else "Next: `make demo KEEP=1` keeps the store running, and then")
     who = store.admin if keep else None
     endpoint, key, secret = (store.endpoint, who.access_key, who.secret_key) if who else ("<store>", "<key>", "<secret>")
     print(f"    export AWS_ENDPOINT_URL_S3={endpoint} AWS_ACCESS_KEY_ID={key} AWS_SECRET_ACCESS_KEY={secret}")
@@ -120,11 +115,6 @@ def look_further(store: S3Server, top_hash: TopHash) -> None:
     if keep:
         say("The store stays up until Ctrl-C ...")
         signal.pause()
-
-
-def uri(top_hash: TopHash) -> QuiltUri:
-    """Return the address of a revision of the package."""
-    return QuiltUri(registry=RegistryLocation.parse(f"s3://{BUCKET}"), package=PACKAGE, top_hash=top_hash)
 
 
 def say(text: str) -> None:

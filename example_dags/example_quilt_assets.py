@@ -1,7 +1,7 @@
-"""Packages as assets: one DAG publishes, another reports on each revision, a third follows what people publish by hand.
+"""Packages as assets: one DAG publishes, another installs each revision, a third follows the revisions of other writers.
 
-Needs a connection `quilt_default` that names the registry in the variable `QUILT_REGISTRY` of the environment. Watching a package
-for what others publish needs Airflow's triggerer.
+Needs a connection `quilt_default` with the registry of the environment variable `QUILT_REGISTRY`. Watching a package for the
+revisions of other writers needs Airflow's triggerer.
 """
 
 import os
@@ -25,7 +25,7 @@ NOTES = quilt_asset("lab/notes", REGISTRY, watch={"poll_interval": 60})
 
 @dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1), params={"celsius": 21.5}, tags=["example", "quilt"])
 def measurements_publish() -> None:
-    """Publish a measurement; the package's asset gets an event, unless it is the same as the last time."""
+    """Publish a measurement; the package's asset gets an event, unless nothing changed."""
     QuiltPushOperator(
         task_id="publish",
         package="lab/measurements",
@@ -37,7 +37,7 @@ def measurements_publish() -> None:
 
 @dag(schedule=[MEASUREMENTS], start_date=pendulum.datetime(2026, 1, 1), params={"workdir": WORKDIR}, tags=["example", "quilt"])
 def measurements_report() -> None:
-    """Install exactly the revision that the event names, also if there is a newer one by now."""
+    """Install exactly the revision in the event, also if there is a newer one by now."""
     # [START howto_quilt_asset_event]
     QuiltInstallOperator(
         task_id="install",
@@ -49,7 +49,7 @@ def measurements_report() -> None:
 
 @dag(schedule=[NOTES], start_date=pendulum.datetime(2026, 1, 1), params={"workdir": WORKDIR}, tags=["example", "quilt"])
 def notes_follow() -> None:
-    """Install what somebody published with quilt3, in the catalog, or from another Airflow."""
+    """Install a revision that was published with quilt3, in the catalog, or from another Airflow."""
     # [START howto_quilt_watcher_event]
     QuiltInstallOperator(
         task_id="install",

@@ -1,6 +1,6 @@
 """Give the objects below a prefix a name, a version and a hash, without copying any of them.
 
-Needs a connection `quilt_default` that names a registry.
+Needs a connection `quilt_default` with a registry.
 """
 
 import pendulum
@@ -23,18 +23,15 @@ def index_measurements() -> None:
         task_id="index",
         package="{{ params.package }}",
         entries="{{ params.prefix }}",
-        message="What lay below {{ params.prefix }}",
+        message="Objects below {{ params.prefix }}",
     )
     # [END howto_operator_quilt_build]
 
     # [START howto_hook_quilt]
     @task
     def largest(published: dict[str, str]) -> str:
-        """Return the key of the largest entry: the hook gives any task the registry."""
-        from airflow_quilt.core.format.names import PackageName
-
-        package = PackageName.parse(published["package"])
-        manifest = QuiltHook().registry().read(package, published["top_hash"])
+        """Return the key of the largest entry, read through the hook."""
+        manifest = QuiltHook().registry().read(published["package"], published["top_hash"])
         return max(manifest.entries, key=lambda entry: entry.size).logical_key
 
     # [END howto_hook_quilt]

@@ -1,6 +1,6 @@
-"""Take a revision that should not have been published out of a registry; its data stays.
+"""Delete a revision that should not have been published from a registry; its data stays.
 
-Needs a connection `quilt_default` that names a registry. Trigger it with the package and the hash, or the beginning of it.
+Needs a connection `quilt_default` with a registry. Trigger it with the package and the top hash, or the beginning of it.
 """
 
 import pendulum

@@ -1,6 +1,6 @@
-"""Publish packages whose names only the run knows: an alias stands for their assets, and each package says which run made it.
+"""Publish packages with names from the run's parameters: an alias covers their assets, and their metadata names the run.
 
-Needs a connection `quilt_default` that names a registry.
+Needs a connection `quilt_default` with a registry.
 """
 
 import pendulum

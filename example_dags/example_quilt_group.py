@@ -1,6 +1,6 @@
-"""Publish a package that is too large for one task: many task instances share the work, each of which is retried alone.
+"""Publish a package that is too large for one task: many task instances share the work, and each is retried alone.
 
-Needs a connection `quilt_default` that names a registry, and objects below the prefix, or files that all workers see.
+Needs a connection `quilt_default` with a registry, and objects below the prefix, or files that all workers see.
 """
 
 import pendulum
@@ -16,7 +16,7 @@ from airflow_quilt.task_groups import quilt_push_group
     tags=["example", "quilt"],
 )
 def images_publish() -> None:
-    """Publish the images, and say what came of it."""
+    """Publish the images, and report the revision."""
     # [START howto_quilt_push_group]
     push = quilt_push_group(
         package="{{ params.package }}",
@@ -29,11 +29,11 @@ def images_publish() -> None:
     # [END howto_quilt_push_group]
 
     @task
-    def tell(published: dict[str, object]) -> str:
-        """Return the address of the revision."""
+    def report(published: dict[str, object]) -> str:
+        """Return the Quilt+ URI of the revision."""
         return str(published["quilt_uri"])
 
-    tell(push.output)
+    report(push.output)
 
 
 images_publish()

@@ -1,7 +1,7 @@
-"""Publish what the tasks of a pipeline made: a table, plots from mapped tasks, and a summary.
+"""Publish the output of a pipeline: a table, plots from mapped tasks, and a summary.
 
-Needs a connection `quilt_default` that names a registry. The tasks hand each other files in the directory that the
-parameter `workdir` names; with workers on several machines, choose one that they share.
+Needs a connection `quilt_default` with a registry. The tasks exchange files in the directory of the parameter `workdir`; workers
+on several machines need a shared one.
 """
 
 import tempfile

@@ -1,7 +1,6 @@
-"""Follow all packages of a namespace by the events of a Quilt stack, which come out of an SQS queue.
+"""Follow all packages of a namespace by the events of a Quilt stack, from an SQS queue.
 
-Needs a connection `quilt_default`, the variables `QUILT_REGISTRY` and `QUILT_QUEUE_URL` of the environment, and Airflow's
-triggerer.
+Needs a connection `quilt_default`, the environment variables `QUILT_REGISTRY` and `QUILT_QUEUE_URL`, and Airflow's triggerer.
 """
 
 import os
@@ -21,15 +20,15 @@ PUBLISHED = quilt_asset("lab/*", REGISTRY, watch={"queue_url": QUEUE, "poll_inte
 
 @dag(schedule=[PUBLISHED], start_date=pendulum.datetime(2026, 1, 1), tags=["example", "quilt"])
 def lab_follow() -> None:
-    """Say what was published."""
+    """Report the revisions."""
 
     @task
-    def tell(triggering_asset_events: dict[object, list[object]]) -> list[str]:
+    def report(triggering_asset_events: dict[object, list[object]]) -> list[str]:
         """Return the Quilt+ URIs of the revisions that started the run."""
         events = [event for events in triggering_asset_events.values() for event in events]
         return [event.extra["payload"]["quilt_uri"] for event in events]  # type: ignore[attr-defined]
 
-    tell()
+    report()
 
 
 lab_follow()

@@ -1,6 +1,6 @@
-"""Use a package: install a pinned revision, check it, correct one file of the package, or take the correction back.
+"""Use a package: install a revision, correct one file of it, verify the new revision, and roll back if that fails.
 
-Needs a connection `quilt_default` that names a registry, and the package that `example_quilt_push` publishes.
+Needs a connection `quilt_default` with a registry, and the package of `example_quilt_push`.
 """
 
 import tempfile
@@ -19,14 +19,14 @@ from airflow_quilt.operators import QuiltInstallOperator, QuiltPushOperator, Qui
     tags=["example", "quilt"],
 )
 def penguins_corrected() -> None:
-    """Correct the summary of the penguins, and go back to the old revision if the new one is no better."""
+    """Correct the summary of the penguins, and roll back to the old revision if the new one is damaged."""
     # [START howto_operator_quilt_install]
     install = QuiltInstallOperator(task_id="install", package="{{ params.package }}", dest="{{ params.workdir }}")
     # [END howto_operator_quilt_install]
 
     @task
     def correct(installed: dict[str, str], params: dict[str, str]) -> dict[str, object]:
-        """Return the new summary, which says from which revision it was made."""
+        """Return the new summary, with the revision that it was made from."""
         import json
 
         summary = json.loads(Path(params["workdir"], "summary.json").read_text(encoding="utf-8"))

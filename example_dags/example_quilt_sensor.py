@@ -1,6 +1,6 @@
-"""Wait for a package: for any revision, for one that is newer than when the run began, for a file in it.
+"""Wait for a package: for any revision, for one that is newer than a given time, for a file in it.
 
-Needs a connection `quilt_default` that names a registry.
+Needs a connection `quilt_default` with a registry.
 """
 
 import pendulum

@@ -1,6 +1,6 @@
-"""Publish what functions return: mapped tasks add their files to one package, and a release names what is in it.
+"""Publish the return values of functions: mapped tasks add their files to one package, and a release names its latest revision.
 
-Needs a connection `quilt_default` that names a registry.
+Needs a connection `quilt_default` with a registry.
 """
 
 import pendulum
@@ -27,7 +27,7 @@ def penguins_by_year() -> None:
         retries=3,
     )
     def publish(year: int) -> dict[str, object]:
-        """Return files of the package: a data frame as Parquet, a text with metadata."""
+        """Return files of the package: a data frame as Parquet, a `str` with metadata."""
         from pathlib import Path
 
         import palmerpenguins
@@ -44,7 +44,7 @@ def penguins_by_year() -> None:
     @task.quilt_build(package="{{ params.release }}", message="All years")
     def release(published: list[dict[str, str]]) -> str:
         """Return one source for the whole package: another package, whose files stay where they are."""
-        return max(published, key=lambda each: each["revision"])["quilt_uri"]
+        return max(published, key=lambda each: each["published_at"])["quilt_uri"]
 
     # [END howto_decorator_quilt_build]
 

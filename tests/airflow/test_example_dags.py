@@ -94,7 +94,7 @@ def test_same_week_is_deduplicated(publish: Publish, s3_registry: Registry) -> N
 
     assert [published["created"] for published in (first, again, other)] == [True, False, True]
     assert first["top_hash"] == again["top_hash"]
-    assert first["revision"] == again["revision"]
+    assert first["published_at"] == again["published_at"]
     assert [revision.top_hash for revision in s3_registry.revisions(PENGUINS)] == [other["top_hash"], first["top_hash"]]
 
 
@@ -225,9 +225,9 @@ def test_images_push_in_shards(run_dag: RunDag, connected: str, s3: S3Server, s3
         ("push.transfer", 2): "success",
         ("push.commit", -1): "success",
         ("push.clean_up", -1): "success",
-        ("tell", -1): "success",
+        ("report", -1): "success",
     }
     [revision] = s3_registry.revisions(PackageName.parse("lab/images"))
-    assert result(run, "tell") == f"quilt+{connected}#package=lab/images@{revision.top_hash}"
+    assert result(run, "report") == f"quilt+{connected}#package=lab/images@{revision.top_hash}"
     keys = [item.physical_keys[0].partition("?")[0] for item in s3_registry.read(PackageName.parse("lab/images")).entries]
     assert keys == [f"s3://{bucket}/lab/images/{number}.tif" for number in range(9)]
