@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -18,6 +20,7 @@ from testbed.proxy import S3Proxy, running_proxy
 from testbed.seaweedfs import seaweedfs
 from testbed.server import S3Server
 
+_BUCKETS_AT_ONCE: Final = 8
 _serial = itertools.count(1)
 
 
@@ -28,16 +31,38 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield store
 
 
+@pytest.fixture(scope="session")
+def buckets(s3: S3Server) -> Iterator[str]:
+    """Versioned buckets without end, each ready for its first write, for which SeaweedFS waits 200 ms until it has volumes."""
+    return _make_buckets(s3)
+
+
+def _make_buckets(s3: S3Server) -> Iterator[str]:
+    client = s3.client()
+
+    def make(name: str) -> str:
+        client.create_bucket(Bucket=name)
+        client.put_object(Bucket=name, Key="first", Body=b"x")
+        client.delete_object(Bucket=name, Key="first")
+        client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+        return name
+
+    while True:
+        with ThreadPoolExecutor(_BUCKETS_AT_ONCE) as pool:
+            made = list(pool.map(make, [f"bucket-{next(_serial)}" for _ in range(_BUCKETS_AT_ONCE)]))
+        yield from made
+
+
 @pytest.fixture
-def bucket(s3: S3Server) -> str:
+def bucket(buckets: Iterator[str]) -> str:
     """A versioned bucket that no other test uses."""
-    return s3.make_bucket(f"registry-{next(_serial)}")
+    return next(buckets)
 
 
 @pytest.fixture
-def other_bucket(s3: S3Server) -> str:
+def other_bucket(buckets: Iterator[str]) -> str:
     """Another versioned bucket, where source objects lie."""
-    return s3.make_bucket(f"source-{next(_serial)}")
+    return next(buckets)
 
 
 @pytest.fixture
@@ -86,7 +111,7 @@ def s3_registry(s3: S3Server, bucket: str) -> Registry:
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Return what writes a file below the test's directory and returns its path."""
+    """A writer of files below the test's directory, which returns their paths."""
 
     def write(name: str, data: bytes | str = b"") -> Path:
         path = tmp_path / name
