@@ -7,7 +7,7 @@ from testbed.server import Identity, S3Server
 
 
 def airflow_environment(home: Path, dags: Path) -> dict[str, str]:
-    """Return the variables that make Airflow live in ``home`` and read ``dags``; set them before Airflow is imported."""
+    """Return the variables with which Airflow uses ``home`` and reads ``dags``; set them before Airflow is imported."""
     return {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(dags),

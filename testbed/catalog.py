@@ -1,6 +1,6 @@
 """A stand-in for the Quilt service, over real HTTP: a catalog, a login, and real temporary credentials of a store.
 
-What it answers is what the service answers; ``tests/oracle/test_oracle_login.py`` shows that quilt3 logs in to it.
+Its answers are those of the service; ``tests/oracle/test_oracle_login.py`` shows that quilt3 logs in to it.
 """
 
 import collections
@@ -48,17 +48,17 @@ class CatalogServer:
 
     Attributes:
         url: the catalog's.
-        authority: the file of the authority behind its certificate, where it speaks TLS.
-        config: what ``config.json`` holds.
+        authority: the path of the CA bundle (PEM) of its certificate, if it uses TLS.
+        config: the content of ``config.json``.
         api_key: is valid until :meth:`revoke`.
-        refresh_token: the one that is valid now; each login with it makes another.
+        refresh_token: the valid one; each login with it makes another.
         role: of the credentials.
-        lifetime: seconds that the credentials are said to live, or None for the truth, an hour.
-        access_lifetime: seconds that access tokens live.
+        lifetime: seconds that the answer reports as the lifetime of credentials; None for the real one, an hour.
+        access_lifetime: lifetime of access tokens, in seconds.
         skew: seconds by which the service's clock is ahead.
-        calls: how often each endpoint was called.
-        requests: all that came, also to other paths.
-        handed_out: the credentials and tokens that were answered, secret parts only.
+        calls: number of calls of each endpoint.
+        requests: all requests, also to other paths.
+        handed_out: the credentials and tokens in answers, secret parts only.
     """
 
     def __init__(self, url: str, store: S3Server, registry: str = "", authority: Path | None = None) -> None:
@@ -87,7 +87,7 @@ class CatalogServer:
         self._stopped = threading.Event()
 
     def revoke(self) -> None:
-        """Let the API key and all tokens be worth nothing."""
+        """Make the API key and all tokens invalid."""
         with self._lock:
             self._revoked = True
 
@@ -100,16 +100,16 @@ class CatalogServer:
         headers: Mapping[str, str] | None = None,
         times: int = 1,
     ) -> None:
-        """Let the next calls of an endpoint have this answer: a JSON object, or text as a web page."""
+        """Answer the next calls of an endpoint with a JSON object, or with a `str` as a web page."""
         answer = _page(status, body, headers) if isinstance(body, str) else _json(status, body, headers)
         self._force(endpoint, _Forced(answer), times)
 
     def hang(self, endpoint: Endpoint, seconds: float, *, times: int = 1) -> None:
-        """Let the next calls of an endpoint be answered late."""
+        """Answer the next calls of an endpoint late."""
         self._force(endpoint, _Forced(delay=seconds), times)
 
     def saw(self, secret: str) -> bool:
-        """Tell whether any request carried a text."""
+        """Return whether any request contained a `str`."""
         return any(
             secret in text
             for request in tuple(self.requests)
@@ -124,7 +124,7 @@ class CatalogServer:
         exchange.answer(answer.status, headers, answer.body.encode())
 
     def stop(self) -> None:
-        """Let nobody wait any more."""
+        """End the delays of all requests."""
         self._stopped.set()
 
     def _force(self, endpoint: Endpoint, forced: _Forced, times: int) -> None:
@@ -194,8 +194,8 @@ def running_catalog(store: S3Server, tls: Path | None = None, *, registry: str =
 
     Args:
         store: has STS.
-        tls: a directory for certificates, where the service is to speak TLS.
-        registry: a path such as ``/__reg``, where the registry is to be there and ``registryUrl`` relative.
+        tls: a directory for certificates; with one, the service uses TLS.
+        registry: a path of the registry, such as ``/__reg``; with one, ``registryUrl`` is relative.
     """
     context, authority = loopback_tls(tls) if tls else (None, None)
     server = LoopbackServer(context)

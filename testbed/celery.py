@@ -36,15 +36,15 @@ class Part:
     process: "subprocess.Popen[bytes]"
 
     def processes(self) -> set[int]:
-        """Return its processes: also those of tasks, each of which makes a process group of its own."""
+        """Return its processes, also those of tasks, each in a process group of its own."""
         return {number for number, session in _sessions() if session == self.process.pid}
 
     def kill(self) -> set[int]:
-        """Kill it with all that it started, as if its machine went; return what it killed, when nothing of it runs."""
+        """Kill it with all its processes, as if its machine failed; return them when none of them runs."""
         killed: set[int] = set()
         while numbers := self.processes():
             killed |= numbers
-            for number in sorted(numbers):  # The worker comes before what it would start again.
+            for number in sorted(numbers):  # The worker comes before the processes that it would restart.
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(number, signal.SIGKILL)
             time.sleep(0.01)
@@ -52,7 +52,7 @@ class Part:
         return killed
 
     def stop(self) -> None:
-        """Wait until it ends, as it was told; kill what is left of it."""
+        """Wait until it ends after its signal; kill its remaining processes."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_STOP_SECONDS)
         self.kill()
@@ -68,10 +68,10 @@ class CeleryAirflow:
 
 @contextlib.contextmanager
 def celery_airflow(home: Path, dags: Path, more: Mapping[str, str]) -> Iterator[CeleryAirflow]:
-    """Run an Airflow with CeleryExecutor that lives in ``home`` and reads ``dags``, until the block ends or this process dies.
+    """Run an Airflow with CeleryExecutor that uses ``home`` and reads ``dags``, until the block ends or this process dies.
 
     Its environment is that of :func:`testbed.standalone.standalone`, with ``more``. A task whose worker is gone is lost after
-    half a minute, and tried again.
+    half a minute, and retried.
     """
     home.mkdir()
     with running_postgres(home) as database, running_redis(home) as broker:
@@ -87,7 +87,7 @@ def celery_airflow(home: Path, dags: Path, more: Mapping[str, str]) -> Iterator[
 
 @contextlib.contextmanager
 def running_postgres(home: Path) -> Iterator[str]:
-    """Run a PostgreSQL whose data go when the block ends; return its URL. Its log is in ``home``."""
+    """Run a PostgreSQL whose data are deleted when the block ends; return its URL. Its log is in ``home``."""
     [port], password = free_ports(1), secrets.token_hex(20)
     with tempfile.TemporaryDirectory(prefix="quilt-postgres-") as directory:
         data, secret, address = Path(directory, "data"), Path(directory, "password"), f"127.0.0.1:{port}"
@@ -106,7 +106,7 @@ def running_postgres(home: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def running_redis(home: Path) -> Iterator[str]:
-    """Run a Redis that keeps nothing; return its URL. Its log is in ``home``."""
+    """Run a Redis without persistence; return its URL. Its log is in ``home``."""
     [port], password, settings = free_ports(1), secrets.token_hex(20), home / "redis.conf"
     settings.touch(mode=0o600)
     settings.write_text(
@@ -120,7 +120,7 @@ def running_redis(home: Path) -> Iterator[str]:
 
 
 def _settings(database: str, broker: str) -> dict[str, str]:
-    """Return what makes an Airflow of many processes; tasks are queued for both workers at once."""
+    """Return the settings of an Airflow of many processes; tasks are queued for both workers at once."""
     return {
         "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
         "AIRFLOW__CORE__PARALLELISM": str(len(_WORKERS) * _CONCURRENCY),
@@ -181,18 +181,18 @@ def _sessions() -> Iterator[tuple[int, int]]:
 
 
 def _given_to_postgres(*paths: Path) -> Sequence[str]:
-    """Return what a command of PostgreSQL begins with: it refuses to run as root, so then the paths get another owner."""
+    """Return the prefix of a command of PostgreSQL, which refuses to run as root: then the paths get another owner."""
     if os.geteuid():
         return ()
     owner = pwd.getpwnam(_POSTGRES_USER)
     for path in paths:
         os.chown(path, owner.pw_uid, owner.pw_gid)
     who = (f"--reuid={owner.pw_uid}", f"--regid={owner.pw_gid}", "--clear-groups")
-    return (_program("setpriv"), *who, "--pdeathsig=TERM")  # A change of user would undo what ends it with this process.
+    return (_program("setpriv"), *who, "--pdeathsig=TERM")  # A change of user would reset the death signal.
 
 
 def _postgres(name: str) -> str:
-    """Return a program of PostgreSQL; Debian keeps them apart, by version."""
+    """Return the path of a program of PostgreSQL; Debian has a directory for each version."""
     folders = sorted(map(str, Path("/").glob(_POSTGRES_BINARIES.lstrip("/"))), reverse=True)
     return _program(name, os.pathsep.join([os.environ["PATH"], *folders]))
 

@@ -1,4 +1,4 @@
-"""What may go wrong with the requests to an S3 store, and a source of it that is random and still can be repeated."""
+"""Faults of requests to an S3 store, and a random source of them that can be repeated."""
 
 import dataclasses
 import random
@@ -21,18 +21,18 @@ ERRORS: Final[Mapping[Code, tuple[Kind, int, str]]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with a request.
+    """A fault of a request.
 
-    ``drop`` and ``reset`` end the connection before the store sees the request, ``lose`` when it has done what was asked for,
+    ``drop`` and ``reset`` end the connection before the store sees the request, ``lose`` after the store has carried it out,
     ``truncate`` in the middle of the answer's body. ``delay`` holds the request up, ``corrupt`` flips a bit of its body.
 
     Attributes:
         kind: one of these; or ``throttle``, ``error`` or ``expire``, which :meth:`refusal` makes.
-        late: of a reset, a delay or a corrupt body: the store does what it is asked for, and the answer suffers.
-        code: what the answer says in place of the store.
-        seconds: how long a delay lasts.
-        at: where in the body the corrupt byte is, from 0 to 1.
-        bit: which of its bits is flipped.
+        late: of a reset, a delay or a corrupt body: the store carries the request out, and the answer suffers.
+        code: the error code of the answer, in place of the store's.
+        seconds: duration of a delay.
+        at: position of the corrupt byte in the body, from 0 to 1.
+        bit: number of the flipped bit.
     """
 
     kind: Kind
@@ -48,7 +48,7 @@ class Fault:
         return cls(ERRORS[code][0], code=code)
 
     def spoil(self, body: bytes) -> bytes:
-        """Return what becomes of a body."""
+        """Return the body with the fault applied."""
         if self.kind != "corrupt":
             return body[: len(body) // 2]
         spoilt = bytearray(body)
@@ -57,12 +57,12 @@ class Fault:
 
 
 class RandomFaults:
-    """Chooses random requests, and what goes wrong with each.
+    """Chooses random requests, and a fault for each.
 
     Args:
-        chance: decides; the same seed and the same requests in the same order give the same faults.
+        chance: the random source; the same seed and the same requests in the same order give the same faults.
         rate: the share of the requests, from 0 to 1.
-        kinds: what may go wrong, each as often as the others.
+        kinds: the kinds of faults, each as likely as the others.
         delays: the seconds that a delay may last.
     """
 
@@ -75,7 +75,7 @@ class RandomFaults:
         self._delays = delays
 
     def __call__(self, request: Request) -> Fault | None:
-        """Return what goes wrong with a request, if anything does."""
+        """Return the fault of a request, or None."""
         chance = self._chance
         if chance.random() >= self._rate:
             return None

@@ -1,7 +1,7 @@
-"""LocalStack's S3: a second implementation of the protocol, closer to Amazon's in what it answers to copies.
+"""LocalStack's S3: a second implementation of the protocol, closer to Amazon's in its answers to copies.
 
 It lives in a virtual environment of its own, which `make test` makes on Python 3.11, the only one that it is pinned for.
-It knows one user, refuses no wrong secret, and enforces no policy: prove nothing about permissions with it.
+It has one user, accepts any secret, and enforces no policy: test no permissions with it.
 """
 
 import contextlib

@@ -19,7 +19,7 @@ _PART: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that a server saw: its path with the query, its headers in any case, and its body where that is kept."""
+    """A request to a server: its path with the query, its headers (case-insensitive), and its body if the server keeps it."""
 
     method: str
     path: str
@@ -28,7 +28,7 @@ class Request:
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """A connection and the request on it that is to be answered; it stays open for the next one."""
+    """A connection and its current request; it stays open for the next one."""
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
@@ -38,17 +38,17 @@ class Exchange(BaseHTTPRequestHandler):
         super().__init__(*connection)
 
     def respond(self) -> None:
-        """Let the server answer."""
+        """Answer the request by the server."""
         self._respond(self)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = respond  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
-        """Be silent."""
+        """Log nothing."""
 
     @property
     def chunked(self) -> bool:
-        """Whether the request does not say how long its body is."""
+        """Whether the request does not state the length of its body."""
         return "chunked" in self.headers.get("Transfer-Encoding", "").lower()
 
     def body(self) -> Iterator[bytes]:
@@ -63,7 +63,7 @@ class Exchange(BaseHTTPRequestHandler):
             pass
 
     def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        """Answer with these headers and no others, but for the length of the body."""
+        """Answer with these headers only, and the length of the body."""
         self.send_response_only(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -121,6 +121,6 @@ class LoopbackServer(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that went away, or do not trust the certificate."""
+        """Ignore clients that disconnected, or do not trust the certificate."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)

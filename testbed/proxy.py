@@ -1,4 +1,4 @@
-"""A proxy in front of an S3 store, which lets requests go wrong: those that a test chooses, or random ones."""
+"""A proxy in front of an S3 store that injects faults into requests: chosen by a test, or random."""
 
 import contextlib
 import dataclasses
@@ -33,7 +33,7 @@ def every(_request: Request) -> bool:
 
 
 def nothing(_request: Request) -> None:
-    """Let nothing go wrong."""
+    """Return no fault."""
 
 
 def access_key(request: Request) -> str | None:
@@ -51,12 +51,12 @@ class _Order:
 
 
 class S3Proxy:
-    """A running proxy. Requests that are to go wrong are chosen by functions; faults that were ordered first come first.
+    """A running proxy. Functions choose the requests that get a fault; faults that were ordered first come first.
 
     Attributes:
         store: the store, as clients see it through the proxy.
-        requests: all that came, without their bodies.
-        faults: what went wrong, and with which of them. No empty body is corrupted or truncated.
+        requests: all requests, without their bodies.
+        faults: the faults, each with its request. No empty body is corrupted or truncated.
     """
 
     def __init__(self, url: str, store: S3Server) -> None:
@@ -72,15 +72,15 @@ class S3Proxy:
         self._ended = threading.Event()
 
     def count(self, where: Where = every) -> int:
-        """Count the requests that came."""
+        """Count the requests."""
         return sum(map(where, tuple(self.requests)))
 
     def count_faults(self) -> Counter[Kind]:
-        """Count what went wrong, by kind."""
+        """Count the faults, by kind."""
         return Counter(fault.kind for fault, _ in tuple(self.faults))
 
     def order(self, fault: Fault, where: Where = every, *, times: int = 1) -> None:
-        """Let requests go wrong."""
+        """Order faults for requests."""
         with self._changed:
             self._orders.append(_Order(fault, where, times))
 
@@ -93,7 +93,7 @@ class S3Proxy:
         self.order(Fault("drop"), where, times=times)
 
     def lose(self, where: Where = every, *, times: int = 1) -> None:
-        """Cut the connections of requests when the store has done what they ask for."""
+        """Cut the connections of requests after the store has carried them out."""
         self.order(Fault("lose"), where, times=times)
 
     def truncate(self, where: Where = every, *, times: int = 1) -> None:
@@ -101,13 +101,13 @@ class S3Proxy:
         self.order(Fault("truncate"), where, times=times)
 
     def expire(self, key: str) -> None:
-        """Refuse what is signed with an access key from now on, as S3 does at its end: SeaweedFS names another reason."""
+        """Refuse requests that are signed with an access key from now on, as S3 does on expiry: SeaweedFS gives another reason."""
         with self._changed:
             self._expired.add(key)
 
     @contextlib.contextmanager
     def disturbed(self, choose: Choose) -> Iterator[None]:
-        """Let go wrong what a function chooses, such as a random one, until the block ends; one request at a time asks it."""
+        """Inject the faults that a function chooses, until the block ends; it may be random, and is called one request at a time."""
         self._choose = choose
         try:
             yield
@@ -115,17 +115,17 @@ class S3Proxy:
             self._choose = nothing
 
     def wait_until_idle(self) -> None:
-        """Wait until no request is under way any more, also of those that their clients have given up."""
+        """Wait until no request is in flight, not even one that its client has given up."""
         with self._changed:
             if not self._changed.wait_for(lambda: not self._under_way, _TIMEOUT):
                 raise TimeoutError(f"{self._under_way} requests are under way still")
 
     def end(self) -> None:
-        """Let all delays end."""
+        """End all delays."""
         self._ended.set()
 
     def respond(self, exchange: Exchange) -> None:
-        """Forward a request, or let it go wrong."""
+        """Forward a request, or inject a fault."""
         request = Request(exchange.command, exchange.path, exchange.headers)
         with self._counted():
             fault = self._fault(request)
@@ -216,7 +216,7 @@ class S3Proxy:
 
 @contextlib.contextmanager
 def running_proxy(store: S3Server, tls: ssl.SSLContext | None = None) -> Iterator[S3Proxy]:
-    """Run a proxy in front of a store until the block ends; its clients speak TLS if it has something to show them."""
+    """Run a proxy in front of a store until the block ends; with a certificate, it uses TLS."""
     server = LoopbackServer(tls)
     proxy = S3Proxy(server.url, store)
     with server.serving(proxy.respond):
@@ -262,7 +262,7 @@ def _refuse(exchange: Exchange, code: Code) -> None:
 
 
 def _reset(exchange: Exchange) -> None:
-    """End a connection by force: its client is told that it was reset, not that it ended."""
+    """Reset a connection: its client sees a reset, not an end."""
     exchange.close_connection = True
     connection: socket.socket = exchange.connection
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)

@@ -1,4 +1,4 @@
-"""quilt3, the reference client, in processes of its own: it reads its settings at import, and keeps a home."""
+"""quilt3, the reference client, in processes of its own: it reads its settings at import, and has a home directory."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ HOMES: Final = ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 
 
 def quilt3_environment(server: S3Server, home: Path) -> dict[str, str]:
-    """Return the environment in which quilt3 finds a store, a home of its own, and nothing of the user's."""
+    """Return an environment for quilt3 with a store, a home of its own, and no settings of the user."""
     home.mkdir(parents=True, exist_ok=True)
     return dict.fromkeys(HOMES, str(home)) | {
         "PATH": os.defpath,

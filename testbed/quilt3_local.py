@@ -1,8 +1,8 @@
 """quilt3-local: Quilt's own catalog and registry, for the one user whose AWS credentials it runs with.
 
-It lives in a virtual environment of its own, which `make test` makes on Python 3.11, the last one that it supports. It asks
-for no password: prove nothing about logins that are refused with it. What it shows of a package beyond its revisions needs
-S3 Select, which the store lacks.
+It lives in a virtual environment of its own, which `make test` makes on Python 3.11, the last one that it supports. It needs
+no password: test no refused logins with it. Its pages of a package, apart from the list of revisions, need S3 Select, which the
+store lacks.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def quilt3_local(directory: Path, store: S3Server, make: Callable[[], TemporaryC
     """Run a catalog whose user is the store's administrator, until the block ends or this process dies; yields its URL.
 
     A login gets temporary credentials of STS. The store's STS lacks ``GetSessionToken``, so a server on loopback answers
-    that, with what ``make`` returns.
+    that, with the credentials that ``make`` returns.
     """
 
     def respond(exchange: Exchange) -> None:
@@ -45,7 +45,7 @@ def quilt3_local(directory: Path, store: S3Server, make: Callable[[], TemporaryC
 
 @contextlib.contextmanager
 def quilt3_local_with(directory: Path, store: S3Server, credentials: TemporaryCredentials) -> Iterator[str]:
-    """Run a catalog with temporary credentials, which it hands on without telling when they expire; yields its URL."""
+    """Run a catalog with temporary credentials, which it returns without their expiry; yields its URL."""
     with _running(directory, store, credentials, store.endpoint) as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""What the S3 servers have in common: users, free ports, a start, a stop."""
+"""The common parts of the S3 servers: users, free ports, start and stop."""
 
 import contextlib
 import ctypes
@@ -38,13 +38,13 @@ class Identity:
 
     @classmethod
     def make(cls) -> "Identity":
-        """Make a user whom nobody has seen before."""
+        """Make a user with a new name and secret."""
         return cls("AK" + secrets.token_hex(9).upper(), secrets.token_hex(20))
 
 
 @dataclass(frozen=True, slots=True)
 class TemporaryCredentials:
-    """What STS hands out; ``expiration`` is an aware time."""
+    """Temporary credentials of STS; ``expiration`` is an aware time."""
 
     access_key: str
     secret_key: str = field(repr=False)
@@ -54,7 +54,7 @@ class TemporaryCredentials:
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """A running server: the URL that S3 clients talk to, an administrator, a user who may only read, and its process id."""
+    """A running server: its S3 endpoint, an administrator, a user with read access only, and its process id."""
 
     endpoint: str
     admin: Identity
@@ -169,7 +169,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def _die_with_parent() -> None:
-    """Let Linux stop the server when this process is killed, and keep Ctrl-C for this process alone."""
+    """Make Linux stop the server when this process is killed, and keep Ctrl-C for this process alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

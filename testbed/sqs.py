@@ -1,4 +1,4 @@
-"""An SQS queue on loopback, by moto: it checks no signatures, and shows how messages come and go."""
+"""An SQS queue on loopback, by moto: it checks no signatures, and counts messages."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ class Queue:
         self.client.send_message(QueueUrl=self.url, MessageBody=json.dumps(event))
 
     def count(self) -> int:
-        """Return how many messages are in the queue, received or not."""
+        """Return the number of messages in the queue, received or not."""
         names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
         found = self.client.get_queue_attributes(QueueUrl=self.url, AttributeNames=names)["Attributes"]
         return sum(int(value) for value in found.values())

@@ -29,12 +29,12 @@ _PR_SET_PDEATHSIG: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Airflow:
-    """A running Airflow, in which everybody is an administrator.
+    """A running Airflow, in which every user is an administrator.
 
     Attributes:
         url: of the pages and of the REST API.
         token: for the REST API.
-        environment: in which the ``airflow`` command means this Airflow.
+        environment: the variables with which the ``airflow`` command uses this Airflow.
     """
 
     url: str
@@ -57,12 +57,12 @@ class Airflow:
 
 @contextlib.contextmanager
 def standalone(home: Path, dags: Path, more: Mapping[str, str] | None = None) -> Iterator[Airflow]:
-    """Run an Airflow that lives in ``home`` and reads ``dags``, until the block ends or this process dies.
+    """Run an Airflow that uses ``home`` and reads ``dags``, until the block ends or this process dies.
 
-    It goes on where the last one in this ``home`` ended; ``more`` is added to its environment.
+    It continues the state of the last one in this ``home``; ``more`` is added to its environment.
 
     Two tasks run at a time. Connections may be tested. The API and the pages are on loopback; Airflow's two log servers listen
-    on all addresses, as it has no setting for that, and give nothing to who cannot sign with the secret of this ``home``.
+    on all addresses, as it has no setting for that, and answer only requests signed with the secret of this ``home``.
     """
     home.mkdir(parents=True, exist_ok=True)
     url, environment = environment_on_loopback(home, dags)
@@ -84,7 +84,7 @@ def standalone(home: Path, dags: Path, more: Mapping[str, str] | None = None) ->
 
 
 def environment_on_loopback(home: Path, dags: Path) -> tuple[str, dict[str, str]]:
-    """Return the URL of an Airflow that lives in ``home``, and the environment of its parts."""
+    """Return the URL of an Airflow that uses ``home``, and the environment of its parts."""
     port, worker_log, trigger_log = free_ports(3)
     url = f"http://127.0.0.1:{port}"
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")}
@@ -125,7 +125,7 @@ def when_healthy(url: str, environment: Mapping[str, str], log: Path, is_running
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """Interrupt Airflow, which then stops its parts; what is left of its process group is killed."""
+    """Interrupt Airflow, which then stops its parts; kill the rest of its process group."""
     process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_STOP_SECONDS)
@@ -135,7 +135,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def interrupt_with_parent() -> None:
-    """Let Linux interrupt Airflow when this process is killed, even where shells made it deaf to that."""
+    """Make Linux interrupt Airflow when this process is killed, even if a shell made it ignore the signal."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""An authority and a certificate for loopback, made at the start and trusted by nobody else."""
+"""A CA and a certificate for loopback, made at the start and trusted only by the tests."""
 
 import ipaddress
 import ssl
@@ -16,7 +16,7 @@ _NAMES: Final = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address(
 
 
 def loopback_tls(directory: Path) -> tuple[ssl.SSLContext, Path]:
-    """Return what a server on loopback needs, and the file of the authority that a client must trust."""
+    """Return the TLS context of a server on loopback, and the path of the CA bundle (PEM) for its clients."""
     directory.mkdir(parents=True, exist_ok=True)
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "The authority of the test bed")])
