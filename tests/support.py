@@ -1,4 +1,4 @@
-"""What tests of several folders share."""
+"""Helpers for tests of several folders."""
 
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.publish.pipeline import PublishResult

@@ -1,4 +1,4 @@
-"""What every storage promises; each storage's own test file inherits these tests.
+"""Promises of every storage; each storage's own test file inherits these tests.
 
 A subclass gives the fixtures ``storage`` and ``root``, a prefix or directory that no other test uses, and ``tight``, a storage
 that has ``root`` too and reads no more than 10 bytes whole. An object store gives ``plain_root``, a prefix in a bucket without
@@ -93,7 +93,7 @@ def race(calls: Sequence[Callable[[], ObjectInfo]]) -> list[ObjectInfo | None]:
 
 
 class StorageContract:
-    """What memory, the local disk and S3 have in common."""
+    """The contract of memory, the local disk and S3."""
 
     @pytest.fixture
     def key(self, root: PhysicalKey) -> PhysicalKey:
@@ -261,7 +261,7 @@ class StorageContract:
         assert all(outcomes)
         assert [storage.get(key).data for key in keys] == [str(key).encode() for key in keys]
 
-    # What is not there.
+    # Missing objects.
 
     @pytest.mark.parametrize(
         "read",
@@ -385,7 +385,7 @@ class StorageContract:
 
 
 class FileStoreContract(StorageContract):
-    """What the stores have in common that packages are installed to."""
+    """The contract of the stores that packages are installed to."""
 
     def test_writes_come_in_any_order(self, storage: FileStore, key: PhysicalKey) -> None:
         data = pattern(4 * MIB + 17)
@@ -509,7 +509,7 @@ class FileStoreContract(StorageContract):
 
 
 class ObjectStoreContract(StorageContract):
-    """What the stores have in common that packages are pushed to."""
+    """The contract of the stores that packages are pushed to."""
 
     lists_digests: ClassVar = True
     """Whether the store lists the digests of the parts of an upload, as S3 does."""
@@ -940,6 +940,6 @@ class ObjectStoreContract(StorageContract):
 
 
 def raised(call: Callable[[], Any]) -> Any:
-    """Make a call, and read what it returns to the end where that is a stream."""
+    """Make a call, and read its result to the end where that is a stream."""
     answer = call()
     return list(answer) if isinstance(answer, Iterator) else answer

@@ -67,7 +67,7 @@ class Body(io.BytesIO):
 
 @contextmanager
 def busily(work: Callable[[], object]) -> Iterator[None]:
-    """Do something over and over in another thread; what it raises is raised at the end."""
+    """Repeat some work in another thread; its error is raised at the end."""
     stop, errors = threading.Event(), []
 
     def run() -> None:
@@ -366,7 +366,7 @@ def test_umask_sets_permissions(
 
 @pytest.fixture
 def foreign() -> Iterator[Path]:
-    """A directory that a user without special rights may only list, with a file and a directory that nobody may read."""
+    """A directory that a user without special rights may only list, with an unreadable file and an unreadable directory."""
     directory = Path(tempfile.mkdtemp())
     (directory / "closed").mkdir(mode=0)
     (directory / "file").write_bytes(b"x")

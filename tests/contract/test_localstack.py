@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 class TestLocalStack(S3Contract):
-    """The contract on LocalStack, but for two races: it looks at the condition of a write before it takes its lock."""
+    """The contract on LocalStack, but for two races: it checks the condition of a write before it takes its lock."""
 
     test_one_writer_creates = None
     test_one_writer_replaces = None
@@ -37,7 +37,7 @@ class TestLocalStack(S3Contract):
 
 @pytest.mark.parametrize("size", [5, 8 * MIB, 20 * MIB])
 def test_server_checksum_is_used(server: S3Server, server_storage: S3Storage, server_buckets: tuple[str, str], size: int) -> None:
-    """SeaweedFS tells no checksum of a copy; this server does, as S3 does."""
+    """SeaweedFS returns no checksum of a copy; this server does, as S3."""
     source, target = server_buckets[1], server_buckets[0]
     data = pattern(size)
     server.client().put_object(Bucket=source, Key="copied/data.bin", Body=data)

@@ -54,7 +54,7 @@ TRANSPORTS: tuple[Transport, Transport] = ("auto", "boto3")
 
 
 def by_crt(request: Request) -> bool:
-    """Tell whether the common runtime made a request: it adds its name to boto3's."""
+    """Whether the common runtime made a request: it adds its name to boto3's."""
     return "CRTS3NativeClient" in request.headers["User-Agent"]
 
 
@@ -160,7 +160,7 @@ def test_requests_are_equal(proxy: S3Proxy, root: PhysicalKey, algorithm: StoreA
     assert [by_crt(request) for request in proxy.requests if request.method in {"GET", "PUT"}] == [True, True, False, False]
     assert seen[0] == seen[2]
     assert seen[1][1].items() <= seen[3][1].items()
-    assert seen[3][1].keys() - seen[1][1].keys() <= {"x-amz-checksum-mode"}  # Which says nothing of a range.
+    assert seen[3][1].keys() - seen[1][1].keys() <= {"x-amz-checksum-mode"}  # No header of a range.
 
 
 @pytest.mark.parametrize(("size", "is_by_crt"), [(MIB, True), (MIB + 1, False)])
@@ -303,7 +303,7 @@ def test_bad_listing_goes_to_boto3(proxy: S3Proxy, through: S3Storage, root: Phy
     assert [by_crt(request) for request in proxy.requests[sent:]] == [True, False]
 
 
-# The same errors, and who asks again.
+# The same errors, and retries.
 
 
 @pytest.mark.parametrize("do", [upload, read, whole, listed], ids=["upload", "read", "whole", "listed"])
@@ -441,7 +441,7 @@ def test_anonymous_is_not_signed(proxy: S3Proxy, root: PhysicalKey) -> None:
 
 @pytest.fixture
 def secure(s3: S3Server, tmp_path: Path) -> Iterator[tuple[S3Proxy, str]]:
-    """A proxy that speaks TLS, and the file of its authority."""
+    """A proxy that speaks TLS, and the path of its CA bundle."""
     context, authority = loopback_tls(tmp_path / "tls")
     with running_proxy(s3, context) as server:
         yield server, str(authority)

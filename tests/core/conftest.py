@@ -16,5 +16,5 @@ def stores(memory: MemoryStorage) -> Stores:
 
 @pytest.fixture
 def recorder() -> Recorder:
-    """What writes down the calls of storages."""
+    """A recorder of the calls of storages."""
     return Recorder()

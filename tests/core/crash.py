@@ -1,4 +1,4 @@
-"""Work on a registry that is cut off: the world that it works in, and what its readers rely on all the while."""
+"""Work on a registry that is cut off: the world that it works in, and the invariants that its readers rely on."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -108,7 +108,7 @@ class World:
         return len(self.stores.remote.uploads)
 
     def installed(self) -> dict[str, bytes]:
-        """Return what lies where files are installed to, temporary files too."""
+        """Return the files at the target of an install, temporary ones too."""
         root = PhysicalKey.parse(self.out)
         if root.is_local:
             found = [path for path in Path(root.key).rglob("*") if path.is_file()]
@@ -133,7 +133,7 @@ def memory_world(work: "Work", files: Path, directory: Path) -> World:
 
 @cache
 def _content(file: Path) -> bytes:
-    """Return what is in a file, once for all the worlds that hold it: there are thousands."""
+    """Read a file once for all the worlds that hold it: there are thousands."""
     return file.read_bytes()
 
 
@@ -146,7 +146,7 @@ def make_files(directory: Path) -> Path:
 
 
 def broken_invariants(world: World, data: Iterable[PhysicalKey], kept: Sequence[Revision]) -> Iterator[str]:
-    """Tell what a reader of the registry could stumble over; ``data`` and ``kept`` must be there still."""
+    """Yield broken promises to readers of the registry; ``data`` and ``kept`` must be there still."""
     history, latest = world.history(), world.latest()
     if latest and latest not in {revision.top_hash for revision in history}:
         yield f"latest names {latest}, which is not in the history"
@@ -181,14 +181,14 @@ def _broken_manifest(world: World, top_hash: str) -> Iterator[str]:
 
 
 class Judge(Protocol):
-    """Saw what was there before a piece of work, and tells what is wrong with what is there now."""
+    """Compares the world now with that before a piece of work, and reports the problems."""
 
     def midway(self, *, is_clean: bool) -> Iterator[str]:
-        """Tell what is wrong where the work was cut off; ``is_clean``: it had the chance to clean up after itself."""
+        """Yield the problems where the work was cut off; ``is_clean``: it had the chance to clean up after itself."""
         ...
 
     def end(self, result: Any) -> Iterator[str]:
-        """Tell what is wrong where the work came through."""
+        """Yield the problems where the work came through."""
         ...
 
 
@@ -198,10 +198,10 @@ class Work:
 
     Attributes:
         kind: of the registry.
-        prepare: makes what is there before.
+        prepare: makes the world before.
         run: does it, through a registry; the seconds are those at which it began, when it is tried again.
-        judge: looks at the world before, and judges it later.
-        to_prefix: whether what it installs goes to a prefix on S3.
+        judge: reads the world before, and judges it later.
+        to_prefix: whether it installs to a prefix on S3.
         may_lose: whether it may end with a conflict as it should.
     """
 
@@ -214,7 +214,7 @@ class Work:
 
 
 def _is_clean(fault: Fault, mode: FaultMode) -> bool:
-    """Whether work that failed could know of all that it had begun: the answer to that may be what was lost."""
+    """Whether failed work could know of all that it had begun: the lost answer may be the one to its begin."""
     is_lost = fault.struck is not None and fault.struck.operation in {"begin", "create"} and mode.endswith("after")
     return not mode.startswith("killed") and not is_lost
 
@@ -225,9 +225,9 @@ def problems_of_faults(
     faults: Sequence[tuple[Fault, FaultMode]],
     meanwhile: Callable[[], object] = lambda: None,
 ) -> Iterator[str]:
-    """Try work with a fault, after that with the next one, and then without; tell what is wrong after each.
+    """Try work with a fault, after that with the next one, and then without; yield the problems after each.
 
-    What happens ``meanwhile`` does so before each new try. Where a fault does not strike, the work ends there.
+    ``meanwhile`` runs before each new attempt. Where a fault does not strike, the work ends there.
     """
     work.prepare(world)
     judge, began = work.judge(world), world.clock()
@@ -241,9 +241,9 @@ def problems_of_faults(
 
 
 def run_again(work: Work, world: World, since: float) -> tuple[Any, int]:
-    """Do work once more; return what came of it, and how many tries there were before which left it to the next one.
+    """Do work once more; return its result, and how many attempts before that deferred it to the next one.
 
-    On a busy machine what is done under a lock may take too long. And a request of a process that was killed may have been
+    On a busy machine work under a lock may take too long. And a request of a process that was killed may have been
     under way, and win.
     """
     for deferred in range(_TRIES):
@@ -268,13 +268,13 @@ def _problems_of_a_try(
         yield from judge.midway(is_clean=_is_clean(fault, mode))
         return
     if fault.struck and mode.startswith("killed"):
-        yield from judge.midway(is_clean=False)  # It would have gone on, but nobody has heard of its success.
+        yield from judge.midway(is_clean=False)  # It would have gone on, but its success was never reported.
     else:
         yield from judge.end(result)
 
 
 def _result(work: Work, world: World, fault: Fault, since: float | None) -> Any:
-    """Do work through a fault; what fails for now for another reason is done again."""
+    """Do work through a fault; repeat it after transient errors of another cause."""
     registry = world.registry(tapped(world.stores, fault))
     for _ in range(_TRIES):
         try:
@@ -292,7 +292,7 @@ def problems_at_every_call(
     among: Callable[[Call], bool] = lambda _call: True,
     at_once: int = 1,
 ) -> tuple[int, list[str]]:
-    """Try work with a fault at each of its calls in turn; return the first call that it never came to, and what is wrong.
+    """Try work with a fault at each of its calls in turn; return the first call that it never came to, and the problems.
 
     Several may be tried at once, where they would wait most of the time.
     """
@@ -317,7 +317,7 @@ def problems_after_kills(
     """Kill work at each of its calls in turn, and let the next try fail at each of its own.
 
     Returns:
-        How many pairs of calls that are, and what is wrong.
+        The number of pairs of calls, and the problems.
     """
     kill: Final = "killed after"
     pairs, problems = 0, []

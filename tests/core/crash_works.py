@@ -1,4 +1,4 @@
-"""The pieces of work that are cut off in tests, each with what is there before it and how its end is judged."""
+"""The pieces of work that are cut off in tests, each with the world before it and the judge of its end."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ _TEMPORARY: Final = re.compile(r"(.*/)?\.[0-9a-f]{32}\.tmp")
 
 
 class Judgement:
-    """What every kind of work must leave as it was: the revisions that were there, their data, and all other data."""
+    """The state that every kind of work must keep: the earlier revisions, their data, and all other data."""
 
     def __init__(self, world: World, lost: Callable[[Revision], bool] = lambda _revision: False) -> None:
         self.world = world
@@ -48,7 +48,7 @@ class Judgement:
 
 
 class PublishingJudgement(Judgement):
-    """One new revision, besides those of other writers, with what it was to hold."""
+    """One new revision, besides those of other writers, with the wanted content."""
 
     def end(self, result: PublishResult) -> Iterator[str]:
         yield from super().end(result)
@@ -78,7 +78,7 @@ class DedupedJudgement(PublishingJudgement):
 
 
 class MergingJudgement(PublishingJudgement):
-    """An update that loses nothing of what other writers added."""
+    """An update that loses no key that other writers added."""
 
     def end(self, result: PublishResult) -> Iterator[str]:
         yield from super().end(result)
@@ -106,7 +106,7 @@ class DeletionJudgement(Judgement):
 
 
 class RollbackJudgement(Judgement):
-    """``latest`` is the old or the chosen revision, and the chosen one in the end; the history is what it was."""
+    """``latest`` is the old or the chosen revision, and the chosen one in the end; the history is unchanged."""
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -130,7 +130,7 @@ class RollbackJudgement(Judgement):
 
 
 class InstallJudgement(Judgement):
-    """Files are whole and right, or what they were; temporary files stay only where nothing could clean them up."""
+    """Files are whole and right, or unchanged; temporary files stay only where nothing could clean them up."""
 
     files: Final = {"large.bin": LARGE, "small.txt": SMALL}
 
@@ -176,7 +176,7 @@ def keys_of(world: World, top_hash: TopHash | None) -> set[str]:
     return {entry.logical_key for entry in world.registry().read(world.name, top_hash).entries}
 
 
-# What is there before. The messages name the package: otherwise packages would share manifests.
+# The worlds before. The messages name the package: otherwise packages would share manifests.
 
 
 def nothing(_world: World) -> None:
@@ -189,7 +189,7 @@ def one_revision(world: World) -> None:
 
 
 def one_revision_with_files(world: World) -> None:
-    """Publish what is to be installed; some of it is there in an older state."""
+    """Publish the files to install; one of them is there in an older state."""
     entries = f"s3://{world.source}/data/" if not world.location.is_local else str(world.files)
     build(world.registry(), Draft(package=str(world.name), entries=entries, message=f"first of {world.name}"))
     target = PhysicalKey.parse(world.out).join("small.txt")
@@ -210,14 +210,14 @@ def three_revisions(choose: Callable[[Sequence[Revision]], Revision | None]) -> 
 
 
 def another_publishes(world: World) -> None:
-    """Let another writer add a file of its own to the package, whatever it holds."""
+    """Let another writer add a file of its own to the package, in any state of it."""
     number = len(world.history())
     entries = {f"other-{number}.txt": f"s3://{world.source}/data/small.txt"}
     message = f"{ANOTHER} of {world.name}"
     build(world.registry(), Draft(package=str(world.name), mode="update", entries=entries, message=message))
 
 
-# What is done.
+# The work.
 
 
 def attempt_at(world: World, since: float | None) -> Attempt:
@@ -243,7 +243,7 @@ def building(entries: Callable[[World], object], **more: Any) -> Run:
 
 
 def raced(run: Run) -> Run:
-    """Let another writer publish right before the first try writes ``latest``."""
+    """Let another writer publish right before the first attempt writes ``latest``."""
 
     def against_another(world: World, registry: Registry, since: float | None) -> Any:
         if since is None:
@@ -280,7 +280,7 @@ def objects(world: World, name: str = "") -> str:
 
 
 def in_place(world: World) -> str:
-    """Return an object in the registry's bucket; it is what :func:`one_revision` holds."""
+    """Return an object in the registry's bucket, the one in :func:`one_revision`."""
     return f"s3://{world.bucket}/data/small.txt"
 
 

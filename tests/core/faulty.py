@@ -1,4 +1,4 @@
-"""Real storages, wrapped so that a test sees every call and decides what becomes of it."""
+"""Real storages, wrapped so that a test sees every call and decides its outcome."""
 
 import contextlib
 import threading
@@ -33,7 +33,7 @@ WRITES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a storage; ``number`` counts parts from 1, ``size`` is what a read or a part was asked for."""
+    """One call of a storage; ``number`` counts parts from 1, ``size`` is that of the requested read or part."""
 
     operation: str
     key: PhysicalKey
@@ -45,7 +45,7 @@ class Call:
 
 
 class Tap(Protocol):
-    """What sits between a storage and its caller."""
+    """An interceptor of the calls of a storage."""
 
     def __call__(self, call: Call, run: Callable[[], T]) -> T:
         """Let a call happen, or not."""
@@ -163,7 +163,7 @@ def _bound(tap: Tap, call: Call, run: Callable[[], T]) -> Callable[[], T]:
 
 
 def is_put_of(suffix: str) -> Callable[[Call], bool]:
-    """Return what recognises a ``put`` of a key that ends in ``suffix``."""
+    """Return a predicate: a ``put`` of a key that ends in ``suffix``."""
     return lambda call: call.operation == "put" and call.key.key.endswith(suffix)
 
 
@@ -277,7 +277,7 @@ class TappedUpload:
         self._tap = tap
 
     def has(self, number: int, data: bytes, digest: bytes) -> bool:
-        return self._upload.has(number, data, digest)  # It asks nobody: the parts were listed with the upload.
+        return self._upload.has(number, data, digest)  # No request: the parts were listed with the upload.
 
     def arrived(self, number: int, size: int) -> bytes | None:
         return self._upload.arrived(number, size)
@@ -298,14 +298,14 @@ class TappedUpload:
 
 
 def tapped(stores: Stores, *taps: Tap) -> Stores:
-    """Return the same stores with every call going through the taps, and no patience with what fails."""
+    """Return the same stores with every call going through the taps, and without retries."""
     tap = Chain(*taps)
     local, remote = TappedFileStore(stores.local, tap), TappedObjectStore(stores.remote, tap)
     return replace(stores, local=local, remote=remote, retry=NO_RETRY)
 
 
 class SilentStorage(MemoryStorage):
-    """A store that keeps no checksum and tells none, of objects or of copied parts."""
+    """A store that neither keeps nor reports checksums, of objects or of copied parts."""
 
     def store(
         self,
@@ -331,6 +331,6 @@ class _SilentUpload(MemoryUpload):
 
 
 def objects(store: MemoryStorage, *buckets: str) -> dict[str, bytes]:
-    """Return what lies in some buckets: the URL of each current object, at its version, and its bytes."""
+    """Return the objects of some buckets: each current object's URL, at its version, and its bytes."""
     found = [stat.key for bucket in buckets for stat in store.list_versions(PhysicalKey(bucket, ""))]
     return {str(key): store.get(key).data for key in found}

@@ -1,4 +1,4 @@
-"""What tests of packages share: objects with checksums, and revisions whose manifests say what a test wants."""
+"""Helpers for packages: objects with checksums, and revisions with the manifests that a test wants."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ def checksum(data: bytes, kind: StoreAlgorithm) -> str:
 
 
 def put(memory: MemoryStorage, url: str, data: bytes, *told: StoreAlgorithm) -> PhysicalKey:
-    """Store an object whose checksums of some kinds the store tells; return its key at its version."""
+    """Store an object with reported checksums of some kinds; return its key at its version."""
     return memory.store(PhysicalKey.parse(url), data, "overwrite", {kind: checksum(data, kind) for kind in told}).key
 
 
@@ -38,7 +38,7 @@ def commit(
     header: Mapping[str, Any] | None = None,
     directories: Mapping[str, Any] | None = None,
 ) -> TopHash:
-    """Make a revision of exactly these entries, in walk order, as somebody else may have."""
+    """Make a revision of exactly these entries, in walk order, as another client may."""
     manifest = io.BytesIO()
     metas = {DirectoryKey(key): meta for key, meta in (directories or {}).items()}
     top_hash = write_manifest(header or make_header(None, None), entries, manifest, metas).top_hash
@@ -48,5 +48,5 @@ def commit(
 
 
 def files_below(directory: Path) -> dict[str, bytes]:
-    """Return all files below a directory, hidden and temporary ones too, and what they hold."""
+    """Return all files below a directory, hidden and temporary ones too, and their bytes."""
     return {path.relative_to(directory).as_posix(): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
