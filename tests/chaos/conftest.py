@@ -1,4 +1,4 @@
-"""What the long tests share: figures that are printed when all of them have run, for ``docs/reliability.md``."""
+"""Fixtures of the long tests: figures that are printed when all have run, for ``docs/reliability.md``."""
 
 from collections.abc import Callable, Iterator
 from typing import Final
@@ -12,7 +12,7 @@ Figures = Callable[[str], None]
 
 @pytest.fixture
 def figures(request: pytest.FixtureRequest) -> Iterator[Figures]:
-    """Return what takes a line of what was measured; it is printed under the name of the test, also when the test fails."""
+    """A function that takes a line of figures, printed under the name of the test, also when the test fails."""
     lines = request.config.stash.setdefault(_FIGURES, [])
     mine: list[str] = []
     yield mine.append

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Ending = Literal["killed", "done", "deferred", "failed", "hung"]
-"""What became of a try: killed as it was to be, done, left to the next try by the engine itself, failed, or without an end."""
+"""The end of an attempt: killed as ordered, done, left to the next attempt by the core itself, failed, or without an end."""
 
 _BEGUN: Final = b"."
 _DEFERRED: Final = 2
@@ -99,7 +99,7 @@ class RealWorld(World):
         return sum(len(answer.get("Uploads", ())) for answer in found)
 
     def to_json(self) -> dict[str, Any]:
-        """Return what another process must know to work in the same world."""
+        """Return the fields that make the same world in another process."""
         chosen = {name: getattr(self, name) for name in _FIELDS}
         return chosen | {"location": str(self.location), "files": str(self.files), "name": str(self.name)}
 
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def _carry_out(server: S3Server, what: Mapping[str, Any]) -> tuple[Ending, str]:
-    """Let a child do a piece of work; return what became of it, and what it told."""
+    """Let a child do a piece of work; return its ending and its report."""
     receiver, sender = os.pipe()
     child = os.fork()
     if not child:
@@ -166,7 +166,7 @@ def _work(server: S3Server, what: Mapping[str, Any], sender: int) -> NoReturn:
         registry = world.registry(tapped(world.stores, Deadly(Kill(**what["kill"]))))
         os.write(sender, _BEGUN)
         WORKS[what["work"]].run(world, registry, what["since"])
-    except BaseException as error:  # noqa: BLE001 - the parent is told, and judges.
+    except BaseException as error:  # noqa: BLE001 - reported to the parent, a judge.
         code = _DEFERRED if isinstance(error, QuiltError) and error.transient else _FAILED
         os.write(sender, traceback.format_exc()[-8000:].encode())
     finally:

@@ -22,7 +22,7 @@ from tests.core.crash_works import PUBLISHING, WORKS, one_revision
 ROOT: Final = Path(__file__).parents[2]
 _LEASE: Final = 1.0
 _SLACK: Final = 10.0
-"""Seconds that a try may take which does not wait for anybody, on a busy machine."""
+"""Seconds for an attempt that waits for no other process, on a busy machine."""
 
 
 class Worker:
@@ -32,7 +32,7 @@ class Worker:
         self._process = process
 
     def do(self, work: str, world: RealWorld, since: float | None, kill: Kill) -> tuple[Ending, str]:
-        """Let a child do a piece of work; return what became of it, and what it told."""
+        """Let a child do a piece of work; return its ending and its report."""
         answer = self._ask(order(work, world, since, kill))
         return answer["ending"], answer["told"]
 
@@ -60,14 +60,14 @@ def working(s3: S3Server) -> Iterator[Worker]:
 
 @dataclass
 class Outcome:
-    """What came of one piece of work, or of several.
+    """Outcome of one piece of work, or of several.
 
     Attributes:
         kills: processes that were killed.
-        broken: what was wrong after one, or after the next try.
-        deferred: tries that ended with an error that a retry resolves.
+        broken: problems after one, or after the next attempt.
+        deferred: attempts that ended with an error that a retry resolves.
         uploads: uploads in parts of killed processes that stay open after everything is done.
-        slowest: seconds that the slowest next try took.
+        slowest: seconds of the slowest next attempt.
     """
 
     kills: int = 0
@@ -97,7 +97,7 @@ class Crashes:
         workers: whose children do the work that is killed.
         s3: the store.
         buckets: of registries, and of sources.
-        directory: for sources that are files, local registries, and what is installed.
+        directory: for sources that are files, local registries, and installed files.
     """
 
     def __init__(self, workers: Sequence[Worker], s3: S3Server, buckets: tuple[str, str], directory: Path) -> None:
@@ -128,7 +128,7 @@ class Crashes:
         return total
 
     def at_random(self, name: str, times: int, in_a_row: int = 2) -> Outcome:
-        """Kill a piece of work at random moments, and the tries that follow, up to so many in a row."""
+        """Kill a piece of work at random moments, and the next attempts, up to so many in a row."""
         chance, longest = random.Random(), self._seconds(name)  # noqa: S311
         total = Outcome()
         several = [
@@ -151,7 +151,7 @@ class Crashes:
             return list(pool.map(lambda kills: self._kill(name, kills), several))
 
     def _kill(self, name: str, kills: Sequence[Kill]) -> Outcome:
-        """Kill a piece of work, and its next tries; then run it again."""
+        """Kill a piece of work and its next attempts; then run it again."""
         work = replace(WORKS[name], prepare=one_revision) if name in PUBLISHING else WORKS[name]
         world = self._world(work)
         work.prepare(world)
@@ -188,7 +188,7 @@ class Crashes:
 
 @contextlib.contextmanager
 def crashing(s3: S3Server, buckets: tuple[str, str], directory: Path, at_once: int = 4) -> Iterator[Crashes]:
-    """Run workers until the block ends; return what kills their children, so many at once: the next try often waits."""
+    """Run workers until the block ends; yield their ``Crashes``, so many at once: the next attempt often waits."""
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(working(s3)) for _ in range(at_once)]
         yield Crashes(workers, s3, buckets, directory)

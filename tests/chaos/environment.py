@@ -54,7 +54,7 @@ _PATIENCE: Final = 3600
 
 
 def in_child(function: Callable[..., T], *args: Any, environment: Mapping[str, str] | None = None) -> T:
-    """Call a function of a module in a process of its own; return what it returns."""
+    """Call a function of a module in a process of its own; return its result."""
     variables = {**os.environ, **(environment or {})}
     command = [sys.executable, "-c", "from tests.chaos.environment import answer; answer()"]
     done = subprocess.run(
@@ -71,7 +71,7 @@ def in_child(function: Callable[..., T], *args: Any, environment: Mapping[str, s
 
 
 def answer() -> None:
-    """Do what :func:`in_child` asks for; nobody else may write to its standard output."""
+    """Answer :func:`in_child`; no other code may write to its standard output."""
     with os.fdopen(os.dup(1), "wb") as out:
         os.dup2(2, 1)
         function, args = pickle.load(sys.stdin.buffer)  # noqa: S301  (from our own parent)
@@ -80,7 +80,7 @@ def answer() -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of some work: the name of the class of its error, empty for none, and what that says."""
+    """Outcome of some work: the name of the class of its error, empty for none, and its message."""
 
     error: str = ""
     message: str = ""
@@ -92,15 +92,15 @@ class Outcome:
 
 
 def outcome(work: Callable[[], object]) -> Outcome:
-    """Do something; tell whether it failed, and whether with an error of the engine."""
+    """Do some work; return whether it failed, and whether with an error of the core."""
     try:
         work()
-    except Exception as error:  # noqa: BLE001  (to be told)
+    except Exception as error:  # noqa: BLE001  (returned)
         return Outcome(type(error).__name__, str(error), isinstance(error, QuiltError))
     return Outcome()
 
 
-# Registries, and what must hold in them.
+# Registries, and their invariants.
 
 
 def local_registry(path: Path) -> Registry:
@@ -117,7 +117,7 @@ def history(registry: Registry) -> list[str]:
 
 
 def broken(registry: Registry, root: Path | None = None) -> list[str]:
-    """Return what is not as it must be, whatever happened before."""
+    """Return violations of the invariants, which hold at any time."""
     problems = [f"a temporary file stays: {path}" for path in temporary_files(root)] if root else []
     hashes, latest = history(registry), registry.latest(NAME)
     if (latest is None) != (not hashes) or (latest and latest.top_hash not in hashes):
@@ -130,13 +130,13 @@ def broken(registry: Registry, root: Path | None = None) -> list[str]:
 
 
 def temporary_files(root: Path) -> list[str]:
-    """Return what looks as if it were only for a while; locks too."""
+    """Return the temporary files below a directory; locks too."""
     found = (Path(folder) / name for folder, _, names in os.walk(root) for name in names)
     return [str(path) for path in found if path.name.endswith(".tmp") or "/.quilt/locks/" in str(path)]
 
 
 def write_files(directory: Path, sizes: Mapping[str, int]) -> dict[str, bytes]:
-    """Write files of some sizes; return what is in them."""
+    """Write files of some sizes; return their contents."""
     contents = {name: hashlib.shake_128(name.encode()).digest(size) for name, size in sizes.items()}
     for name, data in contents.items():
         path = directory / name
@@ -195,7 +195,7 @@ class Disk:
 
 
 def may_have_a_disk(path: Path) -> bool:
-    """Tell whether a process may have a disk of its own; to be asked in a child."""
+    """Whether a process may have a disk of its own; to be called in a child."""
     try:
         Disk(path)
     except PermissionError:
@@ -216,7 +216,7 @@ class LimitedFiles:
 
 
 def small_disk(path: Path) -> "Disk | LimitedFiles":
-    """Return a disk if this process may have one, and what comes near it if not."""
+    """Return a disk if this process may have one, else a limit of file sizes."""
     try:
         return Disk(path)
     except PermissionError:
@@ -226,7 +226,7 @@ def small_disk(path: Path) -> "Disk | LimitedFiles":
 
 @dataclass
 class Sweep:
-    """What came of some work with less room than it needs, a little more each time."""
+    """Outcomes of some work with less room than it needs, a little more each time."""
 
     problems: list[str] = field(default_factory=list)
     failed: int = 0
@@ -338,7 +338,7 @@ def _after_an_installation(out: Path, result: Outcome, contents: Mapping[str, by
 
 
 def install_a_large_file_on_a_full_disk(place: Path, size: int, pages: int) -> tuple[Outcome, list[str]]:
-    """Install a file of several parts where it does not fit; return what happened, and what is left on the disk."""
+    """Install a file of several parts where it does not fit; return the outcome, and the files left on the disk."""
     disk = small_disk(place / "disk")
     (place / "large").touch()
     os.truncate(place / "large", size)
@@ -350,7 +350,7 @@ def install_a_large_file_on_a_full_disk(place: Path, size: int, pages: int) -> t
 
 
 def push_with_a_full_temporary_directory(place: Path, entries: int) -> tuple[Outcome, list[str]]:
-    """Push a package whose manifest, of 0.9 MB an entry, is too large for memory; return what happened and what is visible."""
+    """Push a package whose manifest, of 0.9 MB an entry, is too large for memory; return the outcome and the visible keys."""
     disk = small_disk(place / "disk")
     memory = MemoryStorage(["registry"])
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
@@ -404,7 +404,7 @@ def become_nobody() -> None:
 
 
 def install_where_not_all_may_be_written(place: Path) -> tuple[Outcome, dict[str, bytes]]:
-    """Install ``a``, ``b/x`` and ``c`` as somebody who may not write to ``b``."""
+    """Install ``a``, ``b/x`` and ``c`` without the right to write to ``b``."""
     write_files(place / "in", {"a": 10, "b/x": 20, "c": 30})
     registry = local_registry(place / "registry")
     build(registry, Draft(package=str(NAME), entries=str(place / "in")))
@@ -417,7 +417,7 @@ def install_where_not_all_may_be_written(place: Path) -> tuple[Outcome, dict[str
 
 
 def build_where_not_all_may_be_written(place: Path, closed: str) -> tuple[Outcome, list[str]]:
-    """Build a second revision as somebody who may write to the registry but for one directory of it."""
+    """Build a second revision with the right to write to the registry but for one directory of it."""
     write_files(place / "in", {"a": 10})
     root = place / "registry"
     registry = local_registry(root)
@@ -433,7 +433,7 @@ def build_where_not_all_may_be_written(place: Path, closed: str) -> tuple[Outcom
 
 
 def publish_what_may_not_all_be_read(place: Path, server: S3Server | None, bucket: str, closed: str) -> tuple[Outcome, list[str]]:
-    """Push, or without a server build, a directory of which somebody may not read one thing; return what is visible then."""
+    """Push, or without a server build, a directory with one unreadable path; return the outcome and the new visible keys."""
     write_files(place / "in", {"a": 10, "b/x": 20, "c": 9 * MIB})
     registry = s3_registry(server, bucket) if server else local_registry(place / "registry")
     publish = push if server else build
@@ -444,7 +444,7 @@ def publish_what_may_not_all_be_read(place: Path, server: S3Server | None, bucke
         uploads = client.list_multipart_uploads(Bucket=bucket).get("Uploads", ()) if client else ()
         return {stat.key.key for stat in own} | {upload["Key"] for upload in uploads}
 
-    # Once with all rights: Python loads modules as it goes, and somebody without rights may not even read those.
+    # Once with all rights: Python loads modules as it goes, and a user without rights may not even read those.
     publish(registry, Draft(package="team/other", entries=str(place / "in")))
     before = visible()
     _make_public(place)
@@ -465,7 +465,7 @@ def _make_public(directory: Path) -> None:
 
 @dataclass(frozen=True)
 class Descriptors:
-    """What came of a push and an installation with so many file descriptors at most."""
+    """Outcomes of a push and an installation with so many file descriptors at most."""
 
     pushed: Outcome
     installed: Outcome
@@ -474,7 +474,7 @@ class Descriptors:
 
 
 def work_with_few_descriptors(server: S3Server, bucket: str, place: Path, files: int, limit: int) -> Descriptors:
-    """Push files and install them, both with few file descriptors; what failed is done again with many."""
+    """Push files and install them, both with few file descriptors; failed work is repeated with many."""
     contents = write_files(place / "in", {f"{number % 10}/{number:04}": number % 100 for number in range(files)})
     registry = s3_registry(server, bucket)
     draft = Draft(package=str(NAME), entries=str(place / "in"))
@@ -536,7 +536,7 @@ def _digest_of_zeros(size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Measured:
-    """What work took: seconds, and memory beyond what the engine takes when it has just been imported, in MiB."""
+    """Cost of work: seconds, and memory beyond that of the core when it has just been imported, in MiB."""
 
     result: Any
     seconds: float
@@ -581,7 +581,7 @@ def make_tiny_files(directory: Path, count: int) -> None:
 
 @dataclass(frozen=True)
 class Packed:
-    """What it took to build, install and verify many files, and how many of each came out right."""
+    """Cost of building, installing and verifying many files, and how many of each came out right."""
 
     built: Measured
     installed: Measured
@@ -617,7 +617,7 @@ def push_tiny_files(server: S3Server, bucket: str, place: Path, count: int) -> t
 
 @dataclass(frozen=True)
 class Requests:
-    """What a store was asked to take: the sizes of whole objects, and the number and the size of parts."""
+    """Requested uploads: the sizes of whole objects, the number of parts, and the size of the largest."""
 
     whole: list[int]
     parts: int
@@ -654,6 +654,6 @@ def push_a_sparse_file(server: S3Server, bucket: str, other: str, place: Path, s
 
 
 def has_room(path: Path, size: int) -> bool:
-    """Tell whether a disk has room for so many bytes, and some to spare."""
+    """Whether a disk has room for so many bytes, and some to spare."""
     free = os.statvfs(path)
     return free.f_bavail * free.f_frsize > size + 5 * GIB

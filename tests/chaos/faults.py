@@ -1,4 +1,4 @@
-"""Pushes and installs through a proxy that lets requests go wrong, and what lies in the store after each of them."""
+"""Pushes and installs through a proxy that lets requests go wrong, and the state of the store after each of them."""
 
 import itertools
 import json
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 PARTS: Final = 8 * 1024 * 1024 + 1
-"""Bytes of what is sent in two parts."""
+"""Bytes of an upload in two parts."""
 READ_TIMEOUT: Final = 2.5
 """Seconds after which the product takes an answer for lost."""
 PATIENCE: Final = RetryPolicy(seconds=60.0, shortest=0.1, longest=3.0)
@@ -81,7 +81,7 @@ class World:
 
     @cached_property
     def client(self) -> "S3Client":
-        """What looks at the store past the product."""
+        """The client of the store past the product."""
         return self.s3.client()
 
     @cached_property
@@ -91,7 +91,7 @@ class World:
 
     @cached_property
     def objects(self) -> Files:
-        """Objects of both buckets, and what they hold."""
+        """Objects of both buckets, and their bytes."""
         chance = random.Random(0)  # noqa: S311
         data = {"small": chance.randbytes(700), "checked": chance.randbytes(9000), "large": chance.randbytes(PARTS)}
         for bucket in (self.bucket, self.source):
@@ -103,7 +103,7 @@ class World:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be pushed, and what the package holds after that."""
+    """A draft to push, and the files of the package after that."""
 
     draft: Draft
     files: Files
@@ -155,7 +155,7 @@ WORKS: Final = (small_files, files_in_parts, copies, objects_in_place, update)
 
 @dataclass(frozen=True)
 class Seen:
-    """What anybody sees of a package: ``latest``, the history, and what is not published yet, or never will be."""
+    """Visible state of a package: ``latest``, the history, and revisions not published yet, or never."""
 
     latest: str | None
     history: Mapping[int, str]
@@ -163,7 +163,7 @@ class Seen:
 
 
 def look(world: World, package: str) -> Seen:
-    """Look at a package past the product."""
+    """Read a package past the product."""
     prefix = f"{layout.NAMES}{package}/"
     listed = world.client.list_objects_v2(Bucket=world.bucket, Prefix=prefix).get("Contents", [])
     latest, history, pending = None, {}, {}
@@ -181,19 +181,19 @@ def look(world: World, package: str) -> Seen:
 
 @dataclass
 class Tally:
-    """What came of pushes and installs.
+    """Outcomes of pushes and installs.
 
     Attributes:
         pushed: pushes that returned, and all is right.
         failed: pushes that raised an error, and nothing shows; each was made again past the proxy.
         installed: installs that returned, and all is right.
         refused: installs that raised an error, and left nothing wrong.
-        pending: pointers that a push which failed left behind; nobody ever reads them as the latest revision.
+        pending: pointers that a failed push left behind; no reader ever takes them for the latest revision.
         unknown: uploads in parts that stay open because the answer to their begin was lost.
         unaborted: those that stay open because their abort went wrong.
         errors: how pushes and installs failed.
-        faults: what the proxy did.
-        wrong: what must not be.
+        faults: those of the proxy.
+        wrong: violations.
     """
 
     pushed: int = 0
@@ -226,14 +226,14 @@ class Tally:
 
 
 class Publisher:
-    """Pushes one package and installs it, through a proxy, and looks at the store past it.
+    """Pushes one package and installs it, through a proxy, and checks the store past it.
 
     Args:
         world: where.
-        package: ``namespace/name``; nobody else writes it.
-        proxy: what the product sees of the store.
+        package: ``namespace/name``, without other writers.
+        proxy: the store, as the product sees it.
         directory: for files to push and to install.
-        chance: what is pushed.
+        chance: decides the pushes.
         read_timeout: seconds after which the product takes an answer for lost.
     """
 
@@ -258,7 +258,7 @@ class Publisher:
         self._serial = itertools.count()
 
     def push(self, make: Make) -> None:
-        """Push, and if that fails push again past the proxy, as the next try of the same work."""
+        """Push, and if that fails push again past the proxy, as the next attempt of the same work."""
         directory, wrong = self._new_directory(), len(self.tally.wrong)
         work = make(self._world, self.package, directory, self._chance, self.files)
         before, since, faults = look(self._world, self.package), time.time(), len(self._proxy.faults)
@@ -277,7 +277,7 @@ class Publisher:
             self.tally.failed += published is None
 
     def install(self) -> None:
-        """Install what was pushed last."""
+        """Install the last push."""
         target, wrong = self._new_directory(), len(self.tally.wrong)
         installed = self._try(lambda: install(self._registry, Reference(self.package), str(target)))
         found = files_below(target)
@@ -371,7 +371,7 @@ def is_abort(request: Request) -> bool:
 
 
 def loses_answer(fault: Fault, read_timeout: float) -> bool:
-    """Whether the store does what it was asked for, and the client does not learn what came of it."""
+    """Whether the store carries out a request, and the client does not learn the outcome."""
     held_up = fault.kind == "delay" and fault.seconds > read_timeout
     return held_up or fault.kind in {"lose", "truncate"} or (fault.late and fault.kind in {"reset", "corrupt"})
 
@@ -389,7 +389,7 @@ def _described(files: Files) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Weather:
-    """What goes wrong, how often, and which random numbers decide it."""
+    """The kinds of faults, their rate, and the seed that decides them."""
 
     kinds: Sequence[Kind]
     rate: float

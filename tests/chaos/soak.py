@@ -1,4 +1,4 @@
-"""Many rounds of everything in one process, and what that process holds after each of them."""
+"""Many rounds of everything in one process, and the resources that it holds after each of them."""
 
 import contextlib
 import ctypes
@@ -33,7 +33,7 @@ from testbed.server import S3Server
 from tests.chaos.environment import MIB, NAME, PAGE, REFERENCE, broken, local_registry, s3_registry, temporary_files, write_files
 
 ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "1"}
-"""What the process needs so that memory which nobody holds goes back to the system, of whichever thread it was."""
+"""Variables by which free memory of the process goes back to the system, of whichever thread it was."""
 _CONNECTIONS: Final = 32  # that a client keeps for later
 _SMALL: Final = 6
 _LARGE: Final = 9 * MIB
@@ -42,7 +42,7 @@ _DAMAGED: Final = PackageName("team", "damaged")
 
 @dataclass(frozen=True)
 class Sample:
-    """What a process holds."""
+    """Resources of a process."""
 
     memory: int  # KiB
     objects: int
@@ -53,10 +53,10 @@ class Sample:
 
     @classmethod
     def take(cls, *directories: Path) -> "Sample":
-        """Look at this process, and at directories where temporary files might be."""
+        """Measure this process, and directories where temporary files might be."""
         gc.collect()
         with contextlib.suppress(AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)  # What the allocator keeps for later is not held by anybody.
+            ctypes.CDLL(None).malloc_trim(0)  # Memory that the allocator keeps for later is no leak.
         descriptors = [_target(path) for path in Path("/proc/self/fd").iterdir()]
         sockets = sum(target.startswith("socket:") for target in descriptors)
         resident = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
@@ -73,17 +73,17 @@ class Sample:
 
 def _target(descriptor: Path) -> str:
     with contextlib.suppress(FileNotFoundError):  # That of the list itself.
-        return os.readlink(descriptor)  # noqa: PTH115  (a text)
+        return os.readlink(descriptor)  # noqa: PTH115  (a str)
     return ""
 
 
-# What may differ between two moments without anything leaking: pages that are not full, caches, idle connections.
+# Differences between two moments without a leak: pages that are not full, caches, idle connections.
 _PLAY: Final = {"memory": 4 * 1024, "objects": 500, "threads": 0, "files": 0, "sockets": _CONNECTIONS, "temporary_files": 0}
 _SHARE: Final = {"memory": 0.05, "objects": 0.002}
 
 
 def grown(samples: Sequence[Sample]) -> list[str]:
-    """Return what has grown: what the last fifth holds in the median, and the second fifth, after a warm-up, did not."""
+    """Return the resources that grew: in the median, from the second fifth, after a warm-up, to the last."""
     fifth = len(samples) // 5
     problems = []
     for each in fields(Sample):
@@ -96,7 +96,7 @@ def grown(samples: Sequence[Sample]) -> list[str]:
 
 @dataclass
 class Soaked:
-    """What came of all rounds."""
+    """Results of all rounds."""
 
     samples: list[Sample] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
@@ -113,7 +113,7 @@ class Soaked:
 
 
 class StopAfter(threading.Event):
-    """Tells to stop when it has been asked so many times."""
+    """A stop signal that is set after so many checks."""
 
     def __init__(self, times: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Soak:
         write_files(place / "large", {"large": _LARGE})
 
     def run(self, rounds: int) -> Soaked:
-        """Do everything so many times; what is only done now and then is done in every fifth, or tenth, round."""
+        """Do everything so many times; work that is only done now and then, in every fifth, or tenth, round."""
         self._publish_damaged()
         for number in range(rounds):
             for registry in (self.s3, self.local):
@@ -161,7 +161,7 @@ class Soak:
             work()
         except expected as error:
             what = f"{what}: {type(error).__name__}"
-        except Exception as error:  # noqa: BLE001  (all of them are told in the end)
+        except Exception as error:  # noqa: BLE001  (all of them are reported at the end)
             self.soaked.problems.append(f"{what}: {type(error).__name__}: {error}")
         self.soaked.done[what] += 1
 
@@ -204,7 +204,7 @@ class Soak:
             shutil.rmtree(out, ignore_errors=True)
 
     def _publish_damaged(self) -> None:
-        """Publish packages whose files, one of a single part and one of several, are not what their manifests say."""
+        """Publish packages whose files, one of a single part and one of several, differ from their manifests."""
         client = self._server.client()
         for key, size in (("small", 10), ("large", _LARGE)):
             client.put_object(Bucket=self._bucket, Key=f"damaged/{key}", Body=bytes(size))
@@ -216,7 +216,7 @@ class Soak:
                 self.s3.commit(name, summary.top_hash, manifest, self.s3.latest(name))
 
     def _fail(self, number: int) -> None:
-        """Do what cannot succeed."""
+        """Do work that must fail."""
         out = self.place / "damaged"
         key = "large" if number % 5 == 3 else "small"
         uri = f"quilt+s3://{self._bucket}#package={_DAMAGED}-{key}"
@@ -268,7 +268,7 @@ def soak(server: S3Server, bucket: str, place: Path, rounds: int) -> Soaked:
         return Soak(server, bucket, place).run(rounds)
 
 
-# What leaks on purpose, so that it can be seen whether that is seen.
+# Leaks on purpose, which the check must find.
 
 
 def keep_a_file_open(directory: Path) -> object:
@@ -306,7 +306,7 @@ def keep_objects(directory: Path) -> object:
 
 
 def sampled(directory: Path, leak: Callable[[Path], object]) -> tuple[Sample, Sample]:
-    """Look at a process before and after something was left; to be called in a child."""
+    """Measure a process before and after a leak; to be called in a child."""
     (directory / "tmp").mkdir()
     tempfile.tempdir = str(directory / "tmp")
     before = Sample.take(directory)

@@ -93,7 +93,7 @@ def variants(story: str, work: Work) -> list[Work]:
 
 
 def at_once(story: str) -> int:
-    """Return how many tries there are at a time: after a kill the next one may wait for a lease to end."""
+    """Return how many attempts run at a time: after a kill the next one may wait for a lease to end."""
     return 16 if story in {"delete", "rollback"} else 1
 
 

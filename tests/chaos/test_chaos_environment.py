@@ -20,7 +20,7 @@ MOST_PARTS: Final = 10_000
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory that does not stay: what is in it is large."""
+    """A directory that does not stay: its files are large."""
     (tmp_path / "place").mkdir()
     yield tmp_path / "place"
     subprocess.run(["/bin/rm", "-rf", tmp_path / "place"], check=True)  # Much faster than Python where there are many files.

@@ -51,7 +51,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture(params=["s3", "local"])
 def place(request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path) -> PlaceOf:
-    """Return what makes a package that nobody has written yet."""
+    """A function that returns a package without revisions."""
     bucket: str = request.getfixturevalue("bucket") if request.param == "s3" else ""
     location = f"s3://{bucket}" if bucket else str(tmp_path / "registry")
     return lambda: place_in(s3, location, tmp_path)
@@ -62,7 +62,7 @@ def test_writers_lose_no_revision(
     race: Race, place: PlaceOf, fleet: Fleet, quilt3_fleet: Fleet, reader: Fleet, figures: Figures
 ) -> None:
     """Count the losses of quilt3 beside it."""
-    race = replace(race, seeds=max(1, race.seeds))  # quilt3 browses what it updates.
+    race = replace(race, seeds=max(1, race.seeds))  # quilt3 updates need a revision.
     ours = run(race, place(), "ours", fleet, reader)
     quilt3 = run(race, place(), "quilt3", quilt3_fleet, reader)
     figures(f"ours: {ours} | quilt3: {quilt3}")

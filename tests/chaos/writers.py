@@ -1,4 +1,4 @@
-"""Many processes that write one package at the same moment, with a reader beside them, and what came of it."""
+"""Many processes that write one package at the same moment, with a reader beside them, and the outcome."""
 
 import contextlib
 import itertools
@@ -74,7 +74,7 @@ class Fleet:
         return self._pool.submit(self._workers[worker].do, job)
 
     def finish(self, jobs: Sequence[Future[Any]]) -> list[Any]:
-        """Wait for jobs to end, and return the answers; what takes too long is ended, and is an error."""
+        """Wait for jobs to end, and return the answers; a job that takes too long is an error, and is ended."""
         deadline = time.monotonic() + _SECONDS
         try:
             return [job.result(max(0.0, deadline - time.monotonic())) for job in jobs]
@@ -124,7 +124,7 @@ _serial = itertools.count(1)
 
 
 def place_in(s3: S3Server, location: str, directory: Path) -> Place:
-    """Return a package that nobody has written yet."""
+    """Return a package without revisions."""
     serial = next(_serial)
     own = directory / f"package-{serial}"
     own.mkdir(parents=True)
@@ -140,17 +140,17 @@ def place_in(s3: S3Server, location: str, directory: Path) -> Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Race:
-    """How many write what.
+    """Writers and their work.
 
     Attributes:
         styles: how revisions are made; each is in one of them.
         pushes: of each writer.
         seeds: revisions that are there before.
-        changes: what others do meanwhile.
+        changes: other work meanwhile.
         spare: how many revisions those leave at least.
         pause: seconds, at most, between two changes.
-        tries: how often a writer tries to publish one revision.
-        longest_pause: seconds, at most, between two tries.
+        tries: attempts of a writer to publish one revision.
+        longest_pause: seconds, at most, between two attempts.
         is_cumulative: each revision adds a key to all that are there.
     """
 
@@ -177,10 +177,10 @@ MIX: Final = Race(styles=["fail", "rebase", "overwrite"], seeds=10, changes=["de
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a race.
+    """Outcome of a race.
 
     Attributes:
-        watched: how often the reader looked, how often something was wrong, and some of that, with what it read.
+        watched: the reader's polls, the number of wrong ones, and some of those, with all that it read.
     """
 
     account: Account
@@ -213,14 +213,14 @@ class Outcome:
 
 
 def run(race: Race, place: Place, kind: Kind, fleet: Fleet, reader: Fleet) -> Outcome:
-    """Let all write one package at the same moment, and judge what comes of it.
+    """Let all write one package at the same moment, and judge the outcome.
 
     Args:
-        race: who does what.
+        race: the work.
         place: the package.
-        kind: the client of those who write.
-        fleet: they.
-        reader: one who watches.
+        kind: the client of the writers.
+        fleet: the writers.
+        reader: one process.
     """
     journals = _seed(race, place)
     fleet.warm_up(place, kind)
@@ -260,7 +260,7 @@ def run(race: Race, place: Place, kind: Kind, fleet: Fleet, reader: Fleet) -> Ou
 
 
 def _seed(race: Race, place: Place) -> list[Path]:
-    """Publish the revisions that are there before; return where that is noted down."""
+    """Publish the revisions that are there before; return their journals."""
     journal = Path(place.directory, "seeds.jsonl")
     client = Ours(place, clock=lambda: time.time() - _LONG_AGO)  # quilt3 gives each second one revision.
     style: Style = "rebase" if race.is_cumulative else "overwrite"

@@ -1,4 +1,4 @@
-"""One of many that write a package: our engine, and what it has in common with other clients that are run beside it."""
+"""One of many writers of a package: the core, and the interface that it shares with other clients beside it."""
 
 import contextlib
 import os
@@ -29,7 +29,7 @@ Style = Literal["fail", "rebase", "overwrite"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A package that many write, and a directory for what they write from and note down.
+    """A package with many writers, and a directory for their sources and their journals.
 
     Attributes:
         location: of the registry: ``s3://`` and a bucket, or a directory.
@@ -47,7 +47,7 @@ class Place:
         return not self.location.startswith("s3://")
 
     def server(self) -> S3Server:
-        """Return the store as those see it who did not start it."""
+        """Return the store as other processes see it."""
         admin = Identity(self.access_key, self.secret_key)
         return S3Server(self.endpoint, admin, admin)
 
@@ -79,7 +79,7 @@ class Push:
 
     Attributes:
         work: a name for this piece of work and no other; it is the message of the revision.
-        since: on a retry, when the first try began.
+        since: on a retry, the begin of the first attempt.
     """
 
     work: str
@@ -101,14 +101,14 @@ class AgainError(Exception):
 
 
 class GoneError(Exception):
-    """What was to be deleted or to be the latest one again is not there."""
+    """The revision to be deleted or to be the latest one is not there."""
 
 
 class Client(Protocol):
-    """Whoever writes a package."""
+    """A writer of packages."""
 
     def publish(self, what: Push) -> tuple[int | None, str]:
-        """Publish a revision; return its second, where the client tells it, and its top hash.
+        """Publish a revision; return its second, if the client reports it, and its top hash.
 
         Raises:
             AgainError: nothing was published.
@@ -133,12 +133,12 @@ class Client(Protocol):
         ...
 
     def latest(self) -> str | None:
-        """Return what ``latest`` names."""
+        """Read the hash in ``latest``."""
         ...
 
 
 class Ours:
-    """Our engine."""
+    """The core."""
 
     def __init__(self, place: Place, stores: Stores | None = None, clock: Callable[[], float] = time.time) -> None:
         self._place = place
@@ -175,7 +175,7 @@ class Ours:
 
 
 class Careless:
-    """A storage whose writes ask for no condition, as a store has it that does not know them and does not say so."""
+    """A storage whose writes ignore their conditions, as a store does that silently does not support them."""
 
     def __init__(self, storage: Any) -> None:
         self._storage = storage
@@ -191,7 +191,7 @@ class Careless:
 
 
 def careless(place: Place) -> Ours:
-    """Return our engine on stores that let it down."""
+    """Return the core on stores that let it down."""
     stores: Any = place.stores()
     return Ours(place, Stores(Careless(stores.local), Careless(stores.remote)))
 

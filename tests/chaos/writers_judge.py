@@ -1,4 +1,4 @@
-"""What many writers were told, what is in the registry in the end, and whether the two agree."""
+"""The acknowledgements of many writers, the registry in the end, and whether the two agree."""
 
 import json
 from collections import Counter
@@ -18,7 +18,7 @@ _LOCKS: Final = ".quilt/locks/"
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A revision that a writer was told of; other clients than ours do not tell the second."""
+    """A revision acknowledged to a writer; other clients than ours do not report the second."""
 
     work: str
     stamp: int | None
@@ -39,12 +39,12 @@ class Deletion:
 
 @dataclass
 class Account:
-    """What the processes noted down.
+    """The journals of the processes.
 
     Attributes:
-        failures: of what should not fail.
+        failures: unexpected errors.
         given_up: pieces of work that were not acknowledged, and are not to be there.
-        again: tries that ended in a conflict, or in something else that goes by.
+        again: attempts that ended in a conflict or another transient error.
         refused: deletions and rollbacks that did, or found nothing.
     """
 
@@ -89,14 +89,14 @@ def _deletion(begun: Mapping[str, Any], later: Sequence[Mapping[str, Any]]) -> D
 
 @dataclass
 class State:
-    """What is in a registry when all is over.
+    """State of a registry when all is over.
 
     Attributes:
         history: the seconds and top hashes.
-        works: what piece of work made a revision, by top hash; the deleted ones too.
+        works: the piece of work of each revision, by top hash; the deleted ones too.
         keys: the logical keys of each revision, by top hash.
-        unreadable: revisions, or what they name, that cannot be read.
-        leftovers: what should be gone: locks, and files under temporary names.
+        unreadable: revisions, or objects of them, that cannot be read.
+        leftovers: locks, and files under temporary names.
     """
 
     history: Sequence[tuple[int, str]]
@@ -108,7 +108,7 @@ class State:
 
     @classmethod
     def read(cls, place: Place, told: Iterable[str]) -> "State":
-        """Read a registry; whose work a revision was is looked up for those that somebody was told of, too."""
+        """Read a registry; the work of acknowledged revisions is read also where they are gone."""
         registry = place.registry()
         history = [(revision.published_at.int_timestamp, revision.top_hash) for revision in registry.revisions(place.name)]
         latest = registry.latest(place.name)
@@ -146,12 +146,12 @@ def _leftovers(place: Place, registry: Registry) -> list[str]:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was lost, and what else is wrong.
+    """Losses, and other problems.
 
     Attributes:
-        lost: acknowledged revisions that are not in the history, although nobody began to delete them.
-        unasked: revisions in the history that nobody was told of.
-        mistaken: pieces of work that were told of a revision that others made.
+        lost: acknowledged revisions that are not in the history, although no deletion of them began.
+        unasked: revisions in the history that were not acknowledged.
+        mistaken: pieces of work that got the revision of another acknowledged.
         doubled: pieces of work that made more than one revision.
         resurrected: revisions in the history whose deletion was acknowledged, and begun after they were acknowledged.
         updates_lost: keys that acknowledged updates added, and that the latest revision does not hold.
@@ -174,11 +174,11 @@ class Judgement:
 
 
 def judge(account: Account, state: State, *, is_cumulative: bool = False) -> Judgement:
-    """Compare what was told with what is there.
+    """Compare the journals with the registry.
 
     Args:
-        account: what the writers noted down.
-        state: what is in the registry.
+        account: the writers' journals.
+        state: that of the registry.
         is_cumulative: each piece of work added a key, and nothing was deleted or rolled back.
     """
     return Judgement(
@@ -241,7 +241,7 @@ def _other(account: Account, state: State) -> Iterator[str]:
 
 
 def _not_in_a_row(state: State) -> Iterator[str]:
-    """Find revisions that do not hold what another one holds and one more key: those began from the same one."""
+    """Find revisions that do not hold the keys of another one and one more: those began from the same one."""
     sizes = sorted(len(state.keys.get(top_hash, ())) for _, top_hash in state.history)
     if sizes != list(range(1, len(sizes) + 1)):
         yield f"the revisions do not grow by one key each: {sizes}"

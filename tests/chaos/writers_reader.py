@@ -1,4 +1,4 @@
-"""A reader that looks at a package again and again while others write it."""
+"""A reader that polls a package while others write it."""
 
 import random
 import time
@@ -19,14 +19,14 @@ _MOST_TOLD: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """What a reader should not have seen, and what it read before, step by step."""
+    """A state that no reader should see, and the reads before it, step by step."""
 
     what: str
     seen: list[str]
 
 
 class Reader:
-    """Reads ``latest``, the history, and what ``latest`` names."""
+    """Reads ``latest``, the history, and the latest revision."""
 
     def __init__(self, registry: Registry, name: PackageName) -> None:
         self._registry = registry
@@ -35,7 +35,7 @@ class Reader:
         self._seen: list[str] = []
 
     def watch(self, until: Path) -> dict[str, Any]:
-        """Look again and again until a file says that it is enough; count the looks and what was wrong, and tell of some."""
+        """Poll until a file appears; count the polls and the wrong ones, and report some of the violations."""
         looks = wrong = 0
         told: list[Violation] = []
         while not until.exists():
@@ -47,7 +47,7 @@ class Reader:
         return {"looks": looks, "wrong": wrong, "violations": [asdict(each) for each in told]}
 
     def look(self) -> list[Violation]:
-        """Look once, and return what is wrong."""
+        """Poll once; return the violations."""
         self._seen = []
         try:
             latest = self._latest()
@@ -59,7 +59,7 @@ class Reader:
             return [self._violation(f"a pointer could not be read: {error!r}")]
 
     def _beyond_history(self, latest: Latest) -> Iterator[Violation]:
-        """Look for a revision in the history; where it is not, and ``latest`` names it all the while, look once more."""
+        """Search the history for a revision; where it is missing, and ``latest`` names it still, read it once more."""
         if self._is_in_history(latest) or self._latest() != latest:
             return
         is_there_now = self._is_in_history(latest, whole=True)

@@ -19,11 +19,11 @@ _APART: Final = (0.0, 0.01, 0.05, 0.3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Twins:
-    """How many do what twice.
+    """Work that is done twice.
 
     Attributes:
         rounds: pieces of work of each pair, one after the other.
-        is_in_order: the first try begins before the other one; else a retry may be done before it begins.
+        is_in_order: the first attempt begins before the other; else a retry may be done before it begins.
     """
 
     styles: Sequence[Style]
@@ -34,7 +34,7 @@ class Twins:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of it.
+    """The outcome.
 
     Attributes:
         works: how many pieces of work there were.
@@ -59,7 +59,7 @@ def run_twins(twins: Twins, places: Sequence[Place], fleet: Fleet, kind: Kind = 
     """Let pairs of processes do the same work.
 
     Args:
-        twins: what.
+        twins: the work.
         places: a package for each pair, or one for all of them.
         fleet: two processes for each pair.
         kind: the client that they are.
@@ -89,7 +89,7 @@ def run_twins(twins: Twins, places: Sequence[Place], fleet: Fleet, kind: Kind = 
 
 
 def _rounds(twins: Twins, pair: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Yield what the first try and the other one are told to do."""
+    """Yield the jobs of the first attempt and of the other one."""
     chance = random.Random(f"{twins} {pair}")  # noqa: S311
     for number in range(twins.rounds):
         work = {"work": f"pair-{pair:02}-{number:03}", "style": chance.choice(twins.styles)}

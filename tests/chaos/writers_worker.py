@@ -1,4 +1,4 @@
-"""A process that writes a package together with others, or watches them; it notes down what was acknowledged.
+"""A process that writes a package together with others, or watches them; it journals the acknowledged work.
 
 It takes jobs as lines of JSON and answers each with a line, until there are no more.
 """
@@ -20,7 +20,7 @@ from tests.chaos.writers_reader import Reader
 
 
 class Journal:
-    """Where a process notes down what it began, and what was acknowledged."""
+    """Journal of a process: the work that began, and that was acknowledged."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
@@ -58,7 +58,7 @@ def push_many(client: Client, journal: Journal, job: Mapping[str, Any]) -> None:
 
 
 def push_one(client: Client, journal: Journal, job: Mapping[str, Any]) -> None:
-    """Publish a revision, as others may do who take this process for dead, or who are taken for dead."""
+    """Publish a revision, as others may that take this process for dead, or are taken for dead."""
     time.sleep(job["delay"])
     _publish(client, journal, Push(work=job["work"], style=job["style"], since=job["since"]), job)
 
@@ -73,7 +73,7 @@ def _publish(client: Client, journal: Journal, what: Push, job: Mapping[str, Any
         except AgainError as error:
             journal.note("again", work=what.work, error=str(error))
             time.sleep(random.uniform(0, min(job["longest_pause"], 0.1 * 2**tries)))  # noqa: S311
-        except Exception:  # noqa: BLE001 - whatever it is, the judge is to hear of it.
+        except Exception:  # noqa: BLE001 - any error is reported to the judge.
             journal.note("failed", work=what.work, error=traceback.format_exc()[-2000:])
             return
         else:
@@ -83,7 +83,7 @@ def _publish(client: Client, journal: Journal, what: Push, job: Mapping[str, Any
 
 
 def change_many(client: Client, journal: Journal, job: Mapping[str, Any]) -> None:
-    """Delete revisions, or make old ones the latest one again, until a file says that it is enough."""
+    """Delete revisions, or make old ones the latest one again, until a file appears."""
     chance = random.Random(job["name"])  # noqa: S311
     change = _CHANGES[job["change"]]
     wait_until(job["start"])
@@ -151,7 +151,7 @@ def _answer(job: Mapping[str, Any]) -> dict[str, Any]:
         if job["job"] == "watch":
             return {"done": _watch(job)}
         _write(job)
-    except Exception:  # noqa: BLE001 - whoever gave the job raises it.
+    except Exception:  # noqa: BLE001 - the giver of the job raises it.
         return {"error": traceback.format_exc()}
     return {"done": None}
 
