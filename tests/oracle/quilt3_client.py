@@ -32,7 +32,7 @@ LONG_AGO = 1_600_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A package that either client can make: where its files are, and what is said about it.
+    """A package that either client can make: the places of its files, metadata, a message.
 
     Attributes:
         files: logical keys, and the path or URL of each.
@@ -64,7 +64,7 @@ class Directory:
 
 
 class Quilt3Error(Exception):
-    """What quilt3 raised."""
+    """An error of quilt3."""
 
 
 class Quilt3:
@@ -91,7 +91,7 @@ class Quilt3:
         return self._call("push", registry=registry, package=package, spec=_request(spec), **options)
 
     def publish(self, registry: str, package: str, spec: Spec) -> str:
-        """Push a package, or build it where the registry is local, after whatever is there; return the top hash."""
+        """Push a package, or build it where the registry is local, as the newest revision; return the top hash."""
         return self._call("publish", registry=registry, package=package, spec=_request(spec))
 
     def revise(
@@ -155,7 +155,7 @@ class Quilt3:
     def verify(
         self, registry: str, package: str, directory: Path | str, *, top_hash: str | None = None, extra_files_ok: bool = False
     ) -> bool:
-        """Tell whether a directory or prefix holds exactly a revision."""
+        """Whether a directory or prefix holds exactly a revision."""
         options = {"directory": str(directory), "top_hash": top_hash, "extra_files_ok": extra_files_ok}
         return self._call("verify", registry=registry, package=package, **options)
 
@@ -253,7 +253,7 @@ def _request(spec: Spec, *directories: Directory) -> dict[str, Any]:
 
 
 def _chosen(workflow: Choice) -> dict[str, str | None]:
-    """Return the workflow as JSON can carry it: what was not given is not there."""
+    """Return the workflow as JSON can carry it: without a choice there is no key."""
     return {} if isinstance(workflow, EllipsisType) else {"workflow": workflow}
 
 
@@ -284,7 +284,7 @@ def record(entry: Entry) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Manuscript:
-    """A manifest that somebody else wrote: its header, and the records of directories and entries in their order."""
+    """A manifest of another writer: its header, and the records of directories and entries in their order."""
 
     header: Mapping[str, Any]
     records: Sequence[Mapping[str, Any]]

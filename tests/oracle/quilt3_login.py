@@ -1,6 +1,6 @@
 """Runs steps of a login with quilt3, in a process of its own: a JSON list of steps comes in, a JSON list of answers goes out.
 
-The first error ends it, and is its last answer. The home directory, which whoever starts this gives it, remembers the login.
+The first error ends it, and is its last answer. The home directory, given by the parent process, remembers the login.
 """
 
 import json

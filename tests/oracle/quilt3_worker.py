@@ -1,6 +1,6 @@
 """Runs quilt3 for the tests in a process of its own: a JSON request a line comes in, a JSON answer a line goes out.
 
-quilt3 keeps state in the home directory, takes a second to import, and prints. So whoever starts this gives it a home
+quilt3 keeps state in the home directory, takes a second to import, and prints. So its parent process gives it a home
 of its own, starts it once, and gets the answers through a copy of standard output that quilt3 does not know of.
 The end of the input ends the process.
 """
@@ -132,7 +132,7 @@ def revise(
     *,
     build: bool,
 ) -> str:
-    """Take a revision, call methods of the package or of what it holds at a key, and publish it; return its top hash.
+    """Take a revision, call methods of the package or of its part at a key, and publish it; return its top hash.
 
     Where an argument is a mapping with the one key ``entry``, it is the entry of that key.
     """
@@ -146,7 +146,7 @@ def revise(
 
 
 def place(registry: str, package: str, spec: dict[str, Any] | str, select: str | None, dest: str | None, land: str | None) -> str:
-    """Push a package by a function that selects and a place, or a function that tells the places; return its top hash.
+    """Push a package by a function that selects and a place, or a function of the places; return its top hash.
 
     ``spec`` may be the registry where the package is now.
     """
@@ -180,7 +180,7 @@ def top_hash(spec: dict[str, Any]) -> str:
 
 
 def browse(registry: str, package: str, top_hash: str | None) -> dict[str, Any]:
-    """Read a revision; its top hash is computed anew from what was read."""
+    """Read a revision; its top hash is computed anew from its records."""
     import quilt3
 
     found = quilt3.Package.browse(package, registry, top_hash)
@@ -189,7 +189,7 @@ def browse(registry: str, package: str, top_hash: str | None) -> dict[str, Any]:
 
 
 def relay(manifest: str) -> dict[str, str]:
-    """Read the text of a manifest, and write it again; the top hash is computed from what was read."""
+    """Read the text of a manifest, and write it again; the top hash is computed from its records."""
     import quilt3
 
     package = quilt3.Package.load(io.StringIO(manifest, newline="\n"))
@@ -224,7 +224,7 @@ def install(registry: str, package: str, directory: str, local_registry: str, to
 
 
 def verify(registry: str, package: str, directory: str, top_hash: str | None, *, extra_files_ok: bool) -> bool:
-    """Tell whether a directory or prefix holds the files of a revision."""
+    """Whether a directory or prefix holds the files of a revision."""
     import quilt3
 
     return quilt3.Package.browse(package, registry, top_hash).verify(directory, extra_files_ok)

@@ -1,4 +1,4 @@
-"""Hashes of every type that quilt3 knows: what others wrote, what our engine writes, and what does not match."""
+"""Hashes of every type that quilt3 knows: those of others, those of the core, and mismatches."""
 
 import base64
 import functools

@@ -1,4 +1,4 @@
-"""The rules of .quiltignore leave out what they leave out in quilt3."""
+"""The rules of .quiltignore leave out the same files as in quilt3."""
 
 from pathlib import Path
 

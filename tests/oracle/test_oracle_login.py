@@ -1,4 +1,4 @@
-"""The real quilt3 logs in to the stand-in for the Quilt service, so what other tests learn from it is worth something."""
+"""The real quilt3 logs in to the stand-in for the Quilt service, which proves it fit for other tests."""
 
 import json
 import os
@@ -20,7 +20,7 @@ Run = Callable[..., list[Any]]
 
 @pytest.fixture
 def run(s3: S3Server, tmp_path: Path) -> Run:
-    """Return what runs steps with quilt3, each time in a process of its own; all share a home, and know no keys of AWS."""
+    """A function that runs steps with quilt3, each time in a new process; all share a home, and have no AWS keys."""
     environment = {
         "HOME": str(tmp_path),
         "PATH": os.defpath,

@@ -1,4 +1,4 @@
-"""Whatever our engine writes into a manifest, quilt3 reads it and writes the same bytes again; and what it reads is the same."""
+"""quilt3 reads each manifest that the core writes, with the same content, and writes the same bytes again."""
 
 import io
 import itertools
@@ -30,14 +30,14 @@ TREES = trees(places=OBJECTS.map(lambda key: (str(key),)), directory_meta=META.f
 
 
 def written(header: dict[str, Any], tree: SourceTree) -> dict[str, str]:
-    """Return what our engine writes, as the client of quilt3 tells it."""
+    """Return the core's manifest in the form of the client of quilt3."""
     out = io.BytesIO()
     summary = write_manifest(header, tree.entries, out, tree.directories)
     return {"manifest": out.getvalue().decode(), "top_hash": summary.top_hash}
 
 
 def relayed(text: str) -> dict[str, str]:
-    """Read a manifest and write it again with our engine, as the client of quilt3 tells it."""
+    """Read a manifest and write it again with the core, in the form of the client of quilt3."""
     manifest = read_manifest([text.encode()])
     return written(dict(manifest.header), SourceTree(list(manifest.entries), dict(manifest.directories)))
 

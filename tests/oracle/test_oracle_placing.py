@@ -1,6 +1,6 @@
-"""A push copies what quilt3's push copies, and to the same places.
+"""A push copies the same objects to the same places as quilt3's.
 
-quilt3 cannot copy objects on SeaweedFS, which does not tell the checksum of a copy; so that is seen on LocalStack.
+quilt3 cannot copy objects on SeaweedFS, which reports no checksum of a copy; so that is tested on LocalStack.
 """
 
 from collections.abc import Iterator
@@ -85,7 +85,7 @@ def store_on(server: S3Server, quilt3: Quilt3) -> Store:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """What is copied, and where to, as quilt3 is told of it and as we are.
+    """Copies and their places, in quilt3's arguments and in ours.
 
     Attributes:
         select: quilt3's selector, a key of ``SELECTORS``.

@@ -1,4 +1,4 @@
-"""quilt3 reads, installs and verifies what our engine pushed to a real S3 store."""
+"""quilt3 reads, installs and verifies packages of the core on a real S3 store."""
 
 import hashlib
 import shutil
@@ -39,7 +39,7 @@ FILES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pushed:
-    """A package that our engine pushed: what it is made of, where its files are, and what came of it."""
+    """A package that the core pushed: its parts, the place of its files, and the result."""
 
     spec: Spec
     directory: Path

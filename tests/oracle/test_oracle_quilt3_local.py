@@ -1,4 +1,4 @@
-"""Quilt's own catalog judges ours: the hook logs in to it, and it finds what was pushed with the credentials that it gave."""
+"""Quilt's own catalog judges ours: the hook logs in to it, and it finds packages pushed with its credentials."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ class Local:
         return self.handed_on[-1]
 
     def ask(self, query: str, **variables: str) -> Any:
-        """Ask what the pages of the catalog are made of."""
+        """Request the data of the catalog's pages."""
         answer = requests.post(f"{self.url}/__reg/graphql/", json={"query": query, "variables": variables}, timeout=30).json()
         assert "errors" not in answer
         return answer["data"]
@@ -71,7 +71,7 @@ def local(running: Local) -> Local:
 
 @pytest.fixture
 def connect(s3: S3Server, local: Local, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Connect:
-    """Return what makes a hook of somebody who has a login, and no keys."""
+    """A function that makes a hook with a login, and no keys."""
 
     def connect(**changes: Any) -> QuiltHook:
         quilt = {

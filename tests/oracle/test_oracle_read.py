@@ -1,4 +1,4 @@
-"""Whoever wrote a package, quilt3 and our engine read, compare, verify, install, delete and roll back the same."""
+"""quilt3 and the core read, compare, verify, install, delete and roll back packages of either client alike."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -58,7 +58,7 @@ class Written:
         return PackageName.parse(self.package)
 
     def pointers(self) -> dict[str, str]:
-        """Return what quilt3 lists as revisions, as our engine knows them."""
+        """Return the core's revisions in the form of quilt3's listing."""
         latest = self.registry.latest(self.name)
         return {str(each.published_at.int_timestamp): each.top_hash for each in self.registry.revisions(self.name)} | (
             {"latest": latest.top_hash} if latest else {}
@@ -238,7 +238,7 @@ def turn(directory: Path, key: str) -> None:
 
 
 def is_right(verification: Verification, *, extra_files_ok: bool = False) -> bool:
-    """Tell whether our engine takes the files for those of the package."""
+    """Whether the core takes the files for those of the package."""
     try:
         verification.check(extra_files_ok=extra_files_ok)
     except QuiltError:
@@ -248,7 +248,7 @@ def is_right(verification: Verification, *, extra_files_ok: bool = False) -> boo
 
 @pytest.fixture(scope="module")
 def installed(written: Written, quilt3: Quilt3, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What quilt3 installed of the older revision; each test changes a copy."""
+    """The older revision, installed by quilt3; each test changes a copy."""
     directory = tmp_path_factory.mktemp("installed") / "files"
     quilt3.install(written.url, written.package, directory, top_hash=written.hashes[0])
     return directory

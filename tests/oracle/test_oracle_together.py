@@ -1,4 +1,4 @@
-"""quilt3 and our engine work on the same packages: what one wrote the other reads, deletes, finds unchanged, or collides with."""
+"""quilt3 and the core work on the same packages: each reads, deletes, finds unchanged, or collides with the other's."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""An update of a revision is what quilt3 makes of it by ``browse``, some calls of methods, and ``build`` or ``push``."""
+"""An update of a revision equals quilt3's, made by ``browse``, some calls of methods, and ``build`` or ``push``."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ DIRECTORIES: dict[str, Any] = {"plots/": {"kind": "plots", "\u00e9": [1]}, "plot
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """An update, as quilt3 is told of it and as we are; ``<new>`` stands for a directory, ``<base>`` for the revision."""
+    """An update, in quilt3's arguments and in ours; ``<new>`` stands for a directory, ``<base>`` for the revision."""
 
     steps: Sequence[Step] = ()
     entries: Mapping[str, object] | None = None
@@ -270,7 +270,7 @@ def test_push_equals_quilt3s(case: Case, quilt3: Quilt3, s3_registry: Registry, 
 
 
 def unversioned(found: Mapping[str, Any], below: str) -> list[Mapping[str, Any]]:
-    """Return what was found without the versions of objects below a prefix, and without directories, which quilt3 drops."""
+    """Return the records without the versions of objects below a prefix, and without directories, which quilt3 drops."""
     entries = [each for each in found["entries"] if "physical_keys" in each]
     keys = [each["physical_keys"][0] for each in entries]
     places = [key.partition("?")[0] if below in key else key for key in keys]

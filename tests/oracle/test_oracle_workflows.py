@@ -31,7 +31,7 @@ class Case:
 
     Attributes:
         config: the text, in which ``<BASE>`` is the URL of the place where the schemas lie; None for no config.
-        schemas: by file name; what is no bytes is written as JSON.
+        schemas: by file name; all but bytes is written as JSON.
     """
 
     config: str | bytes | None
@@ -330,7 +330,7 @@ def stores(s3: S3Server) -> Stores:
 
 
 class Judges:
-    """Both clients, who judge the same package by the same config."""
+    """Both clients, judging the same package by the same config."""
 
     def __init__(self, quilt3: Quilt3, stores: Stores, registry: PhysicalKey) -> None:
         self._quilt3 = quilt3
@@ -351,7 +351,7 @@ class Judges:
             self.write(CONFIG, data)
 
     def ours(self, spec: Spec, choice: Choice) -> object:
-        """Return what is recorded of the workflow, or "refused"."""
+        """Return the recorded workflow, or "refused"."""
         try:
             workflow = load_workflow(choice, self._read_config(), self._read)
             if workflow is None:
@@ -366,7 +366,7 @@ class Judges:
         return json.dumps(workflow.record)
 
     def quilt3s(self, spec: Spec, choice: Choice) -> object:
-        """Return what quilt3 records of the workflow, or "refused"."""
+        """Return the workflow that quilt3 records, or "refused"."""
         where = self.registry.key if self.registry.is_local else f"s3://{self.registry.bucket}"
         try:
             top_hash = self._quilt3.build(where, NAME, spec, workflow=choice)
