@@ -1,4 +1,4 @@
-"""What hostile input is made of, and the bounds in time and memory that whoever reads it must keep."""
+"""Parts of hostile input, and the bounds in time and memory that its readers must keep."""
 
 import contextlib
 import json
@@ -25,9 +25,9 @@ class TookTooLongError(BaseException):
 
 @contextlib.contextmanager
 def bounded(seconds: float = 10.0, memory: int = 1024 * MIB) -> Iterator[None]:
-    """Let work, on the main thread, take so much time, and so much memory beyond what the process has, at most.
+    """Let work, on the main thread, take so much time, and so much memory beyond that of the process, at most.
 
-    The time is that of the processor, which does not depend on who else uses this machine; work that only waits gets more.
+    The time is that of the processor, which does not depend on other processes; work that only waits gets more.
     """
     signals = {signal.SIGPROF: (signal.ITIMER_PROF, seconds), signal.SIGALRM: (signal.ITIMER_REAL, _WAITING * seconds)}
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -56,7 +56,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def value_or_refusal(read: Callable[[], T], seconds: float = 10.0, memory: int = 1024 * MIB) -> T | QuiltError:
-    """Return what comes of reading, or the engine's own error; whatever else is raised passes through, and so fails the test."""
+    """Return the result of reading, or the core's own error; any other error passes through, and so fails the test."""
     try:
         with bounded(seconds, memory):
             return read()
@@ -84,7 +84,7 @@ _PIECES: Final = (
 _LONG: Final = st.builds(lambda piece, count: piece * count, st.sampled_from(_PIECES), st.sampled_from([0, 2, 250, 3000]))
 
 TEXTS: Final = st.lists(st.sampled_from(_PIECES) | _LONG | ANY_TEXT, max_size=8).map("".join)
-"""Texts that look a little like addresses, names, hashes and times."""
+"""Texts that resemble addresses, names, hashes and times."""
 
 NOT_TEXTS: Final = st.none() | st.booleans() | st.integers() | st.floats() | st.binary(max_size=9) | st.just(("team", "data"))
 
@@ -279,7 +279,7 @@ def _schemas(draw: st.DrawFn, inner: st.SearchStrategy[Any]) -> dict[str, Any]:
 
 
 SCHEMAS: Final = st.recursive(st.booleans() | _VALUES, _schemas, max_leaves=5)
-"""JSON schemas and what only looks like one."""
+"""JSON schemas and near misses."""
 
 INSTANCES: Final = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**400), 10**400) | st.floats(allow_nan=False, allow_infinity=False) | ANY_TEXT,

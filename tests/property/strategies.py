@@ -1,4 +1,4 @@
-"""What the properties are tried on."""
+"""Inputs of the properties."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ def entries(
 
 @dataclass(frozen=True, slots=True)
 class SourceTree:
-    """What a manifest holds below its header, in the order of a walk."""
+    """Records below the header of a manifest, in the order of a walk."""
 
     entries: list[Entry]
     directories: dict[DirectoryKey, Any]
@@ -85,7 +85,7 @@ _SHAPES: st.SearchStrategy[Shape] = st.dictionaries(
 
 
 def _walk(shape: Shape, prefix: str = "") -> Iterator[str]:
-    """Yield the paths below a directory, each directory before what is in it."""
+    """Yield the paths below a directory, each directory before its content."""
     for name, below in sorted(shape.items()):
         if below is None:
             yield prefix + name

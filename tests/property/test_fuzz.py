@@ -1,4 +1,4 @@
-"""Whatever stands in a manifest, a pointer, an address or a config: it is read, or refused by an error of the engine."""
+"""Any manifest, pointer, address or config is read, or refused by an error of the core."""
 
 import functools
 import io
@@ -121,7 +121,7 @@ def cut(data: bytes, at: list[int]) -> list[bytes]:
 
 
 def read_and_written(chunks: list[bytes]) -> bytes:
-    """Read a manifest, use what it says as the engine does, and write it again."""
+    """Read a manifest, use its entries as the core does, and write it again."""
     manifest = read_manifest(chunks)
     entries = list(manifest.entries)
     assert [entry.logical_key for entry in entries] == sorted({entry.logical_key for entry in entries}, key=walk_order)
@@ -199,7 +199,7 @@ ENTRIES: Final = [{"logical_key": "a/b", "size": 5, "meta": {"x": [1]}}, {"logic
 
 
 def workflows(config: bytes, schema: bytes) -> tuple[StoredObject, Callable[[PhysicalKey], StoredObject]]:
-    """Return a config as a registry would, and what reads the schemas that lie in a bucket."""
+    """Return a config as a registry would, and a reader of the schemas in a bucket."""
     memory = MemoryStorage(["rules"])
     memory.put(PhysicalKey("rules", "schema.json"), schema)
     return StoredObject(config, "etag", PhysicalKey("registry", ".quilt/workflows/config.yml")), memory.get
@@ -261,7 +261,7 @@ def in_a_map(depth: int) -> dict[str, Any]:
 
 
 def twice_itself(dialect: str, reference: str) -> bytes:
-    """Return a schema that looks at what is in ``a`` twice, by the whole schema again, if such a reference is followed."""
+    """Return a schema that checks ``a`` twice, by the whole schema again, if such a reference is followed."""
     again = {"$schema": dialect, reference: "#"}
     return json.dumps({"properties": {"a": {"$schema": dialect, "allOf": [again, again]}}}).encode()
 

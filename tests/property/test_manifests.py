@@ -143,7 +143,7 @@ PLAIN_RECORDS = st.fixed_dictionaries(
 
 
 def outcome(lines: bytes) -> tuple[list[Entry], str]:
-    """Return the entries that are read, and what is wrong with what comes after them."""
+    """Return the entries that are read, and the error after them."""
     found: list[Entry] = []
     try:
         for entry in read_manifest([lines]).entries:
@@ -216,7 +216,7 @@ def test_hash_ignores_physical_keys(header: dict[str, Any], of: list[Entry], dat
 
 
 def plain(entry: Entry) -> tuple[object, ...]:
-    """Return what must differ where two top hashes must."""
+    """Return the fields that decide about a top hash."""
     return entry.logical_key, entry.size, entry.hash, json.dumps(entry.meta, sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""However many workers take part, and in whatever order they end, they make the manifest that one process makes."""
+"""Any number of workers, ending in any order, make the manifest that one process makes."""
 
 import random
 import re
@@ -64,7 +64,7 @@ class Sharded:
 
 
 def published(publish: Publish, drafts: list[Draft], source: Mapping[str, bytes], spill: int, *, versioned: bool) -> Any:
-    """Publish drafts one after the other; return what came of each, and the manifests, but for the names of versions."""
+    """Publish drafts one after the other; return each result, and the manifests, but for the names of versions."""
     memory = MemoryStorage(["registry", "source", "staging"], versioned=versioned)
     registry = Registry(
         RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory, limits=Limits(spill_entries=spill))

@@ -1,4 +1,4 @@
-"""Streams in walk order say what dictionaries would, and a package is the same however much of it is in memory."""
+"""Streams in walk order agree with dictionaries, and a package is the same however much of it is in memory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ def test_merge_join_meets_at_keys(left: set[str], right: set[str]) -> None:
 
 
 def published(spill: int, first: Mapping[str, bytes], second: Mapping[str, bytes], removed: list[str]) -> tuple[Any, ...]:
-    """Push, and update; return what was refused, and the manifests but for the versions of objects."""
+    """Push, and update; return the refusals, and the manifests but for the versions of objects."""
     memory = MemoryStorage(["registry"])
     registry = Registry(
         RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory, limits=Limits(spill_entries=spill))
