@@ -99,7 +99,7 @@ class Run:
         return (max(ended) - min(began)).total_seconds()
 
     def result(self, task: str) -> Any:
-        """Return what a task returned."""
+        """Return the result of a task."""
         return self._airflow.call("GET", f"{self._path}/taskInstances/push.{task}/xcomEntries/return_value")["value"]
 
     def processes(self) -> dict[int, int]:
@@ -136,9 +136,9 @@ def shard_of(path: str) -> int:
 
 
 def kill_in_a_shard(run: Run, processes: Callable[[], set[int]], kill: Callable[[int], set[int]], writes: Writes) -> set[int]:
-    """Kill what is at a shard when a small part of it is sent; return the shards that were killed.
+    """Kill the process of a shard when a small part is sent; return the shards that were killed.
 
-    ``processes`` tells which may be killed; ``kill`` takes the number of a shard, and returns the processes that it killed.
+    ``processes`` returns the candidates; ``kill`` takes the number of a shard, and returns the processes that it killed.
     """
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
@@ -152,7 +152,7 @@ def kill_in_a_shard(run: Run, processes: Callable[[], set[int]], kill: Callable[
 
 @pytest.fixture(scope="module")
 def sources(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A prefix with many small objects, of which the store tells the SHA-256: without it nothing proves what a try sent."""
+    """A prefix with many small objects with a SHA-256 in the store: only it proves the uploads of an attempt."""
     return Stage(s3, tmp_path_factory.mktemp("stage")).objects(OBJECTS, SIZE, ChecksumAlgorithm="SHA256")
 
 

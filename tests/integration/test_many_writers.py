@@ -37,7 +37,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
 
 @pytest.fixture(params=["s3", "local"])
 def place(request: pytest.FixtureRequest, s3: S3Server, tmp_path: Path) -> PlaceOf:
-    """Return what makes a package that nobody has written yet, in a registry of its own."""
+    """A function that returns a package without revisions, in a registry of its own."""
     bucket: str = request.getfixturevalue("bucket") if request.param == "s3" else ""
     location = f"s3://{bucket}" if bucket else str(tmp_path / "registry")
     return lambda: place_in(s3, location, tmp_path)

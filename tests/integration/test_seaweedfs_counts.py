@@ -98,7 +98,7 @@ def test_format_parts_are_not_read(s3: S3Server, counted: Registry, proxy: S3Pro
     (entry,) = counted.read(published.package).entries
     assert entry.hash == hash_of(data)
     assert proxy.count(lambda request: reads(request) and "attributes" not in request.path) == 0
-    assert proxy.count(is_of_an_object) == 3  # It is looked at when it is found, and when it is named; and its parts.
+    assert proxy.count(is_of_an_object) == 3  # It is requested when it is found, and when it is named; and its parts.
 
 
 def test_copies_send_no_bytes(s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str) -> None:

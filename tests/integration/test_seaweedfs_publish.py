@@ -32,7 +32,7 @@ MIB = 1024 * 1024
 NAME = PackageName("team", "package")
 
 client_of = functools.cache(S3Server.client)
-"""The administrator's client, by which tests look at the store past the engine; making one takes a while."""
+"""The administrator's client, by which tests reach the store past the core; making one takes a while."""
 
 
 def download(s3: S3Server, entry: Entry) -> bytes:
@@ -119,7 +119,7 @@ def test_copy_hashes_equal_a_build(
     size: int,
     parts: int,
 ) -> None:
-    """Whatever parts an object once arrived in, its hash lies on the format's grid."""
+    """The hash lies on the format's grid, in any parts the object once arrived."""
     path = write("object", os.urandom(size))
     upload_in_parts(s3, other_bucket, "object", path.read_bytes(), parts * MIB)
     recorder = Recorder()

@@ -23,7 +23,7 @@ NAME = PackageName("team", "package")
 
 
 def at_once(writers: int, work: Callable[[int], R]) -> list[R]:
-    """Let so many threads begin to work at the same moment; return what they return."""
+    """Let so many threads begin to work at the same moment; return their results."""
     start = Barrier(writers)
 
     def begin(writer: int) -> R:

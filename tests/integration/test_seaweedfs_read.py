@@ -29,7 +29,7 @@ FILES = {"empty": b"", "small.txt": b"small", "sub/large.bin": os.urandom(2 * PA
 SIZE = sum(map(len, FILES.values()))
 
 client_of = functools.cache(S3Server.client)
-"""The administrator's client, by which tests look at the store past the engine; making one takes a while."""
+"""The administrator's client, by which tests reach the store past the core; making one takes a while."""
 
 
 def put(s3: S3Server, bucket: str, key: str, data: bytes) -> PhysicalKey:

@@ -1,4 +1,4 @@
-"""What a real S3 store refuses is told as what it is, and leaves nothing behind."""
+"""Refusals of a real S3 store are reported as such, and leave nothing behind."""
 
 import functools
 import socket
@@ -24,7 +24,7 @@ from testbed.server import Identity, S3Server
 NAME = PackageName("team", "package")
 
 client_of = functools.cache(S3Server.client)
-"""The administrator's client, by which tests look at the store past the engine; making one takes a while."""
+"""The administrator's client, by which tests reach the store past the core; making one takes a while."""
 LARGE = bytes(9 * 1024 * 1024)
 
 

@@ -86,5 +86,5 @@ def test_foreign_pointer_is_found(requests: Requests) -> None:
     requests.put(OLD + 5, top_hash)
     requests.put(layout.LATEST, top_hash)
 
-    # Read: `latest`, the workflows, the newest pointer, and the one that is looked for.
+    # Read: `latest`, the workflows, the newest pointer, and the wanted one.
     assert requests.of(lambda: requests.publish("first")) == {"GetObject": 4, "ListObjectsV2": 4}
