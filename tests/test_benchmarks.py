@@ -1,4 +1,4 @@
-"""The benchmark, run small: that it measures is shown here, what it measures never."""
+"""The benchmark, run small: these tests show that it measures, never the figures."""
 
 import json
 import os
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(module: str, *arguments: str, tmp: Path) -> str:
-    """Run a module of the benchmarks to its end, with a directory of its own for temporary files; return what it prints."""
+    """Run a module of the benchmarks to its end, with a directory of its own for temporary files; return its output."""
     tmp.mkdir()
     command = [sys.executable, "-m", module, *arguments]
     environment = {**os.environ, "TMPDIR": str(tmp)}

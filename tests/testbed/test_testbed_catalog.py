@@ -1,4 +1,4 @@
-"""The stand-in for the Quilt service does what tests ask of it; that it is like the real one, quilt3 shows in the oracle."""
+"""The stand-in for the Quilt service serves its tests; its likeness to the real one is shown by quilt3 in the oracle."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""The proxy in front of the store passes everything on, but for what a test orders to go wrong."""
+"""The proxy in front of the store passes everything on, but for the faults that a test orders."""
 
 import hashlib
 import random
@@ -28,7 +28,7 @@ from testbed.server import Identity, S3Server
 
 
 def url(proxy: S3Proxy, bucket: str, method: str = "get_object", key: str = "a.txt") -> str:
-    """Return a signed URL: unlike boto3, nobody tries again who asks for it."""
+    """Return a signed URL: its requests, unlike boto3's, are not retried."""
     return proxy.store.client().generate_presigned_url(method, Params={"Bucket": bucket, "Key": key})
 
 
@@ -39,7 +39,7 @@ def with_object(s3: S3Server, bucket: str) -> str:
 
 
 def ask_head(url: str) -> tuple[str, bytes]:
-    """Make a HEAD request; return the status line, and whatever comes on the connection after the headers."""
+    """Make a HEAD request; return the status line, and all bytes on the connection after the headers."""
     parts = urlsplit(url)
     with socket.create_connection((parts.hostname, parts.port), timeout=30) as connection:
         connection.sendall(
