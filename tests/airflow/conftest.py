@@ -40,7 +40,7 @@ def connected(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str
 
 @pytest.fixture
 def dag(database: None, request: pytest.FixtureRequest) -> "DAG":
-    """A DAG of the test's own, with a name of its own: what Airflow stored of one of the same name would get into the way."""
+    """A DAG of the test's own, with a name of its own: rows that Airflow stored of a namesake would get into the way."""
     from airflow.sdk import DAG
 
     name = re.sub(r"\W+", "_", request.node.nodeid.rpartition("/")[2])
@@ -49,7 +49,7 @@ def dag(database: None, request: pytest.FixtureRequest) -> "DAG":
 
 @pytest.fixture
 def run_dag(database: None) -> RunDag:
-    """Return what runs a DAG of the examples to its end, in this process."""
+    """A function that runs an example DAG to its end, in this process."""
 
     def run(dag_id: str, **arguments: Any) -> "DagRun":
         bag = dag_bag().DagBag(EXAMPLES)

@@ -1,4 +1,4 @@
-"""What the Airflow tests share. Importing it gives this process an Airflow home of its own."""
+"""Helpers of the Airflow tests. Importing them gives this process its own Airflow home."""
 
 import atexit
 import json
@@ -36,12 +36,12 @@ RunDag = Callable[..., "DagRun"]
 
 
 def needs_airflow(oldest: str) -> pytest.MarkDecorator:
-    """Skip a test under an Airflow that lacks what it is about."""
+    """Skip a test under an Airflow without the tested feature."""
     return pytest.mark.skipif(_is_before(oldest), reason=f"needs Airflow {oldest} or newer")
 
 
 def until_airflow(first: str) -> pytest.MarkDecorator:
-    """Skip a test of what stands in for something that newer Airflows have."""
+    """Skip a test of a substitute for a feature of newer Airflows."""
     return pytest.mark.skipif(not _is_before(first), reason=f"is about Airflow before {first}")
 
 
@@ -80,14 +80,14 @@ def events(uri: str) -> list["AssetEvent"]:
 
 
 def instance(tries: int = 1, *, task_id: str = "push", map_index: int = -1, cleared: int = 0) -> dict[str, Any]:
-    """Return what Airflow tells a task of itself, as far as it counts here."""
+    """Return the context of a task, as far as it counts here."""
     run = SimpleNamespace(start_date=pendulum.datetime(2026, 11, 1), clear_number=cleared)
     task = SimpleNamespace(dag_id="dag", run_id="run", task_id=task_id, map_index=map_index, try_number=tries)
     return {"ti": task, "dag_run": run}
 
 
 class StateStore:
-    """What Airflow keeps of a task instance over its tries; it may be out of reach."""
+    """Airflow's state of a task instance over its attempts; it may be out of reach."""
 
     def __init__(self) -> None:
         self.noted: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Functions as tasks that publish what they return: run by real Airflow against the real store, or called directly."""
+"""Functions as tasks that publish their results: run by real Airflow against the real store, or called directly."""
 
 import inspect
 import json

@@ -33,7 +33,7 @@ def states(run: "DagRun") -> dict[tuple[str, int], str]:
 
 
 def result(run: "DagRun", task_id: str) -> dict[str, object]:
-    """Return what a task pushed to XCom."""
+    """Return the XCom of a task."""
     ti = run.get_task_instance(task_id)
     assert ti
     value: dict[str, object] = ti.xcom_pull(task_ids=task_id)
@@ -42,7 +42,7 @@ def result(run: "DagRun", task_id: str) -> dict[str, object]:
 
 @pytest.fixture
 def publish(run_dag: RunDag, connected: str, tmp_path: Path) -> Publish:
-    """Return what runs the penguins of a year."""
+    """A runner of the penguins of a year."""
 
     def run(year: int) -> "DagRun":
         return run_dag("penguins_weekly", logical_date=pendulum.datetime(year, 12, 29), run_conf={"workdir": str(tmp_path)})
@@ -198,7 +198,7 @@ def test_queue_events_are_followed(connected: str, monkeypatch: pytest.MonkeyPat
         async def first_event() -> dict[str, Any]:
             async with asyncio.timeout(60), aclosing(watcher.trigger.run()) as found:
                 wanted = asyncio.ensure_future(anext(found))
-                await asyncio.sleep(5)  # The first look takes what is there for known.
+                await asyncio.sleep(5)  # The first poll sets the baseline.
                 push = QuiltPushOperator(task_id="push", package="lab/new", entries={"a.txt": entry(content="a")})
                 published = await asyncio.to_thread(push.execute, {})
                 await asyncio.to_thread(queue.send, connected, "lab/new", published["top_hash"])

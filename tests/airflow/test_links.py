@@ -23,7 +23,7 @@ CATALOG = "https://catalog.example.com"
 
 @pytest.fixture(autouse=True)
 def page(connected: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A connection that names a catalog; the pages of the package are below what is returned."""
+    """A connection that names a catalog; the pages of the package are below the returned URL."""
     connection = {"conn_type": "quilt", "host": CATALOG, "extra": {"registry": connected}}
     monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", json.dumps(connection))
     return f"{CATALOG}/b/{connected.removeprefix('s3://')}/packages/team/data/tree/"

@@ -1,4 +1,4 @@
-"""What it costs to parse a DAG file that uses the operators."""
+"""The cost of parsing a DAG file that uses the operators."""
 
 import ast
 import os
@@ -35,7 +35,7 @@ def test_operators_import_no_boto() -> None:
 
 @pytest.fixture(scope="module")
 def of_an_asset(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    """What Airflow imports at the first asset of any kind: the handlers of all providers, of which Amazon's imports boto."""
+    """Modules that Airflow imports at the first asset of any kind: all providers' handlers, of which Amazon's imports boto."""
     path = tmp_path_factory.mktemp("asset") / "dag.py"
     path.write_text("from airflow.sdk import Asset\nAsset('s3://bucket/key')\n", encoding="utf-8")
     return set(modules_after(path))

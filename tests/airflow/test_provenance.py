@@ -1,4 +1,4 @@
-"""What a package says of the run that published it."""
+"""A package's record of the run that published it."""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace

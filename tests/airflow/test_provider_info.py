@@ -1,4 +1,4 @@
-"""What Airflow reads about the provider."""
+"""The provider's metadata for Airflow."""
 
 import importlib
 import json
