@@ -1,4 +1,4 @@
-"""Packages as Airflow assets: what DAGs are scheduled on, and what publishing updates."""
+"""Packages as Airflow assets, which publishing updates and DAGs are scheduled on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,12 +22,12 @@ def quilt_asset(
     """Return the asset of a package: the same one wherever a DAG names the package.
 
     :param package: ``namespace/name``, or a Quilt+ URI, which names the registry too. With ``*`` in it, such as ``team/*``,
-        the asset stands for all packages that match; then it has events only where it is watched.
+        the asset stands for all packages that match; then it has events only if it is watched.
     :param registry: ``s3://bucket``.
-    :param watch: also report what others publish, such as people in the catalog: True, or the parameters of
-        :class:`~airflow_quilt.triggers.package.QuiltPackageTrigger` that are to differ from its defaults.
-    :param group: of the asset, for Airflow's pages.
-    :param extra: of the asset.
+    :param watch: also emit events for revisions from outside Airflow, such as those of the catalog's users: True, or a mapping of
+        parameters of :class:`~airflow_quilt.triggers.package.QuiltPackageTrigger` that overrides its defaults.
+    :param group: the group of the asset in Airflow's pages.
+    :param extra: the extra of the asset.
 
     Raises:
         LocationError: the package or the registry is malformed.
@@ -35,10 +35,10 @@ def quilt_asset(
     """
     if package.startswith("quilt+"):
         if registry is not None:
-            raise InputError(f"registry {registry!r}: the package is given as {package}, which names its registry")
+            raise InputError(f"registry {registry!r}: leave it out; the Quilt+ URI {package} names the registry")
         uri = from_quilt_uri(package)
     elif registry is None:
-        raise InputError(f"asset of {package!r}: give registry='s3://bucket'; the connection's is not known to a DAG's author")
+        raise InputError(f"asset of {package!r}: give registry='s3://bucket'; no connection is read while a DAG is parsed")
     else:
         uri = asset_uri(package, registry)
     options: dict[str, Any] = {"group": group} if group is not None else {}

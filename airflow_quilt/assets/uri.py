@@ -1,9 +1,9 @@
 """The URI of a package as an Airflow asset: ``quilt+s3://bucket/namespace/name``.
 
 Airflow drops the fragment of an asset's URI, where a Quilt+ URI names the package: all packages of a bucket would be one
-asset. So assets name it in the path. Where ``*`` stands in the name, the asset stands for every package that matches.
+asset. So assets name it in the path. With ``*`` in its name, an asset stands for every package that matches.
 
-Airflow imports this at the first asset of any kind: it imports next to nothing itself.
+Airflow imports this module at the first asset of any kind, so it imports next to nothing itself.
 """
 
 import re
@@ -23,10 +23,10 @@ _TEMPLATE: Final = re.compile(r"{[{%#]")
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
-    """Check the URI of an asset; what Airflow calls for each asset of the scheme.
+    """Check the URI of an asset; Airflow calls this for each asset of the scheme.
 
     Raises:
-        ValueError: it names no package; the message says how to write it.
+        ValueError: the URI names no package; the message shows the right form.
     """
     text = uri.geturl()
     if not uri.netloc or uri.query or uri.fragment or "@" in uri.netloc:
@@ -40,13 +40,13 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
 
 def _wrong(text: str) -> LocationError:
     return LocationError(
-        f"asset {text!r}: the asset of a Quilt package is written {_FORM}; "
-        "of a Quilt+ URI (quilt+s3://bucket#package=…) Airflow drops what follows '#': quilt_asset() takes one and writes it so"
+        f"asset {text!r}: the asset of a Quilt package is written {_FORM}. Pass a Quilt+ URI (quilt+s3://bucket#package=…) to "
+        "quilt_asset(), which writes it so: of an asset's URI Airflow drops '#' and the rest"
     )
 
 
 def is_known(value: object) -> bool:
-    """Whether a parameter of a task says already while the DAG is parsed what it will be."""
+    """Return whether the value of a task's parameter is known at parse time: a `str` without a template."""
     return isinstance(value, str) and not _TEMPLATE.search(value)
 
 
@@ -62,7 +62,7 @@ def asset_uri(package: str, registry: str) -> str:
     """
     parts = urlsplit(registry)
     if parts.scheme != "s3" or not parts.netloc or parts.path not in {"", "/"} or parts.query or parts.fragment:
-        raise LocationError(f"registry {registry!r}: the asset of a package needs a bucket, s3://bucket")
+        raise LocationError(f"registry {registry!r}: give a bucket, s3://bucket; packages of other registries have no asset")
     return f"{SCHEME}://{parts.netloc}/{check_pattern(package)}"
 
 
@@ -70,7 +70,7 @@ def from_quilt_uri(uri: str) -> str:
     """Return the URI of the asset of the package that a Quilt+ URI names; an asset has no revision and no path.
 
     Raises:
-        LocationError: it is no Quilt+ URI of a bucket.
+        LocationError: the URI is no Quilt+ URI of a bucket.
     """
     from airflow_quilt.core.format.uris import QuiltUri
 
@@ -82,7 +82,7 @@ def package_of(uri: str) -> tuple[str, str]:
     """Return the registry and the package of an asset's URI.
 
     Raises:
-        LocationError: it is not the URI of a package's asset.
+        LocationError: the URI is not that of a package's asset.
     """
     parts = urlsplit(uri)
     if parts.scheme != SCHEME:
@@ -95,14 +95,15 @@ def to_quilt_uri(uri: str, top_hash: str | None = None) -> str:
     """Return the Quilt+ URI of the package of an asset, at a revision if one is given.
 
     Raises:
-        LocationError: it is not the URI of one package's asset, or the top hash is none.
+        LocationError: the URI is not that of one package's asset.
+        TopHashError: the top hash is malformed.
     """
     from airflow_quilt.core.format.names import PackageName, parse_top_hash
     from airflow_quilt.core.format.uris import QuiltUri, RegistryLocation
 
     registry, package = package_of(uri)
     if is_pattern(package):
-        raise LocationError(f"asset {uri!r}: it stands for several packages, which have no Quilt+ URI together")
+        raise LocationError(f"asset {uri!r}: name one package; a pattern of packages has no Quilt+ URI")
     pin = parse_top_hash(top_hash) if top_hash is not None else None
     location, name = RegistryLocation.parse(registry), PackageName.parse_existing(package)
     return str(QuiltUri(registry=location, package=name, top_hash=pin))

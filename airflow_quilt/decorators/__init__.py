@@ -1,4 +1,4 @@
-"""TaskFlow: ``@task.quilt_push`` and ``@task.quilt_build``. They are imported when they are named, as the operators are.
+"""TaskFlow: ``@task.quilt_push`` and ``@task.quilt_build``, imported on first use, as the operators are.
 
 Airflow finds them as attributes of ``task``; imported from here, type checkers and editors know their parameters.
 """

@@ -1,4 +1,4 @@
-"""What a Quilt connection says, read once and checked."""
+"""The settings of a Quilt connection, read once and checked."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -19,11 +19,11 @@ _TIMEOUT: Final = 30.0
 _LIMITS: Final = Limits()
 
 
-WHOLE: Final = "a whole number above 0"
+POSITIVE_INT: Final = "an int above 0"
 
 
-def whole(value: object) -> int | None:
-    """Return a whole number above 0, which may have come as text; None where it is none."""
+def positive_int(value: object) -> int | None:
+    """Return an `int` above 0, which may come as a `str`; None for any other value."""
     try:
         number = int(value) if isinstance(value, int | str) and not isinstance(value, bool) else 0
     except ValueError:
@@ -33,25 +33,25 @@ def whole(value: object) -> int | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuiltSettings:
-    """What a Quilt connection says.
+    """The settings of a Quilt connection.
 
     Attributes:
         catalog: the catalog's URL, without a trailing ``/``.
-        secret: the API key or refresh token that S3 credentials are got with.
+        secret: the API key or refresh token of the login that gives S3 credentials.
         registry: the default registry.
-        aws_conn_id: the connection for S3; None leaves it to boto3's own chain.
-        region_name: the region of the registry, where the AWS connection does not tell it.
+        aws_conn_id: the AWS connection for S3; None is boto3's own chain.
+        region_name: the region of the registry; used only if the AWS connection has none.
         dest: the prefix below which packages pushed to the default registry land, each under its name.
         workflow: the workflow of packages whose operator names none.
         anonymous: read public buckets without credentials.
-        verify: whether the catalog's certificate is checked, or the file of the authorities that count.
-        timeout: seconds that the catalog has to answer.
-        allow_http: whether a catalog on another machine may be spoken to without TLS.
-        max_concurrency: the most calls of S3 at a time.
-        max_bytes_in_flight: the most bytes of objects and parts that are held in memory.
-        spill_entries: the most entries of a package that are.
+        verify: whether the catalog's certificate is verified, or the path of a CA bundle (PEM).
+        timeout: seconds until a request to the catalog times out.
+        allow_http: allow requests without TLS to a catalog on another machine.
+        max_concurrency: the most concurrent S3 requests.
+        max_bytes_in_flight: the transfer buffer: the most bytes of objects and parts in memory.
+        spill_entries: the most entries of a package in memory; the rest spills to a temporary file.
         transport: ``"auto"`` for S3 requests through the AWS Common Runtime where it can make them, ``"boto3"`` for none.
-        provenance: whether packages say which run published them, where the operator does not say.
+        provenance: write the run that published a package into its metadata; an operator's ``provenance`` overrides it.
     """
 
     catalog: str | None = None
@@ -73,12 +73,12 @@ class QuiltSettings:
 
     @property
     def limits(self) -> Limits:
-        """The bounds of the work that is done with the connection."""
+        """The limits of the work that is done with the connection."""
         return Limits(self.max_concurrency, self.max_bytes_in_flight, self.spill_entries)
 
     @classmethod
     def of(cls, connection: "Connection") -> Self:
-        """Read a connection; an extra that came from a URI is text, so the texts ``null`` and ``none`` are no value.
+        """Read a connection; an extra from a URI is a `str`, so the `str` values ``null`` and ``none`` are no value.
 
         Raises:
             SettingsError: an extra is of another type, the host is no catalog, or two settings contradict each other.
@@ -104,39 +104,39 @@ class QuiltSettings:
         )
         where = f"connection {connection.conn_id!r}"
         if settings.secret and not settings.catalog:
-            raise SettingsError(f"{where}: it has a password but no host; the host is the URL of the catalog to log in to")
+            raise SettingsError(f"{where}: it has a password but no host; set the host to the URL of the catalog to log in to")
         if settings.registry and "://" not in settings.registry and settings.registry[0] not in "/~.":
             raise SettingsError(
                 f"{where}: the extra 'registry' is {settings.registry!r}; a bucket is written s3://{settings.registry}"
             )
         if settings.secret and settings.anonymous:
-            raise SettingsError(f"{where}: it has a password and says 'anonymous'; take one of them out")
+            raise SettingsError(f"{where}: it has a password and the extra 'anonymous'; remove one of them")
         return settings
 
 
 class _Extras:
-    """Reads the extras of a connection, as JSON or as text."""
+    """Reader of the extras of a connection, which are JSON values or `str`."""
 
     def __init__(self, connection: "Connection") -> None:
         self._where = f"connection {connection.conn_id!r}"
         self._extras: Mapping[str, Any] = connection.extra_dejson
 
     def text(self, name: str) -> str | None:
-        """Return a text, or None for no value."""
+        """Return a `str`, or None for no value."""
         value = self._value(name)
         if value is None or isinstance(value, str):
             return value
-        raise self._wrong(name, value, "text")
+        raise self._wrong(name, value, "a str")
 
     def flag(self, name: str) -> bool:
-        """Return a truth value; false for no value."""
+        """Return a `bool`; False for no value."""
         value = self.flag_or_text(name, default=False)
         if isinstance(value, bool):
             return value
         raise self._wrong(name, value, "true or false")
 
     def flag_or_text(self, name: str, *, default: bool) -> bool | str:
-        """Return a truth value, or else a text."""
+        """Return a `bool`, or else a `str`."""
         value = self._value(name)
         if value is None:
             return default
@@ -144,10 +144,10 @@ class _Extras:
             return value
         if isinstance(value, str):
             return _FLAGS.get(value.lower(), value)
-        raise self._wrong(name, value, "true, false or text")
+        raise self._wrong(name, value, "true, false or a str")
 
     def seconds(self, name: str) -> float:
-        """Return a number of seconds that is more than none."""
+        """Return a number of seconds above 0."""
         value = self._value(name)
         if value is None:
             return _TIMEOUT
@@ -160,11 +160,11 @@ class _Extras:
         return seconds
 
     def count(self, name: str, default: int) -> int:
-        """Return a whole number that is more than none."""
+        """Return an `int` above 0."""
         value = self._value(name)
-        number = default if value is None else whole(value)
+        number = default if value is None else positive_int(value)
         if number is None:
-            raise self._wrong(name, value, WHOLE)
+            raise self._wrong(name, value, POSITIVE_INT)
         return number
 
     def transport(self, name: str) -> "Transport":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_quilt.core.errors import InputError, SettingsError
-from airflow_quilt.hooks._settings import WHOLE, QuiltSettings, whole
+from airflow_quilt.hooks._settings import POSITIVE_INT, QuiltSettings, positive_int
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +29,10 @@ class QuiltHook(BaseHook):
     """Opens Quilt registries with the settings of an Airflow connection.
 
     S3 is reached through the Amazon provider's hook, so the endpoint, TLS, assumed roles and botocore settings of the AWS
-    connection all count. Nothing is imported, read or asked for before it is used.
+    connection all apply. Everything is imported, read and requested on first use.
 
-    :param quilt_conn_id: the connection of type ``quilt``; None for the defaults, which then need a ``registry``
-        wherever one is opened.
+    :param quilt_conn_id: the ID of a connection of type ``quilt``; None for no connection, so that each ``registry`` must be
+        named.
     :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
     :param retry: how long small reads and writes of S3 are retried; by default 30 seconds.
     """
@@ -55,27 +55,27 @@ class QuiltHook(BaseHook):
 
     @cached_property
     def settings(self) -> QuiltSettings:
-        """What the connection says.
+        """The settings of the connection.
 
         Raises:
-            SettingsError: there is no such connection, or something in it cannot be right.
-            InputError: ``max_concurrency`` is no whole number above 0.
+            SettingsError: there is no such connection, or a setting of it is invalid.
+            InputError: ``max_concurrency`` is no `int` above 0.
         """
         settings = self._read_connection()
         if self.max_concurrency is None:
             return settings
-        if (most := whole(self.max_concurrency)) is None:
-            raise InputError(f"max_concurrency {self.max_concurrency!r}: expected {WHOLE}")
-        return replace(settings, max_concurrency=most)
+        if (number := positive_int(self.max_concurrency)) is None:
+            raise InputError(f"max_concurrency {self.max_concurrency!r}: expected {POSITIVE_INT}")
+        return replace(settings, max_concurrency=number)
 
     def _read_connection(self) -> QuiltSettings:
         if self.quilt_conn_id is None:
             return QuiltSettings()
-        with self._named_if_missing():
+        with self._cure_if_missing():
             return QuiltSettings.of(self.get_connection(self.quilt_conn_id))
 
     @contextmanager
-    def _named_if_missing(self) -> "Iterator[None]":
+    def _cure_if_missing(self) -> "Iterator[None]":
         try:
             yield
         except AirflowNotFoundException as error:
@@ -85,7 +85,7 @@ class QuiltHook(BaseHook):
             ) from error
 
     async def aload(self) -> None:
-        """Read the connection from an event loop, which is not blocked meanwhile; what else there is to do belongs on threads.
+        """Read the connection without blocking the event loop; use everything else of the hook on a thread.
 
         Raises:
             SettingsError: as for :attr:`settings`.
@@ -93,7 +93,7 @@ class QuiltHook(BaseHook):
         from airflow.providers.common.compat.connection import get_async_connection
 
         if self.quilt_conn_id is not None:
-            with self._named_if_missing():
+            with self._cure_if_missing():
                 connection = await get_async_connection(self.quilt_conn_id)
             self.settings = await asyncio.to_thread(QuiltSettings.of, connection)
 
@@ -135,17 +135,17 @@ class QuiltHook(BaseHook):
     def locate(
         self, package: str, registry: str | None = None, revision: "str | datetime | None" = None, path: str | None = None
     ) -> "tuple[RegistryTarget, Reference]":
-        """Open the registry of a package; return it with the reference to the files that are meant.
+        """Open the registry of a package; return it, and the reference to the revision or to the files at a path of it.
 
         Args:
-            package: ``namespace/name``; or a Quilt+ URI, which may name the rest too.
+            package: ``namespace/name``; or a Quilt+ URI, which names the registry, and may name revision and path too.
             registry: as for :meth:`open`.
             revision: as for :meth:`airflow_quilt.core.registry.registry.Registry.resolve`.
             path: the logical key of a file or directory of the package.
 
         Raises:
             LocationError: the URI or the registry is malformed.
-            InputError: the URI and another argument say different things.
+            InputError: the URI and another argument contradict each other.
         """
         from airflow_quilt.core.format.uris import QuiltUri
         from airflow_quilt.core.registry.selection import Reference
@@ -153,19 +153,19 @@ class QuiltHook(BaseHook):
         if not package.startswith("quilt+"):
             return self.open(registry), Reference(package, revision, path)
         uri = QuiltUri.parse(package)
-        for what, given, said in (
+        for name, given, in_uri in (
             ("registry", registry, str(uri.registry)),
             ("revision", revision, uri.top_hash),
             ("path", path, uri.path),
         ):
-            if given is not None and said is not None and given != said:
-                raise InputError(f"{what} {given!r}: the package is given as {uri}, which says {said!r}; give it once")
+            if given is not None and in_uri is not None and given != in_uri:
+                raise InputError(f"{name} {given!r}: leave it out, or make the package {uri} name the same; it names {in_uri!r}")
         return self.open(str(uri.registry)), Reference(str(uri.package), uri.top_hash or revision, uri.path or path)
 
     def report_read(self, uri: "QuiltUri | str") -> None:
-        """Tell Airflow's lineage that the task has read a package, and which revision, where the URI pins one.
+        """Report to Airflow's lineage that the task has read a package, at its revision if the URI pins one.
 
-        For the code of a task that calls the engine itself, which does not know Airflow; operators tell by themselves.
+        For tasks that call the core themselves, which does not know Airflow; operators report by themselves.
 
         Raises:
             LocationError: it is no Quilt+ URI.
@@ -175,7 +175,7 @@ class QuiltHook(BaseHook):
         get_hook_lineage_collector().add_input_asset(self, **_asset(uri))
 
     def report_published(self, uri: "QuiltUri | str") -> None:
-        """Tell Airflow's lineage that the task has made a revision; as :meth:`report_read`.
+        """Report to Airflow's lineage that the task has made a revision; as :meth:`report_read`.
 
         Raises:
             LocationError: it is no Quilt+ URI.
@@ -221,9 +221,9 @@ class QuiltHook(BaseHook):
         return make_stores(self.settings, make_aws_hook(self.settings, self.credentials), self.catalog, retry=self.retry)
 
     def test_connection(self) -> tuple[bool, str]:
-        """Say within seconds what works and what does not, part by part; nothing is left behind.
+        """Check the connection part by part, within seconds; leave nothing behind.
 
-        Called by Airflow for the button in the list of connections, by its API, and by ``airflow connections test``.
+        Airflow calls it for the button in the list of connections, in its API, and for ``airflow connections test``.
         """
         from airflow_quilt.hooks._check import check
 
@@ -239,14 +239,14 @@ class QuiltHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Return what the form hides and how it names the rest, for Airflow 3.0 and 3.1."""
+        """Return the hidden fields of the form and the labels of the others, for Airflow 3.0 and 3.1."""
         from airflow_quilt.hooks._form import behaviour
 
         return behaviour()
 
 
 def _asset(given: "QuiltUri | str") -> dict[str, Any]:
-    """Return what the collector of lineage makes an asset of; a package of a local registry has none, and it makes none."""
+    """Return the arguments for an asset of Airflow's lineage collector, which makes none for a local registry."""
     from airflow_quilt.core.format.uris import QuiltUri
 
     uri = QuiltUri.parse(given) if isinstance(given, str) else given

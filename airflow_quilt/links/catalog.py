@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 
 class QuiltCatalogLink(BaseOperatorLink):
-    """A button on a task instance, to the catalog's page of exactly the revision that the task was about.
+    """A button on a task instance, to the catalog's page of exactly the revision that the task read or made.
 
-    Airflow asks for the link at the end of the task, on the worker, and keeps it. Where the connection names no catalog, or the
-    task failed before there was a revision, there is none.
+    Airflow gets the link at the end of the task, on the worker, and stores it. There is none if the connection names no catalog,
+    or if the task failed before its revision was known.
     """
 
     name = "Quilt Catalog"
 
     def get_link(self, operator: "BaseOperator", *, ti_key: Any) -> str:  # noqa: ARG002  (Airflow's signature)
-        """Return the URL of the page, or an empty text."""
+        """Return the URL of the page, or an empty `str`."""
         return getattr(operator, "catalog_url", None) or ""

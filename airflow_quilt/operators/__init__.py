@@ -1,4 +1,4 @@
-"""Operators: one verb each. They are imported when they are named, so that this package costs nothing to import."""
+"""Operators, one verb each; imported on first use, so that this package costs nothing to import."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ __all__ = [
     "entry",
 ]
 
-_HOMES = {
+_MODULES = {
     "QuiltBuildOperator": "airflow_quilt.operators.build",
     "QuiltDeleteOperator": "airflow_quilt.operators.delete",
     "QuiltInstallOperator": "airflow_quilt.operators.install",
@@ -34,6 +34,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if home := _HOMES.get(name):
-        return getattr(import_module(home), name)
+    if module := _MODULES.get(name):
+        return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

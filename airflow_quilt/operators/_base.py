@@ -1,4 +1,4 @@
-"""What all operators share: the package, the connection, errors in Airflow's terms."""
+"""The base of all operators: package, connection, lineage, and core errors in Airflow's terms."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +28,9 @@ class QuiltOperator(BaseOperator):
     """An operator that works on one package of one registry.
 
     :param package: ``namespace/name``.
-    :param registry: ``s3://bucket``, or for some operators a local directory; by default the connection's.
-    :param quilt_conn_id: the connection of type ``quilt``; None for none.
-    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
+    :param registry: the registry: ``s3://bucket``, or for some operators a local directory; by default the connection's.
+    :param quilt_conn_id: the ID of a connection of type ``quilt``; None for no connection.
+    :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
     """
 
     template_fields: Sequence[str] = ("package", "registry", "quilt_conn_id", "max_concurrency")
@@ -38,9 +38,9 @@ class QuiltOperator(BaseOperator):
     operator_extra_links = (QuiltCatalogLink(),)
 
     outcome: dict[str, Any] | None = None
-    """What came of the task, as soon as that is known: what it returns."""
+    """The result of the task, as soon as it is known."""
     catalog_url: str | None = None
-    """The catalog's page of the revision that the task was about, as soon as that is known."""
+    """The catalog's page of the revision that the task read or made, as soon as it is known."""
     _stop: "threading.Event | None" = None
 
     def __init__(
@@ -64,39 +64,39 @@ class QuiltOperator(BaseOperator):
         return QuiltHook(self.quilt_conn_id, self.max_concurrency)
 
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Keep the result of the task for its link and its lineage; return it."""
+        """Keep the task's result for its link and its lineage; return it."""
         self.outcome, self.catalog_url = result, result["catalog_url"]
         return result
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> "OperatorLineage[Any, Any] | None":  # noqa: ARG002
-        """Tell OpenLineage what the task read and wrote: nothing where it failed before that was known."""
+        """Return the task's inputs and outputs for OpenLineage; none if it failed before its result was known."""
         try:
             from airflow.providers.openlineage.extractors import OperatorLineage
 
             if self.outcome is None:
                 return OperatorLineage()
             return OperatorLineage(inputs=self.reads(self.outcome), outputs=self.writes(self.outcome))
-        except Exception as error:  # noqa: BLE001  (whatever it is: the task has done its work)
-            _log.warning("What the task read and wrote could not be told to OpenLineage: %s", error)
+        except Exception as error:  # noqa: BLE001  (of any kind: the task has done its work)
+            _log.warning("The lineage of the task could not be reported to OpenLineage: %s", error)
             return None
 
     def reads(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002
-        """Return the datasets that a task read that came to this."""
+        """Return the input datasets for OpenLineage, given the task's result."""
         return []
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002
-        """Return the datasets that a task wrote that came to this."""
+        """Return the output datasets for OpenLineage, given the task's result."""
         return []
 
     def begin(self) -> "threading.Event":
-        """Return what tells the work of this try to stop when the task is killed."""
+        """Return a new event, which is set when the task is killed and stops the work of this attempt."""
         from threading import Event
 
         self._stop = Event()
         return self._stop
 
     def on_kill(self) -> None:
-        """Tell the work to stop: it cleans up after itself, and nothing is published."""
+        """Stop the work: it cleans up after itself, and publishes nothing."""
         if self._stop:
             self._stop.set()
 
@@ -109,7 +109,7 @@ class QuiltOperator(BaseOperator):
     ) -> Any:
         """Render templates in the keys of mappings too, which hold logical keys; Airflow renders the values."""
         rendered = super().render_template(content, context, jinja_env, seen_oids)
-        if not isinstance(content, dict):  # What a task returned is data, not a template.
+        if not isinstance(content, dict):  # The output of another task is data, not a template.
             return rendered
         return {
             super(QuiltOperator, self).render_template(key, context, jinja_env) if isinstance(key, str) else key: value
@@ -119,10 +119,10 @@ class QuiltOperator(BaseOperator):
 
 @contextmanager
 def airflow_errors(operator: BaseOperator) -> Iterator[None]:
-    """Fail without a retry where a retry cannot help; leave the rest to the task's own settings.
+    """Fail without a retry where a retry cannot help; leave other errors to the task's own settings.
 
-    A task's ``retry_policy`` (Airflow 3.3 and newer) sees all errors of the engine as they are: Airflow does not ask it about
-    those that say themselves that there is no retry.
+    A task's ``retry_policy`` (Airflow 3.3 and newer) gets every error of the core as it is: Airflow does not ask it about an
+    ``AirflowFailException``.
     """
     try:
         yield

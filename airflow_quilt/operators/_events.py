@@ -1,4 +1,4 @@
-"""What a task that publishes tells Airflow of its package: the asset's event."""
+"""The event of a package's asset, emitted by the tasks that publish."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -16,19 +16,19 @@ _EXTRA: Final = ("top_hash", "previous", "quilt_uri", "catalog_url", "message", 
 
 
 def add_outlet(operator: "BaseOperator", package: object, registry: object) -> None:
-    """Make the package's asset an outlet, where package and registry are known and no outlet says so already."""
+    """Add the package's asset to the outlets, if package and registry are known at parse time and it is not among them."""
     if not (isinstance(package, str) and is_known(package) and isinstance(registry, str) and is_known(registry)):
         return
     try:
         asset = quilt_asset(package, registry)
-    except InputError:  # The task itself will say what is wrong; a local registry has no asset.
+    except InputError:  # The task itself reports a malformed name; a local registry has no asset.
         return
     if all(outlet.uri != asset.uri for outlet in operator.outlets if isinstance(outlet, Asset)):
         operator.add_outlets([asset])
 
 
 def check_partition(key: str | None) -> None:
-    """Refuse a partition where Airflow has none: it is called before anything is published.
+    """Refuse a partition key where Airflow has no partitions of assets; called before anything is published.
 
     Raises:
         InputError: this Airflow is older than 3.3.
@@ -36,13 +36,13 @@ def check_partition(key: str | None) -> None:
     from airflow.sdk.execution_time.context import OutletEventAccessor
 
     if key is not None and not hasattr(OutletEventAccessor, "add_partitions"):
-        raise InputError(f"partition_key {key!r}: this Airflow has no partitions of assets; 3.3 and newer have, or leave it out")
+        raise InputError(f"partition_key {key!r}: leave it out, or use Airflow 3.3 or newer; this one has no asset partitions")
 
 
 def emit_event(operator: "BaseOperator", context: "Context", result: Mapping[str, Any], partition_key: str | None) -> None:
-    """Say in the event of the package's asset what was published; where nothing was, there is no event.
+    """Emit the event of the package's asset, with the revision; a task that made no revision emits none.
 
-    The asset is an outlet of the task already, or is added to each alias among them.
+    The asset is an outlet of the task already, or is added to each asset alias among the outlets.
     """
     try:
         asset = quilt_asset(result["package"], result["registry"])

@@ -1,4 +1,4 @@
-"""What a package's metadata says of the run that published it, where that is asked for."""
+"""Provenance: the run that published a package, written into the package's metadata on request."""
 
 from typing import TYPE_CHECKING, Any, Final
 
@@ -6,14 +6,14 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 KEY: Final = "airflow"
-"""The key of the package's metadata."""
+"""The key in the package's metadata."""
 _MOST_EVENTS: Final = 100
 
 
 def provenance_of(context: "Context") -> dict[str, Any]:
-    """Return which run this is, and what triggered it: nothing that differs from one try of the task to the next."""
+    """Return the identity of the run and its triggers: values that all attempts of the task share."""
     run, instance = context.get("dag_run"), context.get("ti")
-    about = {
+    fields = {
         "dag_id": getattr(instance, "dag_id", None),
         "task_id": getattr(instance, "task_id", None),
         "map_index": index if (index := getattr(instance, "map_index", -1)) >= 0 else None,
@@ -23,7 +23,7 @@ def provenance_of(context: "Context") -> dict[str, Any]:
         "data_interval_end": _time(getattr(run, "data_interval_end", None)),
         "triggered_by": _events(context),
     }
-    return {name: value for name, value in about.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _time(moment: Any) -> str | None:
@@ -31,17 +31,17 @@ def _time(moment: Any) -> str | None:
 
 
 def _events(context: "Context") -> list[dict[str, Any]]:
-    """Return the events of assets that started the run, the first hundred."""
+    """Return the asset events that triggered the run, at most 100."""
     found = []
     for asset, events in dict(context.get("triggering_asset_events") or {}).items():
         for event in events:
             extra = event.extra or {}
-            told = {
+            fields = {
                 "asset": getattr(asset, "uri", None) or getattr(asset, "name", None),
                 "time": _time(event.timestamp),
                 "dag_id": getattr(event, "source_dag_id", None),
                 "run_id": getattr(event, "source_run_id", None),
                 "top_hash": (extra.get("payload") or extra).get("top_hash"),
             }
-            found.append({name: value for name, value in told.items() if value is not None})
-    return sorted(found, key=lambda told: (told["time"], told["asset"] or ""))[:_MOST_EVENTS]
+            found.append({name: value for name, value in fields.items() if value is not None})
+    return sorted(found, key=lambda event: (event["time"], event["asset"] or ""))[:_MOST_EVENTS]

@@ -1,4 +1,4 @@
-"""What a try of a task notes of its success in Airflow's task state store, which later tries read (Airflow 3.3 and newer)."""
+"""The success of a task, stored in Airflow's task state store for its later attempts (Airflow 3.3 and newer)."""
 
 import hashlib
 import json
@@ -21,16 +21,16 @@ _KEY: Final = "quilt_published"
 
 
 class PublishedState:
-    """The note of a task instance.
+    """The stored success of a task instance.
 
-    A worker that is lost right after it has published is followed by a retry, which would look at all sources again only to find
-    its revision there. With the note it finds it at once. Nothing else depends on it: where there is no store, or no note, the
-    retry looks.
+    A worker may be lost right after it has published. The retry would read all sources again, only to find its revision in the
+    history; from the stored success it returns that revision at once. Nothing else depends on it: without a store, or without a
+    success in it, the retry reads the sources.
 
     Args:
-        context: of the task.
-        key: tells the work of this task instance from other work.
-        inputs: the rendered parameters of the task; where they are others, it is other work.
+        context: the context of the task.
+        key: the same for all attempts of this task instance, and for no other work (:attr:`Attempt.key`).
+        inputs: the rendered parameters of the task; with other parameters it is other work.
     """
 
     def __init__(self, context: "Context", key: str, inputs: Mapping[str, Any]) -> None:
@@ -38,53 +38,53 @@ class PublishedState:
         self._work = _fingerprint([key, inputs]) if self._store is not None else None  # Content may be large.
 
     def read(self, registry: "Registry") -> dict[str, Any] | None:
-        """Return what an earlier try returned, if the revision that it published is still there."""
-        noted = self._noted()
-        if not isinstance(noted, dict) or noted.get("work") != self._work or not _is_there(registry, noted["result"]):
+        """Return the result of an earlier attempt, if the revision that it published still exists."""
+        stored = self._stored()
+        if not isinstance(stored, dict) or stored.get("work") != self._work or not _exists(registry, stored["result"]):
             return None
-        result: dict[str, Any] = noted["result"]
-        _log.info("An earlier try of this task published %s; its sources are not looked at again", result["quilt_uri"])
+        result: dict[str, Any] = stored["result"]
+        _log.info("An earlier attempt of this task published %s; its sources are not read again", result["quilt_uri"])
         return result
 
     def write(self, result: dict[str, Any]) -> None:
-        """Note down what this try returns."""
+        """Store the result of this attempt."""
         if self._work is None:
             return
         try:
             self._store.set(_KEY, {"work": self._work, "result": result})
-        except Exception as error:  # noqa: BLE001  (whatever it is: only what a note saves is lost)
-            _log.warning("That this try has published could not be noted: %s", error)
+        except Exception as error:  # noqa: BLE001  (of any kind: it costs a retry time, no more)
+            _log.warning("The success of this attempt could not be stored: %s", error)
 
-    def _noted(self) -> Any:
+    def _stored(self) -> Any:
         if self._work is None:
             return None
         try:
             return self._store.get(_KEY)
         except Exception as error:  # noqa: BLE001  (as above)
-            _log.warning("Whether an earlier try has published could not be read: %s", error)
+            _log.warning("The success of an earlier attempt could not be read: %s", error)
             return None
 
 
-def _is_there(registry: "Registry", result: Mapping[str, Any]) -> bool:
+def _exists(registry: "Registry", result: Mapping[str, Any]) -> bool:
     from airflow_quilt.core.format.names import PackageName
 
     stamp = int(datetime.fromisoformat(result["published_at"]).timestamp())
     top_hash: str = result["top_hash"]
     try:
         return registry.resolve(PackageName.parse(result["package"]), str(stamp)) == top_hash
-    except QuiltError:  # The work itself will tell what is wrong.
+    except QuiltError:  # The work itself reports the fault.
         return False
 
 
 def _fingerprint(value: Any) -> str | None:
-    """Return what tells values apart; None for those that do not tell what they hold, such as data frames and functions."""
+    """Return a hash of a value; None for a value whose content JSON cannot hold, such as a data frame or a function."""
     try:
-        return hashlib.sha256(json.dumps(value, sort_keys=True, default=_spelled).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(value, sort_keys=True, default=_encode).encode()).hexdigest()
     except (TypeError, ValueError):
         return None
 
 
-def _spelled(value: Any) -> Any:
+def _encode(value: Any) -> Any:
     match value:
         case bytes() | bytearray() | memoryview():
             return {"bytes": hashlib.sha256(bytes(value)).hexdigest()}

@@ -1,4 +1,4 @@
-"""Values as Airflow hands them over, and as the engine reads them."""
+"""Conversion of Airflow's values to values of the core."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 def flag(name: str, value: object) -> bool:
-    """Return a truth value that may have come as text from a template.
+    """Return a `bool`, which a template renders as the `str` ``true`` or ``false``.
 
     Raises:
-        InputError: it is neither; ``bool`` would take the text ``False`` for true.
+        InputError: the value is neither; ``bool()`` would read the `str` ``False`` as true.
     """
     match value:
         case bool():
@@ -29,7 +29,7 @@ def flag(name: str, value: object) -> bool:
 
 
 def plain(value: Any) -> Any:
-    """Turn Airflow's own values into ones that the engine reads: assets and storage paths into URLs, lazy sequences into lists.
+    """Convert Airflow's own values for the core: assets and storage paths to URLs, lazy sequences to lists.
 
     Raises:
         SourceError: an asset has no URI of its own.
@@ -51,21 +51,21 @@ def plain(value: Any) -> Any:
 
 def _asset_url(asset: Asset) -> str:
     if "://" not in asset.uri:
-        raise SourceError(f"asset {asset.name!r}: it has no URI, so it names no file")
+        raise SourceError(f"asset {asset.name!r}: it has no URI; give it that of a file or object, such as s3://bucket/key")
     return asset.uri
 
 
 def _path_url(path: ObjectStoragePath) -> str:
-    """Return the URL of a storage path; its own connection is not used, the registry's is."""
+    """Return the URL of a storage path; it is read with the registry's connection, not with its own."""
     if path.protocol == "s3":
         return "s3://" + quote(path.path)
     return path.path if path.protocol in {"", "file", "local"} else str(path)
 
 
 def attempt_of(context: "Context") -> "Attempt":
-    """Return what tells the tries of a task instance from other work.
+    """Return this attempt of a task instance, by which the core recognises the other ones (ADR 0007).
 
-    A retry, a zombie and whoever takes its place share the key. A run that somebody cleared is new work.
+    A retry, a zombie and its replacement share the key. A cleared run is new work.
     """
     from airflow_quilt.core.registry.attempt import Attempt
 
@@ -77,6 +77,6 @@ def attempt_of(context: "Context") -> "Attempt":
 
 
 def began_of(context: "Context") -> float:
-    """Return the unix seconds at which the run began, or 0 where Airflow does not say."""
+    """Return the unix seconds at which the run began, or 0 if Airflow does not report it."""
     began = getattr(context.get("dag_run"), "start_date", None)
     return began.timestamp() if began else 0.0

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 class QuiltBuildOperator(QuiltPublishOperator):
-    """Publishes a revision that names files where they are, without copying any.
+    """Publish a revision that names files where they are, without a copy.
 
     Takes the parameters of :class:`~airflow_quilt.operators.publish.QuiltPublishOperator`; the registry may be an S3 bucket or
-    a local directory (``file:///…`` or a path). Content has no place to be named, so sources must be files or objects.
+    a local directory (``file:///…`` or a path). Sources must be files or objects: content has no location to name.
     """
 
     def planner(self, target: "RegistryTarget", draft: "Draft") -> "Planner":

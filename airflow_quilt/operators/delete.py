@@ -12,16 +12,16 @@ if TYPE_CHECKING:
 
 
 class QuiltDeleteOperator(QuiltOperator):
-    """Takes a package, or one revision of it, out of a registry; manifests and data stay.
+    """Delete a package, or one of its revisions, from a registry; manifests and data stay.
 
     When the latest revision is deleted, the newest remaining one becomes the latest.
 
     :param package: ``namespace/name``.
-    :param revision: its top hash or the beginning of it (6 digits or more); by default the whole package.
+    :param revision: the top hash of a revision or the beginning of one (6 digits or more); by default the whole package.
     :param registry: the registry, on S3 or a local directory; by default the connection's.
-    :param missing_ok: succeed when the package or revision is gone already.
-    :param quilt_conn_id: the connection of type ``quilt``; None for none.
-    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
+    :param missing_ok: succeed if there is no such package or revision.
+    :param quilt_conn_id: the ID of a connection of type ``quilt``; None for no connection.
+    :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision", "missing_ok")
@@ -33,22 +33,22 @@ class QuiltDeleteOperator(QuiltOperator):
         self.missing_ok = missing_ok
 
     def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
-        """Delete, and return what was deleted."""
+        """Delete; return the package, and the number of deleted revisions."""
         from airflow_quilt.core.delete import delete
         from airflow_quilt.core.errors import TopHashError
 
         with airflow_errors(self):
             if self.revision is None and not self._is_for_package:
-                raise TopHashError("revision came as None from another task; that is not taken for the whole package")
+                raise TopHashError("revision is None, from another task: give a top hash, or leave it out for the whole package")
             target = self.hook.open(self.registry)
             deleted = delete(target.registry, self.package, self.revision, missing_ok=flag("missing_ok", self.missing_ok))
-            # The manifest of a revision that is deleted stays, and the catalog shows it.
+            # The manifest of a deleted revision stays, and the catalog shows it.
             return self.finish(target.to_xcom(self.package, deleted.top_hash, revisions_deleted=len(deleted.times)))
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
-        """Return the package, if anything was deleted; without a version, as none was made."""
-        from airflow_quilt.assets._lineage import dataset_of, written
+        """Return the package, if a revision was deleted; without a version, as none was made."""
+        from airflow_quilt.assets._lineage import dataset_of, output_dataset
 
         if not outcome["revisions_deleted"]:
             return []
-        return [written(dataset_of(outcome["registry"], outcome["package"]), "ALTER" if outcome["top_hash"] else "DROP")]
+        return [output_dataset(dataset_of(outcome["registry"], outcome["package"]), "ALTER" if outcome["top_hash"] else "DROP")]

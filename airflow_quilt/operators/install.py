@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class QuiltInstallOperator(QuiltReadOperator):
-    """Brings the files of a package to a directory of the worker, or to a prefix on S3.
+    """Install the files of a package to a directory of the worker, or to a prefix on S3.
 
-    Every byte is checked against the package before a file takes its name. What is there already and right is not fetched
+    Every byte is checked against the package before a file takes its name. Files that are already right are not downloaded
     again; other files are left alone.
 
     Takes the parameters of :class:`~airflow_quilt.operators.read.QuiltReadOperator`.
 
-    :param dest: the directory, or an ``s3://`` prefix; it need not exist. A single file lands under its name, what is below a
-        directory of the package under its path from there.
-    :param return_paths: return the list of files too; turn it off where there are too many for XCom.
+    :param dest: the directory, or an ``s3://`` prefix; it need not exist. A single file lands under its name, files below a
+        directory of the package under their paths from there.
+    :param return_paths: return the list of files too; turn it off if the list is too long for XCom.
     """
 
     template_fields: Sequence[str] = (*QuiltReadOperator.template_fields, "dest", "return_paths")
@@ -33,7 +33,7 @@ class QuiltInstallOperator(QuiltReadOperator):
         self.return_paths = return_paths
 
     def execute(self, context: "Context") -> dict[str, Any]:
-        """Install, and return what came of it: plain values only."""
+        """Install; return the revision, the counts and the paths as plain values."""
         from airflow_quilt.core.install import install
 
         stop = self.begin()
@@ -54,8 +54,8 @@ class QuiltInstallOperator(QuiltReadOperator):
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
         """Return the directory or prefix."""
-        from airflow_quilt.assets._lineage import place_of, written
+        from airflow_quilt.assets._lineage import location_dataset, output_dataset
         from airflow_quilt.core.registry.selection import parse_destination
 
-        place = place_of(parse_destination(str(plain(self.dest))))
-        return [written(place, size=outcome["bytes"], fileCount=outcome["files"])]
+        destination = location_dataset(parse_destination(str(plain(self.dest))))
+        return [output_dataset(destination, size=outcome["bytes"], fileCount=outcome["files"])]

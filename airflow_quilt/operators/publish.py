@@ -1,4 +1,4 @@
-"""What the operators that make a revision share."""
+"""The base of the operators that make a revision."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class QuiltRevisionOperator(QuiltOperator):
-    """An operator of which a revision comes, and that tells Airflow of it."""
+    """An operator that makes a revision, and emits the event of its asset."""
 
     message: str | None
     partition_key: str | None
@@ -33,7 +33,7 @@ class QuiltRevisionOperator(QuiltOperator):
         return self.finish(result)
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
-        """Return the package, at the revision that was made or found."""
+        """Return the package, at the revision that was made or reused."""
         from airflow_quilt.assets._lineage import published_dataset
 
         return [published_dataset(outcome)]
@@ -45,28 +45,30 @@ class QuiltPublishOperator(QuiltRevisionOperator):
     :param package: ``namespace/name``.
     :param entries: logical keys and their sources, or one source for the whole package: paths, URLs, assets, the output of
         tasks, or content. An update may have none.
-    :param meta: the package's metadata, a JSON object; None leaves an update's as it is.
-    :param message: what a reader of the history sees.
-    :param registry: where to publish; by default the connection's registry.
-    :param mode: ``"replace"``: the package holds exactly the entries given. ``"update"``: it starts from a revision, loses
-        ``remove``, and then the entries are added or take the place of those with the same logical key.
-    :param revision: the revision that an update starts from: a top hash or the beginning of one, or a time; by default the
-        latest one.
-    :param remove: what an update takes out: keys of files, and of directories with all that is below them.
-    :param workflow: the registry's workflow that the package must satisfy; None for none; by default the connection's, or else
-        the registry's default.
-    :param hash_type: the type of hash that new entries get, ``"sha2-256-chunked"`` or ``"CRC64NVME"``.
-    :param unversioned: name S3 objects without the versions that they have now.
-    :param follow_symlinks: pack files behind links that lead out of the directory that is packed.
-    :param conflict: ``"fail"`` when ``latest`` moves while the revision is being made, which a retry resolves; ``"overwrite"`` to
-        win regardless; ``"rebase"`` to merge an update with what is the latest by then, and try again.
-    :param dedupe: make no new revision when ``latest`` has the same top hash.
+    :param meta: the package's metadata, a JSON object; None leaves an update's unchanged.
+    :param message: the message of the revision in the history.
+    :param registry: the registry that takes the revision; by default the connection's.
+    :param mode: ``"replace"``: the package holds exactly the given entries. ``"update"``: it starts from a revision, loses
+        ``remove``, and then the entries are added, each in place of the one with the same logical key.
+    :param revision: the revision that an update starts from: a top hash or the beginning of one (6 digits or more), or a time; by
+        default the latest.
+    :param remove: logical keys that an update removes: of files, and of directories with all files below them.
+    :param workflow: the workflow of the registry that the package must satisfy; by default the connection's, or else the
+        registry's default. None is no workflow: it fails if the registry requires one, and, as in quilt3, if it has no workflows
+        config.
+    :param hash_type: the hash type of new entries, ``"sha2-256-chunked"`` or ``"CRC64NVME"``.
+    :param unversioned: name S3 objects without their current versions.
+    :param follow_symlinks: pack files behind links that lead out of the packed directory.
+    :param conflict: the action when ``latest`` moves before the revision is published. ``"fail"``: an error, which a retry
+        resolves. ``"overwrite"``: publish all the same. ``"rebase"``: merge an update with the newer revision, and publish that.
+    :param dedupe: skip publishing if nothing changed. Message and metadata are part of the hash: a message with the date always
+        makes a new revision.
     :param allow_empty: let a source, or the package, hold no file.
-    :param provenance: write into the package's metadata, under the key ``airflow``, which DAG, task and run published it and what
-        triggered the run; by default what the connection says. The top hash then differs from run to run.
+    :param provenance: write the DAG, task and run that published the package, and the triggers of the run, into its metadata
+        under the key ``airflow``; overrides the connection's. The top hash then differs from run to run.
     :param partition_key: the partition of the asset that the revision belongs to (Airflow 3.3 and newer).
-    :param quilt_conn_id: the connection of type ``quilt``; None for none.
-    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
+    :param quilt_conn_id: the ID of a connection of type ``quilt``; None for no connection.
+    :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
     """
 
     template_fields: Sequence[str] = (
@@ -90,9 +92,9 @@ class QuiltPublishOperator(QuiltRevisionOperator):
     template_fields_renderers = {"entries": "py", "meta": "json"}  # noqa: RUF012  (Airflow's own declaration has no ClassVar)
 
     is_outlet = True
-    """Whether the task makes a revision, of which its asset's event tells."""
+    """Whether the task makes a revision, so that it emits the event of its asset."""
     _given_entries: Any = None
-    """The entries as plain values: Airflow's own may have to be asked for, which is for the time while the task runs."""
+    """The entries as plain values: some of Airflow's own can be resolved only while the task runs."""
 
     def __init__(  # noqa: PLR0913  (the parameters of a task)
         self,
@@ -134,7 +136,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
             add_outlet(self, self.package, self.registry)
 
     def execute(self, context: "Context") -> dict[str, Any]:
-        """Publish, and return what a later task may want to know: plain values only."""
+        """Publish; return the revision, the counts and the bytes as plain values."""
         from airflow_quilt.core.publish.pipeline import publish
 
         stop = self.begin()
@@ -152,7 +154,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
             return self.emit(context, result)
 
     def inputs(self) -> dict[str, Any]:
-        """Return the rendered parameters, as values that the engine reads."""
+        """Return the rendered parameters, as values of the core."""
         return {name: plain(getattr(self, name)) for name in self.template_fields}
 
     def reads(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002

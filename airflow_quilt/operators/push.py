@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class QuiltPushOperator(QuiltPublishOperator):
-    """Copies the files of a package to a registry's bucket and publishes a revision that names the copies.
+    """Copy the files of a package to a registry's bucket, and publish a revision that names the copies.
 
     Takes the parameters of :class:`~airflow_quilt.operators.publish.QuiltPublishOperator`; the registry must be on S3.
 
-    :param dest: where the files land: an ``s3://`` prefix in the registry's bucket; or a function of the logical key and a
-        :class:`~airflow_quilt.core.plan.placement.EntryInfo` that returns an ``s3://`` URL. By default the
-        connection's ``dest`` with the package's name added, or else ``s3://<registry>/<namespace>/<name>``.
-    :param copy: what is copied there: ``"if-outside"`` the registry's bucket; ``"all"``; ``"local-only"``, no objects;
-        ``"none"``, which takes objects only; or a function of the same two that returns True or False. What is not copied
-        stays where it is.
+    :param dest: the destination of the files: an ``s3://`` prefix in the registry's bucket; or a function of the logical key and
+        an :class:`~airflow_quilt.core.plan.placement.EntryInfo` that returns an ``s3://`` URL. By default the connection's
+        ``dest`` with the package's name added, or else ``s3://<registry>/<namespace>/<name>``.
+    :param copy: the sources that are copied there: ``"if-outside"`` the registry's bucket; ``"all"``; ``"local-only"``, files and
+        content but no objects; ``"none"``, for objects only; or a function of the same two that returns a `bool`. Other objects
+        stay where they are.
     """
 
     template_fields: Sequence[str] = (*QuiltPublishOperator.template_fields, "dest", "copy")

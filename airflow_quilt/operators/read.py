@@ -1,4 +1,4 @@
-"""What the operators that read a package share."""
+"""The base of the operators that read a package."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,12 @@ class QuiltReadOperator(QuiltOperator):
     """An operator that reads a revision of a package, or a part of it.
 
     :param package: ``namespace/name``; or a Quilt+ URI, which may name the registry, the revision and the path too.
-    :param revision: ``latest``, a top hash or the beginning of one (6 digits or more), or a time for the revision that was the
-        newest then; by default the latest.
+    :param revision: ``latest``, a top hash or the beginning of one (6 digits or more), or a time for the newest revision at that
+        time; by default the latest.
     :param path: the logical key of a file or a directory of the package; by default everything.
     :param registry: the registry, on S3 or a local directory; by default the connection's.
-    :param quilt_conn_id: the connection of type ``quilt``; None for none.
-    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
+    :param quilt_conn_id: the ID of a connection of type ``quilt``; None for no connection.
+    :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision", "path")
@@ -34,7 +34,7 @@ class QuiltReadOperator(QuiltOperator):
         self.path = path
 
     def locate(self) -> "tuple[RegistryTarget, Reference]":
-        """Open the registry; return it with the reference to the files that are read."""
+        """Open the registry; return it, and the reference to the files to read."""
         return self.hook.locate(self.package, self.registry, self.revision, self.path)
 
     def reads(self, outcome: Mapping[str, Any]) -> "list[Dataset]":

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 class QuiltRollbackOperator(QuiltOperator):
-    """Makes an older revision of a package the latest one again; nothing is copied or deleted.
+    """Make an older revision of a package the latest one again; nothing is copied or deleted.
 
     :param package: ``namespace/name``.
-    :param revision: its top hash or the beginning of it (6 digits or more).
+    :param revision: the top hash of the revision or the beginning of one (6 digits or more).
     :param registry: the registry, on S3 or a local directory; by default the connection's.
-    :param quilt_conn_id: the connection of type ``quilt``; None for none.
-    :param max_concurrency: the most calls of S3 at a time; by default what the connection says.
+    :param quilt_conn_id: the ID of a connection of type ``quilt``; None for no connection.
+    :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision")
@@ -27,7 +27,7 @@ class QuiltRollbackOperator(QuiltOperator):
         self.revision = revision
 
     def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
-        """Roll back, and return what is the latest revision now and what was before."""
+        """Roll back; return the latest revision, and the previous one."""
         from airflow_quilt.core.rollback import rollback
 
         with airflow_errors(self):
@@ -37,7 +37,7 @@ class QuiltRollbackOperator(QuiltOperator):
             return self.finish(target.to_xcom(self.package, result.top_hash, published_at=published_at, previous=result.previous))
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
-        """Return the package, at the revision that is the latest now."""
+        """Return the package, at its latest revision."""
         from airflow_quilt.assets._lineage import dataset_of
 
         return [dataset_of(outcome["registry"], outcome["package"], outcome["top_hash"])]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.hooks._settings import WHOLE, whole
+from airflow_quilt.hooks._settings import POSITIVE_INT, positive_int
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 from airflow_quilt.operators._events import add_outlet, check_partition
 from airflow_quilt.operators._values import attempt_of, began_of, plain
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 ROOT: Final = ".airflow-quilt/staging/"
-"""Where plans are staged in the registry's bucket, where nobody says otherwise."""
+"""The default prefix of staged plans in the registry's bucket."""
 _SHARDS: Final = 16
 _AGE: Final = 14 * 24 * 60 * 60
-"""Seconds after which what is staged belongs to nobody any more."""
+"""Seconds after which staged files count as leftovers."""
 
 
 class QuiltPlanOperator(QuiltPublishOperator):
-    """Finds the sources of a package, and stages what is to be done for them in shards; publishes nothing.
+    """Find the sources of a package, and stage the work for them in shards; publish nothing.
 
     Takes the parameters of :class:`~airflow_quilt.operators.publish.QuiltPublishOperator`.
 
-    :param shards: how many; 16, where nothing else is said.
+    :param shards: the number of shards; by default 16, or as few as ``shard_bytes`` and ``shard_entries`` allow.
     :param shard_bytes: the most bytes to move or hash in a shard.
     :param shard_entries: the most files in a shard.
-    :param staging: a prefix or directory that all workers reach; by default one in the registry's bucket.
+    :param staging: an ``s3://`` prefix or a directory that all workers can reach; by default a prefix in the registry's bucket.
     """
 
     is_outlet = False
@@ -62,7 +62,7 @@ class QuiltPlanOperator(QuiltPublishOperator):
         self.staging = staging
 
     def execute(self, context: "Context") -> list[dict[str, Any]]:  # type: ignore[override]
-        """Plan; return the shards, each as the number that it has and the place where all is staged."""
+        """Plan; return the shards, each as its number and the location of the staged plan."""
         from airflow_quilt.core.publish.sharded.run import plan_shards, staging_of, sweep
         from airflow_quilt.core.storage.paths import resolve_location
 
@@ -73,7 +73,7 @@ class QuiltPlanOperator(QuiltPublishOperator):
             self._given_entries = given["entries"]
             root = registry.location.root.join(ROOT) if self.staging is None else resolve_location(str(plain(self.staging)))
             if expired := sweep(registry, root, time.time(), _AGE):
-                _log.info("Deleted %s objects below %s that other runs left there", expired, root)
+                _log.info("Deleted %s objects below %s, leftovers of earlier runs", expired, root)
             staging = staging_of(root, attempt, began_of(context) or time.time())
             draft = self._draft(given, context, target)
             plan = plan_shards(registry, draft, self.planner(target, draft), staging, self._options(), stop=stop, attempt=attempt)
@@ -82,7 +82,7 @@ class QuiltPlanOperator(QuiltPublishOperator):
         return [{"staging": str(staging), "number": number} for number in range(plan.shards)]
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002
-        """Nothing is published yet."""
+        """Return no dataset: nothing is published yet."""
         return []
 
     def _options(self) -> "ShardingOptions":
@@ -97,15 +97,15 @@ class QuiltPlanOperator(QuiltPublishOperator):
         most = conf.getint("core", "max_map_length", fallback=1024)
         if shards > most:
             raise InputError(
-                f"the plan has {shards:,} shards, and Airflow maps {most:,} at most ([core] max_map_length): cut fewer"
+                f"the plan has {shards:,} shards: ask for fewer, or raise Airflow's [core] max_map_length, which is {most:,}"
             )
 
 
 def _number(name: str, value: Any) -> int | None:
     if value is None:
         return None
-    if (number := whole(value)) is None:
-        raise InputError(f"{name} {value!r}: expected {WHOLE}")
+    if (number := positive_int(value)) is None:
+        raise InputError(f"{name} {value!r}: expected {POSITIVE_INT}")
     return number
 
 
@@ -120,9 +120,9 @@ class QuiltPlanBuildOperator(QuiltPlanOperator, QuiltBuildOperator):
 
 
 class QuiltShardOperator(QuiltOperator):
-    """Does what is to be done for one shard; does nothing where that has been done.
+    """Transfer one shard; do nothing if it is transferred already.
 
-    :param shard: what the plan returned of it.
+    :param shard: the shard, as the plan returned it.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "shard")
@@ -132,10 +132,10 @@ class QuiltShardOperator(QuiltOperator):
         self.shard = shard
 
     label: str | None = None
-    """What Airflow shows of the task instance in place of a number."""
+    """The label of the task instance in Airflow's pages, in place of its map index."""
 
     def execute(self, context: "Context") -> dict[str, Any]:
-        """Transfer the shard; return how much that was."""
+        """Transfer the shard; return the counts and the bytes."""
         from airflow_quilt.core.publish.sharded.run import transfer_shard
         from airflow_quilt.core.runtime.progress import human_size
 
@@ -144,7 +144,7 @@ class QuiltShardOperator(QuiltOperator):
             registry, number = self.hook.registry(self.registry), int(self.shard["number"])
             self.label = f"shard {number}"
             began = time.monotonic()
-            done = transfer_shard(registry, place_of(self.shard), number, stop=stop, attempt=attempt_of(context))
+            done = transfer_shard(registry, staging_location(self.shard), number, stop=stop, attempt=attempt_of(context))
             rate = done.bytes_copied / max(time.monotonic() - began, 0.001)
             self.label = f"shard {number}: {human_size(done.bytes)}, {human_size(int(rate))}/s"
         return {
@@ -157,11 +157,11 @@ class QuiltShardOperator(QuiltOperator):
 
 
 class QuiltCommitOperator(QuiltRevisionOperator):
-    """Makes what came of all shards a revision.
+    """Make the transferred shards a revision.
 
-    :param shards: what the plan returned.
-    :param message: of the revision, for the event of its asset.
-    :param partition_key: as for a push by one task.
+    :param shards: the shards, as the plan returned them.
+    :param message: the message of the revision, for the event of its asset.
+    :param partition_key: the partition of the asset that the revision belongs to (Airflow 3.3 and newer).
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "shards", "message", "partition_key")
@@ -174,21 +174,21 @@ class QuiltCommitOperator(QuiltRevisionOperator):
         add_outlet(self, self.package, self.registry)
 
     def execute(self, context: "Context") -> dict[str, Any]:
-        """Commit, and return what a push by one task returns."""
+        """Commit; return the same result as a push by one task."""
         from airflow_quilt.core.publish.sharded.run import commit_shards
 
         stop = self.begin()
         with airflow_errors(self):
             check_partition(self.partition_key)
             target = self.hook.open(self.registry)
-            published = commit_shards(target.registry, place_of(self.shards[0]), stop=stop, attempt=attempt_of(context))
+            published = commit_shards(target.registry, staging_location(self.shards[0]), stop=stop, attempt=attempt_of(context))
         return self.emit(context, published.to_xcom(target.catalog))
 
 
 class QuiltDiscardOperator(QuiltOperator):
-    """Deletes what the tasks of a group staged for each other.
+    """Delete the files that the tasks of a group staged for each other.
 
-    :param shards: what the plan returned; nothing where it failed.
+    :param shards: the shards, as the plan returned them; empty if it failed.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "shards")
@@ -198,17 +198,17 @@ class QuiltDiscardOperator(QuiltOperator):
         self.shards = shards
 
     def execute(self, context: "Context") -> int:  # noqa: ARG002
-        """Delete; return how many objects that were."""
+        """Delete; return the number of objects."""
         from airflow_quilt.core.publish.sharded.run import discard
 
         if not self.shards:
             return 0
         with airflow_errors(self):
-            return discard(self.hook.registry(self.registry), place_of(self.shards[0]))
+            return discard(self.hook.registry(self.registry), staging_location(self.shards[0]))
 
 
-def place_of(shard: Mapping[str, Any]) -> "PhysicalKey":
-    """Return where a shard is staged."""
+def staging_location(shard: Mapping[str, Any]) -> "PhysicalKey":
+    """Return the location of the staged plan of a shard."""
     from airflow_quilt.core.format.uris import PhysicalKey
 
     return PhysicalKey.parse(shard["staging"])

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class QuiltVerifyOperator(QuiltReadOperator):
-    """Fails unless files or objects hold exactly the bytes that a package names; the difference is listed.
+    """Verify that files or objects hold exactly the bytes that a package names; fail with a list of the differences.
 
     Takes the parameters of :class:`~airflow_quilt.operators.read.QuiltReadOperator`.
 
-    :param src: the directory or ``s3://`` prefix to look at; by default the objects that the package itself names.
-    :param extra_files_ok: succeed although there are files that the package does not name.
-    :param read_all: read every byte of objects; without it, the checksum that the store keeps of an object counts as proof.
-        Local files are read in any case.
+    :param src: the directory or ``s3://`` prefix to verify; by default the objects that the package itself names.
+    :param extra_files_ok: allow files that the package does not name.
+    :param read_all: read every byte of objects; without it, the checksum that the store has of an object counts as proof. Local
+        files are always read.
     """
 
     template_fields: Sequence[str] = (*QuiltReadOperator.template_fields, "src", "extra_files_ok", "read_all")
@@ -31,7 +31,7 @@ class QuiltVerifyOperator(QuiltReadOperator):
         self.read_all = read_all
 
     def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
-        """Verify, and return what was looked at: plain values only."""
+        """Verify; return the revision and the counts as plain values."""
         from airflow_quilt.core.verify import verify
 
         stop = self.begin()

@@ -131,7 +131,7 @@ def test_partition_needs_airflow_3_3(connected: str, s3_registry: Registry) -> N
         task_id="push", package="team/data", registry=connected, entries={"a.txt": entry(content="a")}, partition_key="2026-11-23"
     )
 
-    with pytest.raises(AirflowFailException, match="partition_key '2026-11-23': .* 3.3 and newer"):
+    with pytest.raises(AirflowFailException, match="partition_key '2026-11-23': .* 3.3 or newer"):
         task.execute({"outlet_events": OutletEventAccessors()})
     assert list(s3_registry.packages()) == []
 

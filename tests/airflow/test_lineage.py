@@ -1,4 +1,4 @@
-"""What OpenLineage is told: by operators, of assets, by code that uses the hook; and that nothing needs it."""
+"""Lineage for OpenLineage: by operators, of assets, by code that uses the hook; and that nothing needs it."""
 
 import json
 import os
@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def plain(dataset: dict[str, Any]) -> dict[str, Any]:
-    """Return a dataset without the fields that say who made its facets."""
+    """Return a dataset without the fields of the producer of its facets."""
     return {
         name: {key: {k: v for k, v in facet.items() if not k.startswith("_")} for key, facet in value.items()}
         if name in {"facets", "inputFacets", "outputFacets"}
@@ -47,7 +47,7 @@ def plain(dataset: dict[str, Any]) -> dict[str, Any]:
 
 
 def told(task: QuiltOperator) -> dict[str, Any]:
-    """Return what a task that ran tells: its inputs and outputs as they are sent."""
+    """Return the lineage of a task that ran: inputs and outputs as they are sent."""
     lineage = task.get_openlineage_facets_on_complete(None)
     assert lineage is not None
     return {
@@ -190,7 +190,7 @@ def test_rollback_reports_revision(connected: str) -> None:
 def test_delete_reports_its_change(connected: str) -> None:
     push("a").execute({})
     top_hash = push("b").execute({})["top_hash"]
-    for what, change in (({"top_hash": top_hash}, "ALTER"), ({}, "DROP"), ({"missing_ok": True}, None)):
+    for what, change in (({"revision": top_hash}, "ALTER"), ({}, "DROP"), ({"missing_ok": True}, None)):
         task = QuiltDeleteOperator(**{"task_id": "delete", "package": "team/data", **what})
         task.execute({})
         facets = {"lifecycleStateChange": {"lifecycleStateChange": change}}
@@ -214,7 +214,7 @@ def test_bad_dataset_only_warns(connected: str, caplog: pytest.LogCaptureFixture
     task.dest = "no://place"
 
     assert task.get_openlineage_facets_on_complete(None) is None
-    assert "could not be told to OpenLineage: 'no://place'" in caplog.text
+    assert "could not be reported to OpenLineage: 'no://place'" in caplog.text
 
 
 def test_asset_becomes_a_dataset() -> None:

@@ -48,5 +48,5 @@ def test_lost_result_is_returned(database: None, connected: str, s3_registry: Re
     [revision] = s3_registry.revisions(PackageName("team", "data"))
 
     assert "the worker is lost" in output
-    assert f"An earlier try of this task published quilt+{connected}#package=team/data@{revision.top_hash}" in output
+    assert f"An earlier attempt of this task published quilt+{connected}#package=team/data@{revision.top_hash}" in output
     assert done.returncode == 0, output

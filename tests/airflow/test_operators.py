@@ -1,4 +1,4 @@
-"""The operators, called directly: arguments, templates, what they return, and what their errors become."""
+"""The operators, called directly: arguments, templates, return values, and the translation of errors."""
 
 import inspect
 import json
@@ -156,7 +156,7 @@ def test_operator_limit_overrides(connected: str, operator: type) -> None:
 def test_bad_concurrency_is_permanent(connected: str, tmp_path: Path) -> None:
     push(max_concurrency=2)
     for work in (push, build, delete, verify, lambda **given: install(dest=str(tmp_path), **given)):
-        with pytest.raises(AirflowFailException, match="InputError: max_concurrency '0': expected a whole number above 0"):
+        with pytest.raises(AirflowFailException, match="InputError: max_concurrency '0': expected an int above 0"):
             work(max_concurrency="0")
 
 
@@ -370,7 +370,7 @@ def test_install_reuses_files(connected: str, tmp_path: Path) -> None:
     assert install(package=first["quilt_uri"], dest=ObjectStoragePath(f"file://{tmp_path}/new"))["reused"] == 2
     part = install(package=f"{first['quilt_uri']}&path=d", dest=tmp_path / "part")
     assert part["paths"] == [str(tmp_path / "part/b.txt")]
-    assert install(revision=first["revision"], path="d/b.txt", dest=tmp_path / "one")["paths"] == [str(tmp_path / "one/b.txt")]
+    assert install(revision=first["published_at"], path="d/b.txt", dest=tmp_path / "one")["paths"] == [str(tmp_path / "one/b.txt")]
     assert json.loads(json.dumps(result)) == result
 
 
@@ -403,7 +403,7 @@ def test_verify_lists_differences(connected: str, tmp_path: Path) -> None:
 def test_uri_and_argument_must_agree(connected: str, tmp_path: Path) -> None:
     uri = push()["quilt_uri"]
     for what, value in {"registry": "s3://elsewhere", "revision": "abcdef"}.items():
-        with pytest.raises(AirflowFailException, match=f"InputError: {what} .*give it once"):
+        with pytest.raises(AirflowFailException, match=f"InputError: {what} .*leave it out"):
             install(package=uri, dest=tmp_path, **{what: value})
     assert install(package=uri, registry=connected, dest=tmp_path)["files"] == 1
 
@@ -422,8 +422,8 @@ def test_push_copies_local_build(connected: str, s3_registry: Registry, tmp_path
 def test_none_hash_deletes_nothing(connected: str, s3_registry: Registry) -> None:
     push()
     task = QuiltDeleteOperator(task_id="delete", package="team/data", revision="{{ what }}")
-    task.top_hash = None  # What Airflow puts there when the task before returned nothing.
-    with pytest.raises(AirflowFailException, match="TopHashError: top_hash came as None"):
+    task.revision = None  # Airflow renders it so when the task before returned nothing.
+    with pytest.raises(AirflowFailException, match="TopHashError: revision is None"):
         task.execute({})
     assert keys(s3_registry) == ["a.txt"]
 
@@ -470,8 +470,8 @@ BAD = {
         "entry 'x': its record in the manifest",
     ),
     "no such mode": ({"mode": "merge"}, "mode 'merge': expected 'replace' or 'update'"),
-    "base of nothing": ({"base": "abcdef"}, "base and remove are for mode='update'"),
-    "base that is not there": ({"mode": "update", "base": "abcdef"}, "TopHashError: top hash 'abcdef' matches no revision"),
+    "revision to replace": ({"revision": "abcdef"}, "revision and remove are for mode='update'"),
+    "revision that is not there": ({"mode": "update", "revision": "abcdef"}, "TopHashError: top hash 'abcdef' matches no revision"),
     "remove as text": ({"mode": "update", "remove": "a.txt"}, "remove 'a.txt': expected a list of logical keys"),
     "no such copy policy": ({"copy": "some"}, "copy 'some': expected one of 'if-outside', 'all', 'local-only', 'none'"),
     "content that is not copied": ({"copy": "none"}, "entry 'a.txt': its source is no object on S3, and by the copy policy"),
@@ -616,7 +616,7 @@ def test_retry_reads_no_source(
     again = retried(store, entries={"a.txt": str(source)})
 
     assert again == first
-    assert f"An earlier try of this task published {first['quilt_uri']}" in caplog.text
+    assert f"An earlier attempt of this task published {first['quilt_uri']}" in caplog.text
     assert len(list(s3_registry.revisions(PackageName("team", "data")))) == 2
 
 
@@ -651,9 +651,9 @@ def test_retry_needs_no_state(
     first = retried(store, 1, entries=entries)
     again = retried(store, entries=entries)
 
-    assert (again["top_hash"], again["revision"]) == (first["top_hash"], first["revision"])
+    assert (again["top_hash"], again["published_at"]) == (first["top_hash"], first["published_at"])
     assert len(list(s3_registry.revisions(PackageName("team", "data")))) == 1
-    assert ("could not be noted: the API server is gone" in caplog.text) is store.is_down
+    assert ("could not be stored: the API server is gone" in caplog.text) is store.is_down
     assert ("could not be read: the API server is gone" in caplog.text) is store.is_down
     assert store.noted == {}
 

@@ -1,4 +1,4 @@
-"""What a Quilt connection says: every extra, typed and as text, and what cannot be right."""
+"""Settings of a Quilt connection: every extra, typed and as text, and impossible values."""
 
 import json
 from typing import Any
@@ -124,16 +124,16 @@ def test_password_is_not_printed() -> None:
     ("fields", "says"),
     [
         ({"password": "qk_abc"}, "it has a password but no host"),
-        ({**LOGIN, "extra": {"anonymous": True}}, "it has a password and says 'anonymous'"),
+        ({**LOGIN, "extra": {"anonymous": True}}, "it has a password and the extra 'anonymous'"),
         ({"extra": {"anonymous": "maybe"}}, "'anonymous' is str, expected true or false"),
         ({"extra": {"allow_http": 1}}, "'allow_http' is int, expected true"),
-        ({"extra": {"verify": 5}}, "'verify' is int, expected true, false or text"),
+        ({"extra": {"verify": 5}}, "'verify' is int, expected true, false or a str"),
         ({"extra": {"timeout": "soon"}}, "'timeout' is str, expected a number of seconds above 0"),
         ({"extra": {"timeout": 0}}, "'timeout' is int, expected a number of seconds"),
         ({"extra": {"timeout": -1.0}}, "'timeout' is float, expected a number of seconds"),
         ({"extra": {"timeout": True}}, "'timeout' is bool, expected a number of seconds"),
         *(
-            ({"extra": {name: value}}, f"'{name}' is {type(value).__name__}, expected a whole number above 0")
+            ({"extra": {name: value}}, f"'{name}' is {type(value).__name__}, expected an int above 0")
             for name in ("max_concurrency", "max_bytes_in_flight", "spill_entries")
             for value in (0, -1, 2.0, True, "many", "0", "1.5", [8])
         ),
@@ -142,7 +142,7 @@ def test_password_is_not_printed() -> None:
             for value in ("crt", 1, True)
         ),
         ({"extra": {"registry": "my-bucket"}}, "a bucket is written s3://my-bucket"),
-        ({"extra": {"workflow": ["alpha"]}}, "'workflow' is list, expected text"),
+        ({"extra": {"workflow": ["alpha"]}}, "'workflow' is list, expected a str"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
