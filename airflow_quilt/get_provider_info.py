@@ -1,4 +1,4 @@
-"""What Airflow reads about this provider. A literal: Airflow stops when this fails, and reads it at every start."""
+"""The description of this provider for Airflow. A literal: Airflow reads it at every start, and stops if this fails."""
 
 from typing import Any
 
@@ -68,18 +68,18 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "aws_conn_id": {
                         "label": "AWS connection",
-                        "description": "Endpoint and region of S3; and credentials, where there is no API key. "
-                        "Cleared, or the text null: boto3's own chain.",
+                        "description": "Endpoint and region of S3; and credentials, if there is no API key. "
+                        "Empty, or null: boto3's own chain.",
                         "schema": {"type": ["string", "null"], "default": "aws_default"},
                     },
                     "region_name": {
                         "label": "Region",
-                        "description": "The region of the registry, where the AWS connection does not tell it.",
+                        "description": "The region of the registry; used only if the AWS connection has none.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "dest": {
                         "label": "Landing prefix",
-                        "description": "Where pushed files land, s3://my-bucket/prefix; the package's name is added to it.",
+                        "description": "The destination of pushed files, s3://my-bucket/prefix; the package's name is added.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "workflow": {
@@ -94,44 +94,44 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "verify": {
                         "label": "Verify TLS",
-                        "description": "For the catalog: true (as when empty), false, or the file of an authority.",
+                        "description": "For the catalog: true (as when empty), false, or the path of a CA bundle (PEM).",
                         "schema": {"type": ["string", "null"]},
                     },
                     "timeout": {
                         "label": "Timeout",
-                        "description": "Seconds that the catalog has to answer; 30 when empty.",
+                        "description": "Seconds until a request to the catalog times out; 30 when empty.",
                         "schema": {"type": ["number", "null"], "minimum": 1},
                     },
                     "allow_http": {
                         "label": "Allow HTTP",
-                        "description": "Speak to a catalog on another machine without TLS.",
+                        "description": "Allow requests without TLS to a catalog on another machine.",
                         "schema": {"type": ["boolean", "null"]},
                     },
                     "max_concurrency": {
-                        "label": "Calls at a time",
-                        "description": "The most calls of S3 at a time; 16 when empty.",
+                        "label": "Max concurrent S3 requests",
+                        "description": "The most concurrent S3 requests of a task; 16 when empty.",
                         "schema": {"type": ["integer", "null"], "minimum": 1},
                     },
                     "max_bytes_in_flight": {
-                        "label": "Bytes in flight",
+                        "label": "Transfer buffer (bytes)",
                         "description": "The most bytes of files that a transfer holds in memory; 268435456 (256 MiB) when empty.",
                         "schema": {"type": ["integer", "null"], "minimum": 1},
                     },
                     "spill_entries": {
-                        "label": "Entries in memory",
-                        "description": "The most entries of a package that are held in memory, "
-                        "before the rest goes to a temporary file; 100000 when empty.",
+                        "label": "Spill to disk after (entries)",
+                        "description": "The most entries of a package in memory; the rest spills to a temporary file. "
+                        "100000 when empty.",
                         "schema": {"type": ["integer", "null"], "minimum": 1},
                     },
                     "transport": {
                         "label": "Transport",
-                        "description": "How S3 is reached: auto (as when empty), which takes the AWS Common Runtime "
-                        "where it can, or boto3.",
+                        "description": "The S3 client: auto (as when empty) for the AWS Common Runtime "
+                        "where it can make the requests, or boto3.",
                         "schema": {"type": ["string", "null"]},
                     },
                     "provenance": {
                         "label": "Provenance",
-                        "description": "Write into the metadata of packages which DAG, task and run published them.",
+                        "description": "Write the DAG, task and run that published a package into its metadata.",
                         "schema": {"type": ["boolean", "null"]},
                     },
                 },

@@ -32,7 +32,7 @@ def check(read: "Callable[[], QuiltSettings]", conn_id: str | None) -> Iterator[
     except QuiltError as error:
         yield CheckResult("connection", "failed", str(error))
         return
-    yield CheckResult("connection", "ok", "its settings can be read")
+    yield CheckResult("connection", "ok", "its settings are valid")
     source = catalog = None
     if settings.catalog:
         catalog = make_catalog(settings, conn_id, timeout=_SECONDS, attempts=1)
@@ -41,7 +41,7 @@ def check(read: "Callable[[], QuiltSettings]", conn_id: str | None) -> Iterator[
             return
     if catalog and settings.secret:
         if not settings.secret.startswith(API_KEY_PREFIX):
-            yield CheckResult("login", "warning", "a refresh token is not tried: it may count only once. Use an API key")
+            yield CheckResult("login", "warning", "use an API key; a refresh token is not tested: it may be accepted only once")
             return
         source = CredentialSource(catalog.credentials)
         yield (found := run_check("login", partial(_log_in, source)))
@@ -59,12 +59,12 @@ def _check_s3(settings: "QuiltSettings", source: CredentialSource | None, catalo
         return
     if location is None or not location.is_local:
         yield (
-            found := run_check("identity", lambda: "nobody, for public buckets" if settings.anonymous else identify(aws, _QUICK))
+            found := run_check("identity", lambda: "anonymous, public buckets" if settings.anonymous else identify(aws, _QUICK))
         )
         if found.verdict == "failed":
             return
     if location is None:
-        yield CheckResult("registry", "warning", "none is named: set the extra 'registry', or name one in each operator")
+        yield CheckResult("registry", "warning", "there is none: set the extra 'registry', or name one in each operator")
         return
     try:
         registry = Registry(location, make_stores(settings, aws, catalog, _QUICK))

@@ -1,4 +1,4 @@
-"""The form of a connection, as Airflow 3.0 and 3.1 ask for it; it is written once, in the provider's description."""
+"""The form of a connection for Airflow 3.0 and 3.1, made from the provider's description."""
 
 from typing import Any
 
@@ -6,13 +6,13 @@ from airflow_quilt.get_provider_info import get_provider_info
 
 
 def behaviour() -> dict[str, Any]:
-    """Return what is hidden, and how the rest is named."""
+    """Return the hidden fields, and the labels and placeholders of the others."""
     declared = _connection_type()["ui-field-behaviour"]
     return {name.replace("-", "_"): value for name, value in declared.items()}
 
 
 def widgets() -> dict[str, Any]:
-    """Return the fields that become extras."""
+    """Return the widgets of the extras."""
     from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
     from wtforms import BooleanField, StringField
 
@@ -28,5 +28,5 @@ def widgets() -> dict[str, Any]:
 
 def _connection_type() -> dict[str, Any]:
     [declared] = get_provider_info()["connection-types"]
-    found: dict[str, Any] = declared
-    return found
+    connection_type: dict[str, Any] = declared
+    return connection_type

@@ -40,7 +40,7 @@ class QuiltCredentialsMixin:
             NotImplementedError: with ``deferrable=True``; only synchronous sessions have these credentials.
         """
         if deferrable:
-            raise NotImplementedError("Quilt's credentials are for sessions of boto3; run the task without deferrable=True")
+            raise NotImplementedError("run the task without deferrable=True: Quilt's credentials are for sessions of boto3 only")
         region: str | None = region_name or getattr(self, "region_name", None)
         with self._sessions_lock:
             if region not in self._sessions:

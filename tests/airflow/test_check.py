@@ -1,4 +1,4 @@
-"""Testing a connection: what works and what does not, part by part, and nothing is left behind."""
+"""Testing a connection: success or failure, part by part, and nothing is left behind."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ Use = Callable[..., None]
 
 @pytest.fixture
 def use(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Use:
-    """Return what puts a connection to a bucket into the environment, for a user of the store, with more extras."""
+    """A function that puts a bucket's connection into the environment, for a user of the store, with more extras."""
 
     def use(bucket: str, identity: Identity | None = None, server: S3Server | None = None, **extra: Any) -> None:
         made = connections(server or s3, f"s3://{bucket}", identity)
@@ -33,7 +33,7 @@ def use(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Use:
 
 
 def found() -> tuple[bool, dict[str, str]]:
-    """Test the default connection; return the verdict, and each part with what is said of it."""
+    """Test the default connection; return the verdict, and each part with its result."""
     ok, text = QuiltHook().test_connection()
     parts = {}
     for line in text.splitlines():
@@ -134,7 +134,7 @@ def test_anonymous_has_no_identity(use: Use, bucket: str) -> None:
     ok, parts = found()
 
     assert not ok
-    assert parts["identity"] == "OK nobody, for public buckets"
+    assert parts["identity"] == "OK anonymous, public buckets"
     assert "access denied" in parts["list"].lower()
 
 
@@ -143,7 +143,7 @@ def test_no_registry_is_a_warning(use: Use, bucket: str) -> None:
     ok, parts = found()
 
     assert ok
-    assert parts["registry"].startswith("WARNING none is named")
+    assert parts["registry"].startswith("WARNING there is none")
 
 
 def test_local_registry_is_checked(use: Use, bucket: str, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ Connect = Callable[..., None]
 
 
 def variables(catalog: CatalogServer, store: S3Server, bucket: str, **changes: Any) -> dict[str, str]:
-    """Return the connections of somebody who has a login, and no keys."""
+    """Return the connections of a user with a login, and no keys."""
     quilt = {
         "conn_type": "quilt",
         "host": catalog.url,
@@ -42,7 +42,7 @@ def variables(catalog: CatalogServer, store: S3Server, bucket: str, **changes: A
 
 @pytest.fixture
 def connect(catalog: CatalogServer, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Connect:
-    """Return what puts a connection with a login into the environment."""
+    """A function that puts connections with a login in the environment."""
 
     def connect(store: S3Server = s3, **changes: Any) -> None:
         for name, value in variables(catalog, store, bucket, **changes).items():
@@ -244,6 +244,6 @@ def test_refresh_token_is_not_spent(connect: Connect, catalog: CatalogServer) ->
     ok, text = QuiltHook().test_connection()
 
     assert ok
-    assert "WARNING login: a refresh token is not tried" in text
+    assert "WARNING login: use an API key; a refresh token is not tested" in text
     assert catalog.refresh_token == token
     assert not catalog.saw(token)

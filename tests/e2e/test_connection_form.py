@@ -1,4 +1,4 @@
-"""The form of a Quilt connection, and the test of what it saves: in a browser, by the REST API and on the command line."""
+"""The form of a Quilt connection, and the test of the saved one: in a browser, by the REST API and on the command line."""
 
 import io
 import json
@@ -52,7 +52,7 @@ class Form:
         return self.dialog.get_by_role("group").filter(has=self.page.get_by_text(label, exact=True))
 
     def labels(self) -> list[str]:
-        """Return the labels that can be seen, without the star of what is required."""
+        """Return the visible labels, without the star of required fields."""
         return [label.split("\n")[0] for label in self.dialog.locator("label:visible").all_inner_texts() if label]
 
     def fill(self, values: Mapping[str, str | float | bool]) -> None:
@@ -94,7 +94,7 @@ def row(page: Page, connection_id: str) -> Locator:
 
 
 def press_test(page: Page, connection_id: str) -> Locator:
-    """Press the button of a connection in the list; return what the page then says."""
+    """Press the button of a connection in the list; return the page's message."""
     page.goto("/connections")
     row(page, connection_id).get_by_role("button", name="Test Connection").click()
     return page.get_by_role("status").filter(has_text="Test Connection")
@@ -146,9 +146,10 @@ def test_form_shows_every_field(page: Page) -> None:
         "Verify TLS",
         "Timeout",
         "Allow HTTP",
-        "Calls at a time",
-        "Bytes in flight",
-        "Entries in memory",
+        "Max concurrent S3 requests",
+        "Transfer buffer (bytes)",
+        "Spill to disk after (entries)",
+        "Transport",
         "Provenance",
     ]
     for field in FIELDS.values():
