@@ -65,7 +65,7 @@ def test_result_is_the_revision(connected: str, s3_registry: Registry) -> None:
         "top_hash": top_hash,
         "quilt_uri": f"quilt+{connected}#package=team/data@{top_hash}",
         "catalog_url": None,
-        "revision": revision.published_at.to_iso8601_string(),
+        "published_at": revision.published_at.to_iso8601_string(),
     }
 
 

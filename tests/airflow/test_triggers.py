@@ -446,7 +446,7 @@ def test_event_that_is_never_stored_is_reported_by_the_next_start() -> None:
     kept, kept_of_other = Kept(), Kept()
 
     async def story() -> None:
-        triggerer = Triggerer(ack_timeout=3)
+        triggerer = Triggerer(ack_timeout=5)
         lost = triggerer.start(package_trigger(kept))
         going_on = triggerer.start(package_trigger(kept_of_other, "team/other"))
         await lost.until(lambda: kept.has(first) and kept_of_other.has(other))
