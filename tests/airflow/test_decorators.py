@@ -74,14 +74,14 @@ def test_airflow_parameters_are_typed() -> None:
 def test_decorator_makes_operator(decorator: Any, operator: type) -> None:
     @decorator(package="team/{{ day }}", message="{{ day }}", logical_key="{{ day }}.csv", dedupe=False, retries=3)
     def make(source: str) -> str:
-        """Say what is made."""
+        """Name the product."""
         return source
 
     made = make("/data/{{ day }}.csv").operator
     made.render_template_fields({"day": "monday"})
 
     assert isinstance(made, operator)
-    assert (made.task_id, made.retries, made.dedupe, made.doc_md) == ("make", 3, False, "Say what is made.")
+    assert (made.task_id, made.retries, made.dedupe, made.doc_md) == ("make", 3, False, "Name the product.")
     assert (made.package, made.message, made.logical_key) == ("team/monday", "monday", "monday.csv")
     assert list(made.op_args) == ["/data/monday.csv"]
 
