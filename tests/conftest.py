@@ -3,10 +3,12 @@
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.registry.registry import Registry
@@ -22,6 +24,15 @@ from testbed.server import S3Server
 
 _BUCKETS_AT_ONCE: Final = 8
 _serial = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def service_data() -> Iterator[None]:
+    """The files that describe AWS services to botocore, each parsed once: every session parses them anew, which takes 100 ms."""
+    load_file = cache(JSONFileLoader().load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda _self, path: load_file(path))
+        yield
 
 
 @pytest.fixture(scope="session")
