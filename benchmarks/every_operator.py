@@ -1,4 +1,4 @@
-"""A DAG file that uses every operator: what it costs to parse one is measured, and that it stays light is tested."""
+"""A DAG file that uses every operator: the cost of parsing it is measured, and tested to stay low."""
 
 from airflow.sdk import DAG
 

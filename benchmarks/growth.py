@@ -1,4 +1,4 @@
-"""How time and memory grow with the number of entries, beside quilt3: a table, JSON and a plot of build and read.
+"""Growth of time and memory with the number of entries, beside quilt3: a table, JSON and a plot of build and read.
 
 ``make bench-growth``; ``make bench-growth ARGS="--largest 10_000_000 --rounds 1"`` for one step more.
 """
@@ -23,7 +23,7 @@ _MARKS: Final = {"build": ("o", "-"), "read": ("s", "--")}
 
 
 def main() -> None:
-    """Run what the command line asks for; print the table, and write it, the figures and a plot."""
+    """Run the works of the command line; print the table, and write it, the figures and a plot."""
     parser = argparse.ArgumentParser(prog="make bench-growth", description=__doc__)
     parser.add_argument("--largest", type=int, default=1_000_000, help="the most entries; each package has ten times the last's")
     parser.add_argument("--quilt3", type=int, default=1_000_000, help="the most entries for quilt3, which holds all in memory")
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def measure(work: str, size: int, names: Sequence[str], rounds: int) -> Result:
-    """Let clients do a piece of work with so many entries."""
+    """Measure a piece of work with so many entries, for each client."""
     with running_stage(1.0) as stage:
         clients = _WORKS[work](stage, size)
         return Result(
@@ -52,7 +52,7 @@ def measure(work: str, size: int, names: Sequence[str], rounds: int) -> Result:
 
 
 def plot(path: Path, results: Mapping[tuple[str, int], Result]) -> None:
-    """Draw what each client took, by the number of entries, both on logarithmic scales."""
+    """Draw the cost of each client by the number of entries, both on logarithmic scales."""
     import matplotlib as mpl
 
     mpl.use("Agg")

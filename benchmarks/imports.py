@@ -1,4 +1,4 @@
-"""How long a fresh interpreter takes to import something; see :mod:`benchmarks.client`."""
+"""Time of imports in a fresh interpreter; see :mod:`benchmarks.client`."""
 
 import importlib
 import runpy
@@ -11,7 +11,7 @@ EVERY_OPERATOR: Final = Path(__file__).with_name("every_operator.py")
 
 
 def airflow() -> dict[str, Any]:
-    """Import what every DAG file needs, and make a DAG with a task of Airflow's own."""
+    """Import the Airflow SDK as every DAG file does, and make a DAG with a task of Airflow's own."""
     sdk = importlib.import_module("airflow.sdk")
     with sdk.DAG("empty", schedule=None):
         sdk.BaseOperator(task_id="nothing")
@@ -19,7 +19,7 @@ def airflow() -> dict[str, Any]:
 
 
 def every_operator() -> dict[str, Any]:
-    """Parse a DAG file that uses every operator; Airflow's own import comes before, and does not count."""
+    """Parse a DAG file that uses every operator; Airflow's own import comes before and is not measured."""
     airflow()
     _, took = timed(lambda: runpy.run_path(str(EVERY_OPERATOR)))
     return {**took}

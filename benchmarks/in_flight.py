@@ -1,4 +1,4 @@
-"""Why 256 MiB in flight: a large file is pushed with fewer and with more, on so many threads that memory is the bound."""
+"""The transfer buffer of 256 MiB beside smaller and larger ones: a large file is pushed at high concurrency."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -20,7 +20,8 @@ def pieces(stage: Stage) -> Iterator[Variants]:
 
     def push(memory: int, number: int) -> Command:
         threads, package = max(_MEMORY) // part_size(_SIZE), f"push/{memory}-{number}"
-        return stage.ours("push_directory", registry=registry, package=package, source=source, memory=memory, threads=threads)
+        limits = {"max_bytes_in_flight": memory, "max_concurrency": threads}
+        return stage.ours("push_directory", registry=registry, package=package, source=source, **limits)
 
     yield Variants(
         "push one file of 1 GiB", "bytes in flight", DEFAULTS.max_bytes_in_flight, {each: partial(push, each) for each in _MEMORY}

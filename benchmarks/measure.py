@@ -1,4 +1,4 @@
-"""Runs a command as a process, and says what it took."""
+"""Runs commands as processes, and measures their cost."""
 
 import json
 import os
@@ -22,8 +22,8 @@ class Command:
     """A command to measure, with the whole of its environment.
 
     Attributes:
-        is_client: it prints, in its last line, the seconds and the processor time that the work itself took, as ``ours`` and
-            ``theirs`` do; of others the whole process counts.
+        is_client: it prints, in its last line, the seconds and CPU seconds of the work itself, as ``ours`` and ``theirs`` do;
+            others are measured as whole processes.
     """
 
     arguments: Sequence[str]
@@ -32,22 +32,22 @@ class Command:
 
 
 COUNTS: Final = "BENCHMARK_COUNTS"
-"""What the environment of a client holds that is to count its requests."""
+"""The environment variable that makes a client count its requests."""
 
 Round = Callable[[int], Command]
-"""Gets all ready for a round, which is not measured, and returns the command that is."""
+"""Prepares a round, unmeasured, and returns the command to measure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Took:
-    """What a piece of work took.
+    """The cost of a piece of work.
 
     Attributes:
-        seconds: of the work, by the wall's clock; without the start of the interpreter and its imports.
-        cpu: seconds of the processor, likewise.
-        memory: bytes, the most that the process held at any time.
-        store: seconds of the processor that the store took meanwhile, or nothing where it has no part in the work.
-        facts: what the client says of the work, such as how many bytes it moved.
+        seconds: wall clock of the work, without the start of the interpreter and its imports.
+        cpu: CPU seconds, likewise.
+        memory: peak memory of the process, in bytes.
+        store: CPU seconds of the store meanwhile; 0 if it has no part in the work.
+        facts: values that the client reports of the work, such as the number of bytes moved.
     """
 
     seconds: float
@@ -58,15 +58,15 @@ class Took:
 
 
 class FailedError(Exception):
-    """A command failed; the message is the end of what it said."""
+    """A command failed; the message is the end of its output."""
 
 
 def run(command: Command, store: int | None = None) -> Took:
     """Run a command to its end.
 
     Args:
-        command: what to run.
-        store: the process that it asks, if it asks any.
+        command: the command.
+        store: the process of the store that it uses, if any.
 
     Raises:
         FailedError: it failed.
@@ -94,7 +94,7 @@ def _cpu_of(process: int | None) -> float:
 
 
 def alternate(clients: Mapping[K, Round], rounds: int, store: int | None = None) -> tuple[dict[K, list[Took]], dict[K, str]]:
-    """Let clients take turns, round after round; return what each took, and why some fail, who are not asked again."""
+    """Run clients in turn, round after round; return their costs, and the reason of each that fails and is not run again."""
     took: dict[K, list[Took]] = {client: [] for client in clients}
     failed: dict[K, str] = {}
     for number in range(rounds):
@@ -110,7 +110,7 @@ def alternate(clients: Mapping[K, Round], rounds: int, store: int | None = None)
 
 
 def count(clients: Mapping[K, Round], number: int) -> dict[K, Mapping[str, Any]]:
-    """Let clients do the work once more, unmeasured, and count the requests that they make and the bytes that they read."""
+    """Run clients once more, unmeasured, and count their requests and the bytes that they read."""
     counted: dict[K, Mapping[str, Any]] = {}
     for client, ready in clients.items():
         command = ready(number)
@@ -120,7 +120,7 @@ def count(clients: Mapping[K, Round], number: int) -> dict[K, Mapping[str, Any]]
 
 
 def _wait(process: "subprocess.Popen[bytes]", deadline: float) -> tuple[int, Any]:
-    """Wait for the end of a process; return its exit status and what it used."""
+    """Wait for the end of a process; return its exit status and its resource usage."""
     while True:
         ended, status, usage = os.wait4(process.pid, os.WNOHANG)
         if ended:

@@ -1,4 +1,4 @@
-"""One piece of work, done by our engine in a process of its own; see :mod:`benchmarks.client`."""
+"""One piece of work, done by airflow_quilt in a process of its own; see :mod:`benchmarks.client`."""
 
 from collections import deque
 from typing import Any
@@ -41,12 +41,12 @@ def push_directory(registry: str, package: str, source: str, **limits: int) -> d
 
 
 def build_prefix(registry: str, package: str, source: str, hash_type: str = CHUNKED) -> dict[str, Any]:
-    """Build a package of what lies at a prefix, or in a directory."""
+    """Build a package of a prefix or a directory."""
     return _told(build(_registry(registry), Draft(package=package, entries=source, hash_type=hash_type)))
 
 
 def build_package(registry: str, package: str, source: str, **limits: int) -> dict[str, Any]:
-    """Build a package of the entries of another one of a local registry, whose hashes are known."""
+    """Build a package of the entries of another package of a local registry, whose hashes are known."""
     entries = f"quilt+{resolve_registry(registry)}#package={source}"
     return _told(build(_registry(registry, **limits), Draft(package=package, entries=entries)))
 
@@ -78,12 +78,12 @@ def transfer_some(registry: str, staging: str, first: int, stop: int) -> dict[st
 
 
 def commit(registry: str, staging: str) -> dict[str, Any]:
-    """Commit what came of all shards."""
+    """Commit all shards."""
     return _told(commit_shards(_registry(registry), PhysicalKey.parse(staging)))
 
 
 def resolve_and_push(registry: str, package: str, top_hash: str, source: str) -> dict[str, Any]:
-    """Find the revision of a package that a short hash names, then push a directory to another package."""
+    """Resolve a short hash to a revision of a package, then push a directory to another package."""
     found = _registry(registry).resolve(PackageName.parse(package), top_hash)
     return {**push_directory(registry, f"{package}-next", source), "resolved": found}
 

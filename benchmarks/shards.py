@@ -1,4 +1,4 @@
-"""What it costs to share one package among many workers: the steps by the number of entries, and two workers beside one.
+"""The cost of sharing one package among many workers: the steps by the number of entries, and two workers beside one.
 
 ``make bench-shards``; ``make bench-shards ARGS="--largest 10_000_000"`` for one step more.
 """
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def _frame(largest: int) -> Iterator[str]:
-    """Measure each step of a build whose hashes are known: nothing is moved, so all of it is the frame."""
+    """Measure each step of a build whose hashes are known: no byte is moved, so all of it is the overhead."""
     yield f"| entries | {' | '.join(f'{step}: CPU seconds, peak MiB' for step in _STEPS)} |"
     yield f"|{'---|' * (1 + len(_STEPS))}"
     for size in takewhile(lambda size: size <= largest, (_SMALLEST * 10**power for power in count())):

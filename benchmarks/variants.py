@@ -1,4 +1,4 @@
-"""A piece of work under several settings, which take turns: a table, and what it says of the default."""
+"""A piece of work under several settings, in turn: a table, and its conclusion on the default."""
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
@@ -19,10 +19,10 @@ class Variants:
     """A piece of work.
 
     Attributes:
-        title: what it is, at the full scale.
-        setting: what differs.
-        default: its default, which is among those that are measured.
-        rounds: those of each value of the setting.
+        title: its description, at the full scale.
+        setting: the setting that differs.
+        default: its default, which is among the measured values.
+        rounds: the rounds of each value of the setting.
     """
 
     title: str
@@ -32,7 +32,7 @@ class Variants:
 
 
 def main(name: str, about_it: str | None, pieces: Callable[[Stage], Iterator[Variants]]) -> None:
-    """Measure pieces of work as the command line asks; print a table of each, and a conclusion."""
+    """Measure pieces of work by the options of the command line; print a table of each, and a conclusion."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=about_it)
     parser.add_argument("--rounds", type=int, default=3, help="how often the work is done under each setting")
     parser.add_argument("--scale", type=float, default=1.0, help="a fraction of the full numbers and sizes, for a quick look")
@@ -66,7 +66,7 @@ def table(piece: Variants, took: Mapping[int, list[Took]]) -> str:
 
 
 def conclusion(piece: Variants, took: Mapping[int, list[Took]]) -> str:
-    """Say how the default stands to the value that was the fastest, and to the one that needed the least memory."""
+    """Return a comparison of the default with the fastest value, and with the one of the least memory."""
     fastest = min(took, key=lambda value: median(_ratios(took[value], took[piece.default])))
     leanest = min(took, key=lambda value: _middle(took[value], "memory"))
     said = [

@@ -105,7 +105,7 @@ class Result:
 
 
 class Publisher:
-    """Publishes to one package after the other, past every client.
+    """Publishes to one package after the other, without any client.
 
     Args:
         stage: the stage with the store.

@@ -1,4 +1,4 @@
-"""DAGs that wait for packages, and a trigger that measures how long others block the event loop; run by ``make bench-watch``."""
+"""DAGs that wait for packages, and a trigger that measures the delays of the event loop; run by ``make bench-watch``."""
 
 import asyncio
 import json

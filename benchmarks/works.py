@@ -1,4 +1,4 @@
-"""What is measured: each piece of work, by every client that can do it."""
+"""The measured work: each piece, by every client that can do it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Work:
     """A piece of work.
 
     Attributes:
-        title: what it is, at the full scale.
-        goal: what we want to reach, as the table says it.
-        clients: gets it ready, and returns the rounds of each client.
-        is_large: it is done only where it is asked for.
+        title: its description, at the full scale.
+        goal: the target, as the table shows it.
+        clients: prepares it, and returns the rounds of each client.
+        is_large: it is done only on request.
     """
 
     title: str
@@ -137,7 +137,7 @@ def _crowd(stage: Stage) -> Mapping[str, Round]:
 def _parse(stage: Stage) -> Mapping[str, Round]:
     commands = {name: stage.python("imports", work) for name, work in _IMPORTS.items()}
     for command in commands.values():
-        stage.once(command)  # Now all of it is compiled.
+        stage.once(command)  # Python compiles the modules now, not while they are measured.
     return {name: partial(_same, command) for name, command in commands.items()}
 
 

@@ -101,13 +101,13 @@ class S3Proxy:
         self.order(Fault("truncate"), where, times=times)
 
     def expire(self, key: str) -> None:
-        """Refuse requests that are signed with an access key from now on, as S3 does on expiry: SeaweedFS gives another reason."""
+        """Refuse requests that are signed with an access key from now on, as S3 does on expiry; SeaweedFS gives another code."""
         with self._changed:
             self._expired.add(key)
 
     @contextlib.contextmanager
     def disturbed(self, choose: Choose) -> Iterator[None]:
-        """Inject the faults that a function chooses, until the block ends; it may be random, and is called one request at a time."""
+        """Inject the faults that a function chooses until the block ends; it may be random, and gets one request at a time."""
         self._choose = choose
         try:
             yield
