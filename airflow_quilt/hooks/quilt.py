@@ -165,7 +165,7 @@ class QuiltHook(BaseHook):
     def report_read(self, uri: "QuiltUri | str") -> None:
         """Report to Airflow's lineage that the task has read a package, at its revision if the URI pins one.
 
-        For tasks that call the core themselves, which does not know Airflow; operators report by themselves.
+        For tasks that call the core themselves: it does not know Airflow. Operators report by themselves.
 
         Raises:
             LocationError: it is no Quilt+ URI.

@@ -370,7 +370,9 @@ def test_install_reuses_files(connected: str, tmp_path: Path) -> None:
     assert install(package=first["quilt_uri"], dest=ObjectStoragePath(f"file://{tmp_path}/new"))["reused"] == 2
     part = install(package=f"{first['quilt_uri']}&path=d", dest=tmp_path / "part")
     assert part["paths"] == [str(tmp_path / "part/b.txt")]
-    assert install(revision=first["published_at"], path="d/b.txt", dest=tmp_path / "one")["paths"] == [str(tmp_path / "one/b.txt")]
+    assert install(revision=first["published_at"], path="d/b.txt", dest=tmp_path / "one")["paths"] == [
+        str(tmp_path / "one/b.txt")
+    ]
     assert json.loads(json.dumps(result)) == result
 
 
@@ -471,7 +473,10 @@ BAD = {
     ),
     "no such mode": ({"mode": "merge"}, "mode 'merge': expected 'replace' or 'update'"),
     "revision to replace": ({"revision": "abcdef"}, "revision and remove are for mode='update'"),
-    "revision that is not there": ({"mode": "update", "revision": "abcdef"}, "TopHashError: top hash 'abcdef' matches no revision"),
+    "revision that is not there": (
+        {"mode": "update", "revision": "abcdef"},
+        "TopHashError: top hash 'abcdef' matches no revision",
+    ),
     "remove as text": ({"mode": "update", "remove": "a.txt"}, "remove 'a.txt': expected a list of logical keys"),
     "no such copy policy": ({"copy": "some"}, "copy 'some': expected one of 'if-outside', 'all', 'local-only', 'none'"),
     "content that is not copied": ({"copy": "none"}, "entry 'a.txt': its source is no object on S3, and by the copy policy"),
