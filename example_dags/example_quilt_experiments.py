@@ -29,7 +29,7 @@ def experiments_publish() -> None:
 
 @dag(schedule=[EXPERIMENTS], start_date=pendulum.datetime(2026, 1, 1), tags=["example", "quilt"])
 def experiments_count() -> None:
-    """Run for each experiment that is published, whatever its name."""
+    """Run for each experiment that is published, of any name."""
 
 
 experiments_publish()

@@ -83,7 +83,7 @@ def test_penguins_weekly_publishes(publish: Publish, s3_registry: Registry, buck
         "bytes": sum(entry.size for entry in entries.values()),
         "bytes_copied": sum(entry.size for entry in entries.values()),
         "bytes_reused": 0,
-        "revision": revision.published_at.to_iso8601_string(),
+        "published_at": revision.published_at.to_iso8601_string(),
         "created": True,
         "previous": None,
     }
@@ -109,6 +109,8 @@ def test_retire_revision_keeps_data(publish: Publish, run_dag: RunDag, s3: S3Ser
         "registry": f"s3://{bucket}",
         "package": "penguins/weekly",
         "top_hash": new,
+        "quilt_uri": f"quilt+s3://{bucket}#package=penguins/weekly@{new}",
+        "catalog_url": None,
         "revisions_deleted": 1,
     }
     assert [revision.top_hash for revision in s3_registry.revisions(PENGUINS)] == [old]
