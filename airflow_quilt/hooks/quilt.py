@@ -155,12 +155,12 @@ class QuiltHook(BaseHook):
         uri = QuiltUri.parse(package)
         for name, given, in_uri in (
             ("registry", registry, str(uri.registry)),
-            ("revision", revision, uri.top_hash),
+            ("revision", revision, uri.top_hash or uri.tag),
             ("path", path, uri.path),
         ):
             if given is not None and in_uri is not None and given != in_uri:
                 raise InputError(f"{name} {given!r}: leave it out, or make the package {uri} name the same; it names {in_uri!r}")
-        return self.open(str(uri.registry)), Reference(str(uri.package), uri.top_hash or revision, uri.path or path)
+        return self.open(str(uri.registry)), Reference(str(uri.package), uri.top_hash or uri.tag or revision, uri.path or path)
 
     def report_read(self, uri: "QuiltUri | str") -> None:
         """Report to Airflow's lineage that the task has read a package, at its revision if the URI pins one.

@@ -407,6 +407,10 @@ def test_uri_and_argument_must_agree(connected: str, tmp_path: Path) -> None:
     for what, value in {"registry": "s3://elsewhere", "revision": "abcdef"}.items():
         with pytest.raises(AirflowFailException, match=f"InputError: {what} .*leave it out"):
             install(package=uri, dest=tmp_path, **{what: value})
+    latest = f"{uri.partition('@')[0]}:latest"
+    with pytest.raises(AirflowFailException, match="InputError: revision .*leave it out"):
+        install(package=latest, dest=tmp_path, revision="abcdef")
+    assert install(package=latest, dest=tmp_path, revision="latest")["files"] == 1
     assert install(package=uri, registry=connected, dest=tmp_path)["files"] == 1
 
 
