@@ -23,7 +23,9 @@ def first_request() -> Iterator[list[list[str]]]:
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        makes = code.co_name in {"make_request", "_make_api_call"} and ("awscrt" in code.co_filename or "botocore" in code.co_filename)
+        makes = code.co_name in {"make_request", "_make_api_call"} and (
+            "awscrt" in code.co_filename or "botocore" in code.co_filename
+        )
         if event == "call" and makes and threading.current_thread() is threading.main_thread():
             stack, at = [], frame.f_back
             while at and at.f_code.co_name != "execute":
@@ -41,7 +43,10 @@ def first_request() -> Iterator[list[list[str]]]:
 
 @pytest.mark.parametrize("transport", ["auto", "boto3"])
 def test_push_is_a_shallow_stack(transport: str, connected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", f'{{"conn_type": "quilt", "extra": {{"registry": "{connected}", "transport": "{transport}"}}}}')
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_QUILT_DEFAULT",
+        f'{{"conn_type": "quilt", "extra": {{"registry": "{connected}", "transport": "{transport}"}}}}',
+    )
     task = QuiltPushOperator(task_id="push", package="team/data", entries={"a.bin": {"content": b"a"}})
 
     with first_request() as requests:

@@ -50,11 +50,11 @@ class Sharded:
         attempt = Attempt()
         staging = staging_of(STAGING, attempt, 1.7e9)
         cut = ShardingOptions(shards=self.shards)
-        plan = plan_shards(registry, draft, self.planner(registry, draft), "Publishing", staging, cut, attempt=attempt)
+        plan = plan_shards(registry, draft, self.planner(registry, draft.package), staging, cut, attempt=attempt)
         numbers = list(range(plan.shards))
         self.shuffle(numbers)
         done = [transfer_shard(registry, staging, number) for number in numbers]
-        published = commit_shards(registry, staging, "Publishing", attempt=attempt)
+        published = commit_shards(registry, staging, attempt=attempt)
 
         assert plan.shards <= self.shards
         assert (sum(each.entries for each in done), sum(each.bytes for each in done)) == (plan.entries, plan.bytes)

@@ -101,9 +101,13 @@ def parse_dest(dest: str, registry: RegistryLocation) -> PhysicalKey:
     """
     if not isinstance(dest, str):
         raise LocationError(f"dest {dest!r}: expected an s3:// prefix or a function")
-    key = PhysicalKey.parse(dest) if dest.startswith("s3:") else None
-    if key is None or key.bucket != registry.root.bucket:
-        raise LocationError(f"dest {dest!r}: expected a prefix in the registry's bucket, {registry}/…")
+    wrong = f"dest {dest!r}: expected a prefix in the registry's bucket, {registry}/…"
+    try:
+        key = PhysicalKey.parse(dest)
+    except LocationError as error:
+        raise LocationError(f"{wrong}: {error}") from error
+    if key.bucket != registry.root.bucket:
+        raise LocationError(wrong)
     if key.version_id is not None:
         raise LocationError(f"dest {dest!r}: a prefix has no version")
     if f"{key.key}/".startswith(layout.OWN):
