@@ -36,7 +36,7 @@ e2e-celery: $(READY) celery-services ## Push 20,000 objects with two Celery work
 chaos: $(READY) ## Fail and kill at every call, race, starve, corrupt: the long tests behind docs/reliability.md, with figures (an hour or two)
 	@$(BIN)/python -m pytest tests/chaos
 
-bench: $(READY) ## Measure the engine beside quilt3 and s5cmd; ARGS="--scale 0.05 --rounds 1 push-small" for a quick look
+bench: $(READY) ## Measure the core beside quilt3 and s5cmd; ARGS="--scale 0.05 --rounds 1 push-small" for a quick look
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 bench-growth: $(READY) ## Measure how time and memory grow with the number of entries; ARGS="--largest 10000000" for one step more
