@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import boto3
+from botocore.handlers import BUILTIN_HANDLERS
 
 from testbed.server import Identity
 
@@ -41,8 +42,12 @@ class Queue:
 @contextlib.contextmanager
 def running_queue() -> Iterator[Queue]:
     """Run a server with one queue, until the block ends."""
+    from moto.core.models import botocore_stubber
     from moto.server import ThreadedMotoServer
 
+    # The import hooks into every later client of the process, which then makes no request through the common runtime.
+    with contextlib.suppress(ValueError):
+        BUILTIN_HANDLERS.remove(("before-send", botocore_stubber))
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
