@@ -177,20 +177,6 @@ def test_boto3_reads_large_ranges(
     assert [by_crt(request) for request in proxy.requests] == [True, is_by_crt]
 
 
-@pytest.mark.parametrize(("size", "is_by_crt"), [(8 * MIB - 1, True), (8 * MIB, False)])
-@pytest.mark.parametrize("do", [upload, send])
-def test_boto3_sends_large_bodies(
-    proxy: S3Proxy,
-    through: S3Storage,
-    root: PhysicalKey,
-    do: Callable[..., Any],
-    size: int,
-    is_by_crt: bool,  # noqa: FBT001
-) -> None:
-    assert do(through, root.join("object"), pattern(size)).size == size
-    assert [by_crt(request) for request in proxy.requests if request.method == "PUT"] == [is_by_crt]
-
-
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_stat_is_one_request(proxy: S3Proxy, through: S3Storage, root: PhysicalKey, algorithm: StoreAlgorithm) -> None:
     key = upload(through, root.join("object"), b"hello", algorithm).key
@@ -536,7 +522,7 @@ def test_stubbed_client_uses_boto3() -> None:
 
 def test_old_release_uses_boto3() -> None:
     assert "0.38" in str(why_not(client(), SimpleNamespace()))
-    assert "botocore does not tell" in str(why_not(SimpleNamespace()))  # type: ignore[arg-type]
+    assert "botocore does not show" in str(why_not(SimpleNamespace()))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -621,11 +607,11 @@ def test_threads_end_with_storage(s3: S3Server, root: PhysicalKey) -> None:
     for _ in range(3):
         storage = S3Storage(s3.client())
         storage.put(root.join("pointer"), b"x")
-        assert threads() == before
+        assert threads() <= before  # Those of an earlier test may end meanwhile.
         upload(storage, root.join("object"))
         assert threads() > before
         del storage
-        assert settles(lambda: threads() == before)
+        assert settles(lambda: threads() <= before)
 
 
 def test_upload_keeps_client_alive(s3: S3Server, root: PhysicalKey) -> None:

@@ -27,8 +27,6 @@ Transport = Literal["auto", "boto3"]
 _PARTIAL: Final = 206
 _GOOD: Final = 200
 _NO_BYTES: Final = sha256().hexdigest()
-_LARGE: Final = 8 * CHUNK
-"""The bytes of a body from which on boto3 sends it, since the runtime holds it twice: parts of large files (ADR 0010)."""
 _PAGE: Final = 8 * CHUNK
 """The most bytes of a page of a listing: 1000 keys of 1024 bytes, each of them encoded, and the other fields."""
 _NO_KEY: Final = b"<Code>NoSuchKey</Code>"
@@ -58,7 +56,7 @@ class CommonRuntime:
         self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm, part: Mapping[str, Any] | None = None
     ) -> dict[str, str] | None:
         """Write an object, or the part of one that the query ``part`` names; return the fields of boto3's answer."""
-        crt = self._crt() if len(data) < _LARGE else None
+        crt = self._crt()
         if crt is None:
             return None
         headers = [("Content-Length", str(len(data))), (f"x-amz-checksum-{algorithm.lower()}", to_s3(digest))]
