@@ -1,4 +1,4 @@
-"""From the settings of a connection to a catalog, to clients of S3, and to storages."""
+"""The catalog, the S3 clients and the storages of a connection."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,10 +23,16 @@ if TYPE_CHECKING:
 
 
 def make_catalog(settings: "QuiltSettings", conn_id: str | None, *, timeout: float | None = None, attempts: int = 5) -> Catalog:
-    """Return the catalog of a connection; whatever secrets come of its login, Airflow masks.
+    """Return the catalog of a connection; Airflow masks every secret that its login yields.
+
+    Args:
+        settings: of the Quilt connection.
+        conn_id: its name, for errors.
+        timeout: seconds that the catalog has to answer; overrides the connection's.
+        attempts: the most attempts of a request that fails for now.
 
     Raises:
-        SettingsError: the connection names none.
+        SettingsError: the connection has no host.
     """
     if not settings.catalog:
         raise SettingsError(f"connection {conn_id!r}: it has no host; put the URL of the catalog there")
@@ -57,7 +63,7 @@ def make_stores(
     Args:
         settings: of the Quilt connection.
         aws: makes the client.
-        catalog: the one that was logged in to; it knows the region, where nobody else tells it.
+        catalog: the one of the login; its region is used only where the connections name none.
         config: overrides the botocore config of the AWS connection; with it the first failure is final by default.
         retry: the policy for failures that botocore does not repeat, see :class:`S3Storage`.
 
@@ -79,7 +85,7 @@ def make_stores(
 
 
 def identify(aws: AwsGenericHook[Any], config: Config) -> str:
-    """Tell whose credentials a hook has; AWS is asked, another store has nobody to ask.
+    """Return the identity of a hook's credentials: their ARN at AWS, at another store the end of the access key.
 
     Raises:
         AccessDeniedError: there are none, or AWS does not accept them.

@@ -1,4 +1,4 @@
-"""Temporary credentials that stay fresh: fetched once for all threads, before they expire or when a store refuses them."""
+"""Temporary credentials that stay fresh: fetched once for all threads, before they expire or after a store refused them."""
 
 import logging
 import threading
@@ -12,18 +12,21 @@ from airflow_quilt.core.errors import CatalogError
 _log = logging.getLogger(__name__)
 
 _MARGIN: Final = 10 * 60
+"""Seconds before the end of their life at which credentials are fetched anew,"""
 _MARGIN_SHARE: Final = 0.25
+"""or this part of their life, where that is less."""
 _AGAIN: Final = 30.0
+"""Seconds until the next attempt, when it failed while the old credentials were still valid."""
 
 
 class CredentialSource:
-    """Hands out credentials, and fetches new ones when it is time.
+    """Holds credentials, and fetches new ones when it is time.
 
     New ones are fetched ten minutes before the old ones expire, or when a quarter of their life is left where that is less.
-    The time is counted by a clock that only grows, so setting the machine's clock does no harm.
+    The clock only grows, so setting the clock of the machine does no harm.
 
     Args:
-        fetch: gets new credentials.
+        fetch: fetches new credentials.
         clock: seconds that only grow.
     """
 
@@ -35,10 +38,10 @@ class CredentialSource:
         self._due = self._end = 0.0
 
     def current(self) -> TemporaryCredentials:
-        """Return credentials that live on for a while; one thread fetches, the others wait for it.
+        """Return credentials that are valid for a while; one thread fetches, the others wait for it.
 
         Raises:
-            CatalogError: there are none to be had.
+            CatalogError: none can be fetched, and none are valid any more.
         """
         with self._lock:
             held = self._held
@@ -47,7 +50,7 @@ class CredentialSource:
             return held
 
     def reject(self, access_key: str) -> None:
-        """Drop the credentials with an access key, which a store said have expired; others may be here by now."""
+        """Drop the credentials with an access key, which a store refused as expired; newer ones are kept."""
         with self._lock:
             if self._held and self._held.access_key == access_key:
                 self._held = None

@@ -1,4 +1,4 @@
-"""How much a piece of work may take of the machine that it runs on."""
+"""The bounds of a piece of work on the machine that it runs on."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ class Limits:
     """The bounds of a piece of work.
 
     Attributes:
-        max_concurrency: the most calls of storages at a time.
-        max_bytes_in_flight: the most bytes of objects and parts in flight; one larger part goes alone.
-        spill_entries: the most entries of a package that are held in memory before the rest goes to a temporary file.
+        max_concurrency: the most concurrent requests to the stores.
+        max_bytes_in_flight: the transfer buffer, in bytes of objects and parts; one larger part goes alone.
+        spill_entries: the entries of a package to hold in memory before the rest goes to a temporary file.
     """
 
     max_concurrency: int = 16

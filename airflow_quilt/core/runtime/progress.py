@@ -1,4 +1,4 @@
-"""What long work says of itself: entries and bytes done, rate, time left."""
+"""The progress of long work, for the log: entries and bytes done, rate, time left."""
 
 import logging
 import threading
@@ -9,13 +9,13 @@ _log = logging.getLogger(__name__)
 
 
 class Progress:
-    """Counts what is done, from any thread, and logs it, at most once an interval.
+    """Counts entries and bytes from any thread, and logs them at most once an interval.
 
     Args:
-        verb: what is being done, such as ``"Pushing"``.
+        verb: the first word of a line, such as ``"Pushing"``.
         interval: seconds between two lines.
         clock: seconds that only grow.
-        say: takes a line.
+        say: receives each line.
     """
 
     def __init__(
@@ -34,13 +34,13 @@ class Progress:
         self.begin(0, 0)
 
     def begin(self, entries: int, size: int) -> None:
-        """Start to count towards so many entries and bytes."""
+        """Begin to count, towards so many entries and bytes."""
         self._entries, self._size = entries, size
         self._entries_done = self._bytes_done = 0
         self._began = self._said = self._clock()
 
     def add(self, entries: int = 0, size: int = 0) -> None:
-        """Count what was done since the last call, from any thread; log if it is time."""
+        """Count entries and bytes that are done now; log if it is time."""
         with self._lock:
             self._entries_done += entries
             self._bytes_done += size
@@ -61,12 +61,12 @@ class Progress:
 
 
 def count(number: int, one: str, many: str) -> str:
-    """Return a number of things for people: ``1 entry``, ``2,000 entries``."""
+    """Return a number with its noun: ``1 entry``, ``2,000 entries``."""
     return f"{number:,} {one if number == 1 else many}"
 
 
 def human_size(size: float) -> str:
-    """Return a number of bytes for people, in binary units."""
+    """Return a number of bytes in binary units: ``1.5 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:  # noqa: PLR2004
             return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
@@ -75,7 +75,7 @@ def human_size(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span for people."""
+    """Return seconds in hours and minutes, or minutes and seconds: ``3 min 5 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

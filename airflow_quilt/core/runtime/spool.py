@@ -1,4 +1,4 @@
-"""Records of a package, in memory while they are few, and in a temporary file beyond that."""
+"""Records of a package, in memory up to a bound, and in a temporary file beyond it."""
 
 import contextlib
 import heapq
@@ -20,7 +20,7 @@ T = TypeVar("T", bound=Record)
 
 @contextlib.contextmanager
 def disk_full_as_error(directory: Path | None = None) -> Iterator[None]:
-    """Tell a directory for temporary files that has no room from other trouble; by default that of the system.
+    """Name the directory for temporary files, by default the system's, in the error where it has no room.
 
     Raises:
         DiskError: it has none.
@@ -34,7 +34,13 @@ def disk_full_as_error(directory: Path | None = None) -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Run:
-    """Records in order, as blocks of a file: where each begins, and its bytes; and the place of the last one."""
+    """Records in order, in blocks of a file.
+
+    Attributes:
+        file: the file.
+        last: the sort key of the last record.
+        blocks: offset and size of each block, in bytes.
+    """
 
     file: IO[bytes]
     last: str
@@ -42,14 +48,14 @@ class _Run:
 
 
 class Spool(Generic[T]):
-    """Takes records in any order, from any thread, and yields them in walk order, as often as need be.
+    """Takes records in any order, from any thread, and yields them in walk order, any number of times.
 
-    The file has no name, so it goes with the process, however that ends.
+    The file has no name, so it ends with the process, however that ends.
 
     Args:
         kind: the type of the records, for msgspec.
-        most: how many are held in memory.
-        directory: where the file is; by default where the system has its temporary files.
+        most: the records to hold in memory before they are written to the file.
+        directory: of the file; by default the system's for temporary files.
     """
 
     def __init__(self, kind: Any, most: int, directory: Path | None = None) -> None:
@@ -63,7 +69,7 @@ class Spool(Generic[T]):
         self._count = 0
 
     def extend(self, records: Iterable[T]) -> int:
-        """Take records; return how many there were.
+        """Add records; return their number.
 
         Raises:
             DiskError: the directory for temporary files has no room.
@@ -94,13 +100,13 @@ class Spool(Generic[T]):
         self.close()
 
     def close(self) -> None:
-        """Let go of the records."""
+        """Release memory and file."""
         self._fresh, self._runs = [], []
         if self._file:
             self._file.close()
 
     def _spill(self) -> None:
-        """Write what is in memory to the file, in order: as a run of its own, unless it goes on where the last one ended."""
+        """Write the records in memory to the file, in order: as a new run, unless they follow those of the last run."""
         self._fresh.sort(key=sort_key)
         first, last = sort_key(self._fresh[0]), sort_key(self._fresh[-1])
         with disk_full_as_error(self._directory):

@@ -1,7 +1,7 @@
-"""The seam between the engine and where bytes are kept.
+"""The seam between the core and the stores: the disk, memory and S3.
 
-A storage speaks physical keys and raises only the engine's own errors. :class:`Storage` is what every store can do;
-:class:`ObjectStore` adds what a push needs of its target.
+:class:`Storage` has the methods of every store, :class:`FileStore` those that an install needs of its target, and
+:class:`ObjectStore` those that a push needs.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,10 +15,10 @@ from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.retry import RetryPolicy
 
 CHUNK: Final = 1024 * 1024
-"""Bytes that are read at a time."""
+"""The most bytes of a chunk."""
 
 MOST_WHOLE: Final = 64 * 1024 * 1024
-"""The most bytes of an object that is read whole."""
+"""The most bytes of an object that is read whole, unless a storage is given another bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +29,18 @@ class IfMatch:
 
 
 WriteMode = Literal["create", "overwrite"] | IfMatch
-"""``"create"`` writes only if there is nothing yet, ``"overwrite"`` always."""
+"""``"create"`` writes only if there is no object yet, ``"overwrite"`` always, :class:`IfMatch` only over the state it names."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """A small object, whole.
+    """A small object, read whole.
 
     Attributes:
         data: its bytes.
-        etag: what :class:`IfMatch` takes.
-        key: where it is, at the version that was read.
-        writer_tag: what its writer noted beside it, where the store keeps notes.
+        etag: its ETag, for :class:`IfMatch`.
+        key: its key, with the version that was read where the store has versions.
+        writer_tag: the writer tag that it was written with; None where there was none, or the store cannot keep one.
     """
 
     data: bytes
@@ -51,16 +51,18 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:
-    """What a store tells of an object.
+    """Metadata of an object, as a store states it.
 
     Attributes:
-        key: where it is, at its version where the store has versions and told one.
+        key: its key; with its version where the store has versions and the answer named one, which listings do not.
         size: bytes.
-        etag: changes when the bytes do; empty where a listing does not tell it reliably.
-        sha256: S3's ``ChecksumSHA256`` as it stands, where the object has one and it was asked for.
-        crc64nvme: S3's ``ChecksumCRC64NVME``, likewise.
-        written: in a listing, tells this writing of the object from every other, also from one of the same bytes; empty where
-            that is not certain.
+        etag: an opaque `str` that changes when the bytes do, in the form that the store states it; empty where a listing states
+            none that is reliable.
+        sha256: S3's ``ChecksumSHA256``, base64, with ``-N`` after it for N parts; None where the object has none or none was
+            requested.
+        crc64nvme: S3's ``ChecksumCRC64NVME``, base64; None likewise.
+        written: in a listing, differs between any two writings of the object, also of the same bytes; empty where that is not
+            certain. It is not compared.
     """
 
     key: PhysicalKey
@@ -71,38 +73,53 @@ class ObjectInfo:
     written: str = field(default="", compare=False)
 
     def proven(self, hash_type: str) -> Hash | None:
-        """Return the hash of a type that the store's checksums prove, or None, as for a type that nobody here knows."""
+        """Return the hash of a type that the store's checksums prove; None if they prove none, or the type is unknown."""
         try:
             return algorithm(hash_type).proven(self.size, self.sha256, self.crc64nvme)
         except HashTypeError:
             return None
 
     def proves(self, expected: Hash) -> bool:
-        """Whether the store's checksums prove that the object has a hash."""
+        """Return whether the store's checksums prove that the object has a hash."""
         return self.proven(expected.type) == expected or composite_hash(self.sha256, self.size) == expected
 
     def contradicts(self, expected: Hash) -> bool:
-        """Whether the store's checksums prove that the object does not have a hash."""
+        """Return whether the store's checksums prove that the object does not have a hash."""
         return self.proven(expected.type) not in {None, expected}
 
 
 class Storage(Protocol):
-    """Where files or objects are kept."""
+    """A store of files or objects. Safe to use from several threads.
+
+    Every method may raise, besides its own errors:
+
+    - :class:`~airflow_quilt.core.errors.AccessDeniedError`: the credentials are missing, wrong or not sufficient; its subclass
+      ``CredentialsExpiredError`` is transient;
+    - :class:`~airflow_quilt.core.errors.BucketNotFoundError`: there is no such bucket;
+    - :class:`~airflow_quilt.core.errors.StorageUnavailableError` (transient): the store cannot be reached, failed, or asks for
+      fewer requests (``ThrottledError``); the disk is full or fails (``DiskError``);
+    - :class:`~airflow_quilt.core.errors.StorageError`: the store refused for another reason.
+
+    An iterator raises them, and its own, while it is read.
+    """
 
     def get(self, key: PhysicalKey) -> StoredObject:
-        """Read a small object whole.
+        """Read a small object whole; of the version that ``key`` names, or else the current one.
 
         Raises:
-            ObjectNotFoundError: there is none.
-            StorageError: it is larger than :data:`MOST_WHOLE`, or than the bound that the storage was given.
+            ObjectNotFoundError: there is no such object or version.
+            StorageError: it is larger than the bound of the storage, by default :data:`MOST_WHOLE`.
         """
         ...
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
-        """Read the bytes from ``start`` up to ``stop`` in chunks; fewer come only where the object is shorter.
+        """Read the bytes from offset ``start`` up to ``stop``, which is not included, in chunks of at most :data:`CHUNK` bytes.
+
+        Fewer bytes come only where the object is shorter. An interrupted read goes on in the same state of the object only.
 
         Raises:
-            ObjectNotFoundError: there is none.
+            ObjectNotFoundError: there is no such object or version.
+            PreconditionError: the object changed before an interrupted read could go on.
         """
         ...
 
@@ -112,105 +129,132 @@ class Storage(Protocol):
         """Write an object in one piece; readers see the old one or the new one, never a part.
 
         Args:
-            key: where; a version is not looked at.
+            key: its key; a version in it is ignored.
             body: the bytes, or a seekable file, which is written from its beginning.
             mode: the condition.
-            writer_tag: a short note in ASCII that stays beside the object, where the store can keep one, and is no part of it.
+            writer_tag: a short `str` in ASCII to keep beside the object, no part of its bytes; a store that cannot keep it
+                drops it.
+
+        Returns:
+            Key, size and ETag of the new object, without checksums.
 
         Raises:
-            PreconditionError: the condition of ``mode`` does not hold.
+            PreconditionError: the condition of ``mode`` does not hold; the object is unchanged.
+            UnsupportedError: the store does not know conditional writes.
         """
         ...
 
     def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:
-        """Tell whether the conditions of :meth:`put` hold here.
+        """Return whether the conditions of :meth:`put` hold here.
 
         Args:
-            key: an object that may be written again with the bytes that it has: a store that ignores conditions does so.
-            data: its bytes.
+            key: an object to check with; a store that ignores conditions writes it again.
+            data: the bytes that it has, and keeps.
         """
         ...
 
     def stat(self, key: PhysicalKey) -> ObjectInfo:
-        """Tell size, version and checksum of an object.
+        """Return size, version, ETag and checksums of an object.
 
         Raises:
-            ObjectNotFoundError: there is none.
+            ObjectNotFoundError: there is no such object or version.
         """
         ...
 
     def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
-        """List the objects below a prefix or directory, recursively, in any order, without versions.
+        """List the objects below a prefix or directory, recursively, in any order, without versions and checksums.
 
         Args:
-            prefix: where.
-            after: leaves out what does not sort after the prefix with this at its end.
+            prefix: the prefix, or the directory; one that does not exist holds no object.
+            after: only keys that sort after the prefix followed by this; empty for all.
         """
         ...
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
-        """Delete objects; one that is not there is no error.
+        """Delete objects, not versions: where the store has versions the old ones stay. An object that is gone is no error.
 
         Raises:
-            StorageError: some could not be deleted; all others are, and the message says how many are left.
+            StorageError: some could not be deleted; the others are, and the message states how many are left.
         """
         ...
 
 
 class PartialFile(Protocol):
-    """A file of known size that is written in parts, from several threads, and appears when it is complete."""
+    """A file of known size, written in parts from several threads, that appears when it is complete."""
 
     def write(self, start: int, chunks: Iterable[bytes]) -> None:
-        """Write bytes from the offset ``start`` on."""
+        """Write bytes at the offset ``start``."""
         ...
 
     def complete(self) -> None:
-        """Give the file its name; what had the name before is replaced."""
+        """Give the file its name; a file that had it is replaced."""
         ...
 
     def abort(self) -> None:
-        """Drop what was written."""
+        """Remove the bytes that were written."""
         ...
 
 
 class FileStore(Storage, Protocol):
-    """A store that packages are installed to."""
+    """The target of an install."""
 
     def create(self, key: PhysicalKey, size: int) -> PartialFile:
-        """Begin a file of ``size`` bytes, and the directories above it, to be completed or aborted.
+        """Begin a file of ``size`` bytes, and the directories above it; the caller completes or aborts it.
 
-        It is not forced to the disk: what is installed is checked before it is used again.
+        It is not synced to the disk: an installed file is checked before it is used again.
+
+        Raises:
+            StorageError: no file can be that large here, or a file is in the way of a directory.
         """
         ...
 
 
 class MultipartUpload(Protocol):
-    """An object that arrives in parts and appears when it is complete.
+    """An upload in parts, from several threads, whose object appears when it is complete.
 
-    All calls raise :class:`~airflow_quilt.core.errors.UploadVanishedError` where it was completed or aborted meanwhile.
+    Every method that makes a request raises :class:`~airflow_quilt.core.errors.UploadVanishedError` where the upload was
+    completed or aborted, by this process or by another one.
     """
 
     def has(self, number: int, data: bytes, digest: bytes) -> bool:
-        """Tell whether part ``number`` arrived before this process took the upload up; if so it counts as sent."""
+        """Return whether part ``number`` with these bytes arrived before this process resumed the upload; then it counts as sent.
+
+        ``digest`` is that of ``data``.
+        """
         ...
 
     def arrived(self, number: int, size: int) -> bytes | None:
-        """Return the digest of part ``number`` if one of this size arrived before this process took the upload up.
+        """Return the digest of part ``number`` if one of ``size`` bytes arrived before this process resumed the upload.
 
-        None too where the store does not tell it; otherwise the part counts as sent.
+        Then it counts as sent. None also where the store does not state the digest.
         """
         ...
 
     def send(self, number: int, data: bytes, digest: bytes) -> None:
-        """Send part ``number``, counted from 1; ``digest`` is that of its bytes."""
+        """Send part ``number``, counted from 1, with the digest of its bytes; a part that is sent again is replaced.
+
+        Raises:
+            ChecksumMismatchError: other bytes arrived.
+        """
         ...
 
     def copy(self, number: int, source: ObjectInfo, start: int, stop: int) -> bytes | None:
-        """Let the store copy a range of another object as part ``number``; return its digest where the store tells it."""
+        """Let the store copy the bytes from ``start`` up to ``stop`` of an object as part ``number``.
+
+        Returns:
+            The digest of the part; None where the store does not state it.
+
+        Raises:
+            PreconditionError: the source is not in the state of ``source`` any more.
+        """
         ...
 
     def complete(self) -> ObjectInfo:
-        """Put the parts together."""
+        """Make the object of the parts, in the order of their numbers.
+
+        Raises:
+            ChecksumMismatchError: a part does not have its digest.
+        """
         ...
 
     def abort(self) -> None:
@@ -219,30 +263,41 @@ class MultipartUpload(Protocol):
 
 
 class ObjectStore(Storage, Protocol):
-    """A store that packages are pushed to."""
+    """The target of a push.
+
+    Digests are raw bytes, of the whole object or of one part, by the algorithm that the call or the upload names.
+    """
 
     @property
     def is_tls(self) -> bool:
-        """Whether bytes that change on their way from the store are noticed in any case."""
+        """Whether bytes that change on their way from the store are noticed in any case, as by TLS."""
         ...
 
     def part_sizes(self, stat: ObjectInfo) -> Sequence[int]:
-        """Tell the bytes of each part that an object was sent in, in the state that was seen; none where the store is silent."""
+        """Return the bytes of each part of an object, in order, while it is in the state of ``stat``.
+
+        Empty where the object was not sent in parts, or the store does not state them.
+        """
         ...
 
     def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
-        """List the objects below a prefix at their current versions, where the store has versions.
+        """List the objects below a prefix at their current versions; without versions where the store has none.
 
-        Ends early when about ``most`` versions, older ones too, have been looked at.
+        Args:
+            prefix: the prefix.
+            most: end after about so many versions, older ones included; None for all.
         """
         ...
 
     def keeps_versions(self, key: PhysicalKey) -> bool:
-        """Tell whether the bucket of a key keeps versions."""
+        """Return whether the bucket of a key keeps versions."""
         ...
 
     def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
-        """Write an object in one piece; ``digest`` is that of its bytes, which the store checks and keeps.
+        """Write an object in one piece, with the digest of its bytes, which the store checks and keeps.
+
+        Returns:
+            Its metadata, with the checksum of ``algorithm``.
 
         Raises:
             ChecksumMismatchError: other bytes arrived.
@@ -250,28 +305,39 @@ class ObjectStore(Storage, Protocol):
         ...
 
     def copy(self, source: ObjectInfo, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
-        """Let the store copy an object of at most 5 GiB, in the state that was seen, and compute its checksum.
+        """Let the store copy an object of at most 5 GiB, and compute the checksum of ``algorithm``.
+
+        Returns:
+            The metadata of the copy; without a checksum where the store states none.
 
         Raises:
-            PreconditionError: the source has changed since.
+            ObjectNotFoundError: the source is gone.
+            PreconditionError: the source is not in the state of ``source`` any more.
         """
         ...
 
     def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> MultipartUpload:
-        """Begin an upload in parts with digests of one kind, to be completed or aborted."""
+        """Begin an upload in parts with digests of ``algorithm``; the caller completes or aborts it."""
         ...
 
     def unfinished(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm = "SHA256") -> Sequence[MultipartUpload]:
-        """Find the uploads to a key that were begun after ``since``, in unix seconds, and are still open; newest first.
+        """Return the open uploads to a key with digests of ``algorithm`` that began at ``since`` (unix seconds) or later.
 
-        Where the store does not tell, there are none.
+        The newest is first. Empty where the store does not list them.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The storages of one piece of work, by kind of location, the patience with their failures, and the bounds of the work."""
+    """The storages of one piece of work.
+
+    Attributes:
+        local: the files of this machine.
+        remote: the objects of S3.
+        retry: the policy for calls of the storages that fail for now.
+        limits: the bounds of the work.
+    """
 
     local: FileStore
     remote: ObjectStore
@@ -283,7 +349,7 @@ class Stores:
         return self.local if key.is_local else self.remote
 
     def find(self, key: PhysicalKey) -> ObjectInfo | None:
-        """Look at a file or object that may not be there."""
+        """Return the metadata of a file or object; None if there is none."""
         try:
             return self.of(key).stat(key)
         except ObjectNotFoundError:
@@ -294,16 +360,16 @@ def check_whole(key: PhysicalKey, size: int, most: int) -> None:
     """Check that an object is small enough to be read whole.
 
     Raises:
-        StorageError: it is not.
+        StorageError: it has more than ``most`` bytes.
     """
     if size > most:
         raise StorageError(
-            f"it has {size:,} bytes, and no more than {most:,} are read at once; look at what it is and who wrote it", str(key)
+            f"it has {size:,} bytes, and no more than {most:,} are read at once; check its content and its writer", str(key)
         )
 
 
 def raise_first(failed: Sequence[QuiltError], of: int) -> None:
-    """Raise the first of the errors of a batch, if any, and say how many there are."""
+    """Raise the first of the errors of a batch of ``of`` deletions, if any; its message states how many there are."""
     if failed:
         first = failed[0]
         if of > 1:

@@ -1,4 +1,4 @@
-"""Writes on conditions, on stores that keep them and on stores that do not."""
+"""Conditional writes, on stores that support them and on stores that do not."""
 
 import logging
 from typing import Final
@@ -11,15 +11,15 @@ _log = logging.getLogger(__name__)
 
 _WEAK: Final = (
     "%s keeps no conditional writes (If-Match, If-None-Match): one writer at a time is safe there, but of several that publish "
-    "or delete revisions of one package at the same moment one may undo what another did"
+    "or delete revisions of one package at the same moment one may undo the change of another"
 )
 
 
 class ConditionalWriter:
-    """Writes small objects, each on a condition; where the store keeps none, it looks first and then writes.
+    """Writes small objects, each on a condition; where the store ignores conditions, a read checks it before the write.
 
     Args:
-        storage: where.
+        storage: the store.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -27,7 +27,7 @@ class ConditionalWriter:
         self._is_weak = False
 
     def put(self, key: PhysicalKey, data: bytes, mode: WriteMode, writer_tag: str | None = None) -> ObjectInfo:
-        """Write, if the condition holds.
+        """Write an object, if the condition of ``mode`` holds.
 
         Raises:
             PreconditionError: it does not.
@@ -37,14 +37,14 @@ class ConditionalWriter:
                 return self._storage.put(key, data, mode, writer_tag)
             except UnsupportedError:
                 self._weaken(key)
-        self._look(key, mode)
+        self._check(key, mode)
         return self._storage.put(key, data, "overwrite", writer_tag)
 
     def probe(self, key: PhysicalKey, data: bytes) -> None:
-        """Find out whether the store keeps conditions.
+        """Check whether the store keeps conditions; log a warning if it does not.
 
         Args:
-            key: an object of this writer, which may be written again as it is.
+            key: an object of this writer, which may be written again with the same bytes.
             data: its bytes.
         """
         if not self._is_weak and not self._storage.supports_conditional_writes(key, data):
@@ -54,7 +54,7 @@ class ConditionalWriter:
         self._is_weak = True
         _log.warning(_WEAK, f"s3://{key.bucket}" if key.bucket else key)
 
-    def _look(self, key: PhysicalKey, mode: WriteMode) -> None:
+    def _check(self, key: PhysicalKey, mode: WriteMode) -> None:
         if mode == "overwrite":
             return
         try:

@@ -34,21 +34,21 @@ from airflow_quilt.core.storage.base import (
     raise_first,
 )
 
-_TRIES: Final = 100
-_FOR_GOOD: Final = frozenset({errno.ENAMETOOLONG, errno.EFBIG, errno.EINVAL, errno.ELOOP, errno.EROFS})
-_MARK: Final = "user.airflow_quilt"
+_MOST_ATTEMPTS: Final = 100
+_PERMANENT: Final = frozenset({errno.ENAMETOOLONG, errno.EFBIG, errno.EINVAL, errno.ELOOP, errno.EROFS})
+_TAG: Final = "user.airflow_quilt"
+"""The extended attribute that holds the writer tag of a file."""
 _TEMPORARY: Final = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
 class LocalStorage:
     """Files and directories of this machine.
 
-    Writes go to a temporary file first, reach the disk, and then take the name: a reader sees the old file or the
-    new one, after a crash too. Writers of one directory take turns by a lock on it, so that conditions hold between
-    processes.
+    :meth:`put` writes a temporary file, syncs it to the disk, and renames it: a reader sees the old file or the new one, after a
+    crash too. A lock on the directory keeps its writers apart, so that conditions hold between processes.
 
     Args:
-        most: bytes that are read whole.
+        most: the most bytes of a file that is read whole.
     """
 
     def __init__(self, most: int = MOST_WHOLE) -> None:
@@ -59,7 +59,7 @@ class LocalStorage:
         with _opened(key) as descriptor, open(descriptor, "rb", closefd=False) as file:
             status = os.fstat(descriptor)
             check_whole(key, status.st_size, self._most)
-            return StoredObject(file.read(), _etag(status), key, _read_mark(descriptor))
+            return StoredObject(file.read(), _etag(status), key, _read_tag(descriptor))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of a file in chunks."""
@@ -71,7 +71,7 @@ class LocalStorage:
     def put(
         self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
     ) -> ObjectInfo:
-        """Write a file, if the condition of ``mode`` holds; the mark is an extended attribute, where the disk has those."""
+        """Write a file, if the condition of ``mode`` holds; the writer tag is an extended attribute, where the disk has those."""
         path = Path(key.key)
         with (
             _translated(key),
@@ -85,20 +85,17 @@ class LocalStorage:
         return ObjectInfo(key, status.st_size, _etag(status))
 
     def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
-        """Tell that conditions hold: a disk whose locks do not work refuses to write."""
+        """Return True: conditions hold, since a disk without working locks refuses to write."""
         return True
 
     def stat(self, key: PhysicalKey) -> ObjectInfo:
-        """Tell the size of a file."""
+        """Return size and ETag of a file."""
         with _translated(key):
             status = _status(key)
         return ObjectInfo(key, status.st_size, _etag(status))
 
     def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
-        """List the files below a directory; a directory that is not there holds none.
-
-        Links to directories are not followed.
-        """
+        """List the files below a directory, in order; links to directories are not followed."""
         with _translated(prefix):
             for item in _walk(prefix.key):
                 if (not after or item.path > prefix.key + after) and item.is_file() and not _TEMPORARY.fullmatch(item.name):
@@ -107,7 +104,7 @@ class LocalStorage:
                         yield ObjectInfo(PhysicalKey(None, item.path), status.st_size, _etag(status))
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
-        """Delete files, and the directories that this leaves empty, up to two levels as a registry's names have."""
+        """Delete files, and the directories that become empty by it: up to two levels, as package names have."""
         failed: list[QuiltError] = []
         for key in keys:
             try:
@@ -123,7 +120,7 @@ class LocalStorage:
 
 
 class LocalFile:
-    """A file that is written in parts under a temporary name; parts may come from several threads."""
+    """A file that is written in parts, from several threads, under a temporary name."""
 
     def __init__(self, key: PhysicalKey, size: int) -> None:
         self._key = key
@@ -131,7 +128,7 @@ class LocalFile:
         _make(key, path.parent)
         self._temporary = _temporary_name(path.parent)
         self._held = [os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)]
-        if size > CHUNK:  # Whether the disk takes it at all is known before its bytes come.
+        if size > CHUNK:  # A file that the disk cannot hold is refused before its bytes come.
             with self._opened() as descriptor, contextlib.ExitStack() as on_failure:
                 on_failure.callback(self._temporary.unlink)
                 os.truncate(descriptor, size)
@@ -139,7 +136,7 @@ class LocalFile:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """Open the file to write; the first time it is open already."""
+        """Open the file for writing; the first time it is open already."""
         try:
             descriptor = self._held.pop()
         except IndexError:
@@ -169,7 +166,7 @@ class LocalFile:
             os.close(self._held.pop())
 
     def abort(self) -> None:
-        """Drop what was written."""
+        """Remove the temporary file."""
         self._close()
         with _translated(self._key):
             self._temporary.unlink(missing_ok=True)
@@ -184,10 +181,10 @@ def _status(key: PhysicalKey) -> os.stat_result:
 
 @contextlib.contextmanager
 def _opened(key: PhysicalKey) -> Iterator[int]:
-    """Open a file to read it; to open a pipe or a device may wait for somebody, or do something."""
+    """Open a regular file for reading; to open a pipe or a device might block, or have an effect."""
     with _translated(key):
         _status(key)
-        descriptor = os.open(key.key, os.O_RDONLY | os.O_NONBLOCK)  # A pipe may have come in the place of the file.
+        descriptor = os.open(key.key, os.O_RDONLY | os.O_NONBLOCK)  # A pipe may have replaced the file since.
         try:
             yield descriptor
         finally:
@@ -195,7 +192,7 @@ def _opened(key: PhysicalKey) -> Iterator[int]:
 
 
 def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
-    """Yield what lies below a directory and is none itself, in order; not by recursion, which ends before the disk does."""
+    """Yield the items below a directory that are no directories, in order; without recursion, as its depth is limited."""
     pending = _listed(directory)
     while pending:
         item = pending.pop()
@@ -206,7 +203,7 @@ def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
 
 
 def _listed(directory: str) -> list[os.DirEntry[str]]:
-    """List a directory, last name first; none that was deleted meanwhile holds anything."""
+    """List a directory, last name first; one that is not there is empty."""
     with _translated(PhysicalKey(None, directory)), contextlib.suppress(FileNotFoundError):
         return sorted(os.scandir(directory), key=lambda item: item.name, reverse=True)
     return []
@@ -217,16 +214,16 @@ def _delete(key: PhysicalKey) -> None:
     with _translated(key), contextlib.suppress(FileNotFoundError), _locked(path.parent) as directory:
         path.unlink()
         os.fsync(directory)
-        with contextlib.suppress(OSError):  # Not empty: other files live there.
+        with contextlib.suppress(OSError):  # Not empty.
             path.parent.rmdir()
             path.parent.parent.rmdir()
 
 
 def _make(key: PhysicalKey, directory: Path) -> list[Path]:
-    """Make a directory and those above it; return those that were not there."""
+    """Make a directory and those above it; return those that were absent."""
     try:
         absent = list(itertools.takewhile(_is_no_directory, (directory, *directory.parents)))
-        for each in reversed(absent):  # mkdir(parents=True) is recursive.
+        for each in reversed(absent):  # mkdir(parents=True) recurses, to a limited depth.
             each.mkdir(exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         if any(os.path.lexists(parent) and not parent.is_dir() for parent in (directory, *directory.parents)):
@@ -271,10 +268,10 @@ def _check(key: PhysicalKey, mode: WriteMode) -> None:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[int]:
-    """Hold the lock of a directory; closing the descriptor, or the death of the process, lets it go.
+    """Hold the lock of a directory; closing the descriptor, or the end of the process, releases it.
 
     Raises:
-        FileNotFoundError: the directory is not there, or was deleted before the lock was had.
+        FileNotFoundError: the directory is absent, or was deleted before the lock was acquired.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -288,14 +285,14 @@ def _locked(directory: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _made_and_locked(key: PhysicalKey, directory: Path) -> Iterator[int]:
-    """Hold the lock of a directory that is made if need be, however often somebody deletes it meanwhile."""
+    """Make a directory, and hold its lock; again, when it is deleted in between."""
     with contextlib.ExitStack() as held:
-        for _ in range(_TRIES):
+        for _ in range(_MOST_ATTEMPTS):
             try:
-                for made in _make(key, directory):  # Their names are to survive as well.
+                for made in _make(key, directory):  # Their names shall survive a crash too.
                     _sync(made.parent)
                 descriptor = held.enter_context(_locked(directory))
-            except (FileNotFoundError, FileExistsError):  # mkdir raises the second one when it looks again too late.
+            except (FileNotFoundError, FileExistsError):  # mkdir raises the second one when it checks again too late.
                 continue
             break
         else:
@@ -305,14 +302,14 @@ def _made_and_locked(key: PhysicalKey, directory: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def _temporary(directory: Path, body: bytes | IO[bytes], writer_tag: str | None) -> Iterator[Path]:
-    """Write a file that is gone again unless it was renamed."""
+    """Write a temporary file, and remove it unless it was renamed."""
     path = _temporary_name(directory)
     try:
         with path.open("xb") as file:
             source = BytesIO(body) if isinstance(body, bytes) else body
             source.seek(0)
             shutil.copyfileobj(source, file, CHUNK)
-            _write_mark(file.fileno(), writer_tag)
+            _write_tag(file.fileno(), writer_tag)
             file.flush()
             os.fsync(file.fileno())
         yield path
@@ -320,21 +317,21 @@ def _temporary(directory: Path, body: bytes | IO[bytes], writer_tag: str | None)
         path.unlink(missing_ok=True)
 
 
-def _read_mark(descriptor: int) -> str | None:
+def _read_tag(descriptor: int) -> str | None:
     with contextlib.suppress(OSError, AttributeError):  # Not every system and disk has extended attributes.
-        return os.getxattr(descriptor, _MARK).decode("ascii", "replace")
+        return os.getxattr(descriptor, _TAG).decode("ascii", "replace")
     return None
 
 
-def _write_mark(descriptor: int, writer_tag: str | None) -> None:
+def _write_tag(descriptor: int, writer_tag: str | None) -> None:
     if writer_tag is not None:
         with contextlib.suppress(OSError, AttributeError):
-            os.setxattr(descriptor, _MARK, writer_tag.encode())
+            os.setxattr(descriptor, _TAG, writer_tag.encode())
 
 
 @contextlib.contextmanager
 def _translated(key: PhysicalKey) -> Iterator[None]:
-    """Turn the operating system's errors into the engine's."""
+    """Raise the core's errors for those of the operating system."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -346,5 +343,5 @@ def _translated(key: PhysicalKey) -> Iterator[None]:
     except OverflowError as error:
         raise StorageError("no file can be that large", str(key)) from error
     except OSError as error:
-        kind = StorageError if error.errno in _FOR_GOOD else DiskError
+        kind = StorageError if error.errno in _PERMANENT else DiskError
         raise kind(error.strerror or str(error), str(key)) from error

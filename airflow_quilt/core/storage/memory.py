@@ -1,4 +1,4 @@
-"""A store in memory that behaves as S3 does: versions, ETags, conditional writes, uploads in parts."""
+"""An object store in memory with the behaviour of S3: versions, ETags, conditional writes, uploads in parts."""
 
 import itertools
 import threading
@@ -38,7 +38,7 @@ class MemoryStorage:
     Args:
         buckets: the buckets that exist.
         versioned: whether they keep versions.
-        most: bytes that are read whole.
+        most: the most bytes of an object that is read whole.
     """
 
     def __init__(self, buckets: Iterable[str], *, versioned: bool = True, most: int = MOST_WHOLE) -> None:
@@ -48,13 +48,13 @@ class MemoryStorage:
         self._serial = itertools.count(1)
         self._lock = threading.RLock()
         self.sizes: dict[str, list[int]] = {}
-        """The bytes of the parts of what was sent in parts, by its ETag."""
+        """The bytes of each part of the objects that were sent in parts, by ETag."""
         self.uploads: list[MemoryUpload] = []
         """The uploads that are neither complete nor aborted."""
 
     @property
     def is_tls(self) -> bool:
-        """Tell that memory keeps what it is given."""
+        """Return True: no byte changes on its way from memory."""
         return True
 
     def get(self, key: PhysicalKey) -> StoredObject:
@@ -72,11 +72,13 @@ class MemoryStorage:
         self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
     ) -> ObjectInfo:
         """Write an object, if the condition of ``mode`` holds."""
-        data = body if isinstance(body, bytes) else _whole(body)
-        return self._store(key, mode, data, _NONE, writer_tag)
+        if not isinstance(body, bytes):
+            body.seek(0)
+            body = body.read()
+        return self.store(key, body, mode, writer_tag=writer_tag)
 
     def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
-        """Tell that conditions hold."""
+        """Return True: conditions hold."""
         return True
 
     def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
@@ -86,14 +88,14 @@ class MemoryStorage:
         return self.store(key, data, "overwrite", {algorithm: to_s3(digest)})
 
     def store(
-        self, key: PhysicalKey, data: bytes, mode: WriteMode = "overwrite", checksums: Mapping[StoreAlgorithm, str] = _NONE
+        self,
+        key: PhysicalKey,
+        data: bytes,
+        mode: WriteMode = "overwrite",
+        checksums: Mapping[StoreAlgorithm, str] = _NONE,
+        writer_tag: str | None = None,
     ) -> ObjectInfo:
-        """Keep bytes under a key, with the checksums that the store is to tell for them."""
-        return self._store(key, mode, data, checksums, None)
-
-    def _store(
-        self, key: PhysicalKey, mode: WriteMode, data: bytes, checksums: Mapping[StoreAlgorithm, str], writer_tag: str | None
-    ) -> ObjectInfo:
+        """Write an object, and the checksums, base64, that the store shall state for it."""
         with self._lock:
             versions = self._bucket(key)[key.key]
             current = versions[-1] if versions and versions[-1].data is not None else None
@@ -107,11 +109,11 @@ class MemoryStorage:
         return _stat(key, version)
 
     def stat(self, key: PhysicalKey) -> ObjectInfo:
-        """Tell size, version and checksum of an object."""
+        """Return size, version, ETag and checksums of an object."""
         return _stat(key, self._find(key))
 
     def part_sizes(self, stat: ObjectInfo) -> list[int]:
-        """Tell the bytes of each part that an object was sent in."""
+        """Return the bytes of each part that an object was sent in."""
         return self.sizes.get(stat.etag, [])
 
     def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
@@ -131,7 +133,7 @@ class MemoryStorage:
         return iter(sorted(found, key=lambda stat: stat.key.key)[:most])
 
     def keeps_versions(self, key: PhysicalKey) -> bool:
-        """Tell whether the buckets keep versions."""
+        """Return whether the buckets keep versions."""
         self._bucket(key)
         return self._versioned
 
@@ -143,12 +145,16 @@ class MemoryStorage:
                 self._append(versions, _Version(None, f"v{next(self._serial)}" if self._versioned else None, "", _NONE))
 
     def copy(self, source: ObjectInfo, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
-        """Copy an object in the state that was seen."""
+        """Copy an object in the state of ``source``."""
         data = self.read(source)
         return self.store(key, data, "overwrite", {algorithm: to_s3(_digest(data, algorithm))})
 
     def read(self, source: ObjectInfo) -> bytes:
-        """Read an object in the state that was seen."""
+        """Read an object in the state of ``source``.
+
+        Raises:
+            PreconditionError: it is not in that state any more.
+        """
         version = self._find(source.key)
         if version.etag != source.etag:
             raise PreconditionError("the object changed while it was being copied", str(source.key))
@@ -162,7 +168,7 @@ class MemoryStorage:
         return upload
 
     def unfinished(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm = "SHA256") -> "list[MemoryUpload]":
-        """Find the uploads to a key that were begun after ``since`` and are still open, newest first."""
+        """Return the open uploads to a key that began at ``since`` or later, newest first."""
         return [upload for upload in reversed(self.uploads) if upload.matches(key, since, algorithm)]
 
     def _bucket(self, key: PhysicalKey) -> dict[str, list[_Version]]:
@@ -197,11 +203,11 @@ class MemoryUpload:
         self._begun = time.time()
 
     def matches(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm) -> bool:
-        """Whether it is one to a key, with digests of one kind, begun after ``since``."""
+        """Return whether it goes to a key, with digests of one algorithm, and began at ``since`` or later."""
         return (self._key, self._algorithm) == (key, algorithm) and self._begun >= since
 
     def has(self, number: int, data: bytes, digest: bytes) -> bool:  # noqa: ARG002
-        """Tell whether a part arrived already."""
+        """Return whether a part arrived already."""
         return self._parts.get(number) == data
 
     def arrived(self, number: int, size: int) -> bytes | None:
@@ -249,16 +255,9 @@ class MemoryUpload:
 
 
 def _stat(key: PhysicalKey, version: _Version) -> ObjectInfo:
-    told = version.checksums
-    return ObjectInfo(
-        key.at_version(version.version_id), len(version.data or b""), version.etag, told.get("SHA256"), told.get("CRC64NVME")
-    )
+    size, checksums = len(version.data or b""), version.checksums
+    return ObjectInfo(key.at_version(version.version_id), size, version.etag, checksums.get("SHA256"), checksums.get("CRC64NVME"))
 
 
 def _digest(data: bytes, algorithm: StoreAlgorithm) -> bytes:
     return digest_of([data], algorithm_of(algorithm).new())
-
-
-def _whole(file: IO[bytes]) -> bytes:
-    file.seek(0)
-    return file.read()

@@ -1,4 +1,4 @@
-"""Locations as people write them: relative paths, ``~`` and links are resolved on this machine's disk."""
+"""Locations as people write them, resolved on this machine's disk: relative paths, ``~`` and links."""
 
 import os
 import re
@@ -16,7 +16,7 @@ def resolve_location(text: str) -> PhysicalKey:
     ``file://`` URL (quilt3's ``PhysicalKey.from_path``).
 
     Raises:
-        LocationError: ``text`` is something else; the message says which part is wrong.
+        LocationError: ``text`` is neither; the message names the part that is wrong.
     """
     if text and not _SCHEME.match(text):
         return resolve_path(text)
@@ -39,7 +39,7 @@ def resolve_registry(text: str) -> RegistryLocation:
     """Return the location of a registry: ``s3://bucket``, ``file:///directory`` or a local path.
 
     Raises:
-        LocationError: ``text`` names an object, a prefix or a version, or is no location at all.
+        LocationError: ``text`` names an object, a prefix or a version, or is no location.
     """
     if text and not _SCHEME.match(text):
         return RegistryLocation(resolve_path(text.rstrip("/") or "/"))

@@ -1,4 +1,4 @@
-"""What the errors of boto and of S3 stores mean to the engine."""
+"""The core's errors for those of boto and of S3 stores."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -69,12 +69,12 @@ _OTHER_BYTES: Final = {"BadDigest", "InvalidPart", "XAmzContentSHA256Mismatch", 
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500
 _SERVER_ERRORS: Final = {"InternalError", "ServiceUnavailable"}
-"""What a store says of one object of a batch, where no status comes with it."""
+"""Codes for one object of a batch, which come without a status."""
 
 
 @contextlib.contextmanager
 def translated(key: PhysicalKey) -> Iterator[None]:
-    """Turn boto's errors into the engine's."""
+    """Raise the core's errors for those of boto."""
     try:
         yield
     except ClientError as error:
@@ -91,12 +91,12 @@ def translated(key: PhysicalKey) -> Iterator[None]:
         raise StorageError(str(error), str(key)) from error
     except QuiltError:
         raise
-    except Exception as error:  # What botocore makes of an answer that was damaged on its way is no one kind of error.
+    except Exception as error:  # For an answer that was damaged on its way botocore raises errors of many kinds.
         raise StorageUnavailableError(f"the answer cannot be read: {error!r}", str(key)) from error
 
 
 def error_of(code: str, message: str, status: int, location: str) -> QuiltError:
-    """Return the error for a code of S3; ``status`` is that of HTTP, 0 where none comes with it."""
+    """Return the error for a code of S3 and a status of HTTP, 0 where there is none."""
     if code in _OTHER_BYTES:
         return ChecksumMismatchError(f"{location}: the store received other bytes than were sent")
     if code in _CODES:

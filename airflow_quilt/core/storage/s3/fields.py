@@ -1,7 +1,4 @@
-"""What the requests and answers of S3 have in common.
-
-Request and response fields are those of the Amazon S3 API Reference.
-"""
+"""The fields of requests and answers of S3, as the Amazon S3 API Reference names them."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +14,7 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import ObjectInfo
 
 _SECOND: Final = timedelta(seconds=3)
-"""What was written so long before a listing is written again only in a later second, by any of the store's clocks."""
+"""An object written so long before a listing is written again only in a later second, by any of the store's clocks."""
 
 
 def bucket_of(key: PhysicalKey) -> str:
@@ -57,19 +54,19 @@ def contradicts_s3(data: bytes, name: str, checksum: str) -> bool:
 
 
 def checksum_fields(algorithm: StoreAlgorithm, digest: bytes) -> dict[str, str]:
-    """Return the field that tells the digest of the bytes of an object or part."""
+    """Return the field that holds the digest of an object or part."""
     return {f"Checksum{algorithm}": to_s3(digest)}
 
 
 def stat_of(key: PhysicalKey, size: int, etag: str, checksums: Mapping[str, Any]) -> ObjectInfo:
-    """Return what is known of an object; ``checksums`` are the fields of an answer, or of the request."""
+    """Return the metadata of an object; ``checksums`` are the fields of an answer, or of the request."""
     return ObjectInfo(key, size, etag, checksums.get("ChecksumSHA256"), checksums.get("ChecksumCRC64NVME"))
 
 
 def stats_of(bucket: str | None, page: Mapping[str, Any]) -> Iterator[ObjectInfo]:
-    """Yield what a page of a listing tells.
+    """Yield the metadata of the objects on a page of a listing.
 
-    An ETag depends on the bytes alone, and times are of whole seconds: only of what is older they tell one writing from the next.
+    An ETag depends on the bytes alone, and times are of whole seconds: together they identify only writings some seconds old.
     """
     certain = _certain(page.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", ""))
     for item in page.get("Contents", ()):
@@ -79,7 +76,7 @@ def stats_of(bucket: str | None, page: Mapping[str, Any]) -> Iterator[ObjectInfo
 
 
 def _certain(date: str) -> datetime:
-    """Return until when the last writing of an object is told from all others by a listing of some date."""
+    """Return the time up to which a listing of some date identifies the last writing of an object."""
     try:
         return parsedate_to_datetime(date).astimezone(UTC) - _SECOND
     except (ValueError, OverflowError):
@@ -87,6 +84,6 @@ def _certain(date: str) -> datetime:
 
 
 def version_of(answer: Mapping[str, Any]) -> str | None:
-    """Return the version that the store told; buckets without versioning call theirs ``null``."""
+    """Return the version that an answer names; None for ``null``, which stands for it in buckets without versioning."""
     version: str | None = answer.get("VersionId")
     return None if version == "null" else version

@@ -14,7 +14,15 @@ from airflow_quilt.core.storage.s3.fields import address, checksum_fields, stat_
 
 
 class S3Upload:
-    """An upload in parts to an S3 store; parts may be sent from several threads."""
+    """An upload in parts to an S3 store; several threads may send parts.
+
+    Args:
+        runtime: makes the requests, or leaves them to its boto3 client.
+        key: the object.
+        upload_id: of the upload, in the store.
+        algorithm: of the digests.
+        arrived: the parts that arrived before, by number, as ListParts lists them.
+    """
 
     def __init__(
         self,
@@ -33,15 +41,14 @@ class S3Upload:
         self._arrived = arrived or {}
 
     def has(self, number: int, data: bytes, digest: bytes) -> bool:
-        """Tell whether a part arrived: by its checksum, or by the MD5 in its ETag where the store lists no other."""
+        """Return whether a part arrived, by its checksum, or by the MD5 in its ETag where the store lists no checksum."""
         part = self._arrived.get(number)
         if part is None or part["Size"] != len(data):
             return False
-        checksum = checksum_fields(self._algorithm, digest)
-        told = part.get(f"Checksum{self._algorithm}")
-        if not (told == to_s3(digest) if told else part["ETag"].strip('"') == _md5(data)):
+        checksum = part.get(f"Checksum{self._algorithm}")
+        if not (checksum == to_s3(digest) if checksum else part["ETag"].strip('"') == _md5(data)):
             return False
-        self._keep(number, len(data), part["ETag"], checksum)
+        self._keep(number, len(data), part["ETag"], checksum_fields(self._algorithm, digest))
         return True
 
     def arrived(self, number: int, size: int) -> bytes | None:
@@ -54,7 +61,7 @@ class S3Upload:
         return digest
 
     def send(self, number: int, data: bytes, digest: bytes) -> None:
-        """Send a part; the store refuses it when its bytes do not have the digest."""
+        """Send a part; the store refuses bytes that do not have the digest."""
         checksum: Any = checksum_fields(self._algorithm, digest)
         part = {"partNumber": number, "uploadId": self._target["UploadId"]}
         with translated(self._key):
@@ -74,15 +81,15 @@ class S3Upload:
                 CopySourceRange=f"bytes={start}-{stop - 1}",
             )
         result: Any = answer["CopyPartResult"]
-        told = result.get(f"Checksum{self._algorithm}")
-        digest = from_s3(told)
-        if told and digest is None:
+        checksum = result.get(f"Checksum{self._algorithm}")
+        digest = from_s3(checksum)
+        if checksum and digest is None:
             raise StorageUnavailableError("the checksum in the answer was damaged on its way", str(self._key))
         self._keep(number, stop - start, result["ETag"], checksum_fields(self._algorithm, digest) if digest else {})
         return digest
 
     def complete(self) -> ObjectInfo:
-        """Put the parts together."""
+        """Make the object of the parts."""
         parts: Any = [part for _, (_, part) in sorted(self._parts.items())]
         with translated(self._key):
             answer = self._client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
@@ -95,7 +102,7 @@ class S3Upload:
             self._client.abort_multipart_upload(**self._target)
 
     def _keep(self, number: int, size: int, etag: str, checksum: Mapping[str, str]) -> None:
-        """Remember a part for when it is put together with the others; one that is sent again takes its own place."""
+        """Keep the fields of a part for :meth:`complete`; a part that is sent again replaces its first one."""
         self._parts[number] = size, {"PartNumber": number, "ETag": etag, **checksum}
 
 

@@ -46,12 +46,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _DELETE_BATCH: Final = 1000
+"""The most objects that one request deletes."""
 _PAGE: Final = 1000
 """The most keys, versions or parts that an answer lists."""
 _TAG: Final = "airflow-quilt"
 """The name of the metadata field that holds the writer tag of an object."""
 _NO_REASON: Final = "400"
+"""The code of a HEAD request that was refused; the code of S3 would be in a body, which its answers do not have."""
 _BEYOND_THE_END: Final = {"416", "InvalidRange"}
+"""The codes of a range that begins at the end of the object, or beyond it."""
 _NO_STATE: Final = '"00000000000000000000000000000000"'
 """An ETag that no object has."""
 READ_RETRY: Final = RetryPolicy(seconds=30.0, longest=2.0)
@@ -242,7 +245,7 @@ class S3Storage:
             return []
 
     def _ask_why(self, key: PhysicalKey) -> None:
-        """Read one byte, for the error that HEAD cannot report, as its answers have no body; expired credentials are renewed."""
+        """Read one byte, to raise the error that HEAD cannot report; boto renews expired credentials on the way."""
         try:
             self._client.get_object(**address(key), Range="bytes=0-0")["Body"].close()
         except ClientError as error:
@@ -300,7 +303,8 @@ class S3Storage:
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects, up to 1000 with one request; in a bucket with versions delete markers cover them."""
         failed = []
-        for batch in _batches(keys):
+        for start in range(0, len(keys), _DELETE_BATCH):
+            batch = keys[start : start + _DELETE_BATCH]
             answer = self._delete(batch)
             for refused in answer.get("Errors", ()):
                 key = PhysicalKey(batch[0].bucket, refused.get("Key", ""))
@@ -316,7 +320,7 @@ class S3Storage:
             return self._client.delete_objects(Bucket=bucket_of(keys[0]), Delete={"Objects": objects, "Quiet": True})
 
     def copy(self, source: ObjectInfo, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
-        """Let the store copy an object of at most 5 GiB; the copy is requested where the answer lacks its checksum."""
+        """Let the store copy an object of at most 5 GiB; where the answer lacks the checksum, the copy's headers are read."""
         with translated(source.key):
             answer = self._client.copy_object(
                 **address(key.at_version(None)),
@@ -362,8 +366,3 @@ class S3Storage:
 def open_s3(client: "S3Client | None" = None, limits: Limits = _LIMITS) -> S3Storage:
     """Return the storage of a boto3 client; by default of one with boto3's own credentials, region and settings."""
     return S3Storage(client or boto3.client("s3", config=client_config(None, limits)))
-
-
-def _batches(keys: Sequence[PhysicalKey]) -> Iterator[Sequence[PhysicalKey]]:
-    for start in range(0, len(keys), _DELETE_BATCH):
-        yield keys[start : start + _DELETE_BATCH]

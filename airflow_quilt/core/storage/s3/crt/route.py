@@ -1,6 +1,6 @@
-"""How boto3 reaches a bucket, and whether the common runtime can do it in the same way.
+"""The route by which boto3 reaches a bucket, and the reasons why the common runtime cannot take the same one.
 
-Some of it boto3 keeps to itself. Where a release of it has moved what is looked at here, it is left to boto3.
+Some of it is private to boto3. Where a release has moved the names that are used here, all requests are left to boto3.
 """
 
 import os
@@ -30,7 +30,7 @@ _EVENTS: Final = (
     "response-received",
     "after-call",
 )
-"""What boto3 tells of a request that succeeds; one that fails is made again by boto3, which then tells all of it."""
+"""The events that boto3 emits for a request that succeeds; one that fails is made again by boto3, which then emits all."""
 _OWN: Final = ("botocore.", "boto3.", "airflow_quilt.")
 _NOT_OWN: Final = "botocore.stub"
 _KNOWN_SETTINGS: Final = frozenset({"addressing_style", "us_east_1_regional_endpoint", "use_arn_region"})
@@ -46,11 +46,11 @@ _OPTIONS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where the objects of a bucket are, and what requests to them are signed for.
+    """The address of the objects of a bucket, and the region of signatures for them.
 
     Attributes:
         host: the name and port of the server.
-        path: what stands before the key: nothing, or the bucket.
+        path: the path before the key, without a trailing ``/``: empty, or with the bucket in it.
         region: of the signature.
     """
 
@@ -60,19 +60,19 @@ class Route:
 
 
 def why_not(client: "S3Client", runtime: Any = awscrt.s3) -> str | None:
-    """Return why the requests of a client are left to boto3, or None if the common runtime makes the same ones."""
+    """Return the reason to leave the requests of a client to boto3; None if the common runtime makes the same ones."""
     try:
         return next(_reasons(client, runtime), None)
     except AttributeError as error:
-        return f"this release of botocore does not tell how it is set up ({error})"
+        return f"this release of botocore does not show its settings ({error})"
 
 
 def _reasons(client: Any, runtime: Any) -> Iterator[str]:
     config = client.meta.config
     if not hasattr(runtime, "S3RetryMode"):
         yield "this release of awscrt cannot leave the retries to others; 0.38 can"
-    yield from (f"the client asks for {what}" for option, what in _OPTIONS.items() if getattr(config, option, None))
-    yield from (f"the client has the S3 setting {name!r}" for name, value in (config.s3 or {}).items() if _is_odd(name, value))
+    yield from (f"the client asks for {feature}" for option, feature in _OPTIONS.items() if getattr(config, option, None))
+    yield from (f"the client has the S3 setting {name!r}" for name in (config.s3 or {}) if _is_unknown(name, config.s3[name]))
     if config.signature_version not in (UNSIGNED, "s3v4"):
         yield f"the client signs by {config.signature_version!r}"
     if (config.retries or {}).get("mode") == "adaptive":
@@ -84,12 +84,12 @@ def _reasons(client: Any, runtime: Any) -> Iterator[str]:
     yield from (f"{handler!r} handles the client's events" for handler in _handlers(client) if not _is_own(handler))
 
 
-def _is_odd(name: str, value: object) -> bool:
+def _is_unknown(name: str, value: object) -> bool:
     return value is not None and value is not False and name not in _KNOWN_SETTINGS
 
 
 def _handlers(client: Any) -> Iterator[Callable[..., Any]]:
-    """Return what would be called on the way of a request that succeeds."""
+    """Yield the handlers of the events of a request that succeeds."""
     emitter = client.meta.events
     emitter = getattr(emitter, "_emitter", emitter)
     for operation in _OPERATIONS:
@@ -103,19 +103,19 @@ def _is_own(handler: Callable[..., Any]) -> bool:
 
 
 def verified_by(client: Any) -> str | None:
-    """Return the file or directory of the authorities that a client trusts, or None where it trusts everybody."""
-    where = get_cert_path(client._endpoint.http_session._verify)  # noqa: SLF001
-    return os.fspath(where) if where else None
+    """Return the path of the CA bundle (PEM), or of a directory of such, of a client; None where it verifies no certificate."""
+    path = get_cert_path(client._endpoint.http_session._verify)  # noqa: SLF001
+    return os.fspath(path) if path else None
 
 
 def frozen_credentials(client: Any) -> tuple[str, str, str | None] | None:
-    """Return what a client signs with now; it may be renewed on the way. None if there is nothing."""
+    """Return access key, secret key and session token of a client, renewed if it is time; None if there are none."""
     credentials = client._get_credentials()  # noqa: SLF001
     return None if credentials is None else tuple(credentials.get_frozen_credentials()[:3])
 
 
 def route(client: Any, bucket: str) -> Route | None:
-    """Return how boto3 reaches the objects of a bucket now, or None where it does so by other means than plain ones."""
+    """Return the present route to the objects of a bucket; None where boto3 takes another signature or headers for it."""
     operation = client.meta.service_model.operation_model(_OPERATIONS[0])
     context: dict[str, Any] = {
         "client_region": client.meta.region_name,
@@ -130,5 +130,5 @@ def route(client: Any, bucket: str) -> Route | None:
     schemes = [scheme["name"] for scheme in properties.get("authSchemes", [])]
     if headers or schemes not in ([], ["sigv4"]):
         return None
-    place = urlsplit(url)
-    return Route(place.netloc, place.path.rstrip("/"), context.get("signing", {}).get("region") or client.meta.region_name)
+    parts = urlsplit(url)
+    return Route(parts.netloc, parts.path.rstrip("/"), context.get("signing", {}).get("region") or client.meta.region_name)
