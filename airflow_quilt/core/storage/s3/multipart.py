@@ -45,11 +45,13 @@ class S3Upload:
         part = self._arrived.get(number)
         if part is None or part["Size"] != len(data):
             return False
-        checksum = part.get(f"Checksum{self._algorithm}")
-        if not (checksum == to_s3(digest) if checksum else part["ETag"].strip('"') == _md5(data)):
-            return False
-        self._keep(number, len(data), part["ETag"], checksum_fields(self._algorithm, digest))
-        return True
+        if checksum := part.get(f"Checksum{self._algorithm}"):
+            arrived: bool = checksum == to_s3(digest)
+        else:
+            arrived = part["ETag"].strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if arrived:
+            self._keep(number, len(data), part["ETag"], checksum_fields(self._algorithm, digest))
+        return arrived
 
     def arrived(self, number: int, size: int) -> bytes | None:
         """Return the digest of a part that arrived, if it has this size and the store lists it."""
@@ -104,7 +106,3 @@ class S3Upload:
     def _keep(self, number: int, size: int, etag: str, checksum: Mapping[str, str]) -> None:
         """Keep the fields of a part for :meth:`complete`; a part that is sent again replaces its first one."""
         self._parts[number] = size, {"PartNumber": number, "ETag": etag, **checksum}
-
-
-def _md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
