@@ -21,9 +21,11 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.hooks import _queue
 from airflow_quilt.hooks._queue import PackageEvent
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entry
+from airflow_quilt.triggers import _cursor, _poller
 from airflow_quilt.triggers._cursor import Cursor
 from airflow_quilt.triggers._poller import Snapshot
 from airflow_quilt.triggers._registries import opened
@@ -204,6 +206,13 @@ def package_trigger(kept: Any, package: str = "team/data", **arguments: Any) -> 
 
 def watch(story: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(story())  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the second for which a trigger waits for others that start with it."""
+    monkeypatch.setattr(_poller, "_GATHERING", 0.1)
+    monkeypatch.setattr(_cursor, "_STARTING", 0.1)
 
 
 @pytest.fixture
@@ -527,6 +536,7 @@ def test_shared_polls_cost_as_one(proxy: S3Proxy, bucket: str, s3: S3Server, mon
     registry = f"s3://{bucket}"
     for name, value in connections(proxy.store, registry).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(_poller, "_GATHERING", 1.0)
     names = [f"team/data-{number}" for number in range(40)]
     publish(names[7], "first")
     kept = [Kept() for _ in names]
@@ -710,6 +720,7 @@ def test_queue_event_causes_poll(
     connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
     connection["extra"]["service_config"] = {"sqs": {"endpoint_url": queue.endpoint}}
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+    monkeypatch.setattr(_queue, "_LONGEST", 1)  # The last request for messages is waited for.
     first = publish("team/data", "first")
     kept = Kept()
 
