@@ -1,6 +1,8 @@
 """Fixtures that every kind of test shares: a real S3 store, fresh buckets, and registries on each kind of storage."""
 
 import itertools
+import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -22,8 +24,14 @@ from testbed.proxy import S3Proxy, running_proxy
 from testbed.seaweedfs import seaweedfs
 from testbed.server import S3Server
 
+_LONG: Final = ("test_benchmarks.py", "test_demo.py")
 _BUCKETS_AT_ONCE: Final = 8
 _serial = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest tests: at the end, one worker would wait for another that has just begun one of them."""
+    items.sort(key=lambda item: item.path.name not in _LONG)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,6 +48,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 store, one for all tests; each test takes buckets of its own from it."""
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as store:
         yield store
+        os.kill(store.process, signal.SIGKILL)  # Its data is thrown away; to stop in order takes it up to ten seconds.
 
 
 @pytest.fixture(scope="session")
