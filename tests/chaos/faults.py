@@ -48,7 +48,7 @@ PARTS: Final = 8 * 1024 * 1024 + 1
 """Bytes of an upload in two parts."""
 READ_TIMEOUT: Final = 2.5
 """Seconds after which the product takes an answer for lost."""
-PATIENCE: Final = RetryPolicy(seconds=60.0, shortest=0.1, longest=3.0)
+RETRY: Final = RetryPolicy(seconds=60.0, shortest=0.1, longest=3.0)
 DELAYS: Final = (0.1, 1.4)
 """Read timeouts that a delay lasts: one that a client bears, and one that it does not."""
 
@@ -57,7 +57,7 @@ R = TypeVar("R")
 Files = Mapping[str, bytes]
 
 
-def registry_at(store: S3Server, bucket: str, read_timeout: float = READ_TIMEOUT, patience: RetryPolicy = PATIENCE) -> Registry:
+def registry_at(store: S3Server, bucket: str, read_timeout: float = READ_TIMEOUT, retry: RetryPolicy = RETRY) -> Registry:
     """Return a registry whose client has the settings of the product, but gives up sooner."""
     client: S3Client = boto3.session.Session().client(
         "s3",
@@ -67,7 +67,7 @@ def registry_at(store: S3Server, bucket: str, read_timeout: float = READ_TIMEOUT
         aws_secret_access_key=store.admin.secret_key,
         config=client_config(Config(connect_timeout=2, read_timeout=read_timeout)),
     )
-    stores = Stores(LocalStorage(), S3Storage(client, patience), patience)
+    stores = Stores(LocalStorage(), S3Storage(client, retry), retry)
     return Registry(RegistryLocation.parse(f"s3://{bucket}"), stores)
 
 

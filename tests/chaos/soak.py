@@ -241,7 +241,7 @@ class Soak:
         self._do("push stopped", lambda: push(self.s3, cancelled, stop=StopAfter(moment)), CancelledError)
         self._do("build stopped", lambda: build(self.local, cancelled, stop=StopAfter(moment)), CancelledError)
         out = self.place / "stopped"
-        self._do("install stopped", lambda: install(self.s3, REFERENCE, str(out), StopAfter(moment)), CancelledError)
+        self._do("install stopped", lambda: install(self.s3, REFERENCE, str(out), stop=StopAfter(moment)), CancelledError)
         shutil.rmtree(out, ignore_errors=True)
 
     def _look_at_the_end(self) -> None:

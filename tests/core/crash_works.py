@@ -18,7 +18,7 @@ from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import DeleteResult, Revision
 from airflow_quilt.core.registry.selection import Reference
-from airflow_quilt.core.rollback import rollback
+from airflow_quilt.core.rollback import RollbackResult, rollback
 from tests.core.crash import LARGE, OLDER, SMALL, Judge, Kind, Work, World, broken_invariants
 from tests.core.faulty import Before, is_put_of, tapped
 
@@ -118,9 +118,9 @@ class RollbackJudgement(Judgement):
             yield f"latest is {latest}"
         yield from self._history()
 
-    def end(self, result: tuple[Revision, TopHash]) -> Iterator[str]:
+    def end(self, result: RollbackResult) -> Iterator[str]:
         yield from super().end(result)
-        if (latest := self.world.latest()) != self.world.chosen or result[0].top_hash != latest:
+        if (latest := self.world.latest()) != self.world.chosen or result.top_hash != latest:
             yield f"latest is {latest}"
         yield from self._history()
 

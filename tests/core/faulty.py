@@ -313,8 +313,9 @@ class SilentStorage(MemoryStorage):
         data: bytes,
         mode: WriteMode = "overwrite",
         checksums: Mapping[StoreAlgorithm, str] | None = None,  # noqa: ARG002
+        writer_tag: str | None = None,
     ) -> ObjectInfo:
-        return super().store(key, data, mode)
+        return super().store(key, data, mode, writer_tag=writer_tag)
 
     def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> MemoryUpload:
         self.uploads.append(upload := _SilentUpload(self, key, algorithm))
