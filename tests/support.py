@@ -1,7 +1,7 @@
 """Helpers for tests of several folders."""
 
 from airflow_quilt.core.format.manifest import Entry
-from airflow_quilt.core.publish.pipeline import PublishResult
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.registry.registry import Registry
 from tests.core.faulty import Tap, tapped
 

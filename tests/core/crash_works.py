@@ -11,8 +11,8 @@ from airflow_quilt.core.format.hashes import CRC64NVME
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.install import InstallResult, install
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry

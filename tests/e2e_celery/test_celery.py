@@ -13,8 +13,8 @@ import pytest
 
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.limits import Limits

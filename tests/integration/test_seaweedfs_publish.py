@@ -16,8 +16,8 @@ from airflow_quilt.core.format.hashes import hash_of
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import DeleteResult

@@ -9,8 +9,8 @@ from airflow_quilt.core.build import build
 from airflow_quilt.core.errors import RevisionConflictError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores

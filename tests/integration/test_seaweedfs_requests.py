@@ -12,8 +12,8 @@ from airflow_quilt.core.delete import delete
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage

@@ -11,8 +11,8 @@ import pytest
 
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from testbed.server import S3Server

@@ -68,7 +68,7 @@ def entries(
 
 
 @dataclass(frozen=True, slots=True)
-class SourceTree:
+class PackageTree:
     """Records below the header of a manifest, in the order of a walk."""
 
     entries: list[Entry]
@@ -97,11 +97,11 @@ def _walk(shape: Shape, prefix: str = "") -> Iterator[str]:
 @st.composite
 def trees(
     draw: st.DrawFn, places: st.SearchStrategy[tuple[str, ...]] = PLACES, directory_meta: st.SearchStrategy[Any] = JSON
-) -> SourceTree:
+) -> PackageTree:
     """Trees of entries, some of whose directories have metadata."""
     paths = list(_walk(draw(_SHAPES)))
     directories = [DirectoryKey(path) for path in paths if path.endswith("/") and draw(st.booleans())]
-    return SourceTree(
+    return PackageTree(
         [draw(entries(st.just(path), places)) for path in paths if not path.endswith("/")],
         {key: draw(directory_meta) for key in directories},
     )

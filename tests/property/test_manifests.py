@@ -14,7 +14,7 @@ from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.manifest import Entry, canonical_entry, entry_line, header_line, write_manifest
 from airflow_quilt.core.format.manifest_reader import read_manifest
 from airflow_quilt.core.format.names import LogicalKey, TopHash, check_next, is_walk, parse_logical_key, walk_order
-from tests.property.strategies import HEADERS, JSON, LOGICAL_KEYS, META, TEXT, SourceTree, entries, trees
+from tests.property.strategies import HEADERS, JSON, LOGICAL_KEYS, META, TEXT, PackageTree, entries, trees
 
 
 def check_each(keys: Sequence[LogicalKey]) -> None:
@@ -38,7 +38,7 @@ def same(one: object, other: object) -> bool:
 
 @settings(max_examples=200)
 @given(HEADERS, trees(), st.lists(st.integers(0, 2000), max_size=10), st.randoms(use_true_random=False))
-def test_written_manifest_reads_back(header: dict[str, Any], tree: SourceTree, at: list[int], random: Random) -> None:
+def test_written_manifest_reads_back(header: dict[str, Any], tree: PackageTree, at: list[int], random: Random) -> None:
     out = io.BytesIO()
     shuffled = random.sample(list(tree.directories.items()), len(tree.directories))
     summary = write_manifest(header, tree.entries, out, dict(shuffled))
@@ -66,7 +66,7 @@ def rewritten(lines: bytes, name: TopHash | None = None) -> bytes | None:
 
 @settings(max_examples=200)
 @given(HEADERS, trees())
-def test_rewrite_keeps_every_byte(header: dict[str, Any], tree: SourceTree) -> None:
+def test_rewrite_keeps_every_byte(header: dict[str, Any], tree: PackageTree) -> None:
     out = io.BytesIO()
     summary = write_manifest(header, tree.entries, out, tree.directories)
 
@@ -81,7 +81,7 @@ SPOILED = st.sampled_from(
 @settings(max_examples=200)
 @given(HEADERS, trees(), SPOILED, st.integers(0, 3), st.data())
 def test_spoiled_manifest_is_refused(
-    header: dict[str, Any], tree: SourceTree, instead: bytes, count: int, data: st.DataObject
+    header: dict[str, Any], tree: PackageTree, instead: bytes, count: int, data: st.DataObject
 ) -> None:
     out = io.BytesIO()
     summary = write_manifest(header, tree.entries, out, tree.directories)
@@ -264,12 +264,12 @@ def test_hash_ignores_key_order(header: dict[str, Any], of: list[Entry]) -> None
 
 # The order of entries.
 
-SourceTree = dict[str, "SourceTree | None"]
+NestedKeys = dict[str, "NestedKeys | None"]
 
 
-def plant(keys: list[str]) -> SourceTree | None:
+def plant(keys: list[str]) -> NestedKeys | None:
     """Make a tree of keys, or None where one key would be a file and a directory, or is there twice."""
-    tree: SourceTree = {}
+    tree: NestedKeys = {}
     for key in keys:
         *directories, name = key.split("/")
         place = tree
@@ -284,7 +284,7 @@ def plant(keys: list[str]) -> SourceTree | None:
     return tree
 
 
-def walk(tree: SourceTree, prefix: str = "") -> Iterator[str]:
+def walk(tree: NestedKeys, prefix: str = "") -> Iterator[str]:
     for name, below in sorted(tree.items()):
         if below is None:
             yield prefix + name

@@ -14,8 +14,8 @@ from airflow_quilt.core.build import build, build_planner
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.publish.sharded.run import (
     ShardingOptions,
     commit_shards,

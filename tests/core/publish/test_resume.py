@@ -12,8 +12,8 @@ import pytest
 from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry

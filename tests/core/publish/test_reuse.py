@@ -10,8 +10,8 @@ import pytest
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import CRC64NVME
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.base import Stores

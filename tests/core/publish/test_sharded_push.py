@@ -25,8 +25,8 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.plan.actions import Source, Transfer, Upload
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.publish.planned import PlannedRevision
 from airflow_quilt.core.publish.sharded.run import (
     ShardingOptions,

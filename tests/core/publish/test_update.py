@@ -22,8 +22,8 @@ from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, hash_of
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.memory import MemoryStorage

@@ -7,8 +7,8 @@ import pytest
 from airflow_quilt.core.build import build
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.registry.condition import RevisionCondition
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback

@@ -14,8 +14,8 @@ from airflow_quilt.core.errors import PackageNotFoundError, RevisionConflictErro
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.registry import Registry

@@ -10,8 +10,8 @@ from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import PreconditionError, RevisionConflictError, UnsupportedError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.pipeline import PublishResult
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.storage.base import IfMatch, ObjectInfo, Stores, WriteMode
