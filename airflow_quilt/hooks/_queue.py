@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 
 _BATCH: Final = 10
 """SQS's limit of messages per request."""
-_LONGEST: Final = 10
-"""Seconds that SQS waits for a message; it allows 20, but a triggerer that stops has to wait too."""
+_LONGEST: Final = 20
+"""Seconds that SQS waits for a message at most."""
 _KIND: Final = "package-revision"
 
 

@@ -13,9 +13,6 @@ _log = logging.getLogger(__name__)
 
 _SHARDS: Final = 32
 """Number of keys for the packages of a pattern: each value is to stay below 64 KiB, of which Airflow warns."""
-_STARTING: Final = 1.0
-"""Seconds in which Airflow starts the triggers that come together. Its event loop writes a line about each, and the supervisor,
-which reads those, answers calls too: an earlier call would make the event loop wait for both."""
 _TURNS: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]] = WeakKeyDictionary()
 """One call of the state is under way at a time, of all watchers: Airflow answers one after the other, and events and log lines
 wait behind them."""
@@ -28,9 +25,11 @@ class Cursor:
         store: the state of the watched asset, or None where Airflow has none.
         identity: distinguishes this watcher from others of the same asset.
         is_wide: whether it watches a pattern.
+        starting: seconds to wait before the state is loaded.
     """
 
-    def __init__(self, store: Any, identity: Mapping[str, Any], *, is_wide: bool) -> None:
+    def __init__(self, store: Any, identity: Mapping[str, Any], *, is_wide: bool, starting: float = 0.0) -> None:
+        self._starting = starting
         self._store = store
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._key = f"quilt_watch:{digest[:32]}"
@@ -42,7 +41,7 @@ class Cursor:
         if self._store is None:
             _log.warning("Revisions published while the triggerer is down are not reported: that needs Airflow 3.3 or newer")
             return None
-        await asyncio.sleep(_STARTING)
+        await asyncio.sleep(self._starting)
         try:
             self._shards = [await self._get(number) for number in range(len(self._shards))]
         except ValueError as error:  # Airflow cannot choose between several assets with this watcher.

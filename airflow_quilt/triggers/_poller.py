@@ -24,12 +24,26 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_GATHERING: Final = 1.0
-"""Seconds in which triggers that start together join one poll."""
 _LONGEST_PAUSE: Final = 900.0
 _QUEUE_PAUSE: Final = 30.0
 _REOPEN_AFTER: Final = 3
 """Failures in a row after which the connection is read again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Waits of a watcher, in seconds.
+
+    Attributes:
+        gathering: triggers that start together join one poll.
+        starting: Airflow starts the triggers that come together before the first one asks for its state: the event loop writes
+            a line about each, and the supervisor, which reads those, answers calls too, so an earlier call makes both wait.
+        queue: the longest request for messages; a triggerer that stops waits for its end. SQS itself allows 20.
+    """
+
+    gathering: float = 1.0
+    starting: float = 1.0
+    queue: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,12 +81,12 @@ class Subscriptions:
     packages: Counter[str] = field(default_factory=Counter)
     joined: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def gather(self) -> None:
-        """Wait for the first subscription, and a moment for those that start with it."""
+    async def gather(self, seconds: float) -> None:
+        """Wait for the first subscription, and so many seconds for those that start with it."""
         if not self.packages:
             await self.joined.wait()
         if self.joined.is_set():
-            await asyncio.sleep(_GATHERING)
+            await asyncio.sleep(seconds)
             self.joined.clear()
 
     @contextmanager
@@ -97,12 +111,14 @@ class Poller:
         registry: ``s3://bucket``, or None for the connection's.
         poll_interval: seconds from one poll to the next.
         queue_url: an SQS queue whose events cause a poll at once.
+        timing: the waits.
     """
 
     quilt_conn_id: str | None
     registry: str | None
     poll_interval: float
     queue_url: str | None = None
+    timing: Timing = field(default_factory=Timing)
 
     @property
     def key(self) -> "Hashable":
@@ -115,7 +131,7 @@ class Poller:
         failed: OpenRegistry | None = None
         failures = 0
         while True:
-            await subscriptions.gather()
+            await subscriptions.gather(self.timing.gathering)
             try:
                 if source is None:
                     source = await self._open(failed)
@@ -148,16 +164,17 @@ class Poller:
         from airflow_quilt.hooks._queue import PackageQueue
 
         queue = PackageQueue(self.queue_url, registry.hook.settings) if self.queue_url else None
-        return _Source(registry, LatestWatcher(registry.registry), queue)
+        return _Source(registry, LatestWatcher(registry.registry), queue, self.timing.queue)
 
 
 @dataclass(slots=True)
 class _Source:
-    """An open registry, and the queue of its events if there is one."""
+    """An open registry, and the queue of its events if there is one, with the seconds of its longest request."""
 
     opened: OpenRegistry
     watch: "LatestWatcher"
     queue: "PackageQueue | None"
+    longest: float
 
     async def poll(self, packages: frozenset[str]) -> Snapshot:
         found = await asyncio.to_thread(self.watch.poll, packages)
@@ -179,7 +196,7 @@ class _Source:
             await _until(subscriptions.joined, seconds)
             return False
         try:
-            events = await asyncio.to_thread(self.queue.receive, seconds)
+            events = await asyncio.to_thread(self.queue.receive, min(seconds, self.longest))
         except QuiltError as error:
             _log.warning("Packages are polled every poll_interval only, until the queue can be read again: %s", error)
             await _until(subscriptions.joined, min(seconds, _QUEUE_PAUSE))

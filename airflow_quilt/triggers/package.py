@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from weakref import WeakValueDictionary
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
@@ -11,7 +11,7 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format.names import check_pattern, is_pattern
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.triggers._cursor import Cursor
-from airflow_quilt.triggers._poller import Poller, Snapshot, Subscriptions
+from airflow_quilt.triggers._poller import Poller, Snapshot, Subscriptions, Timing
 
 if TYPE_CHECKING:
     from airflow_quilt.triggers._producer import SnapshotProducer
@@ -47,6 +47,9 @@ class QuiltPackageTrigger(BaseEventTrigger):
         InputError: the package is neither a name nor a pattern, or the interval is not above 0.
     """
 
+    timing: ClassVar[Timing] = Timing()
+    """The waits beside ``poll_interval``."""
+
     def __init__(
         self,
         package: str,
@@ -80,7 +83,7 @@ class QuiltPackageTrigger(BaseEventTrigger):
     @property
     def poller(self) -> Poller:
         """The poller that triggers of the same registry share."""
-        return Poller(**self._shared)
+        return Poller(**self._shared, timing=self.timing)
 
     async def run(self) -> AsyncGenerator[TriggerEvent]:
         """Poll and report for ever, alone: before Airflow 3.3, which shares streams."""
@@ -110,7 +113,8 @@ class QuiltPackageTrigger(BaseEventTrigger):
 
     async def _changes(self, snapshots: AsyncIterator[Snapshot]) -> AsyncGenerator[TriggerEvent]:
         identity = {"package": self.package, "registry": self.registry, "quilt_conn_id": self.quilt_conn_id}
-        cursor = Cursor(getattr(self, "asset_state_store", None), identity, is_wide=is_pattern(self.package))
+        store = getattr(self, "asset_state_store", None)
+        cursor = Cursor(store, identity, is_wide=is_pattern(self.package), starting=self.timing.starting)
         reported = await cursor.load()
         async for snapshot in snapshots:
             if self.package not in snapshot.packages:  # The poll began before this trigger joined.

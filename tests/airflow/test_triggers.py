@@ -21,13 +21,11 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.hooks import _queue
 from airflow_quilt.hooks._queue import PackageEvent
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entry
-from airflow_quilt.triggers import _cursor, _poller
 from airflow_quilt.triggers._cursor import Cursor
-from airflow_quilt.triggers._poller import Snapshot
+from airflow_quilt.triggers._poller import Snapshot, Timing
 from airflow_quilt.triggers._registries import opened
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
@@ -197,22 +195,23 @@ class Triggerer:
             await watching.stop()
 
 
-def package_trigger(kept: Any, package: str = "team/data", **arguments: Any) -> QuiltPackageTrigger:
+class HastyTrigger(QuiltPackageTrigger):
+    """A trigger that hardly waits for others that start with it."""
+
+    timing = Timing(gathering=0.1, starting=0.1, queue=1.0)
+
+
+def package_trigger(
+    kept: Any, package: str = "team/data", kind: type[QuiltPackageTrigger] = HastyTrigger, **arguments: Any
+) -> QuiltPackageTrigger:
     """Return a trigger that polls fast, with the state of its asset."""
-    made = QuiltPackageTrigger(package, **{"poll_interval": FAST, **arguments})
+    made = kind(package, **{"poll_interval": FAST, **arguments})
     made.asset_state_store = kept
     return made
 
 
 def watch(story: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(story())  # type: ignore[arg-type]
-
-
-@pytest.fixture(autouse=True)
-def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the second for which a trigger waits for others that start with it."""
-    monkeypatch.setattr(_poller, "_GATHERING", 0.1)
-    monkeypatch.setattr(_cursor, "_STARTING", 0.1)
 
 
 @pytest.fixture
@@ -536,7 +535,6 @@ def test_shared_polls_cost_as_one(proxy: S3Proxy, bucket: str, s3: S3Server, mon
     registry = f"s3://{bucket}"
     for name, value in connections(proxy.store, registry).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(_poller, "_GATHERING", 1.0)
     names = [f"team/data-{number}" for number in range(40)]
     publish(names[7], "first")
     kept = [Kept() for _ in names]
@@ -545,7 +543,7 @@ def test_shared_polls_cost_as_one(proxy: S3Proxy, bucket: str, s3: S3Server, mon
     async def story() -> None:
         triggerer = Triggerer()
         watchings = [
-            triggerer.start(package_trigger(each, name, registry=registry, poll_interval=30))
+            triggerer.start(package_trigger(each, name, QuiltPackageTrigger, registry=registry, poll_interval=30))
             for name, each in zip(names, kept, strict=True)
         ]
         await watchings[0].until(lambda: all(each.values for each in kept))
@@ -720,7 +718,6 @@ def test_queue_event_causes_poll(
     connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
     connection["extra"]["service_config"] = {"sqs": {"endpoint_url": queue.endpoint}}
     monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
-    monkeypatch.setattr(_queue, "_LONGEST", 1)  # The last request for messages is waited for.
     first = publish("team/data", "first")
     kept = Kept()
 
