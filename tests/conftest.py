@@ -5,12 +5,10 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Final
 
 import pytest
-from botocore.loaders import JSONFileLoader
 
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.registry.registry import Registry
@@ -32,15 +30,6 @@ _serial = itertools.count(1)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest tests: at the end, one worker would wait for another that has just begun one of them."""
     items.sort(key=lambda item: item.path.name not in _LONG)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def service_data() -> Iterator[None]:
-    """The files that describe AWS services to botocore, each parsed once: every session parses them anew, which takes 100 ms."""
-    load_file = cache(JSONFileLoader().load_file)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(JSONFileLoader, "load_file", lambda _self, path: load_file(path))
-        yield
 
 
 @pytest.fixture(scope="session")
