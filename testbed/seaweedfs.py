@@ -3,7 +3,9 @@
 import base64
 import contextlib
 import json
+import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,7 +28,10 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
     ports = dict(zip(_PORTS, free_ports(len(_PORTS), _GRPC), strict=True))
     server = S3Server(f"http://127.0.0.1:{ports['s3']}", admin, reader)
     with running(server, _command(directory, ports), directory / "weed.log") as store:
-        yield store
+        try:
+            yield store
+        finally:
+            os.kill(store.process, signal.SIGKILL)  # Its data is thrown away, and an orderly stop takes up to ten seconds.
 
 
 def _command(directory: Path, ports: dict[str, int]) -> list[str]:

@@ -1,8 +1,6 @@
 """Fixtures that every kind of test shares: a real S3 store, fresh buckets, and registries on each kind of storage."""
 
 import itertools
-import os
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -37,7 +35,6 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 store, one for all tests; each test takes buckets of its own from it."""
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as store:
         yield store
-        os.kill(store.process, signal.SIGKILL)  # Its data is thrown away; to stop in order takes it up to ten seconds.
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,9 @@ from airflow_quilt import core
 IMPORTS = [
     pytest.param("from airflow_quilt.core import push", id="by the front door"),
     pytest.param("import airflow_quilt.core.push; from airflow_quilt.core import push", id="after its module"),
-    pytest.param("from airflow_quilt.core.push import push_planner; from airflow_quilt.core import push", id="after another name"),
+    pytest.param(
+        "from airflow_quilt.core.push import push_planner; from airflow_quilt.core import push", id="after another name"
+    ),
     pytest.param("import airflow_quilt.core; push = airflow_quilt.core.push", id="as an attribute"),
 ]
 
@@ -34,7 +36,9 @@ def test_import_is_lazy() -> None:
     heavy = ("boto3", "botocore", "awscrt", "requests", "jsonschema", "yaml", "airflow")
 
     assert python(f"import sys, airflow_quilt.core; print([name for name in {heavy} if name in sys.modules])") == "[]"
-    assert python(f"import sys; from airflow_quilt.core import PackageName; print([n for n in {heavy} if n in sys.modules])") == "[]"
+    assert (
+        python(f"import sys; from airflow_quilt.core import PackageName; print([n for n in {heavy} if n in sys.modules])") == "[]"
+    )
 
 
 def test_unknown_name_is_an_error() -> None:
