@@ -17,7 +17,7 @@ from airflow_quilt.core.format.manifest_reader import read_manifest
 from airflow_quilt.core.format.names import LogicalKey, walk_order
 from airflow_quilt.core.format.uris import PhysicalKey
 from tests.oracle.quilt3_client import Quilt3, Quilt3Error
-from tests.property.strategies import HEADERS, META, ODD_LETTERS, TEXT, SourceTree, trees
+from tests.property.strategies import HEADERS, META, ODD_LETTERS, TEXT, PackageTree, trees
 
 OBJECTS = st.builds(
     PhysicalKey,
@@ -29,7 +29,7 @@ TREES = trees(places=OBJECTS.map(lambda key: (str(key),)), directory_meta=META.f
 """Trees that quilt3 does not change: it keeps the first physical key only, and no empty metadata of a directory."""
 
 
-def written(header: dict[str, Any], tree: SourceTree) -> dict[str, str]:
+def written(header: dict[str, Any], tree: PackageTree) -> dict[str, str]:
     """Return the core's manifest in the form of the client of quilt3."""
     out = io.BytesIO()
     summary = write_manifest(header, tree.entries, out, tree.directories)
@@ -39,12 +39,12 @@ def written(header: dict[str, Any], tree: SourceTree) -> dict[str, str]:
 def relayed(text: str) -> dict[str, str]:
     """Read a manifest and write it again with the core, in the form of the client of quilt3."""
     manifest = read_manifest([text.encode()])
-    return written(dict(manifest.header), SourceTree(list(manifest.entries), dict(manifest.directories)))
+    return written(dict(manifest.header), PackageTree(list(manifest.entries), dict(manifest.directories)))
 
 
 @settings(max_examples=200, deadline=None)
 @given(header=HEADERS, tree=TREES)
-def test_quilt3_rewrites_manifest(header: dict[str, Any], tree: SourceTree, quilt3: Quilt3) -> None:
+def test_quilt3_rewrites_manifest(header: dict[str, Any], tree: PackageTree, quilt3: Quilt3) -> None:
     ours = written(header, tree)
 
     assert quilt3.relay(ours["manifest"]) == ours
@@ -52,7 +52,7 @@ def test_quilt3_rewrites_manifest(header: dict[str, Any], tree: SourceTree, quil
 
 @settings(max_examples=200, deadline=None)
 @given(header=HEADERS, tree=TREES, random=st.randoms(use_true_random=False))
-def test_line_order_is_quilt3s(header: dict[str, Any], tree: SourceTree, random: Random, quilt3: Quilt3) -> None:
+def test_line_order_is_quilt3s(header: dict[str, Any], tree: PackageTree, random: Random, quilt3: Quilt3) -> None:
     ours = written(header, tree)
     first, *lines = ours["manifest"].rstrip("\n").split("\n")
 
@@ -64,7 +64,7 @@ def test_line_order_is_quilt3s(header: dict[str, Any], tree: SourceTree, random:
     header=HEADERS, tree=TREES, separators=st.sampled_from([(",", ":"), (" ,\t", " :  ")]), end=st.sampled_from(["\n", "\r\n"])
 )
 def test_other_spelling_reads_equal(
-    header: dict[str, Any], tree: SourceTree, separators: tuple[str, str], end: str, quilt3: Quilt3
+    header: dict[str, Any], tree: PackageTree, separators: tuple[str, str], end: str, quilt3: Quilt3
 ) -> None:
     ours = written(header, tree)
     lines = [json.dumps(json.loads(line), separators=separators) for line in ours["manifest"].rstrip("\n").split("\n")]
@@ -114,7 +114,7 @@ def test_all_names_sort_equally(quilt3: Quilt3) -> None:
     keys = [f"{one}/{other}" for one, other in itertools.product(NAMES[::2], NAMES)] + NAMES[1::2]
     hashed = Hash("SHA256", "x")
     entries = [Entry(LogicalKey(key), ("s3://b/k",), 5, hashed) for key in sorted(keys, key=walk_order)]
-    ours = written(make_header(None, None), SourceTree(entries, {}))
+    ours = written(make_header(None, None), PackageTree(entries, {}))
 
     assert quilt3.relay(ours["manifest"]) == ours
 
