@@ -345,7 +345,7 @@ def test_pattern_reports_matches(start: Callable[[QuiltPackageTrigger], Watching
 
 @needs_airflow("3.3")
 @pytest.mark.usefixtures("connected")
-def test_kill_before_airflow_stores_the_event_repeats_it() -> None:
+def test_kill_before_store_repeats() -> None:
     first = publish("team/data", "first")
     kept = Kept()
 
@@ -372,7 +372,7 @@ def test_kill_before_airflow_stores_the_event_repeats_it() -> None:
 
 @needs_airflow("3.3")
 @pytest.mark.usefixtures("connected")
-def test_kill_between_storing_and_saving_repeats_the_event(caplog: pytest.LogCaptureFixture) -> None:
+def test_kill_before_save_repeats(caplog: pytest.LogCaptureFixture) -> None:
     first = publish("team/data", "first")
     kept = Kept()
 
@@ -401,7 +401,7 @@ def test_kill_between_storing_and_saving_repeats_the_event(caplog: pytest.LogCap
 
 @needs_airflow("3.3")
 @pytest.mark.usefixtures("connected")
-def test_cursor_is_saved_once_its_events_are_stored() -> None:
+def test_cursor_saved_after_store() -> None:
     first = publish("team/data", "first")
     kept = Kept()
 
@@ -424,7 +424,7 @@ def test_cursor_is_saved_once_its_events_are_stored() -> None:
 
 
 @pytest.mark.usefixtures("connected")
-def test_failed_save_is_repeated_at_the_next_poll(
+def test_failed_save_is_repeated(
     start: Callable[[QuiltPackageTrigger], Watching], caplog: pytest.LogCaptureFixture
 ) -> None:
     first = publish("team/data", "first")
@@ -446,7 +446,7 @@ def test_failed_save_is_repeated_at_the_next_poll(
 
 @needs_airflow("3.3")
 @pytest.mark.usefixtures("connected")
-def test_event_that_is_never_stored_is_reported_by_the_next_start() -> None:
+def test_lost_event_reported_again() -> None:
     """The trigger moves on to later snapshots meanwhile; these must not save its cursor."""
     from airflow.triggers.shared_stream import AckTimeout
 
@@ -480,7 +480,7 @@ def test_event_that_is_never_stored_is_reported_by_the_next_start() -> None:
 
 @needs_airflow("3.3")
 @pytest.mark.usefixtures("connected")
-def test_trigger_that_stops_between_events_loses_none() -> None:
+def test_stop_between_events() -> None:
     first = publish("team/a", "first")
     kept = Kept()
 
@@ -503,7 +503,7 @@ def test_trigger_that_stops_between_events_loses_none() -> None:
     watch(story)
 
 
-def test_changes_beyond_a_thousand_are_left_for_the_next_poll(
+def test_many_changes_take_polls(
     s3_registry: Registry, start: Callable[[QuiltPackageTrigger], Watching], connected: str
 ) -> None:
     """Airflow could not store the events of more in the time that it gives a trigger."""

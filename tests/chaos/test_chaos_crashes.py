@@ -146,7 +146,7 @@ def test_faults_at_calls_recover(figures: Figures, tmp_path: Path, story: str, k
 
 @pytest.mark.parametrize("kind", IN_MEMORY)
 @pytest.mark.parametrize("story", RIVALLED)
-def test_work_that_was_killed_completes_when_another_writer_publishes_before_it_is_run_again(
+def test_killed_work_meets_another(
     figures: Figures, tmp_path: Path, story: str, kind: Kind
 ) -> None:
     scene = Scenes(tmp_path)

@@ -63,25 +63,25 @@ STORAGE = {
 }
 
 
-def test_every_error_is_a_quilt_error_with_a_docstring() -> None:
+def test_errors_share_one_base() -> None:
     assert len(CLASSES) > 30
     assert [kind.__name__ for kind in CLASSES if not issubclass(kind, QuiltError) or not kind.__doc__] == []
 
 
-def test_only_what_may_succeed_later_is_transient() -> None:
+def test_transient_errors() -> None:
     assert {kind.__name__ for kind in CLASSES if kind.transient} == TRANSIENT
 
 
-def test_what_the_caller_gave_wrong_is_an_input_error_and_a_value_error() -> None:
+def test_input_errors_are_value_errors() -> None:
     assert {kind.__name__ for kind in CLASSES if issubclass(kind, InputError)} == INPUT
     assert {kind.__name__ for kind in CLASSES if issubclass(kind, ValueError)} == INPUT
 
 
-def test_what_a_store_refuses_is_a_storage_error() -> None:
+def test_storage_errors() -> None:
     assert {kind.__name__ for kind in CLASSES if issubclass(kind, StorageError)} == STORAGE
 
 
-def test_a_storage_error_says_where_and_what() -> None:
+def test_storage_error_has_location() -> None:
     error = StorageUnavailableError("the store is asleep", "s3://bucket/key")
 
     assert error.location == "s3://bucket/key"
@@ -99,7 +99,7 @@ ARGUMENTS: dict[type[QuiltError], tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("protocol", [*range(pickle.HIGHEST_PROTOCOL + 1), None])
-def test_every_error_comes_whole_out_of_another_process(protocol: int | None) -> None:
+def test_errors_can_be_pickled(protocol: int | None) -> None:
     for kind in CLASSES:
         error = kind(*next(arguments for base, arguments in ARGUMENTS.items() if issubclass(kind, base)))
         error.add_note("in entry 5")
@@ -121,7 +121,7 @@ def test_every_error_comes_whole_out_of_another_process(protocol: int | None) ->
         pytest.param("a" * 64, None, f"was {'a' * 64}, is None", id="gone"),
     ],
 )
-def test_a_conflict_carries_both_hashes_and_the_cure(expected: str | None, found: str | None, words: str) -> None:
+def test_conflict_carries_hashes(expected: str | None, found: str | None, words: str) -> None:
     error = RevisionConflictError("team/data", expected, found)
 
     assert (error.expected, error.found) == (expected, found)
@@ -130,7 +130,7 @@ def test_a_conflict_carries_both_hashes_and_the_cure(expected: str | None, found
     assert "conflict='overwrite'" in str(error)
 
 
-def test_what_a_verification_found_is_listed_by_kind_and_carried_whole() -> None:
+def test_verification_lists_kinds() -> None:
     differences = {"missing": ["a"], "modified": ["b/c", "d"], "extra": []}
     error = VerificationError("f" * 64, differences)
 
@@ -149,7 +149,7 @@ MANY = [f"line {number}" for number in range(1234)]
     ],
 )
 @pytest.mark.parametrize(("number", "more"), [(100, []), (101, ["and 1 more"]), (1234, ["and 1,134 more"])])
-def test_a_list_in_a_message_ends_after_a_hundred_lines_and_says_how_many_more_there_are(
+def test_long_list_is_cut(
     make: Callable[[list[str]], Exception], beginning: str, number: int, more: list[str]
 ) -> None:
     _, *lines = str(make(MANY[:number])).split("\n")
@@ -157,7 +157,7 @@ def test_a_list_in_a_message_ends_after_a_hundred_lines_and_says_how_many_more_t
     assert lines == [f"- {beginning}{line}" for line in MANY[:100]] + more
 
 
-def test_a_broken_workflow_carries_every_violation() -> None:
+def test_workflow_error_violations() -> None:
     error = WorkflowError("gamma", MANY)
 
     assert error.violations == tuple(MANY)
@@ -167,7 +167,7 @@ def test_a_broken_workflow_carries_every_violation() -> None:
 PARENTS = {"QuiltError", "CatalogError", "StorageError", "PermanentError", "AuthenticationError"}
 
 
-def test_every_error_is_for_now_or_for_good_or_about_who_asks() -> None:
+def test_errors_have_one_kind() -> None:
     for kind in [kind for kind in CLASSES if kind.__name__ not in PARENTS]:
         is_about_who_asks = issubclass(kind, AuthenticationError) and not kind.transient
         assert [kind.transient, issubclass(kind, PermanentError), is_about_who_asks].count(True) == 1, kind.__name__
