@@ -424,9 +424,7 @@ def test_cursor_saved_after_store() -> None:
 
 
 @pytest.mark.usefixtures("connected")
-def test_failed_save_is_repeated(
-    start: Callable[[QuiltPackageTrigger], Watching], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_save_is_repeated(start: Callable[[QuiltPackageTrigger], Watching], caplog: pytest.LogCaptureFixture) -> None:
     first = publish("team/data", "first")
     kept = Kept()
 
@@ -503,9 +501,7 @@ def test_stop_between_events() -> None:
     watch(story)
 
 
-def test_many_changes_take_polls(
-    s3_registry: Registry, start: Callable[[QuiltPackageTrigger], Watching], connected: str
-) -> None:
+def test_many_changes_take_polls(s3_registry: Registry, start: Callable[[QuiltPackageTrigger], Watching], connected: str) -> None:
     """Airflow could not store the events of more in the time that it gives a trigger."""
     kept = Kept()
     names = [f"team/p{number:04}" for number in range(1001)]

@@ -146,9 +146,7 @@ def test_faults_at_calls_recover(figures: Figures, tmp_path: Path, story: str, k
 
 @pytest.mark.parametrize("kind", IN_MEMORY)
 @pytest.mark.parametrize("story", RIVALLED)
-def test_killed_work_meets_another(
-    figures: Figures, tmp_path: Path, story: str, kind: Kind
-) -> None:
+def test_killed_work_meets_another(figures: Figures, tmp_path: Path, story: str, kind: Kind) -> None:
     scene = Scenes(tmp_path)
     works = {name: work for name, work in works_of(story, kind).items() if name.startswith(RIVALLED[story])}
     points, broken = 0, []

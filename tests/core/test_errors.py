@@ -149,9 +149,7 @@ MANY = [f"line {number}" for number in range(1234)]
     ],
 )
 @pytest.mark.parametrize(("number", "more"), [(100, []), (101, ["and 1 more"]), (1234, ["and 1,134 more"])])
-def test_long_list_is_cut(
-    make: Callable[[list[str]], Exception], beginning: str, number: int, more: list[str]
-) -> None:
+def test_long_list_is_cut(make: Callable[[list[str]], Exception], beginning: str, number: int, more: list[str]) -> None:
     _, *lines = str(make(MANY[:number])).split("\n")
 
     assert lines == [f"- {beginning}{line}" for line in MANY[:100]] + more
