@@ -197,7 +197,7 @@ def test_saved_form_connects(page: Page, airflow: Airflow, catalog: CatalogServe
         "port": None,
         "team_name": None,
     }
-    assert extra == {**typed, "anonymous": None, "max_bytes_in_flight": None, "spill_entries": None}
+    assert extra == {**typed, "anonymous": None, "max_bytes_in_flight": None, "spill_entries": None, "transport": None}
     assert {name: type(value) for name, value in extra.items() if name in typed} == {k: type(v) for k, v in typed.items()}
 
     give_port_0(airflow, "quilt_default")
