@@ -11,9 +11,9 @@ Where each state is swept:
 - A push, an update, a deletion, a rollback and an installation with SIGKILL on SeaweedFS, at calls in steps:
   ``tests/integration/test_killed_at_calls.py``.
 - Every kind of work of ``crash_works.py`` (publishing, deleting, rolling back, installing), in memory and on the local disk,
-  each fault; a kill at every call and a second fault at every call of the next attempt; a kill at every call and another
-  writer before the next attempt; SIGKILL at every call and at random moments: ``tests/chaos/test_chaos_crashes.py``,
-  by ``make chaos``.
+  each fault; SIGKILL at every call and at random moments, on SeaweedFS and on the local disk; of the kinds that ``TRICKY`` and
+  ``RIVALLED`` name also a kill at every call, and then a second fault at every call of the next attempt, or another writer
+  before it: ``tests/chaos/test_chaos_crashes.py``, by ``make chaos``.
 """
 
 import itertools
