@@ -22,7 +22,7 @@ demo: $(READY) ## Publish a real package twice with real Airflow, on an S3 store
 
 # Three workers, for two cores: a third of the time tests wait for servers.
 test: $(READY) $(LOCALSTACK)/.ready $(QUILT3_LOCAL)/.ready ## Run every test, against real servers on loopback
-	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-airflow-3.0: $(AIRFLOW_3_0)/.ready ## Run the provider's tests under Airflow 3.0; with Python 3.11 or 3.12, which it is for
 	@if [ -x $(AIRFLOW_3_0)/bin/python ]; then $(AIRFLOW_3_0)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_3_0); \
