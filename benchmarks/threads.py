@@ -9,7 +9,7 @@ from benchmarks.stage import Stage
 from benchmarks.variants import DEFAULTS, Variants, main
 
 _THREADS: Final = (1, 2, 4, 8, 16, 32, 64)
-_SETTING: Final = "calls at a time"
+_SETTING: Final = "max concurrent S3 requests"
 
 
 def pieces(stage: Stage) -> Iterator[Variants]:
