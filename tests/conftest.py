@@ -20,14 +20,22 @@ from testbed.proxy import S3Proxy, running_proxy
 from testbed.seaweedfs import seaweedfs
 from testbed.server import S3Server
 
-_LONG: Final = ("test_benchmarks.py", "test_demo.py")
+_LONGEST: Final = (
+    "test_benchmarks.py",
+    "test_triggers.py",
+    "test_demo.py",
+    "test_s3_crt.py",
+    "test_login.py",
+    "test_seaweedfs_faults.py",
+)
 _BUCKETS_AT_ONCE: Final = 8
 _serial = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest tests: at the end, one worker would wait for another that has just begun one of them."""
-    items.sort(key=lambda item: item.path.name not in _LONG)
+    """Begin with the longest files: at the end, one worker would wait for another that has just begun one of them."""
+    order = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))
 
 
 @pytest.fixture(scope="session")
