@@ -127,15 +127,21 @@ class Crashes:
         total.broken.append(f"{name}: it never came through")
         return total
 
-    def at_random(self, name: str, times: int, in_a_row: int = 2) -> Outcome:
-        """Kill a piece of work at random moments, and the next attempts, up to so many in a row."""
-        chance, longest = random.Random(), self._seconds(name)  # noqa: S311
-        total = Outcome()
-        several = [
-            [Kill(seconds=chance.uniform(0.001, longest)) for _ in range(chance.randint(1, in_a_row))] for _ in range(times)
-        ]
-        for outcome in self._kill_each(name, several):
-            total.add(outcome)
+    def at_random(self, names: Sequence[str], *, least: int, in_a_row: int = 2) -> Outcome:
+        """Kill several kinds of work at random moments, and the next attempts, up to so many in a row.
+
+        A moment may come when the work is done. So rounds follow each other until ``least`` processes were killed.
+        """
+        chance, total = random.Random(), Outcome()  # noqa: S311
+        longest = {name: self._seconds(name) for name in names}
+        times = -(-least // len(names))
+        while total.kills < least:
+            for name in names:
+                moments = [
+                    [chance.uniform(0.001, longest[name]) for _ in range(chance.randint(1, in_a_row))] for _ in range(times)
+                ]
+                for outcome in self._kill_each(name, [[Kill(seconds=moment) for moment in each] for each in moments]):
+                    total.add(outcome)
         return total
 
     def _seconds(self, name: str) -> float:

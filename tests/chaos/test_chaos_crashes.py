@@ -119,12 +119,10 @@ def test_call_kills_break_nothing(crashes: Crashes, figures: Figures, story: str
 @pytest.mark.parametrize("kind", REAL)
 @pytest.mark.parametrize("story", STORIES)
 def test_random_kills_break_nothing(crashes: Crashes, figures: Figures, story: str, kind: Kind) -> None:
-    works, total = works_of(story, kind), Outcome()
-    for name in works:
-        total.add(crashes.at_random(name, times=60 // len(works)))
+    works = list(works_of(story, kind))
+    total = crashes.at_random(works, least=60)
 
     figures(f"{REAL[kind]}, {story}, {len(works)} kinds of work, killed at random moments: {total}")
-    assert total.kills > 20
     assert not total.broken, "\n".join(total.broken)
 
 
