@@ -22,7 +22,16 @@ from tests.core.crash import (
     problems_at_every_call,
     problems_of_faults,
 )
-from tests.core.crash_works import DELETING, INSTALL, PUBLISHING, ROLLBACK, another_publishes, one_revision
+from tests.core.crash_works import (
+    DELETING,
+    INSTALL,
+    LONG,
+    LONG_HISTORIES,
+    PUBLISHING,
+    ROLLBACK,
+    another_publishes,
+    one_revision,
+)
 from tests.core.faulty import Fault, FaultMode
 
 STORIES: Mapping[str, Mapping[str, Work]] = {
@@ -123,6 +132,14 @@ def test_random_kills_break_nothing(crashes: Crashes, figures: Figures, story: s
     total = crashes.at_random(works, least=60)
 
     figures(f"{REAL[kind]}, {story}, {len(works)} kinds of work, killed at random moments: {total}")
+    assert not total.broken, "\n".join(total.broken)
+
+
+def test_long_history_bears_kills(crashes: Crashes, figures: Figures) -> None:
+    """Kill deletions and rollbacks that read more pointers than a lease of the lock allows."""
+    total = crashes.at_random(list(LONG_HISTORIES), least=20)
+
+    figures(f"SeaweedFS, {LONG:,} pointers, {len(LONG_HISTORIES)} kinds of work, killed at random moments: {total}")
     assert not total.broken, "\n".join(total.broken)
 
 

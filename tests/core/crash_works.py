@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
+from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import CRC64NVME
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -19,10 +21,13 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import DeleteResult, Revision
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import RollbackResult, rollback
+from airflow_quilt.core.runtime.executor import map_concurrently
 from tests.core.crash import LARGE, OLDER, SMALL, Judge, Kind, Work, World, broken_invariants
 from tests.core.faulty import Before, is_put_of, tapped
 
 ANOTHER: Final = "another writer"
+LONG: Final = 10_000
+"""Pointers of a long history."""
 Run = Callable[[World, Registry, float | None], Any]
 _TEMPORARY: Final = re.compile(r"(.*/)?\.[0-9a-f]{32}\.tmp")
 
@@ -209,6 +214,18 @@ def three_revisions(choose: Callable[[Sequence[Revision]], Revision | None]) -> 
     return prepare
 
 
+def long_history(choose: Callable[[Sequence[Revision]], Revision | None]) -> Callable[[World], None]:
+    """Give the revision between the others thousands of pointers more: to read them takes longer than the lease of a lock."""
+
+    def prepare(world: World) -> None:
+        three_revisions(choose)(world)
+        between, directory = world.history()[1].top_hash, world.location.root.join(layout.pointers(world.name))
+        put = partial(world.stores.of(directory).put, body=between.encode())
+        map_concurrently(put, [directory.join(str(10**9 + number)) for number in range(LONG)], 16)
+
+    return prepare
+
+
 def another_publishes(world: World) -> None:
     """Let another writer add a file of its own to the package, in any state of it."""
     number = len(world.history())
@@ -358,6 +375,17 @@ ROLLBACK: Final[Mapping[str, Work]] = {
     for kind, registry in _KINDS.items()
     for what in ("the oldest revision", "the latest revision")
 }
+LONG_HISTORIES: Final[Mapping[str, Work]] = {
+    "delete the oldest revision of a long history": Work(
+        kind="s3", prepare=long_history(_CHOICES["the oldest revision"]), run=deleting, judge=DeletionJudgement
+    ),
+    "delete the latest revision of a long history": Work(
+        kind="s3", prepare=long_history(_CHOICES["the latest revision"]), run=deleting, judge=DeletionJudgement
+    ),
+    "roll back to the oldest revision of a long history": Work(
+        kind="s3", prepare=long_history(_CHOICES["the oldest revision"]), run=rolling_back, judge=RollbackJudgement
+    ),
+}
 INSTALL: Final[Mapping[str, Work]] = {
     f"install to {place} from {registry} registry": Work(
         kind=kind, prepare=one_revision_with_files, run=installing, judge=InstallJudgement, to_prefix=place == "a prefix"
@@ -366,4 +394,4 @@ INSTALL: Final[Mapping[str, Work]] = {
     for place in ("a directory", "a prefix")
 }
 
-WORKS: Final[Mapping[str, Work]] = {**PUBLISHING, **DELETING, **ROLLBACK, **INSTALL}
+WORKS: Final[Mapping[str, Work]] = {**PUBLISHING, **DELETING, **ROLLBACK, **LONG_HISTORIES, **INSTALL}
