@@ -91,11 +91,18 @@ class S3Server:
 
     def make_bucket(self, name: str, *, versioned: bool = True) -> str:
         """Create a bucket and return its name."""
-        client = self.client()
-        client.create_bucket(Bucket=name)
+        self.client().create_bucket(Bucket=name)
         if versioned:
-            client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
+            self.set_versioning(name, "Enabled")
         return name
+
+    def set_versioning(self, bucket: str, status: Literal["Enabled", "Suspended"]) -> None:
+        """Let a bucket keep versions from now on, or suspend that; the objects from before have the version ``null``."""
+        self.client().put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": status})
+
+    def destroy(self, bucket: str, key: str, version_id: str) -> None:
+        """Delete a version of an object for good, as a lifecycle rule does."""
+        self.client().delete_object(Bucket=bucket, Key=key, VersionId=version_id)
 
 
 def role_arn(role: Role) -> str:

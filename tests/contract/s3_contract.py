@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pytest
 
@@ -32,6 +33,14 @@ class S3Contract(ObjectStoreContract):
     @pytest.fixture
     def plain_root(self, server_buckets: tuple[str, str]) -> PhysicalKey:
         return PhysicalKey(server_buckets[1], f"test-{next(_serial):04}/")
+
+    @pytest.fixture
+    def late_root(self, server: S3Server) -> PhysicalKey:
+        return PhysicalKey(server.make_bucket(f"contract-late-{next(_serial)}", versioned=False), "test/")
+
+    @pytest.fixture
+    def set_versioning(self, server: S3Server, late_root: PhysicalKey) -> Callable[[Literal["Enabled", "Suspended"]], None]:
+        return lambda status: server.set_versioning(str(late_root.bucket), status)
 
     @pytest.fixture
     def open_uploads(self, server: S3Server, root: PhysicalKey) -> Callable[[], Sequence[object]]:

@@ -2,7 +2,7 @@
 
 A subclass gives the fixtures ``storage`` and ``root``, a prefix or directory that no other test uses, and ``tight``, a storage
 that has ``root`` too and reads no more than 10 bytes whole. An object store gives ``plain_root``, a prefix in a bucket without
-versions, and ``open_uploads`` as well.
+versions, ``late_root``, one in a bucket that will keep them once ``set_versioning`` is called, and ``open_uploads`` as well.
 """
 
 import base64
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 from awscrt.checksums import crc64nvme
@@ -588,6 +588,43 @@ class ObjectStoreContract(StorageContract):
         with pytest.raises(ObjectNotFoundError):
             storage.stat(plain_root.join("object"))
         assert list(storage.list_versions(plain_root)) == []
+
+    def test_null_is_a_version(
+        self, storage: ObjectStore, late_root: PhysicalKey, set_versioning: Callable[[Literal["Enabled", "Suspended"]], None]
+    ) -> None:
+        """``null`` names an object from before versioning, or from while it is suspended (S3 User Guide, "Using versioning")."""
+        key = late_root.join("object")
+        null = key.at_version("null")
+        assert storage.put(key, b"one").key == storage.stat(key).key == key
+        assert [stat.key for stat in storage.list_versions(late_root)] == [key]
+
+        set_versioning("Enabled")
+        assert storage.stat(key).key == storage.stat(null).key == storage.get(key).key == storage.get(null).key == null
+        assert storage.stat(key) == storage.stat(null)
+        assert [stat.key for stat in storage.list_versions(late_root)] == [null]
+        second = storage.put(key, b"second").key
+        assert second.is_immutable
+        assert not null.is_immutable
+        assert [stat.key for stat in storage.list_versions(late_root)] == [second]
+        copied = storage.copy(storage.stat(null), late_root.join("copy"))
+        upload = storage.begin(late_root.join("parts"))
+        upload.copy(1, storage.stat(null), 0, 3)
+        for made in (null, copied.key, upload.complete().key):
+            assert storage.get(made).data == b"".join(storage.stream(made, 0, 10)) == b"one"
+
+        set_versioning("Suspended")
+        for path, others in (("object", [second]), ("new", [])):
+            key = late_root.join(path)
+            null = key.at_version("null")
+            assert storage.put(key, b"third").key in {key, null}  # Amazon S3 answers without it.
+            storage.put(key, b"fourth")
+            assert storage.get(null).data == b"fourth"
+            assert [storage.get(other).data for other in others] == [b"second"] * len(others)
+        assert storage.stat(key).key == storage.get(key).key == null
+        assert null in [stat.key for stat in storage.list_versions(late_root)]
+        storage.delete([key])
+        with pytest.raises(ObjectNotFoundError):
+            storage.stat(null)
 
     # Current versions.
 

@@ -1,4 +1,5 @@
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import pytest
 
@@ -28,6 +29,28 @@ class TestMemoryStorage(ObjectStoreContract):
     @pytest.fixture
     def plain_root(self) -> PhysicalKey:
         return PhysicalKey("plain", "")
+
+    @pytest.fixture
+    def late_root(self) -> PhysicalKey:
+        return PhysicalKey("late", "")
+
+    @pytest.fixture
+    def late(self) -> MemoryStorage:
+        return MemoryStorage(["late"], versioned=False)
+
+    @pytest.fixture
+    def set_versioning(self, late: MemoryStorage) -> Callable[[Literal["Enabled", "Suspended"]], None]:
+        return late.set_versioning
+
+    def test_null_is_a_version(
+        self,
+        storage: MemoryStorage,
+        late_root: PhysicalKey,
+        set_versioning: Callable[[Literal["Enabled", "Suspended"]], None],
+        late: MemoryStorage,
+    ) -> None:
+        del storage
+        super().test_null_is_a_version(late, late_root, set_versioning)
 
     def test_unversioned_has_no_ids(self, storage: MemoryStorage, plain_root: PhysicalKey) -> None:
         del storage

@@ -402,6 +402,36 @@ def test_versionless_store_is_listed() -> None:
 
 
 @pytest.mark.parametrize(
+    ("answers", "version"),
+    [
+        pytest.param([{"Status": "Enabled"}], "null", id="enabled"),
+        pytest.param([{"Status": "Suspended"}], "null", id="suspended"),
+        pytest.param([{}], None, id="never"),
+        pytest.param(["NotImplemented"], None, id="unknown to the store"),
+        pytest.param(["AccessDenied", {"ETag": '"e"', "VersionId": "null"}], "null", id="stated by the object"),
+        pytest.param(["AccessDenied", {"ETag": '"e"'}], None, id="not stated by the object"),
+        pytest.param(["AccessDenied", "403"], "null", id="nobody may ask"),
+    ],
+)
+def test_bucket_decides_on_null(answers: list[str | dict[str, str]], version: str | None) -> None:
+    """The listing states ``null`` in each case; whether it is a version, other requests show, once for each listing."""
+    client = lonely_client()
+    status = {"NotImplemented": 501, "AccessDenied": 403, "403": 403}
+    listed = [{"Key": key, "Size": 1, "ETag": '"e"', "IsLatest": True, "VersionId": "null"} for key in ("a", "b")]
+    with Stubber(client) as stubber:
+        stubber.add_response("list_object_versions", {"Versions": listed})
+        for method, answer in zip(("get_bucket_versioning", "head_object"), answers, strict=False):
+            if isinstance(answer, str):
+                stubber.add_client_error(method, answer, "", status[answer])
+            else:
+                stubber.add_response(method, answer)
+        found = list(S3Storage(client, NO_RETRY).list_versions(PhysicalKey("bucket", "")))
+        stubber.assert_no_pending_responses()
+
+    assert [stat.key for stat in found] == [PhysicalKey("bucket", key, version) for key in ("a", "b")]
+
+
+@pytest.mark.parametrize(
     ("date", "is_told"),
     [
         pytest.param("Fri, 27 Nov 2026 09:00:03 GMT", True, id="long before"),

@@ -10,8 +10,10 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.selection import Reference
+from airflow_quilt.core.verify import verify
 from testbed.server import S3Server
-from tests.oracle.quilt3_client import Quilt3, Spec
+from tests.oracle.quilt3_client import Directory, Quilt3, Spec, s3_registry_in
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -91,6 +93,28 @@ def test_prefix_equals_quilt3s(
     ours = manifest(client, s3_registry, published.top_hash)
     assert quilt3.build(bucket_url, name, spec) == published.top_hash
     assert manifest(client, s3_registry, published.top_hash) == ours
+
+
+def test_null_versions_equal_quilt3s(s3: S3Server, client: "S3Client", quilt3: Quilt3, name: str) -> None:
+    """Name ``null`` where the bucket kept no versions yet, of objects, of a prefix, and of the workflows config."""
+    bucket = s3.make_bucket(f"oracle-late-{name.partition('/')[0]}", versioned=False)
+    spec = put_objects(client, bucket, "data", SMALL)
+    workflows = b'version: "1"\nis_workflow_required: true\ndefault_workflow: alpha\nworkflows:\n  alpha:\n    name: Alpha\n'
+    client.put_object(Bucket=bucket, Key=".quilt/workflows/config.yml", Body=workflows)
+    s3.set_versioning(bucket, "Enabled")
+    registry, url = s3_registry_in(s3, bucket), f"s3://{bucket}"
+    below = {"below/": f"{url}/data/"}
+    for entries, made in ((spec.files, (spec,)), (below, (Spec(files={}), *(Directory(*each) for each in below.items())))):
+        published = build(registry, Draft(package=name, entries=entries))
+        ours = manifest(client, registry, published.top_hash)
+        assert ours.count(b"?versionId=null") == len(SMALL) + 1
+        assert quilt3.build(url, name, *made) == published.top_hash
+        assert entry_lines(manifest(client, registry, published.top_hash)) == entry_lines(ours)
+
+    for key in SMALL:
+        client.put_object(Bucket=bucket, Key=f"data/{key}", Body=b"overwritten")
+    assert {key: quilt3.read(url, name, f"below/{key}") for key in SMALL} == SMALL
+    verify(registry, Reference(name)).check()
 
 
 def test_multipart_prefix_agrees(
@@ -185,6 +209,11 @@ def manifest(client: "S3Client", registry: Registry, top_hash: str) -> bytes:
     """Return the bytes of a manifest in an S3 registry."""
     assert registry.location.root.bucket
     return client.get_object(Bucket=registry.location.root.bucket, Key=f".quilt/packages/{top_hash}")["Body"].read()
+
+
+def entry_lines(manifest: bytes) -> list[bytes]:
+    """Return the lines of files: quilt3 writes one for the directory that ``set_dir`` packs, too."""
+    return [line for line in manifest.splitlines() if b"physical_keys" in line]
 
 
 def noise(size: int) -> bytes:

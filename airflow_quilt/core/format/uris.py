@@ -6,7 +6,7 @@ They print exactly as in quilt3, because their printed form goes into manifests.
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 from urllib.parse import SplitResult, parse_qs, quote, quote_plus, unquote, urlsplit
 
 import msgspec
@@ -16,6 +16,9 @@ from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_
 
 _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
 """An S3 URL without escapes, as nearly all are."""
+
+NULL_VERSION: Final = "null"
+"""The version of objects that were written while their bucket had no versioning, or suspended it; one of each key at most."""
 
 
 class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
@@ -103,6 +106,15 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
     def is_local(self) -> bool:
         """Return whether this is a file on this machine."""
         return self.bucket is None
+
+    @property
+    def is_immutable(self) -> bool:
+        """Return whether this key never names other bytes: it has a version, which is not ``null``.
+
+        A write replaces the version ``null`` while versioning is suspended ("Adding objects to versioning-suspended buckets",
+        Amazon S3 User Guide).
+        """
+        return self.version_id is not None and self.version_id != NULL_VERSION
 
     @property
     def is_prefix(self) -> bool:

@@ -209,6 +209,6 @@ def transfer_all(
         _log.info("Not sent again: %s that were there already, %s", files, human_size(uploader.bytes_reused))
     # A bucket that keeps no versions shares the objects of one key among all revisions: worth one line.
     first = next((each.entry for each in done if isinstance(each.transfer, Upload | Copy)), None)
-    if first and PhysicalKey.parse(first.physical_keys[0]).version_id is None:
+    if first and not PhysicalKey.parse(first.physical_keys[0]).is_immutable:
         _log.warning("%s has no version: the next revision overwrites it; let the bucket keep versions", first.physical_keys[0])
     return uploader.bytes_reused

@@ -110,7 +110,7 @@ def _current_entries(
 
     def entries() -> Iterator[Entry]:
         for entry, there in merge_join(manifest.entries, listed):
-            if entry and there and there.key.version_id is not None and entry.physical_keys == (str(there.key),):
+            if entry and there and there.key.is_immutable and entry.physical_keys == (str(there.key),):
                 yield entry
 
     current.extend(entries())

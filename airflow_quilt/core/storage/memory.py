@@ -1,4 +1,4 @@
-"""An object store in memory with the behaviour of S3: versions, ETags, conditional writes, uploads in parts."""
+"""An object store in memory with the behaviour of S3: versions, also ``null``, ETags, conditional writes, uploads in parts."""
 
 import itertools
 import threading
@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import IO, Final, Literal
 
 from airflow_quilt.core.errors import (
     BucketNotFoundError,
@@ -17,7 +17,7 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format.hashes import StoreAlgorithm, digest_of, to_s3
 from airflow_quilt.core.format.hashes import algorithm as algorithm_of
-from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.format.uris import NULL_VERSION, PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
 
 _NONE: Final[Mapping[StoreAlgorithm, str]] = {}
@@ -26,7 +26,7 @@ _NONE: Final[Mapping[StoreAlgorithm, str]] = {}
 @dataclass(frozen=True, slots=True)
 class _Version:
     data: bytes | None  # None is a delete marker.
-    version_id: str | None
+    version_id: str | None  # None is the version ``null``.
     etag: str
     checksums: Mapping[StoreAlgorithm, str]
     writer_tag: str | None = None
@@ -37,13 +37,13 @@ class MemoryStorage:
 
     Args:
         buckets: the buckets that exist.
-        versioned: whether they keep versions.
+        versioned: whether they keep versions; :meth:`set_versioning` changes that.
         most: the most bytes of an object that is read whole.
     """
 
     def __init__(self, buckets: Iterable[str], *, versioned: bool = True, most: int = MOST_WHOLE) -> None:
         self._buckets: dict[str, dict[str, list[_Version]]] = {name: defaultdict(list) for name in buckets}
-        self._versioned = versioned
+        self._versioning: Literal["Enabled", "Suspended"] | None = "Enabled" if versioned else None
         self._most = most
         self._serial = itertools.count(1)
         self._lock = threading.RLock()
@@ -51,6 +51,16 @@ class MemoryStorage:
         """The bytes of each part of the objects that were sent in parts, by ETag."""
         self.uploads: list[MemoryUpload] = []
         """The uploads that are neither complete nor aborted."""
+
+    def set_versioning(self, status: Literal["Enabled", "Suspended"]) -> None:
+        """Keep versions from now on, or suspend that; objects from before have the version ``null``."""
+        self._versioning = status
+
+    def destroy(self, key: PhysicalKey) -> None:
+        """Delete the version that a key names for good, as a lifecycle rule does."""
+        with self._lock:
+            versions = self._bucket(key)[key.key]
+            versions[:] = [version for version in versions if self._name(version) != key.version_id]
 
     @property
     def is_tls(self) -> bool:
@@ -61,7 +71,7 @@ class MemoryStorage:
         """Read an object whole."""
         version = self._find(key)
         check_whole(key, len(version.data or b""), self._most)
-        return StoredObject(version.data or b"", version.etag, key.at_version(version.version_id), version.writer_tag)
+        return StoredObject(version.data or b"", version.etag, self._named(key, version), version.writer_tag)
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of an object in chunks."""
@@ -104,13 +114,14 @@ class MemoryStorage:
             if isinstance(mode, IfMatch) and (current is None or current.etag != mode.etag):
                 raise PreconditionError("another object is there than the one to replace", str(key))
             serial = next(self._serial)
-            version = _Version(data, f"v{serial}" if self._versioned else None, f"e{serial}", checksums, writer_tag)
+            version = _Version(data, self._new_version(serial), f"e{serial}", checksums, writer_tag)
             self._append(versions, version)
-        return _stat(key, version)
+        return _stat(key.at_version(version.version_id), version)  # As S3, which states ``null`` to those who read.
 
     def stat(self, key: PhysicalKey) -> ObjectInfo:
         """Return size, version, ETag and checksums of an object."""
-        return _stat(key, self._find(key))
+        version = self._find(key)
+        return _stat(self._named(key, version), version)
 
     def part_sizes(self, stat: ObjectInfo) -> list[int]:
         """Return the bytes of each part that an object was sent in."""
@@ -126,7 +137,7 @@ class MemoryStorage:
         """List the current objects below a prefix, at their versions; ``most`` of them."""
         with self._lock:
             found = [
-                _stat(PhysicalKey(prefix.bucket, key), versions[-1])
+                _stat(PhysicalKey(prefix.bucket, key, self._name(versions[-1])), versions[-1])
                 for key, versions in self._bucket(prefix).items()
                 if key.startswith(prefix.key) and versions and versions[-1].data is not None
             ]
@@ -135,14 +146,14 @@ class MemoryStorage:
     def keeps_versions(self, key: PhysicalKey) -> bool:
         """Return whether the buckets keep versions."""
         self._bucket(key)
-        return self._versioned
+        return self._versioning == "Enabled"
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects; with versions, a delete marker covers them."""
         with self._lock:
             for key in keys:
                 versions = self._bucket(key)[key.key]
-                self._append(versions, _Version(None, f"v{next(self._serial)}" if self._versioned else None, "", _NONE))
+                self._append(versions, _Version(None, self._new_version(next(self._serial)), "", _NONE))
 
     def copy(self, source: ObjectInfo, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         """Copy an object in the state of ``source``."""
@@ -181,15 +192,25 @@ class MemoryStorage:
         with self._lock:
             versions = self._bucket(key).get(key.key, [])
             if key.version_id is not None:
-                versions = [version for version in versions if version.version_id == key.version_id]
+                versions = [version for version in versions if (version.version_id or NULL_VERSION) == key.version_id]
         if not versions or versions[-1].data is None:
             raise ObjectNotFoundError("there is no such object", str(key))
         return versions[-1]
 
     def _append(self, versions: "list[_Version]", version: _Version) -> None:
-        if not self._versioned:
-            versions.clear()
+        if version.version_id is None:  # There is one of each key at most.
+            versions[:] = [other for other in versions if other.version_id is not None]
         versions.append(version)
+
+    def _new_version(self, serial: int) -> str | None:
+        return f"v{serial}" if self._versioning == "Enabled" else None
+
+    def _named(self, key: PhysicalKey, version: _Version) -> PhysicalKey:
+        return key.at_version(self._name(version)) if key.version_id is None else key
+
+    def _name(self, version: _Version) -> str | None:
+        """Return the version as requests and answers name it; None in a bucket that never had versioning."""
+        return version.version_id or (NULL_VERSION if self._versioning else None)
 
 
 class MemoryUpload:
@@ -256,7 +277,7 @@ class MemoryUpload:
 
 def _stat(key: PhysicalKey, version: _Version) -> ObjectInfo:
     size, checksums = len(version.data or b""), version.checksums
-    return ObjectInfo(key.at_version(version.version_id), size, version.etag, checksums.get("SHA256"), checksums.get("CRC64NVME"))
+    return ObjectInfo(key, size, version.etag, checksums.get("SHA256"), checksums.get("CRC64NVME"))
 
 
 def _digest(data: bytes, algorithm: StoreAlgorithm) -> bytes:

@@ -128,8 +128,8 @@ class Reader:
             return stat
 
     def check_unchanged(self, source: Source) -> None:
-        """Check after reading that a source without versions is still the listed one."""
-        if isinstance(source.origin, PhysicalKey) and source.origin.version_id is None:
+        """Check after reading that a source whose bytes may be replaced is still the listed one."""
+        if isinstance(source.origin, PhysicalKey) and not source.origin.is_immutable:
             self.stat(source, source.origin)
 
 

@@ -132,7 +132,7 @@ def _stage_shards(
 
 
 def _pinned(stores: Stores, sources: Iterable[Source]) -> Iterator[Source]:
-    """Yield the sources; those of objects without versions with their ETag, so that a later change is an error.
+    """Yield the sources; those of objects that may be replaced with their ETag, so that a later change is an error.
 
     Where a listing did not give the ETag of an object, it is requested. A hash that is known of it is left out: so its object
     is requested once more in the transfer, also where it stays in place.
@@ -145,9 +145,9 @@ def _pinned(stores: Stores, sources: Iterable[Source]) -> Iterator[Source]:
 
 
 def _may_change(source: Source) -> bool:
-    """Whether a source is an object without a version; an entry of a package is compared with its hash instead."""
+    """Whether the bytes of a source may be replaced; an entry of a package is compared with its hash instead."""
     origin = source.origin
-    return isinstance(origin, PhysicalKey) and not origin.is_local and origin.version_id is None and not source.physical_keys
+    return isinstance(origin, PhysicalKey) and not origin.is_local and not origin.is_immutable and not source.physical_keys
 
 
 def _pin(stores: Stores, source: Source) -> Source:

@@ -84,6 +84,5 @@ def _certain(date: str) -> datetime:
 
 
 def version_of(answer: Mapping[str, Any]) -> str | None:
-    """Return the version that an answer names; None for ``null``, which stands for it in buckets without versioning."""
-    version: str | None = answer.get("VersionId")
-    return None if version == "null" else version
+    """Return the version that an answer names, ``null`` included; None where it names none."""
+    return answer.get("VersionId") or None

@@ -1,10 +1,9 @@
 """S3 and compatible stores: objects and listings through the common runtime (ADR 0010), all else through boto3."""
 
 import contextlib
-import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
 import boto3
@@ -34,10 +33,10 @@ from airflow_quilt.core.storage.base import (
     check_whole,
     raise_first,
 )
-from airflow_quilt.core.storage.s3.crt.listing import OBJECTS, VERSIONS, Listing
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime, Transport
 from airflow_quilt.core.storage.s3.errors import error_of, translated
-from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, stats_of, version_of
+from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, version_of
+from airflow_quilt.core.storage.s3.listings import BucketListings
 from airflow_quilt.core.storage.s3.multipart import S3Upload
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ _log = logging.getLogger(__name__)
 _DELETE_BATCH: Final = 1000
 """The most objects that one request deletes."""
 _PAGE: Final = 1000
-"""The most keys, versions or parts that an answer lists."""
+"""The most parts that an answer lists."""
 _TAG: Final = "airflow-quilt"
 """The name of the metadata field that holds the writer tag of an object."""
 _NO_REASON: Final = "400"
@@ -91,6 +90,7 @@ class S3Storage:
     ) -> None:
         self._client = client
         self._runtime = CommonRuntime(client, transport)
+        self._listings = BucketListings(client, self._runtime, retry)
         self._retry = retry
         self._most = most
         self._conditions: dict[str | None, bool] = {}
@@ -254,51 +254,15 @@ class S3Storage:
 
     def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
         """List the objects below a prefix, without versions."""
-        begin = {"StartAfter": prefix.key + after} if after else {}
-        for page in self._pages(OBJECTS, self._client.list_objects_v2, prefix, **begin):
-            yield from stats_of(prefix.bucket, page)
-
-    def _pages(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, **begin: str) -> Iterator[Any]:
-        """List page by page; unlike boto's paginators this can repeat the request for one page."""
-        request = {"Bucket": bucket_of(prefix), "Prefix": prefix.key, **begin}
-        while True:
-            page = self._page(listing, call, prefix, request)
-            yield page
-            if not page.get("IsTruncated"):
-                return
-            next_page = listing.next_page(page)
-            if not next_page:
-                raise StorageError("a listing breaks off and does not name its next page", str(prefix))
-            request |= next_page
-
-    @retried
-    def _page(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, request: Mapping[str, str]) -> Any:
-        with translated(prefix):
-            return self._runtime.page(listing, request) or call(**request)
+        return self._listings.objects(prefix, after)
 
     def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
         """List the objects below a prefix at their current versions; a store that has none lists them without."""
-        try:
-            yield from self._scan_versions(prefix, most)
-        except UnsupportedError:  # Raised by the first page, if at all.
-            yield from itertools.islice(self.list_objects(prefix), most)
-
-    def _scan_versions(self, prefix: PhysicalKey, most: int | None) -> Iterator[ObjectInfo]:
-        pages = None if most is None else -(-most // _PAGE)
-        for page in itertools.islice(self._pages(VERSIONS, self._client.list_object_versions, prefix), pages):
-            for item in page.get("Versions", ()):
-                if item["IsLatest"]:
-                    key = PhysicalKey(prefix.bucket, item["Key"], version_of(item))
-                    # For objects without a version SeaweedFS lists other ETags than it answers elsewhere.
-                    yield ObjectInfo(key, item["Size"], item["ETag"] if key.version_id else "")
+        return self._listings.versions(prefix, most)
 
     def keeps_versions(self, key: PhysicalKey) -> bool:
         """Return whether the bucket of a key keeps versions; a store that does not know the request has none."""
-        try:
-            with translated(key):
-                return self._client.get_bucket_versioning(Bucket=bucket_of(key)).get("Status") == "Enabled"
-        except UnsupportedError:
-            return False
+        return self._listings.versioning(key) == "Enabled"
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects, up to 1000 with one request; in a bucket with versions delete markers cover them."""

@@ -1,0 +1,128 @@
+"""Listings of S3 buckets, page by page, and the versioning of a bucket, which decides on the versions in them."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, StorageError, UnsupportedError
+from airflow_quilt.core.format.uris import NULL_VERSION, PhysicalKey
+from airflow_quilt.core.runtime.retry import RetryPolicy, retried
+from airflow_quilt.core.storage.base import ObjectInfo
+from airflow_quilt.core.storage.s3.crt.listing import OBJECTS, VERSIONS, Listing
+from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
+from airflow_quilt.core.storage.s3.errors import translated
+from airflow_quilt.core.storage.s3.fields import address, bucket_of, stats_of, version_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+_PAGE: Final = 1000
+"""The most keys or versions that an answer lists."""
+
+
+class BucketListings:
+    """Lists the objects of buckets.
+
+    Args:
+        client: a boto3 S3 client.
+        runtime: makes the requests for pages, or leaves them to the client.
+        retry: the policy for failures that botocore does not repeat.
+    """
+
+    def __init__(self, client: "S3Client", runtime: CommonRuntime, retry: RetryPolicy) -> None:
+        self._client = client
+        self._runtime = runtime
+        self._retry = retry
+        self._versioned: set[str | None] = set()
+        """The buckets known to have, or to have had, versioning: no bucket loses that."""
+
+    def objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
+        """List the objects below a prefix, without versions."""
+        begin = {"StartAfter": prefix.key + after} if after else {}
+        for page in self._pages(OBJECTS, self._client.list_objects_v2, prefix, **begin):
+            yield from stats_of(prefix.bucket, page)
+
+    def versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
+        """List the objects below a prefix at their current versions; a store that has none lists them without."""
+        try:
+            yield from self._current_versions(prefix, most)
+        except UnsupportedError:  # Raised by the first page, if at all.
+            yield from itertools.islice(self.objects(prefix), most)
+
+    def _current_versions(self, prefix: PhysicalKey, most: int | None) -> Iterator[ObjectInfo]:
+        pages = None if most is None else -(-most // _PAGE)
+        is_null_a_version: bool | None = None
+        for page in itertools.islice(self._pages(VERSIONS, self._client.list_object_versions, prefix), pages):
+            for item in page.get("Versions", ()):
+                if not item["IsLatest"]:
+                    continue
+                key = PhysicalKey(prefix.bucket, item["Key"], version_of(item))
+                if key.version_id == NULL_VERSION:
+                    if is_null_a_version is None:
+                        is_null_a_version = self._is_null_a_version(key)
+                    if not is_null_a_version:
+                        key = key.at_version(None)
+                # For objects without a version of their own SeaweedFS lists other ETags than it answers elsewhere.
+                yield ObjectInfo(key, item["Size"], item["ETag"] if key.is_immutable else "")
+
+    def _is_null_a_version(self, key: PhysicalKey) -> bool:
+        """Return whether the listed version ``null`` of an object is one.
+
+        It is in a bucket that has versioning, or had it ("Using versioning in S3 buckets", Amazon S3 User Guide). In other
+        buckets listings state it too, and quilt3's ``set()`` names no version there.
+        """
+        if key.bucket not in self._versioned:
+            try:
+                has_versioning = self.versioning(key) is not None
+            except AccessDeniedError as error:  # Fewer users may ask for the bucket's settings than may read its objects.
+                if error.transient:
+                    raise
+                has_versioning = self._states_version(key)
+            if not has_versioning:
+                return False
+            self._versioned.add(key.bucket)
+        return True
+
+    @retried
+    def _states_version(self, key: PhysicalKey) -> bool:
+        """Return whether the headers of an object state its version; where they may not be read, the listing is believed."""
+        try:
+            with translated(key):
+                return version_of(self._client.head_object(**address(key.at_version(None)))) is not None
+        except (AccessDeniedError, ObjectNotFoundError) as error:
+            if error.transient:
+                raise
+            return True
+
+    @retried
+    def versioning(self, key: PhysicalKey) -> str | None:
+        """Return the versioning status of the bucket of a key, ``Enabled`` or ``Suspended``; None where it never had any.
+
+        A store that does not know the request has none.
+
+        Raises:
+            AccessDeniedError: this user may not ask for it (``s3:GetBucketVersioning``).
+        """
+        try:
+            with translated(key):
+                return self._client.get_bucket_versioning(Bucket=bucket_of(key)).get("Status")
+        except UnsupportedError:
+            return None
+
+    def _pages(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, **begin: str) -> Iterator[Any]:
+        """List page by page; unlike boto's paginators this can repeat the request for one page."""
+        request = {"Bucket": bucket_of(prefix), "Prefix": prefix.key, **begin}
+        while True:
+            page = self._page(listing, call, prefix, request)
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            next_page = listing.next_page(page)
+            if not next_page:
+                raise StorageError("a listing breaks off and does not name its next page", str(prefix))
+            request |= next_page
+
+    @retried
+    def _page(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, request: Mapping[str, str]) -> Any:
+        with translated(prefix):
+            return self._runtime.page(listing, request) or call(**request)
