@@ -7,15 +7,21 @@ from typing import Final, Literal, get_args
 
 from testbed.loopback import Request
 
-Kind = Literal["drop", "lose", "delay", "truncate", "reset", "throttle", "corrupt", "error", "expire"]
-Code = Literal["ExpiredToken", "SlowDown", "NotSoFast", "InternalError"]
+Kind = Literal["drop", "lose", "delay", "truncate", "reset", "throttle", "corrupt", "error", "expire", "conflict", "unknown"]
+Code = Literal[
+    "ExpiredToken", "SlowDown", "NotSoFast", "InternalError", "ConditionalRequestConflict", "OperationAborted", "NotImplemented"
+]
 
-KINDS: Final[Sequence[Kind]] = get_args(Kind)
+KINDS: Final[Sequence[Kind]] = tuple(kind for kind in get_args(Kind) if kind != "unknown")
+"""The kinds that pass: a client that makes the request again may succeed."""
 ERRORS: Final[Mapping[Code, tuple[Kind, int, str]]] = {
     "ExpiredToken": ("expire", 400, "The provided token has expired."),
     "SlowDown": ("throttle", 503, "Please reduce your request rate."),
     "NotSoFast": ("throttle", 429, "Only the status tells a client what this means."),
     "InternalError": ("error", 500, "We encountered an internal error. Please try again."),
+    "ConditionalRequestConflict": ("conflict", 409, "A conflicting operation was in progress. Please try again."),
+    "OperationAborted": ("conflict", 409, "A conflicting conditional operation is in progress. Please try again."),
+    "NotImplemented": ("unknown", 501, "A header you provided implies functionality that is not implemented."),
 }
 
 
@@ -27,7 +33,7 @@ class Fault:
     ``truncate`` in the middle of the answer's body. ``delay`` holds the request up, ``corrupt`` flips a bit of its body.
 
     Attributes:
-        kind: one of these; or ``throttle``, ``error`` or ``expire``, which :meth:`refusal` makes.
+        kind: one of these; or ``throttle``, ``error``, ``expire``, ``conflict`` or ``unknown``, which :meth:`refusal` makes.
         late: of a reset, a delay or a corrupt body: the store carries the request out, and the answer suffers.
         code: the error code of the answer, in place of the store's.
         seconds: duration of a delay.
@@ -56,6 +62,16 @@ class Fault:
         return bytes(spoilt)
 
 
+def is_conditional(request: Request) -> bool:
+    """Whether a request is a conditional write."""
+    return request.method in {"PUT", "POST", "DELETE"} and ("If-None-Match" in request.headers or "If-Match" in request.headers)
+
+
+def without_conditions(request: Request) -> Fault | None:
+    """Refuse conditional writes, as a store does that does not know them: a choice for a proxy."""
+    return Fault.refusal("NotImplemented") if is_conditional(request) else None
+
+
 class RandomFaults:
     """Chooses random requests, and a fault for each.
 
@@ -80,7 +96,7 @@ class RandomFaults:
         if chance.random() >= self._rate:
             return None
         match chance.choice(self._kinds):
-            case "throttle" | "error" | "expire" as kind:
+            case "throttle" | "error" | "expire" | "conflict" | "unknown" as kind:
                 return Fault.refusal(chance.choice([code for code, (of, _, _) in ERRORS.items() if of == kind]))
             case "delay":
                 return Fault("delay", late=chance.choice((True, False)), seconds=chance.choice(self._delays))

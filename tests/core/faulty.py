@@ -184,6 +184,8 @@ class TappedStorage:
     def put(
         self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
     ) -> ObjectInfo:
+        if not isinstance(body, bytes):
+            body.seek(0)
         data = body if isinstance(body, bytes) else body.read()
         return self._tap(Call("put", key, size=len(data)), lambda: self._storage.put(key, data, mode, writer_tag))
 

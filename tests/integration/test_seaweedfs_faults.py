@@ -51,6 +51,7 @@ FAULTS: Mapping[Kind, list[Fault]] = {
     "throttle": [Fault.refusal("SlowDown"), Fault.refusal("NotSoFast")],
     "error": [Fault.refusal("InternalError")],
     "expire": [Fault.refusal("ExpiredToken")],
+    "conflict": [Fault.refusal("ConditionalRequestConflict"), Fault.refusal("OperationAborted")],
 }
 
 

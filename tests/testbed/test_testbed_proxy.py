@@ -383,13 +383,13 @@ def test_faults_come_at_their_rate(rate: float) -> None:
     assert counts.total() == pytest.approx(6000 * rate, rel=0.3)
     assert set(counts) == set(KINDS)
     if rate == 0.2:
-        assert all(count == pytest.approx(6000 * rate / 9, rel=0.3) for count in counts.values())
+        assert all(count == pytest.approx(6000 * rate / len(KINDS), rel=0.3) for count in counts.values())
 
 
 def test_random_faults_vary() -> None:
     found = [fault for fault in faults(1, 1.0) if fault]
 
-    assert {fault.code for fault in found} == {None, *ERRORS}
+    assert {fault.code for fault in found} == {None, *ERRORS} - {"NotImplemented"}  # Which no repetition mends.
     assert {fault.seconds for fault in found if fault.kind == "delay"} == {0.1, 5.0}
     assert {fault.bit for fault in found} == set(range(8))
     for kind in ("delay", "reset", "corrupt"):

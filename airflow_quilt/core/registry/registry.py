@@ -61,7 +61,7 @@ class Registry:
         self._clock = clock
         self._lease = lease
         self._storage: Storage = stores.of(location.root)
-        self._writer = ConditionalWriter(self._storage)
+        self._writer = ConditionalWriter(self._storage, stores.without_conditions)
         self._known = lru_cache(_PACKAGES)(self._pointers)
 
     def _key(self, path: str) -> PhysicalKey:
@@ -308,7 +308,7 @@ class Registry:
         if not overwrite:
             history.check(top_hash, base, attempt)
         with contextlib.suppress(PreconditionError):  # It is there already, and is to stay.
-            self._storage.put(self._key(layout.manifest(top_hash)), manifest, manifest_mode)
+            self._writer.put(self._key(layout.manifest(top_hash)), manifest, manifest_mode)
         return history.publish(top_hash, base, attempt, overwrite=overwrite)
 
     def delete(self, package: PackageName | str, revision: str | None = None) -> DeleteResult:

@@ -281,7 +281,7 @@ class ObjectStore(Storage, Protocol):
         ...
 
     def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
-        """List the objects below a prefix at their current versions; without versions where the store has none.
+        """List the objects below a prefix at their current versions, also ``null``; without where the bucket never kept any.
 
         Args:
             prefix: the prefix.
@@ -337,12 +337,15 @@ class Stores:
         remote: the objects of S3.
         retry: the policy for calls of the storages that fail for now.
         limits: the bounds of the work.
+        without_conditions: the buckets that are known to keep no conditional writes
+            (:class:`~airflow_quilt.core.storage.conditional.ConditionalWriter`).
     """
 
     local: FileStore
     remote: ObjectStore
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     limits: Limits = field(default_factory=Limits)
+    without_conditions: set[str | None] = field(default_factory=set, repr=False, compare=False)
 
     def of(self, key: PhysicalKey) -> Storage:
         """Return the storage that holds ``key``."""

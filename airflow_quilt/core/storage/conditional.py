@@ -1,7 +1,17 @@
-"""Conditional writes, on stores that support them and on stores that do not."""
+"""Conditional writes, on stores that support them and on stores that do not: every conditional write is made here.
+
+=========================================  ============================================================================
+the store                                  a conditional write
+=========================================  ============================================================================
+keeps conditions                           one request; refused with ``PreconditionError`` where the condition fails
+answers that it does not know them (501)   the condition is checked by a request before the write, from then on without
+                                           asking the store again
+ignores them                               the same, once :meth:`ConditionalWriter.probe` found it out
+=========================================  ============================================================================
+"""
 
 import logging
-from typing import Final
+from typing import IO, Final
 
 from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, UnsupportedError
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -16,28 +26,31 @@ _WEAK: Final = (
 
 
 class ConditionalWriter:
-    """Writes small objects, each on a condition; where the store ignores conditions, a read checks it before the write.
+    """Writes objects, each on a condition; where the store keeps none, a request checks it before the write.
 
     Args:
         storage: the store.
+        weak: the buckets that are known to keep no conditions; all writers of the same stores share the set
+            (:attr:`~airflow_quilt.core.storage.base.Stores.without_conditions`), so that it is found out, and logged, once.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, weak: set[str | None] | None = None) -> None:
         self._storage = storage
-        self._is_weak = False
+        self._weak: set[str | None] = set() if weak is None else weak
 
-    def put(self, key: PhysicalKey, data: bytes, mode: WriteMode, writer_tag: str | None = None) -> ObjectInfo:
-        """Write an object, if the condition of ``mode`` holds.
+    def put(self, key: PhysicalKey, data: bytes | IO[bytes], mode: WriteMode, writer_tag: str | None = None) -> ObjectInfo:
+        """Write an object, if the condition of ``mode`` holds; the arguments are those of :meth:`Storage.put`.
 
         Raises:
             PreconditionError: it does not.
         """
-        if not self._is_weak and mode != "overwrite":
-            try:
-                return self._storage.put(key, data, mode, writer_tag)
-            except UnsupportedError:
-                self._weaken(key)
-        self._check(key, mode)
+        if mode != "overwrite":
+            if key.bucket not in self._weak:
+                try:
+                    return self._storage.put(key, data, mode, writer_tag)
+                except UnsupportedError:
+                    self._weaken(key)
+            self._check(key, mode)
         return self._storage.put(key, data, "overwrite", writer_tag)
 
     def probe(self, key: PhysicalKey, data: bytes) -> None:
@@ -47,18 +60,16 @@ class ConditionalWriter:
             key: an object of this writer, which may be written again with the same bytes.
             data: its bytes.
         """
-        if not self._is_weak and not self._storage.supports_conditional_writes(key, data):
+        if key.bucket not in self._weak and not self._storage.supports_conditional_writes(key, data):
             self._weaken(key)
 
     def _weaken(self, key: PhysicalKey) -> None:
-        self._is_weak = True
+        self._weak.add(key.bucket)
         _log.warning(_WEAK, f"s3://{key.bucket}" if key.bucket else key)
 
     def _check(self, key: PhysicalKey, mode: WriteMode) -> None:
-        if mode == "overwrite":
-            return
         try:
-            etag = self._storage.get(key).etag
+            etag = self._storage.stat(key).etag
         except ObjectNotFoundError:
             etag = None
         if etag != (mode.etag if isinstance(mode, IfMatch) else None):

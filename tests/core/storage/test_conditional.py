@@ -1,7 +1,9 @@
 """Writes on conditions, on stores that keep them, ignore them, or do not know them."""
 
 import logging
-from typing import IO
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, TypeVar
 
 import pytest
 
@@ -12,15 +14,19 @@ from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.sharded.run import ShardingOptions, commit_shards, plan_shards, staging_of, transfer_shard
+from airflow_quilt.core.push import push_planner
+from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.storage.base import IfMatch, ObjectInfo, Stores, WriteMode
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from tests.core.faulty import Before
-from tests.support import through
+from tests.core.faulty import Before, Call, Tap
+from tests.support import read, through
 
+T = TypeVar("T")
 KEY = PhysicalKey("registry", "key")
 NAME = PackageName("team", "package")
 
@@ -123,6 +129,43 @@ def test_one_writer_loses_nothing(weak_registry: Registry) -> None:
     delete(weak_registry, str(NAME), first.top_hash)
     assert weak_registry.resolve(NAME) == third.top_hash
     assert list(weak_registry.revisions(NAME)) == [third.revision, second.revision]
+
+
+def test_weak_store_takes_local_builds(weak: MemoryStorage, weak_registry: Registry, write: Callable[..., Path]) -> None:
+    """The manifest that names files of one machine is a conditional write too, however large it is."""
+    first = {f"{number}.txt": str(write(f"first/{number}.txt", b"same")) for number in range(20)}
+    other = {key: str(write(f"other/{key}", b"same")) for key in first}
+    published = build(weak_registry, Draft(package=str(NAME), entries=first))
+    again = build(through(weak_registry, unread(".quilt/packages/")), Draft(package="team/other", entries=other))
+
+    assert published.created
+    assert again.created
+    assert weak_registry.resolve("team/other") == published.top_hash
+    assert {entry.physical_keys[0].split("/")[-2] for entry in read(weak_registry, again).values()} == {"first"}
+    assert weak.get(PhysicalKey("registry", f".quilt/packages/{published.top_hash}")).data
+
+
+def unread(path: str) -> Tap:
+    """Refuse to read objects whole below a path."""
+
+    def tap(call: Call, run: Callable[[], T]) -> T:
+        assert call.operation != "get" or not call.key.key.startswith(path)
+        return run()
+
+    return tap
+
+
+def test_weak_store_takes_shards(weak_registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
+    staging = staging_of(PhysicalKey("registry", "staging/"), Attempt("work"), 1_700_000_000)
+    given = Draft(package=str(NAME), entries={f"{number}.txt": b"%d" % number for number in range(4)})
+    for _ in range(2):  # Each step twice, as a retry does.
+        plan = plan_shards(weak_registry, given, push_planner(weak_registry, NAME), staging, ShardingOptions(shards=2))
+        results = [transfer_shard(weak_registry, staging, number).was_there for number in range(plan.shards)]
+    published = commit_shards(weak_registry, staging)
+
+    assert results == [True, True]
+    assert len(read(weak_registry, published)) == 4
+    assert caplog.text.count("keeps no conditional writes") == 1
 
 
 def test_visible_conflict_is_raised(weak_registry: Registry) -> None:

@@ -12,11 +12,17 @@ import struct
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import IO, Any, Final, Self, TypeVar, cast
+from typing import IO, Any, Final, NoReturn, Self, TypeVar, cast
 
 import msgspec
 
-from airflow_quilt.core.errors import LocationError, ObjectNotFoundError, PreconditionError, StorageError
+from airflow_quilt.core.errors import (
+    LocationError,
+    ObjectNotFoundError,
+    PreconditionError,
+    StorageError,
+    StorageUnavailableError,
+)
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey
@@ -29,6 +35,7 @@ from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.codec import Decoder, encode
 from airflow_quilt.core.runtime.spool import disk_full_as_error
 from airflow_quilt.core.storage.base import Stores, WriteMode
+from airflow_quilt.core.storage.conditional import ConditionalWriter
 
 T = TypeVar("T")
 
@@ -136,6 +143,7 @@ class Staging:
     def __init__(self, stores: Stores, root: PhysicalKey) -> None:
         self._stores = stores
         self._storage = stores.of(root)
+        self._writer = ConditionalWriter(self._storage, stores.without_conditions)
         self.root = root
 
     def plan(self) -> StagedPlan | None:
@@ -147,7 +155,7 @@ class Staging:
         """Write the plan, after its shards; return that of another attempt which was faster, if there is one."""
         with contextlib.suppress(PreconditionError):
             self._write(_PLAN, [plan], "create")
-        return self.plan() or plan
+        return self.plan() or self._gone(_PLAN)
 
     def write_shard(self, identity: str, number: int, actions: Iterable[Action]) -> None:
         """Write the actions for the files of a shard."""
@@ -181,7 +189,7 @@ class Staging:
         with contextlib.suppress(PreconditionError):
             self._write(_done(plan.identity, result.number), itertools.chain([result], batched(entries)), "create")
             return result
-        return self.done(plan, result.number) or result
+        return self.done(plan, result.number) or self._gone(_done(plan.identity, result.number))
 
     def done(self, plan: StagedPlan, number: int) -> ShardResult | None:
         """Return the result of a shard, or None where it has not been transferred."""
@@ -230,7 +238,7 @@ class Staging:
                 file.write(_HEAD.pack(len(data), hashlib.sha256(data).digest()))
                 file.write(data)
             file.seek(0)
-            self._storage.put(self.root.join(path), cast("IO[bytes]", file), mode)
+            self._writer.put(self.root.join(path), cast("IO[bytes]", file), mode)
 
     def _size(self, path: str) -> int:
         return self._storage.stat(self.root.join(path)).size
@@ -262,6 +270,9 @@ class Staging:
             return decoder.decode(data)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise self._damaged(path) from error
+
+    def _gone(self, path: str) -> NoReturn:
+        raise StorageUnavailableError("it was staged, and is gone again: another process discards it", str(self.root.join(path)))
 
     def _damaged(self, path: str) -> StorageError:
         return StorageError("what is staged there is damaged; discard it, and begin with a new plan", str(self.root.join(path)))

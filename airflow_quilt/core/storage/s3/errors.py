@@ -54,7 +54,11 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
     "TokenRefreshRequired": (CredentialsExpiredError, "the credentials have expired"),
     "412": (PreconditionError, "the object is not in the state that was expected"),
     "PreconditionFailed": (PreconditionError, "the object is not in the state that was expected"),
-    "ConditionalRequestConflict": (PreconditionError, "another writer was faster"),
+    # Of the conflicts only these are to be repeated ("Error responses", Amazon S3 API Reference). They prove nothing of the
+    # object: its other writer may fail.
+    "ConditionalRequestConflict": (StorageUnavailableError, "another request is changing the object at this moment"),
+    "OperationAborted": (StorageUnavailableError, "another request is changing the object at this moment"),
+    "409": (StorageUnavailableError, "another request is changing the object at this moment"),
     "NotImplemented": (UnsupportedError, "the store does not know this request"),
     "501": (UnsupportedError, "the store does not know this request"),
     "SlowDown": (ThrottledError, "the store asks to slow down"),
