@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import XComArg
 
     from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
-    from airflow_quilt.core.publish.draft import Mode
+    from airflow_quilt.core.publish.draft import MetaMode, Mode
     from airflow_quilt.core.registry.revisions import Conflict
 
 Text: TypeAlias = "str | XComArg"
@@ -25,6 +25,7 @@ class PublishParameters(TypedDict, total=False):
     """Parameters of :class:`~airflow_quilt.operators.publish.QuiltPublishOperator`, without package and entries."""
 
     meta: Any
+    meta_mode: "MetaMode"
     message: "Text | None"
     mode: "Mode"
     revision: "Text | None"
@@ -33,7 +34,7 @@ class PublishParameters(TypedDict, total=False):
     hash_type: "Text"
     unversioned: "Flag"
     follow_symlinks: "Flag"
-    conflict: "Conflict"
+    conflict: "Conflict | None"
     dedupe: "Flag"
     allow_empty: "Flag"
     provenance: "Flag | None"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from openlineage.client.event_v2 import Dataset
 
-    from airflow_quilt.core.publish.draft import Draft, Mode
+    from airflow_quilt.core.publish.draft import Draft, MetaMode, Mode
     from airflow_quilt.core.publish.planned import Planner
     from airflow_quilt.core.registry.revisions import Conflict
     from airflow_quilt.hooks._target import RegistryTarget
@@ -45,7 +45,10 @@ class QuiltPublishOperator(QuiltRevisionOperator):
     :param package: ``namespace/name``.
     :param entries: logical keys and their sources, or one source for the whole package: paths, URLs, assets, the output of
         tasks, or content. An update may have none.
-    :param meta: the package's metadata, a JSON object; None leaves an update's unchanged.
+    :param meta: the package's metadata, a JSON object. None keeps that of the revision that an update starts from, or of the
+        package that is the one source.
+    :param meta_mode: ``"replace"``: the given metadata, also of entries and directories, takes the place of the metadata that was
+        there. ``"merge"``: its keys join those that were there, and override those of the same name.
     :param message: the message of the revision in the history.
     :param registry: the registry that takes the revision; by default the connection's.
     :param mode: ``"replace"``: the package holds exactly the given entries. ``"update"``: it starts from a revision, loses
@@ -58,9 +61,11 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         config.
     :param hash_type: the hash type of new entries, ``"sha2-256-chunked"`` or ``"CRC64NVME"``.
     :param unversioned: name S3 objects without their current versions.
-    :param follow_symlinks: pack files behind links that lead out of the packed directory.
+    :param follow_symlinks: pack files behind links that lead out of the packed directory, and behind links to directories.
     :param conflict: the action when ``latest`` moves before the revision is published. ``"fail"``: an error, which a retry
         resolves. ``"overwrite"``: publish all the same. ``"rebase"``: merge an update with the newer revision, and publish that.
+        By default ``"rebase"`` for updates that only add and remove (without ``revision``, and without a ``meta`` that replaces),
+        and ``"fail"`` for all other work.
     :param dedupe: skip publishing if nothing changed. Message and metadata are part of the hash: a message with the date always
         makes a new revision.
     :param allow_empty: let a source, or the package, hold no file.
@@ -75,6 +80,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         *QuiltOperator.template_fields,
         "entries",
         "meta",
+        "meta_mode",
         "message",
         "mode",
         "revision",
@@ -101,6 +107,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         *,
         entries: Any = None,
         meta: Any = None,
+        meta_mode: "MetaMode" = "replace",
         message: str | None = None,
         mode: "Mode" = "replace",
         revision: str | None = None,
@@ -109,7 +116,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         hash_type: str = "sha2-256-chunked",
         unversioned: bool = False,
         follow_symlinks: bool = False,
-        conflict: "Conflict" = "fail",
+        conflict: "Conflict | None" = None,
         dedupe: bool = True,
         allow_empty: bool = False,
         provenance: bool | None = None,
@@ -119,6 +126,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         super().__init__(**kwargs)
         self.entries = entries
         self.meta = meta
+        self.meta_mode: MetaMode = meta_mode
         self.message = message
         self.mode: Mode = mode
         self.revision = revision
@@ -127,7 +135,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         self.hash_type = hash_type
         self.unversioned = unversioned
         self.follow_symlinks = follow_symlinks
-        self.conflict: Conflict = conflict
+        self.conflict: Conflict | None = conflict
         self.dedupe = dedupe
         self.allow_empty = allow_empty
         self.provenance = provenance
@@ -171,6 +179,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
             package=self.package,
             entries=given["entries"],
             meta=given["meta"],
+            meta_mode=self.meta_mode,
             own_meta={KEY: provenance_of(context)} if provenance else {},
             message=self.message,
             mode=self.mode,

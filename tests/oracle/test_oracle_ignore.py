@@ -111,7 +111,7 @@ def test_links_match_by_own_name(quilt3: Quilt3, local_registry: Registry, tmp_p
     place(directory, dict.fromkeys(TREE, b"") | {".quiltignore": b"left-out*\nbuild/"})
     for link, target in {"left-out.md": "README.md", "kept.md": "README.md", "to-build": "build", "to-x": "build/x.txt"}.items():
         (directory / link).symlink_to(target)
-    (directory / "broken").symlink_to("nowhere")
+    (directory / "left-out-broken").symlink_to("nowhere")
     assert packed(directory, local_registry) == quilt3.directory_keys(directory)
 
 

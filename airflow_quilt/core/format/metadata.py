@@ -23,6 +23,31 @@ def check_meta(value: object, where: str) -> Mapping[str, Any]:
     return plain
 
 
+def merge_meta(there: object, given: object, where: str) -> Any:
+    """Return metadata that was there, joined by given metadata, which overrides keys of the same name.
+
+    Raises:
+        MetadataError: both are given, and one of them has no keys.
+    """
+    if not there:
+        return given
+    if not given:
+        return there
+    if isinstance(there, Mapping) and isinstance(given, Mapping):
+        return {**there, **given}
+    raise MetadataError(
+        f"{where}: its metadata is a {type(there).__name__}, with which a {type(given).__name__} cannot be merged; "
+        "give all of it as meta, with meta_mode='replace'"
+    )
+
+
+def lost_keys(there: object, given: object) -> list[str]:
+    """Return the keys of metadata that are not in the metadata that replaces it; for a value without keys its type."""
+    if isinstance(there, Mapping):
+        return sorted(there.keys() - (given.keys() if isinstance(given, Mapping) else ()))
+    return [] if not there or there == given else [f"a {type(there).__name__}"]
+
+
 def check_json(value: object, where: str, depth: int = 0) -> None:  # noqa: C901, PLR0912  (a table of kinds)
     """Check that a value is JSON, which has no dates, no infinite numbers and only ``str`` keys.
 

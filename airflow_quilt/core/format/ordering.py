@@ -1,9 +1,10 @@
 """Streams of records in walk order (docs/format.md, "Manifest"): batches, joins, and the check that they make a tree."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Protocol, TypeVar
 
+from airflow_quilt.core.errors import LogicalKeyError
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, check_file, check_next, is_walk, walk_order
 
 T = TypeVar("T")
@@ -59,23 +60,36 @@ def merge_join(left: Iterable[L], right: Iterable[R]) -> Iterator[tuple[L | None
         second = next(rights, None)
 
 
-def validate_order(records: Iterable[R], directories: Iterable[DirectoryKey]) -> Iterator[R]:
+def validate_order(records: Iterable[R], directories: Iterable[DirectoryKey], origin: Callable[[R], str]) -> Iterator[R]:
     """Yield records that come in walk order, and check that they make a tree.
 
     Args:
         records: the files.
         directories: the directories that have metadata.
+        origin: names the source of a record, for the error.
 
     Raises:
-        LogicalKeyError: a key is given twice, or is both a file and a directory.
+        LogicalKeyError: a key is given twice, or is both a file and a directory; the message names both sources.
     """
     with_meta = sorted(directories)
-    previous: LogicalKey | None = None
+    previous: R | None = None
     for batch in batched(records):
         keys = [record.logical_key for record in batch]
-        if with_meta or not is_walk(keys if previous is None else [previous, *keys]):
-            for before, key in zip([previous, *keys], keys, strict=False):
-                check_next(before, key)
-                check_file(key, with_meta)
-        previous = keys[-1]
+        if with_meta or not is_walk(keys if previous is None else [previous.logical_key, *keys]):
+            for before, record in zip([previous, *batch], batch, strict=False):
+                _check_pair(before, record, origin)
+                check_file(record.logical_key, with_meta)
+        previous = batch[-1]
         yield from batch
+
+
+def _check_pair(before: R | None, record: R, origin: Callable[[R], str]) -> None:
+    if before is None:
+        return
+    try:
+        check_next(before.logical_key, record.logical_key)
+    except LogicalKeyError as error:
+        raise LogicalKeyError(
+            f"{error}: by {origin(before)} and by {origin(record)}; give each source a key of its own. "
+            "For a list, such as the results of mapped tasks, '{index}' in the key does that: 'parts/{index}/'"
+        ) from None

@@ -175,6 +175,11 @@ def _plan_move(source: Source, destination: PhysicalKey) -> Upload | Copy:
     return Upload(source, destination)
 
 
+def origin_of(source: Source) -> str:
+    """Return the location of the bytes of a source, for messages."""
+    return str(source.origin) if isinstance(source.origin, PhysicalKey) else f"content of {len(source.origin):,} bytes"
+
+
 def out_of_reach(source: Source) -> SourceError:
     """Return the error for an entry of a package on S3 that names a local file."""
     where = source.physical_keys[0]

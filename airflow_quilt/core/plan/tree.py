@@ -2,23 +2,30 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from msgspec.structs import replace
+
+from airflow_quilt.core.format.metadata import lost_keys, merge_meta
 from airflow_quilt.core.format.names import DirectoryKey, parse_logical_key
 from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.plan.actions import Source
+
+_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class SourceTree:
     """Sources in walk order, and the metadata of directories, whose keys end in ``/``.
 
-    ``is_checked``: the sources come from the reader of one manifest, which checks that they make a tree.
+    ``is_checked``: the sources come from the reader of one manifest, which checks that they make a tree. ``header`` is that of
+    the package that alone makes up the tree, if one does.
     """
 
     sources: Iterable[Source] = ()
     directories: Mapping[DirectoryKey, Any] = field(default_factory=dict)
     is_checked: bool = False
+    header: Mapping[str, Any] | None = None
 
 
 class Removal:
@@ -50,12 +57,55 @@ class Removal:
         return [key for key, parsed in self._keys.items() if parsed not in self._found]
 
 
-def updated(base: SourceTree, removal: Removal, added: SourceTree) -> SourceTree:
-    """Return a tree after removals and additions; an addition replaces the source or metadata with the same key."""
+class Additions:
+    """Additions to a tree; each replaces the source, or the metadata of a directory, that has the same key.
+
+    Args:
+        tree: the added files, and metadata of directories.
+        merges: let the metadata that was there join the metadata that is added, which overrides keys of the same name.
+    """
+
+    def __init__(self, tree: SourceTree, *, merges: bool = False) -> None:
+        self._tree = tree
+        self._merges = merges
+        self.losses = 0
+        self.lost: dict[str, list[str]] = {}
+        """The number of files and directories so far that lost keys of their metadata; and the keys, of the first few."""
+
+    def sources(self, base: Iterable[Source]) -> Iterator[Source]:
+        """Yield the sources of a tree, with the added ones."""
+        for old, new in merge_join(base, self._tree.sources):
+            if old and new:
+                yield self._replaced(old, new)
+            elif source := new or old:
+                yield source
+
+    def directories(self, base: Mapping[DirectoryKey, Any]) -> dict[DirectoryKey, Any]:
+        """Return the metadata of directories, with that of the added ones."""
+        added = self._tree.directories
+        return {**base, **{key: self._meta(key, base[key], meta) if key in base else meta for key, meta in added.items()}}
+
+    def _replaced(self, old: Source, new: Source) -> Source:
+        if old.user_meta in ({}, None):
+            return new
+        meta = self._meta(old.logical_key, old.user_meta, new.user_meta)
+        return new if meta == new.user_meta else replace(new, meta={**new.meta, "user_meta": meta})
+
+    def _meta(self, key: str, there: Any, given: Any) -> Any:
+        if self._merges:
+            return merge_meta(there, given, f"entry {key!r}")
+        if lost := lost_keys(there, given):
+            self.losses += 1
+            if len(self.lost) < _SHOWN:
+                self.lost[key] = lost
+        return given
+
+
+def updated(base: SourceTree, removal: Removal, additions: Additions) -> SourceTree:
+    """Return a tree after removals and additions."""
     kept = (source for source in base.sources if not removal.takes(source.logical_key))
-    sources = (new or old for old, new in merge_join(kept, added.sources))
     directories = {key: meta for key, meta in base.directories.items() if not removal.takes(key)}
-    return SourceTree((source for source in sources if source), {**directories, **added.directories})
+    return SourceTree(additions.sources(kept), additions.directories(directories))
 
 
 def _ancestors(key: str, lengths: set[int]) -> Iterator[str]:

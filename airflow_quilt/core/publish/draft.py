@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format.hashes import CHUNKED, check_new_hash_type
@@ -12,6 +12,13 @@ from airflow_quilt.core.registry.revisions import Conflict
 from airflow_quilt.core.workflows.config import Choice
 
 Mode = Literal["replace", "update"]
+MetaMode = Literal["replace", "merge"]
+
+_CHOICES: Final[Mapping[str, Sequence[str]]] = {
+    "conflict": get_args(Conflict),
+    "mode": get_args(Mode),
+    "meta_mode": get_args(MetaMode),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +29,11 @@ class Draft:
         package: ``namespace/name``.
         entries: a mapping of logical keys to sources, or one source for the whole package; see ``docs/entries.md``. None
             for none, with ``mode="update"``.
-        meta: the package's metadata, a JSON object; with ``mode="update"`` None leaves it as it is.
+        meta: the package's metadata, a JSON object. None keeps that of the revision that an update starts from, or of the
+            package that is the one source.
+        meta_mode: ``"replace"``: ``meta``, and the metadata of the entries and directories that are given, take the place of
+            the metadata that was there. ``"merge"``: their keys join the keys that were there, and override those of the same
+            name.
         own_meta: keys that the metadata gets beside ``meta``, which must not have them.
         message: the message that the history shows.
         mode: ``"replace"``: the package holds exactly the entries given. ``"update"``: it starts from a revision, loses
@@ -34,9 +45,9 @@ class Draft:
             workflow: it fails if the registry requires one, and, as in quilt3, if it has no workflows config.
         hash_type: the type of hash of new entries: ``sha2-256-chunked`` or ``CRC64NVME``.
         unversioned: leave the versions of S3 objects out of their physical keys.
-        follow_symlinks: pack files behind links that lead out of the directory that is packed.
+        follow_symlinks: pack files behind links that lead out of the directory that is packed, and behind links to directories.
         conflict: ``"fail"`` when ``latest`` moves before the revision is published; ``"overwrite"`` publishes all the same;
-            ``"rebase"`` merges an update with the newer revision, and publishes that.
+            ``"rebase"`` merges an update with the newer revision, and publishes that. None: see :attr:`on_conflict`.
         dedupe: skip publishing if nothing changed. Message and metadata are part of the hash: a message with the date always
             makes a new revision.
         allow_empty: let a source, or the package, hold no file.
@@ -45,6 +56,7 @@ class Draft:
     package: PackageName | str
     entries: object = None
     meta: Mapping[str, Any] | None = None
+    meta_mode: MetaMode = "replace"
     own_meta: Mapping[str, Any] = field(default_factory=dict)
     message: str | None = None
     mode: Mode = "replace"
@@ -54,9 +66,20 @@ class Draft:
     hash_type: str = CHUNKED
     unversioned: bool = False
     follow_symlinks: bool = False
-    conflict: Conflict = "fail"
+    conflict: Conflict | None = None
     dedupe: bool = True
     allow_empty: bool = False
+
+    @property
+    def on_conflict(self) -> Conflict:
+        """The action when ``latest`` moves: ``conflict``, or else the default of this kind of work.
+
+        That is ``"rebase"`` for updates of the latest revision that only add and remove, and ``"fail"`` for all other work.
+        """
+        if self.conflict is not None:
+            return self.conflict
+        keeps_meta = self.meta is None or self.meta_mode == "merge"
+        return "rebase" if self.mode == "update" and self.revision is None and keeps_meta else "fail"
 
     def check(self) -> PackageName:
         """Check everything that needs no request; return the name of the package.
@@ -64,8 +87,8 @@ class Draft:
         Raises:
             InputError: something cannot be right.
         """
-        for field_name, choices in (("conflict", ("fail", "overwrite", "rebase")), ("mode", ("replace", "update"))):
-            if (value := getattr(self, field_name)) not in choices:
+        for field_name, choices in _CHOICES.items():
+            if (value := getattr(self, field_name)) not in choices and not (field_name == "conflict" and value is None):
                 raise InputError(f"{field_name} {value!r}: expected {' or '.join(map(repr, choices))}")
         if not isinstance(self.remove, list | tuple) or not all(isinstance(key, str) for key in self.remove):
             raise InputError(f"remove {self.remove!r}: expected a list of logical keys")

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, Final, Self
 
 from airflow_quilt.core.errors import RevisionConflictError
@@ -21,7 +22,7 @@ from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
-from airflow_quilt.core.runtime.retry import RetryPolicy
+from airflow_quilt.core.runtime.retry import Failures, RetryPolicy
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.transfer.upload import Uploader
@@ -93,9 +94,19 @@ class Workspace:
         since: unix seconds since when earlier attempts, or earlier rounds, may have left something; None for the first.
         stats: bytes moved, of all rounds.
         done: the transfers of the last round.
+
+    Args:
+        rebasing: how often, and for how long after its first conflict, the work is rebased.
     """
 
-    def __init__(self, registry: Registry, package: PackageName, stop: threading.Event, attempt: Attempt) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        package: PackageName,
+        stop: threading.Event,
+        attempt: Attempt,
+        rebasing: RetryPolicy = _REBASE,
+    ) -> None:
         self.registry = registry
         self.package = package
         self.stop = stop
@@ -105,7 +116,8 @@ class Workspace:
         self.done: Spool[TransferredEntry] | None = None
         self._spools = contextlib.ExitStack()
         self._round_spools = contextlib.ExitStack()
-        self._conflicts, self._began = 0, _REBASE.clock()
+        self._rebasing = replace(rebasing, sleep=stop.wait)
+        self._conflicts = Failures()
 
     def __enter__(self) -> Self:
         return self
@@ -136,11 +148,11 @@ class Workspace:
         Raises:
             RevisionConflictError: the draft is not to be rebased, or that has gone on for too long.
         """
-        self._conflicts += 1
-        pause = _REBASE.pause(conflict, self._conflicts, self._began)
-        if draft.conflict != "rebase" or pause is None or self.stop.wait(pause):
+        if draft.on_conflict != "rebase" or not self._rebasing.wait(conflict, self._conflicts) or self.stop.is_set():
             raise conflict
-        _log.info("%s was published to meanwhile: merging with the latest revision, round %s", self.package, self._conflicts + 1)
+        _log.info(
+            "%s was published to meanwhile: merging with the latest revision, round %s", self.package, self._conflicts.count + 1
+        )
         self.since = self.attempt.began if self.since is None else self.since
         return self.registry.latest(self.package)
 

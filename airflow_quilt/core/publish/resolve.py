@@ -3,20 +3,23 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
+from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format.manifest import Entry, directory_line, header_line, make_header
 from airflow_quilt.core.format.manifest_reader import Manifest
+from airflow_quilt.core.format.metadata import lost_keys, merge_meta
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.ordering import validate_order
 from airflow_quilt.core.format.uris import QuiltUri
-from airflow_quilt.core.plan.actions import Source
-from airflow_quilt.core.plan.tree import Removal, SourceTree, updated
+from airflow_quilt.core.plan.actions import Source, origin_of
+from airflow_quilt.core.plan.tree import Additions, Removal, SourceTree, updated
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Latest
+from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.sources.discover import FindOptions, SourceFinder
 from airflow_quilt.core.sources.parse import parse_entries
@@ -24,6 +27,10 @@ from airflow_quilt.core.workflows.config import load_workflow
 from airflow_quilt.core.workflows.rules import Workflow
 
 _log = logging.getLogger(__name__)
+
+_MOST: Final = 10
+"""The most keys that a warning lists."""
+_CURE: Final = "meta_mode='merge' keeps them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,44 +98,67 @@ def resolve(registry: Registry, package: PackageName, draft: Draft, added: Sourc
         InputError: a key or metadata cannot be published; for files it is raised while they are read.
         QuiltError: the registry cannot be read.
     """
-    base, tree = None, added
+    base, tree = added.header, added
     if draft.mode == "update":
-        base = _read_base(registry, package, draft, latest)
-        tree = _update(base.tree if base else SourceTree(), Removal(draft.remove), added)
+        start = _read_base(registry, package, draft, latest)
+        base, tree = start.header, _update(start, Removal(draft.remove), Additions(added, merges=draft.meta_mode == "merge"))
     directories = {key: meta for key, meta in tree.directories.items() if meta}  # As quilt3, no line for none.
     workflow = load_workflow(draft.workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
-    meta = draft.meta
-    if draft.own_meta:  # They join the given metadata, or that of the base.
-        given = draft.meta if draft.meta is not None else base.header.get("user_meta") if base else None
-        meta = {**(given if isinstance(given, dict) else {}), **draft.own_meta}
-    header = make_header(draft.message, meta, workflow.record if workflow else None, base.header if base else None)
+    header = make_header(draft.message, _user_meta(draft, base), workflow.record if workflow else None, base)
     # A record that is too large is an error now, before any byte moves.
     header_line(header)
     for key, directory_meta in directories.items():
         directory_line(key, directory_meta)
-    sources = tree.sources if tree.is_checked else validate_order(tree.sources, tree.directories)
+    sources = tree.sources if tree.is_checked else validate_order(tree.sources, tree.directories, origin_of)
     return ResolvedRevision(header, SourceTree(sources, directories), workflow)
 
 
-def _read_base(registry: Registry, package: PackageName, draft: Draft, latest: Latest | None) -> ResolvedRevision | None:
-    """Read the revision that an update starts from; None where there is no package yet."""
+def _user_meta(draft: Draft, base: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the metadata that a draft gives the package, beside that of its base; None to leave it as it is there.
+
+    Raises:
+        InputError: there is no metadata that the given one could be merged with, since the package has no base.
+        MetadataError: the metadata of the base has no keys, and some are to join it.
+    """
+    there, given = (base or {}).get("user_meta"), draft.meta
+    if draft.meta_mode == "merge" and draft.mode == "replace" and base is None:
+        raise InputError(
+            "meta_mode='merge' is for updates, and for a package that is the one source: there is no other metadata to merge with"
+        )
+    if draft.meta_mode == "merge" and given is not None:
+        given = merge_meta(there, given, "meta")
+    if draft.own_meta:  # They join the given metadata, or that of the base.
+        given = merge_meta(there if given is None else given, draft.own_meta, "meta")
+    if given is not None and (lost := lost_keys(there, given)):
+        _log.warning(
+            "meta replaces the metadata that was there, whose keys are gone: %s; %s", ", ".join(map(repr, lost[:_MOST])), _CURE
+        )
+    return given
+
+
+def _read_base(registry: Registry, package: PackageName, draft: Draft, latest: Latest | None) -> SourceTree:
+    """Read the revision that an update starts from; an empty tree where there is no package yet."""
     if draft.revision is None and latest is None:
         _log.info("There is no package %s in %s yet: the update starts from nothing", package, registry.location)
-        return None
+        return SourceTree()
     manifest = registry.read(package, latest.top_hash if draft.revision is None and latest else draft.revision).begun()
     sources = (Source.of_entry(entry, hash_type=draft.hash_type) for entry in manifest.entries)
     if not registry.location.is_local:
         sources = (replace(source, movable=False) if source.is_local else source for source in sources)
-    return ResolvedRevision(manifest.header, SourceTree(sources, manifest.directories))
+    return SourceTree(sources, manifest.directories, header=manifest.header)
 
 
-def _update(base: SourceTree, removal: Removal, added: SourceTree) -> SourceTree:
-    tree = updated(base, removal, added)
+def _update(base: SourceTree, removal: Removal, additions: Additions) -> SourceTree:
+    tree = updated(base, removal, additions)
 
     def sources() -> Iterator[Source]:
         yield from tree.sources
         if absent := removal.absent:  # Known only when all files have passed.
             _log.warning("Not in the revision that is updated, so there is nothing to remove: %s", ", ".join(absent))
+        if lost := additions.lost:
+            shown = "; ".join(f"{key!r}: {', '.join(map(repr, keys[:_MOST]))}" for key, keys in lost.items())
+            entries = count(additions.losses, "entry", "entries")
+            _log.warning("%s replaced without keys of the metadata that was there: %s; %s", entries, shown, _CURE)
 
     return SourceTree(sources(), tree.directories)
 

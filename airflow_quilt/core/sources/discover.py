@@ -4,6 +4,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,11 @@ from airflow_quilt.core.plan.actions import Source, out_of_reach
 from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.executor import map_concurrently
 from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.sources.directory import DirectoryWalk, LeftOut
 from airflow_quilt.core.sources.ignore import ignore_rules
 from airflow_quilt.core.sources.parse import ContentSource, DirectoryMeta, LocationSource, ParsedSource
 from airflow_quilt.core.sources.serializers import serialize
 from airflow_quilt.core.storage.base import ObjectInfo, Stores
-from airflow_quilt.core.storage.paths import resolve_path
 
 ReadPackage = Callable[[QuiltUri], Manifest]
 
@@ -35,7 +36,7 @@ class FindOptions:
 
     Attributes:
         allow_empty: accept a directory, prefix or package without files.
-        follow_symlinks: pack files behind links that lead out of the packed directory.
+        follow_symlinks: pack files behind links that lead out of the packed directory, and behind links to directories.
         unversioned: name objects without their versions.
         hash_type: the type of hash of new entries.
     """
@@ -94,7 +95,7 @@ class SourceFinder:
         match source:
             case LocationSource(key="", location=QuiltUri(path=None) as uri):
                 tree = self._find_in_package(source, uri)
-                return SourceTree(self._check_some(source, tree.sources), tree.directories, is_checked=True)
+                return replace_fields(tree, sources=self._check_some(source, tree.sources), is_checked=True)
         return None
 
     def _serialized(self, source: ContentSource) -> Source:
@@ -169,30 +170,25 @@ class SourceFinder:
 
     def _files_below(self, key: str, location: PhysicalKey) -> Iterator[Source]:
         directory = location if location.is_prefix else location.join("")
-        for stat in self._list(directory):
-            if not stat.key.is_prefix:  # S3 consoles make empty objects that stand for directories.
-                relative = stat.key.key.removeprefix(directory.key)
-                yield self._source(parse_logical_key(key + relative), self._follow_link(stat, directory))
+        return self._files_in(key, directory) if directory.is_local else self._objects_below(key, directory)
 
-    def _list(self, directory: PhysicalKey) -> Iterator[ObjectInfo]:
-        if directory.is_local:
-            ignored = ignore_rules(self._stores.local, directory)
-            return (stat for stat in self._stores.local.list_objects(directory) if not ignored(stat.key.key))
-        if self._options.unversioned:
-            return self._stores.remote.list_objects(directory)
-        return self._stores.remote.list_versions(directory)
+    def _files_in(self, key: str, directory: PhysicalKey) -> Iterator[Source]:
+        ignored = ignore_rules(self._stores.local, directory)
+        walk = DirectoryWalk(self._stores.local, directory, ignored, follow=self._options.follow_symlinks)
+        return (self._source(parse_logical_key(key + path), info) for path, info in walk.files())
 
-    def _follow_link(self, stat: ObjectInfo, directory: PhysicalKey) -> ObjectInfo:
-        """Return the target of a link to a file, which must not lead out of the directory."""
-        if not (stat.key.is_local and Path(stat.key.key).is_symlink()):
-            return stat
-        target = resolve_path(stat.key.key)
-        if not target.key.startswith(directory.key) and not self._options.follow_symlinks:
-            raise SourceError(
-                f"{stat.key}: this link leads out of {directory}, to {target.key}; "
-                "copy the file, leave it out, or give follow_symlinks=True"
-            )
-        return ObjectInfo(target, stat.size, stat.etag)
+    def _objects_below(self, key: str, prefix: PhysicalKey) -> Iterator[Source]:
+        markers = LeftOut(
+            "object whose key ends in '/', and which has bytes", "objects whose keys end in '/', and which have bytes"
+        )
+        store = self._stores.remote
+        for info in store.list_objects(prefix) if self._options.unversioned else store.list_versions(prefix):
+            relative = info.key.key.removeprefix(prefix.key)
+            if not info.key.is_prefix:
+                yield self._source(parse_logical_key(key + relative), info)
+            elif info.size:  # S3 consoles make empty ones, which stand for directories.
+                markers.add(info.key.key)
+        markers.warn(prefix)
 
     def _find_in_package(self, source: LocationSource, uri: QuiltUri) -> SourceTree:
         path = (uri.path or "").rstrip("/")
@@ -211,7 +207,8 @@ class SourceFinder:
         below = {source.key + key.removeprefix(root): meta for key, meta in package.directories.items() if key.startswith(root)}
         directories = {DirectoryKey(key): meta for key, meta in below.items() if key}
         files = itertools.chain([first] if first else (), entries)
-        return SourceTree(self._files_in_package(source, uri, root, files), {**directories, **_directory_meta(source, uri)})
+        directories.update(_directory_meta(source, uri))
+        return SourceTree(self._files_in_package(source, uri, root, files), directories, header=package.header)
 
     def _files_in_package(self, source: LocationSource, uri: QuiltUri, root: str, entries: Iterable[Entry]) -> Iterator[Source]:
         is_moved = bool(source.key or root)

@@ -1,14 +1,14 @@
 """Parses ``entries`` into logical keys and their sources; serializes no content.
 
 A string is always a location, never content. A key that ends in ``/`` is a directory; the whole package is the
-directory ``""``.
+directory ``""``. In the key of a list, ``{index}`` stands for the number of each source.
 """
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 from urllib.parse import unquote
 
 from airflow_quilt.core.errors import QuiltError, SourceError
@@ -19,6 +19,8 @@ from airflow_quilt.core.sources.serializers import is_frame, is_json_key
 from airflow_quilt.core.storage.paths import resolve_location
 
 _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
+_INDEX: Final = "{index}"
+"""Stands in the key of a list for the number of each source in it, counted from 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +95,26 @@ def remote_locations(entries: object) -> Iterator[PhysicalKey | QuiltUri]:
 
 
 def _flatten(entries: object) -> Iterator[tuple[str, object]]:
-    """Yield each source with its key; a list under a directory is a list of sources."""
+    """Yield each source with its key; a list under a directory, or under a key with ``{index}``, is a list of sources."""
     by_key = entries.items() if isinstance(entries, Mapping) and not _has_source_keys(entries) else [("", entries)]
     for given, source in by_key:
         key = _parse_key(given)
-        for item in _items(source) if _is_directory(key) else (source,):
-            yield key, item
+        for own_key, each in _numbered(key, source) if _INDEX in key and _is_list(source) else [(key, source)]:
+            for item in _items(each) if _is_directory(key) else (each,):
+                yield own_key, item
+
+
+def _numbered(key: str, sources: Sequence[object]) -> Iterator[tuple[str, object]]:
+    for index, source in enumerate(sources):
+        yield key.replace(_INDEX, str(index)), source
+
+
+def _is_list(source: object) -> TypeGuard[Sequence[object]]:
+    return isinstance(source, Sequence) and not isinstance(source, str | bytes | bytearray | memoryview | os.PathLike)
 
 
 def _items(source: object) -> Iterator[object]:
-    if isinstance(source, Sequence) and not isinstance(source, str | bytes | bytearray | memoryview | os.PathLike):
+    if _is_list(source):
         for item in source:
             yield from _items(item)
     else:
@@ -169,9 +181,10 @@ def _parse_content(key: str, value: object, meta: Mapping[str, Any]) -> ContentS
     is_json = is_json_key(key) and (value is None or isinstance(value, Mapping | Sequence | int | float))
     if is_json or isinstance(value, str | bytes | bytearray | memoryview) or is_frame(value):
         return ContentSource(_file_key(key), value, meta)
+    cure = "; end the key in '/', or number its sources, as in 'part-{index}.csv'" if _is_list(value) else ""
     raise SourceError(
         f"entry {key!r}: {_describe(value)} is no source; expected a path or URL, content as bytes, a data frame, "
-        "or a JSON value under a key that ends in .json"
+        f"or a JSON value under a key that ends in .json{cure}"
     )
 
 

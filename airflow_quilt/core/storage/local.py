@@ -98,7 +98,7 @@ class LocalStorage:
         """List the files below a directory, in order; links to directories are not followed."""
         with _translated(prefix):
             for item in _walk(prefix.key):
-                if (not after or item.path > prefix.key + after) and item.is_file() and not _TEMPORARY.fullmatch(item.name):
+                if (not after or item.path > prefix.key + after) and item.is_file() and not is_temporary(item.name):
                     with contextlib.suppress(FileNotFoundError):  # Deleted since it was listed.
                         status = item.stat()
                         yield ObjectInfo(PhysicalKey(None, item.path), status.st_size, _etag(status))
@@ -193,16 +193,21 @@ def _opened(key: PhysicalKey) -> Iterator[int]:
 
 def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
     """Yield the items below a directory that are no directories, in order; without recursion, as its depth is limited."""
-    pending = _listed(directory)
+    pending = list_directory(directory)
     while pending:
         item = pending.pop()
         if item.is_dir(follow_symlinks=False):
-            pending += _listed(item.path)
+            pending += list_directory(item.path)
         else:
             yield item
 
 
-def _listed(directory: str) -> list[os.DirEntry[str]]:
+def is_temporary(name: str) -> bool:
+    """Return whether a file has a name that a write or an install gives a file until it is whole."""
+    return bool(_TEMPORARY.fullmatch(name))
+
+
+def list_directory(directory: str) -> list[os.DirEntry[str]]:
     """List a directory, last name first; one that is not there is empty."""
     with _translated(PhysicalKey(None, directory)), contextlib.suppress(FileNotFoundError):
         return sorted(os.scandir(directory), key=lambda item: item.name, reverse=True)

@@ -7,8 +7,8 @@ import pytest
 from airflow_quilt.core.errors import LogicalKeyError
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.format.ordering import validate_order
-from airflow_quilt.core.plan.actions import Source
-from airflow_quilt.core.plan.tree import Removal, SourceTree, updated
+from airflow_quilt.core.plan.actions import Source, origin_of
+from airflow_quilt.core.plan.tree import Additions, Removal, SourceTree, updated
 from airflow_quilt.core.runtime.spool import Spool
 
 
@@ -16,11 +16,11 @@ def ordered(tree: SourceTree) -> SourceTree:
     """Put the files of a tree in order, and check that it is one."""
     found: Spool[Source] = Spool(Source, 100)
     found.extend(tree.sources)
-    return SourceTree(list(validate_order(found, tree.directories)), tree.directories)
+    return SourceTree(list(validate_order(found, tree.directories, origin_of)), tree.directories)
 
 
 def merged(base: SourceTree, added: SourceTree) -> SourceTree:
-    return updated(base, Removal([]), added)
+    return updated(base, Removal([]), Additions(added))
 
 
 def tree(*keys: str, data: bytes = b"old", **directories: Any) -> SourceTree:
@@ -36,7 +36,7 @@ def keys(tree: SourceTree) -> list[str]:
 def left(tree: SourceTree, *removed: str) -> tuple[list[str], list[str], list[str]]:
     """Remove keys; return the files and directories that are left, and the keys that were not there."""
     removal = Removal(removed)
-    rest = updated(tree, removal, SourceTree())
+    rest = updated(tree, removal, Additions(SourceTree()))
     return keys(rest), list(rest.directories), removal.absent
 
 

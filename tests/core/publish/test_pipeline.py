@@ -350,7 +350,6 @@ def test_build_of_content_refused(any_registry: Registry, recorder: Recorder, en
 
 BAD_DRAFTS = [
     pytest.param({"conflict": "merge"}, InputError, "conflict 'merge'", id="unknown conflict"),
-    pytest.param({"conflict": None}, InputError, "conflict None", id="no conflict"),
     pytest.param({"hash_type": "SHA256"}, HashTypeError, "new entries get", id="older type of hash"),
     pytest.param({"hash_type": "MD5"}, HashTypeError, "'MD5'", id="unknown type of hash"),
     pytest.param({"hash_type": None}, HashTypeError, "None", id="no type of hash"),

@@ -14,18 +14,21 @@ from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.pipeline import Workspace
 from airflow_quilt.core.push import push
+from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.core.faulty import Call, Recorder, T, is_put_of
 from tests.core.packages import PART, put
-from tests.support import read, through
+from tests.support import Clock, read, through
 
 NAME = PackageName("team", "package")
 
 
 def draft(entries: object = None, **more: Any) -> Draft:
-    return Draft(**{"package": str(NAME), "entries": entries, "mode": "update", "conflict": "rebase", **more})
+    return Draft(**{"package": str(NAME), "entries": entries, "mode": "update", **more})
 
 
 def contents(registry: Registry) -> dict[str, bytes]:
@@ -166,7 +169,59 @@ def test_stop_ends_the_attempts(registry: Registry) -> None:
 @pytest.mark.parametrize("more", [{"mode": "replace"}, {"revision": "latest"}], ids=["replace", "an update of a chosen revision"])
 def test_only_latest_is_rebased(registry: Registry, more: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="rebase"):
-        push(registry, draft({"a.txt": b"a"}, **more))
+        push(registry, draft({"a.txt": b"a"}, conflict="rebase", **more))
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        pytest.param({}, "rebase", id="update"),
+        pytest.param({"remove": ["a"], "message": "m", "own_meta": {"airflow": 1}}, "rebase", id="removal-with-provenance"),
+        pytest.param({"meta": {"n": 1}, "meta_mode": "merge"}, "rebase", id="metadata-added"),
+        pytest.param({"meta": {"n": 1}}, "fail", id="metadata-replaced"),
+        pytest.param({"revision": "latest"}, "fail", id="chosen-revision"),
+        pytest.param({"mode": "replace"}, "fail", id="replacement"),
+        pytest.param({"conflict": "fail"}, "fail", id="given"),
+        pytest.param({"mode": "replace", "conflict": "overwrite"}, "overwrite", id="given-for-a-replacement"),
+    ],
+)
+def test_default_conflict_by_mode(more: dict[str, Any], expected: str) -> None:
+    given = draft(**more)
+    given.check()
+
+    assert given.on_conflict == expected
+
+
+@pytest.mark.parametrize("work", ["add", "add and remove"])
+def test_catch_up_loses_no_run(registry: Registry, work: str) -> None:
+    """Eleven runs at four at a time, with the defaults of an update: none fails, and each leaves its day."""
+    push(registry, draft({f"old/{day}.txt": b"old" for day in range(11)}))
+
+    def run(day: int) -> PublishResult:
+        remove = [f"old/{day}.txt"] if work == "add and remove" else []
+        own = {"airflow": {"run": day}} if remove else {}
+        return push(registry, draft({f"days/{day}.txt": b"%d" % day}, remove=remove, own_meta=own, message=str(day)))
+
+    with ThreadPoolExecutor(4) as pool:
+        published = list(pool.map(run, range(11)))
+
+    kept = {f"old/{day}.txt": b"old" for day in range(11)} if work == "add" else {}
+    assert contents(registry) == kept | {f"days/{day}.txt": b"%d" % day for day in range(11)}
+    assert all(each.created for each in published)
+    assert len(list(registry.revisions(NAME))) == 12
+
+
+def test_rebase_counts_from_conflict(registry: Registry) -> None:
+    """Work whose transfers took an hour is rebased as long as any other."""
+    clock = Clock(0.0)
+    policy = RetryPolicy(seconds=600.0, shortest=0.0, clock=clock)
+    conflict = RevisionConflictError("s3://registry", None, None)
+    with Workspace(registry, NAME, threading.Event(), Attempt(), rebasing=policy) as work:
+        clock.now = 3600.0
+        work.rebase(draft(), conflict)
+        clock.now += 601.0
+        with pytest.raises(RevisionConflictError):
+            work.rebase(draft(), conflict)
 
 
 def test_result_counts_all_entries(registry: Registry) -> None:

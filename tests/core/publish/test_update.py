@@ -493,7 +493,7 @@ def test_rival_is_a_conflict(
     racing = Before(moment, lambda: theirs.append(push(registry, draft({"theirs": b"theirs"}))))
 
     with pytest.raises(RevisionConflictError) as caught:
-        publish(through(registry, racing), draft("s3://registry/new/"))
+        publish(through(registry, racing), draft("s3://registry/new/", conflict="fail"))
     assert (caught.value.expected, caught.value.found) == (first.top_hash if first else None, theirs[0].top_hash)
     assert registry.resolve(NAME) == theirs[0].top_hash
     again = publish(registry, draft("s3://registry/new/"))

@@ -21,7 +21,7 @@ from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.format.ordering import validate_order
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
-from airflow_quilt.core.plan.actions import Source
+from airflow_quilt.core.plan.actions import Source, origin_of
 from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.sources.discover import FindOptions, SourceFinder
@@ -54,7 +54,7 @@ class Finder:
         finder = SourceFinder(self.stores, self._read_package, FindOptions(**options))
         with found:
             directories = finder.find(parse_entries(entries), found)
-            return SourceTree(list(validate_order(found, directories)), directories)
+            return SourceTree(list(validate_order(found, directories, origin_of)), directories)
 
     def keys(self, entries: object, **options: Any) -> list[str]:
         return [source.logical_key for source in self(entries, **options)]
@@ -181,8 +181,22 @@ def test_many_sources_in_order(find: Finder, write: Write) -> None:
 
 
 def test_same_base_name_refused(find: Finder, write: Write) -> None:
-    with pytest.raises(LogicalKeyError, match=r"'out/a\.txt' is given twice"):
-        find({"out/": [write("x/a.txt"), write("y/a.txt")]})
+    """Name both sources, and the cure."""
+    first, second = write("x/part.csv"), write("y/part.csv")
+    with pytest.raises(LogicalKeyError, match=r"'out/part\.csv' is given twice: by .*'\{index\}' in the key") as caught:
+        find({"out/": [first, second]})
+
+    assert all(path.as_uri() in str(caught.value) for path in (first, second))
+    assert find.keys({"out/{index}/": [first, second]}) == ["out/0/part.csv", "out/1/part.csv"]
+
+
+def test_clash_with_content_names_both(find: Finder, memory: MemoryStorage) -> None:
+    place = put(memory, "p/part.csv")
+    with pytest.raises(LogicalKeyError) as caught:
+        find({"out/": "s3://source/p/part.csv", "out/part.csv": b"12345"})
+
+    assert "content of 5 bytes" in str(caught.value)
+    assert str(place) in str(caught.value)
 
 
 def test_directory_and_entry_clash(find: Finder, write: Write) -> None:
@@ -192,9 +206,9 @@ def test_directory_and_entry_clash(find: Finder, write: Write) -> None:
 
 
 def test_file_and_directory_refused(find: Finder, write: Write) -> None:
-    path = write("x/a.txt")
-    with pytest.raises(LogicalKeyError, match=r"'d' is a file, and a directory that holds 'd/a\.txt'"):
-        find({"d": path, "d/": path.parent})
+    path, other = write("x/a.txt"), write("b")
+    with pytest.raises(LogicalKeyError, match=r"'d' is a file, and a directory that holds 'd/a\.txt': by .*/b and by .*/x/a.txt"):
+        find({"d": other, "d/": path.parent})
 
 
 # What is not there.
@@ -291,14 +305,99 @@ def test_link_chain_out_is_refused(find: Finder, write: Write) -> None:
         find({"": directory, "b": write("b")})
 
 
-def test_directory_links_left_out(find: Finder, write: Write, tmp_path: Path) -> None:
-    """Leave out links to directories, and dangling ones."""
+def test_inner_directory_link_counted(find: Finder, write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """Leave out a link to a directory inside, in a circle too, and say so: its files have names of their own."""
+    directory = write("raw/sub/a.txt").parent.parent
+    (directory / "latest").symlink_to("sub")
+    (directory / "sub/loop").symlink_to(directory)
+
+    assert find.keys(directory) == ["sub/a.txt"]
+    [line] = [message for message in caplog.messages if "left out" in message]
+    assert line.endswith("left out 2 links to directories: 'latest', 'sub/loop'")
+
+
+@pytest.mark.parametrize("target", ["nowhere", "dangling", "a.txt/below"], ids=["nothing", "itself", "below-a-file"])
+@pytest.mark.parametrize("follow_symlinks", [False, True])
+def test_dangling_link_is_refused(find: Finder, write: Write, target: str, *, follow_symlinks: bool) -> None:
+    directory = write("raw/sub/a.txt").parent
+    (directory / "dangling").symlink_to(target)
+
+    with pytest.raises(SourceError, match=r"raw/sub/dangling: this link leads nowhere: .*rule in \.quiltignore"):
+        find({"d/": directory.parent}, follow_symlinks=follow_symlinks)
+    write("raw/.quiltignore", "dangling")
+    assert find.keys(directory.parent, follow_symlinks=follow_symlinks) == [".quiltignore", "sub/a.txt"]
+
+
+def test_outer_directory_link_refused(find: Finder, write: Write) -> None:
     directory = write("raw/a.txt").parent
-    (directory / "loop").symlink_to(directory)
     (directory / "out").symlink_to(write("other/b.txt").parent)
-    (directory / "dangling").symlink_to(tmp_path / "nowhere")
+
+    with pytest.raises(SourceError, match=r"raw/out: this link leads out of .*, to .*/other; .*follow_symlinks=True"):
+        find(directory)
+
+
+def test_directory_links_are_followed(find: Finder, write: Write) -> None:
+    directory, other = write("raw/sub/a.txt", "a").parent.parent, write("other/deep/b.txt", "bb").parent.parent
+    (directory / "latest").symlink_to("sub")
+    (directory / "out").symlink_to(other)
+    (other / "back").symlink_to(directory / "sub/a.txt")
+    (other / "ignored").symlink_to(directory / "sub")
+    write("raw/.quiltignore", "ignored/")
+    sources = find({"d/": directory}, follow_symlinks=True)
+
+    assert [(source.logical_key, source.size) for source in sources] == [
+        ("d/.quiltignore", 8),
+        ("d/latest/a.txt", 1),
+        ("d/out/back", 1),
+        ("d/out/deep/b.txt", 2),
+        ("d/sub/a.txt", 1),
+    ]
+    assert {source.origin for source in sources[1:3]} == {resolve_path(directory / "sub/a.txt")}
+    assert sources[3].origin == resolve_path(other / "deep/b.txt")
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"raw/sub/self": "."},
+        {"raw/sub/up": "../.."},
+        {"raw/sub/x": "../other", "raw/other/y": "../sub"},
+        {"raw/out": "../elsewhere", "elsewhere/back": "../raw"},
+    ],
+    ids=["itself", "above-the-root", "one-another", "by-way-of-outside"],
+)
+def test_circle_of_links_refused(find: Finder, write: Write, tmp_path: Path, links: dict[str, str]) -> None:
+    for name in ("raw/sub/a.txt", "raw/other/b.txt", "elsewhere/c.txt"):
+        write(name)
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(target)
+
+    with pytest.raises(SourceError, match=r"this link leads back to .*, in a circle; .*\.quiltignore"):
+        find(tmp_path / "raw", follow_symlinks=True)
+
+
+def test_special_files_are_counted(find: Finder, write: Write, caplog: pytest.LogCaptureFixture) -> None:
+    """A pipe neither blocks nor is packed; it is named, and so is a leftover of a killed installation."""
+    directory = write("raw/a.txt").parent
+    os.mkfifo(directory / "pipe")
+    (directory / "link").symlink_to("pipe")
+    write(f"raw/.{'0' * 32}.tmp")
 
     assert find.keys(directory) == ["a.txt"]
+    assert [message.partition("left out ")[2] for message in caplog.messages if "left out" in message] == [
+        "2 pipes, sockets and devices: 'link', 'pipe'",
+        f"1 leftover of a killed installation: '.{'0' * 32}.tmp'",
+    ]
+
+
+def test_marker_with_bytes_is_counted(find: Finder, memory: MemoryStorage, caplog: pytest.LogCaptureFixture) -> None:
+    put(memory, "raw/a.txt")
+    put(memory, "raw/marker/", b"")
+    put(memory, "raw/data/", b"bytes")
+
+    assert find.keys("s3://source/raw/") == ["a.txt"]
+    [line] = [message for message in caplog.messages if "left out" in message]
+    assert line.endswith("which has bytes: 'raw/data/'")
 
 
 def test_directory_through_a_link(find: Finder, write: Write, tmp_path: Path) -> None:
@@ -325,7 +424,6 @@ def test_outer_link_may_be_packed(find: Finder, write: Write) -> None:
     directory = write("raw/a.txt").parent
     (directory / "one").symlink_to(secret)
     (directory / "two").symlink_to(directory / "one")
-    (directory / "below").symlink_to(secret.parent)
     plain, one, two = find({"d/": directory}, follow_symlinks=True)
 
     assert [plain.logical_key, one.logical_key, two.logical_key] == ["d/a.txt", "d/one", "d/two"]

@@ -173,6 +173,37 @@ def test_mapped_path_keeps_slash() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("entries", "sources"),
+    [
+        pytest.param(
+            {"parts/{index}/": MappedOutput("/x/part.csv", "/y/part.csv")},
+            [located("parts/0/", "/x/part.csv"), located("parts/1/", "/y/part.csv")],
+            id="directories",
+        ),
+        pytest.param({"{index}/{index}.csv": ["/x", "/y"]}, [located("0/0.csv", "/x"), located("1/1.csv", "/y")], id="files"),
+        pytest.param(
+            {"{index}/": [["/x", "/y"], "/z"]},
+            [located("0/", "/x"), located("0/", "/y"), located("1/", "/z")],
+            id="a-list-from-each-task",
+        ),
+        pytest.param(
+            {"{index}.json": [[1], {"n": 2}]}, [content("0.json", b"[1]", {}), content("1.json", b'{"n": 2}', {})], id="json"
+        ),
+        pytest.param(
+            {"{index}.bin": [b"x", {"content": "y", "meta": {"n": 1}}]},
+            [content("0.bin", b"x", {}), content("1.bin", b"y", {"user_meta": {"n": 1}})],
+            id="content-with-metadata",
+        ),
+        pytest.param({"parts/{index}/": []}, [], id="no-result"),
+        pytest.param({"parts/{index}/": "/x"}, [located("parts/{index}/", "/x")], id="no-list"),
+        pytest.param({"{index}.json": {"n": 1}}, [content("{index}.json", b'{"n": 1}', {})], id="no-list-but-a-mapping"),
+    ],
+)
+def test_index_numbers_list(entries: object, sources: list[ParsedSource]) -> None:
+    assert parsed(entries) == sources
+
+
 def test_frame_in_format_of_key() -> None:
     frame = pd.DataFrame({"a": [1, 2]})
 
@@ -234,6 +265,7 @@ REFUSED = [
     pytest.param({"a/": {"meta": {}, "x": 1}}, "'a/': a value of type dict", id="metadata-of-a-directory-and-more"),
     pytest.param({"a": {"path": "/x", "mata": {}}}, "'a': a value of type dict", id="misspelt-meta"),
     pytest.param({"a": ["/x", "/y"]}, "'a': a list of 2", id="list-under-a-file-key"),
+    pytest.param({"{index}": [["/x"], "/y"]}, "'0': a list of 1", id="list-under-a-numbered-file-key"),
     pytest.param({"a": MappedOutput("/x")}, "'a': a value of type MappedOutput", id="mapped-output-under-a-file-key"),
     pytest.param({"a": {"/x"}}, "'a': a value of type set", id="set"),
     pytest.param({"a": object()}, "'a': a value of type object", id="object"),
@@ -267,6 +299,11 @@ def test_bad_source_names_key(entries: object, words: str) -> None:
         parsed(entries)
 
     assert f"entry {words}" in str(caught.value)
+
+
+def test_list_under_file_names_cure() -> None:
+    with pytest.raises(SourceError, match=r"end the key in '/', or number its sources, as in 'part-\{index\}\.csv'"):
+        parsed({"a.csv": ["/x", "/y"]})
 
 
 @pytest.mark.parametrize("key", ["../a", "a//b", "a//", "/a", "a/../b", ".", "./", "a\ud800"])
