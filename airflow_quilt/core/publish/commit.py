@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import logging
 import tempfile
+import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Final, Self, cast
@@ -18,6 +19,7 @@ from airflow_quilt.core.format.uris import QuiltUri, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.planned import PlannedRevision
 from airflow_quilt.core.publish.resolve import ResolvedRevision
+from airflow_quilt.core.publish.stored import StoredManifest
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Latest, Revision
@@ -42,7 +44,8 @@ class PublishResult:
         bytes: the sum of their sizes.
         bytes_copied: bytes that were moved to the registry's bucket.
         bytes_reused: bytes that were to be moved, and were there already.
-        created: whether the revision was made now; false where nothing changed.
+        created: whether the revision was made now; false where nothing changed. Then its objects are known to exist: if some were
+            gone and have been copied again, its manifest names the copies by now.
         previous: the top hash of the revision before one that was made now, if there is one.
     """
 
@@ -120,14 +123,14 @@ class CommitSpec(msgspec.Struct, frozen=True, kw_only=True):
         added: Mapping[DirectoryKey, Any],
     ) -> Self:
         """Return the specification for a draft that has been planned; ``added`` is the metadata of its own directories."""
-        arguments = [draft.message, draft.meta, draft.own_meta, list(draft.remove), draft.revision, dict(added)]
+        arguments = [draft.message, draft.meta, draft.meta_mode, draft.own_meta, list(draft.remove), draft.revision, dict(added)]
         return cls(
             package=str(package),
             header=revision.header,
             directories=revision.tree.directories,
             names_files=planned.names_files,
             dedupe=draft.dedupe,
-            overwrite=draft.conflict == "overwrite",
+            overwrite=draft.on_conflict == "overwrite",
             update=canonical_json(arguments) if draft.mode == "update" else None,
         )
 
@@ -138,11 +141,13 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
     entries: Iterable[Entry],
     *,
     added: Iterable[Record],
+    unseen: Iterable[Entry],
     stats: TransferStats,
     base: Latest | None,
     latest: Latest | None,
     attempt: Attempt,
     since: float | None,
+    stop: threading.Event,
 ) -> PublishResult:
     """Write the manifest, and make it a revision unless the latest one has the same top hash.
 
@@ -151,24 +156,31 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
         spec: the revision, apart from its entries.
         entries: all entries, in walk order; they are read twice for an update.
         added: the files that an update adds, in walk order.
+        unseen: those of the entries whose objects this work has neither requested nor written.
         stats: the bytes that were moved; read after the entries.
         base: ``latest`` as it was when the work began.
         latest: ``latest`` as it is now, if it was read again; otherwise the same as ``base``.
         attempt: identifies the work.
         since: the unix seconds since when earlier attempts, or earlier rounds of this one, may have published; None if there
             was none.
+        stop: set it to end the work.
 
     Raises:
+        EntryDamagedError: nothing has changed, and objects of the revision are gone.
         RevisionConflictError: ``latest`` has moved; nothing is visible.
         StorageError: a store refused or failed.
     """
     package = PackageName.parse(spec.package)
     manifest, summary = _write(spec, entries)
+    keeps_objects = spec.names_files and not registry.location.is_local
+    stored = StoredManifest(registry, package, summary.top_hash, stop, keeps_objects=keeps_objects)
     with manifest:
         work = Attempt(f"{attempt.key} {_content_of(spec, summary, entries, added)}", since, attempt.began)
         # 1. An earlier attempt may have published; its revision may be the base of others by now.
         if latest != base and since is not None and (made := registry.published_by(package, latest, work)):
             revision, created = made, True
+            if made.top_hash == summary.top_hash:
+                stored.settle(manifest, entries, unseen)
         # 2. Nothing has changed: no new revision.
         elif (
             spec.dedupe
@@ -177,7 +189,8 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
             and (found := registry.unchanged(package, latest, work))
         ):
             revision, created = found
-        # 3. Manifest, pointer, latest. A manifest that names files of one machine never replaces one that others can read.
+            stored.settle(manifest, entries, unseen)
+        # 3. Manifest, pointer, latest.
         else:
             revision, created = registry.commit(
                 package,
@@ -185,7 +198,7 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
                 manifest,
                 base,
                 overwrite=spec.overwrite,
-                manifest_mode="create" if spec.names_files and not registry.location.is_local else "overwrite",
+                manifest_mode=stored.mode(entries),
                 attempt=work,
             )
     result = PublishResult(

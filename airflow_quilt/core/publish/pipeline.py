@@ -72,11 +72,13 @@ def publish(
                         spec,
                         entries,
                         added=added.sources,
+                        unseen=planned.kept,
                         stats=work.stats,
                         base=latest,
                         latest=latest,
                         attempt=work.attempt,
                         since=work.since,
+                        stop=work.stop,
                     )
                 except RevisionConflictError as conflict:
                     latest = work.rebase(draft, conflict)  # 6. again, on top of the newer revision

@@ -149,7 +149,12 @@ def transfer_shard(
         done = work.spool(TransferredEntry)
         reused = transfer_all(registry.stores, planned.transfers, done, progress, stop, attempt.earliest)
         result = ShardResult(
-            number=number, entries=len(planned), bytes=planned.size, bytes_copied=to_move - reused, bytes_reused=reused
+            number=number,
+            entries=len(planned),
+            bytes=planned.size,
+            bytes_copied=to_move - reused,
+            bytes_reused=reused,
+            kept=len(planned.kept),
         )
         return area.write_done(plan, result, planned.entries(done))
 
@@ -174,8 +179,8 @@ def commit_shards(
         RevisionConflictError: ``latest`` moved since the plan; nothing is visible.
         StorageError: a store refused or failed; nothing is visible.
     """
-    (area, plan), attempt = _opened(registry, staging), attempt or Attempt()
-    entries = _StagedEntries(area, plan, area.all_done(plan), stop or threading.Event())
+    (area, plan), attempt, stop = _opened(registry, staging), attempt or Attempt(), stop or threading.Event()
+    entries = _StagedEntries(area, plan, area.all_done(plan), stop)
     amount = f"{count(sum(plan.shards), 'entry', 'entries')}, {human_size(plan.bytes)}"
     _log.info(
         "Committing %s to %s: %s, %s", plan.spec.package, registry.location, count(len(plan.shards), "shard", "shards"), amount
@@ -185,11 +190,13 @@ def commit_shards(
         plan.spec,
         entries,
         added=area.added(plan) if plan.spec.update is not None else (),
+        unseen=entries.unseen(),
         stats=entries.stats,
         base=plan.base,
         latest=registry.latest(plan.spec.package),
         attempt=attempt,
         since=attempt.since,
+        stop=stop,
     )
 
 
@@ -223,18 +230,30 @@ class _StagedEntries:
         self._plan = plan
         self._sizes = sizes
         self._stop = stop
+        self._kept: set[int] = set()
         self.stats = TransferStats()
 
     def __iter__(self) -> Iterator[Entry]:
         self.stats.copied = self.stats.reused = 0
-        for number, size in enumerate(self._sizes):
-            for block in self._area.entries(self._plan, number, size):
-                check_stop(self._stop)
+        for number in range(len(self._sizes)):
+            for block in self._blocks(number):
                 if isinstance(block, ShardResult):
                     self.stats.copied += block.bytes_copied
                     self.stats.reused += block.bytes_reused
+                    self._kept.update([number] if block.kept else [])
                 else:
                     yield from block
+
+    def unseen(self) -> Iterator[Entry]:
+        """Yield the entries of the shards that kept some of a package as they were; known when all have been read."""
+        for number in sorted(self._kept):
+            for block in self._blocks(number):
+                yield from () if isinstance(block, ShardResult) else block
+
+    def _blocks(self, number: int) -> Iterator[ShardResult | list[Entry]]:
+        for block in self._area.entries(self._plan, number, self._sizes[number]):
+            check_stop(self._stop)
+            yield block
 
 
 def _area(registry: Registry, staging: PhysicalKey) -> Staging:

@@ -58,6 +58,7 @@ class ShardResult:
         bytes: the sum of their sizes.
         bytes_copied: bytes that were moved to the registry's bucket.
         bytes_reused: bytes that were to be moved, and were there already.
+        kept: the number of its files that were kept as a package names them, whose objects were not requested.
         was_there: whether an earlier attempt had transferred all of it.
     """
 
@@ -66,6 +67,7 @@ class ShardResult:
     bytes: int
     bytes_copied: int
     bytes_reused: int
+    kept: int = 0
     was_there: bool = False
 
 
