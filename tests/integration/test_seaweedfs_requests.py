@@ -66,7 +66,8 @@ def requests(request: pytest.FixtureRequest, s3: S3Server, bucket: str, plain_bu
 def test_two_pages_cost_little(requests: Requests) -> None:
     oldest = datetime.fromtimestamp(OLD, UTC)
 
-    assert requests.of(lambda: requests.publish("the last")) == {"GetObject": 3, "ListObjectsV2": 1}
+    # Read: `latest`, the workflows, the newest pointer, and the manifest.
+    assert requests.of(lambda: requests.publish("the last")) == {"GetObject": 4, "ListObjectsV2": 1}
     assert requests.of(lambda: requests.publish("more")) == {"GetObject": 4, "ListObjectsV2": 1, "PutObject": 4}
     assert requests.of(lambda: requests.registry.resolve(NAME, oldest)) == {"ListObjectsV2": 2, "GetObject": 1}
     assert requests.of(lambda: list(requests.registry.revisions(NAME))) == {"ListObjectsV2": 2, "GetObject": OLDER + 2}
@@ -86,5 +87,5 @@ def test_foreign_pointer_is_found(requests: Requests) -> None:
     requests.put(OLD + 5, top_hash)
     requests.put(layout.LATEST, top_hash)
 
-    # Read: `latest`, the workflows, the newest pointer, and the wanted one.
-    assert requests.of(lambda: requests.publish("first")) == {"GetObject": 4, "ListObjectsV2": 4}
+    # Read: `latest`, the workflows, the newest pointer, the wanted one, and the manifest.
+    assert requests.of(lambda: requests.publish("first")) == {"GetObject": 5, "ListObjectsV2": 4}
