@@ -67,6 +67,7 @@ class S3Proxy:
         self._orders: list[_Order] = []
         self._choose: Choose = nothing
         self._expired: set[str] = set()
+        self._rate: float | None = None
         self._under_way = 0
         self._changed = threading.Condition()
         self._ended = threading.Event()
@@ -105,6 +106,10 @@ class S3Proxy:
         with self._changed:
             self._expired.add(key)
 
+    def slow(self, rate: float | None) -> None:
+        """Let the bodies of requests pass at so many bytes a second each; None for no such limit."""
+        self._rate = rate
+
     @contextlib.contextmanager
     def disturbed(self, choose: Choose) -> Iterator[None]:
         """Inject the faults that a function chooses until the block ends; it may be random, and gets one request at a time."""
@@ -119,6 +124,11 @@ class S3Proxy:
         with self._changed:
             if not self._changed.wait_for(lambda: not self._under_way, _TIMEOUT):
                 raise TimeoutError(f"{self._under_way} requests are under way still")
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is in flight, not even one that its client has given up."""
+        return not self._under_way
 
     def end(self) -> None:
         """End all delays."""
@@ -175,7 +185,7 @@ class S3Proxy:
             for header in exchange.headers.items():
                 store.putheader(*header)
             store.endheaders()
-            body = exchange.body()
+            body = self._paced(exchange.body())
             if fault and fault.kind == "corrupt" and not fault.late:
                 body = self._spoilt(b"".join(body), fault, request)
                 fault = None
@@ -203,6 +213,12 @@ class S3Proxy:
                     if body := answer.read():
                         _send_answer(exchange, answer, [fault.spoil(body)], whole=False)
                     _reset(exchange)
+
+    def _paced(self, body: Iterable[bytes]) -> Iterator[bytes]:
+        for part in body:
+            yield part
+            if self._rate:
+                self._ended.wait(len(part) / self._rate)
 
     def _delay(self, fault: Fault, request: Request) -> None:
         self.faults.append((fault, request))

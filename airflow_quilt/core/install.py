@@ -18,6 +18,7 @@ from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference, Selection, parse_destination, select
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
+from airflow_quilt.core.runtime.stop import check_stop, stoppable
 from airflow_quilt.core.transfer.download import Download, Downloader
 from airflow_quilt.core.transfer.upload import Uploader
 
@@ -72,16 +73,20 @@ def install(
             a file of another machine; or ``dest`` is a file.
         StorageError: a store refused or failed.
     """
-    root = parse_destination(dest)
+    with stoppable(stop):
+        return _install(registry, reference, parse_destination(dest), attempt)
+
+
+def _install(registry: Registry, reference: Reference, root: PhysicalKey, attempt: Attempt | None) -> InstallResult:
     selection = select(registry, reference)
     files = count(len(selection.files), "file", "files")
     _log.info("Installing %s to %s: %s, %s", selection, root, files, human_size(selection.bytes))
     progress = Progress(f"Installing {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
     if root.is_local:
-        paths, reused = _to_directory(registry, root, selection, Downloader(registry.stores, progress=progress, stop=stop))
+        paths, reused = _to_directory(registry, root, selection, Downloader(registry.stores, progress=progress))
     else:
-        uploader = Uploader(registry.stores, progress=progress, stop=stop, since=attempt.earliest if attempt else None)
+        uploader = Uploader(registry.stores, progress=progress, since=attempt.earliest if attempt else None)
         paths, reused = _to_prefix(registry, root, selection, uploader)
     _log.info("Installed %s: %s, of which %s were there already", selection, files, f"{reused:,}")
     return InstallResult(top_hash=selection.top_hash, paths=paths, bytes=selection.bytes, reused=reused)
@@ -100,6 +105,7 @@ def _check_places(root: PhysicalKey, selection: Selection) -> None:
     for relative, entry in selection.files:
         directory = relative.rpartition("/")[0]
         if directory not in real:
+            check_stop()
             real[directory] = _real_directory(root, directory, entry)
     shared = {place for place, times in Counter(real.values()).items() if times > 1}
     if shared:  # By a link: the files of one directory have different names.

@@ -15,6 +15,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference, Selection, parse_destination, select
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress, count
+from airflow_quilt.core.runtime.stop import stoppable
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.transfer.hashing import Reader
 
@@ -82,12 +83,17 @@ def verify(
         LocationError: an entry is a file of another machine, or ``src`` is a file.
         StorageError: a store refused or failed.
     """
+    with stoppable(stop):
+        return _verify(registry, reference, src, read_all=read_all)
+
+
+def _verify(registry: Registry, reference: Reference, src: str | None, *, read_all: bool) -> Verification:
     selection = select(registry, reference)
     places, extra = _places(registry, selection, src)
     progress = Progress(f"Verifying {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
     stores = registry.stores
-    jobs = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, stop=stop, retry=stores.retry)
+    jobs = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, retry=stores.retry)
     checker = _Checker(stores, jobs, read_all=read_all)
     findings = dict(checker.run(places))
     found = Verification(

@@ -96,9 +96,12 @@ class QuiltOperator(BaseOperator):
         return self._stop
 
     def on_kill(self) -> None:
-        """Stop the work: it cleans up after itself, and publishes nothing."""
+        """Stop the work, wherever it is: it cleans up after itself, and publishes nothing."""
+        from airflow_quilt.core.runtime.stop import interrupt
+
         if self._stop:
             self._stop.set()
+            interrupt()
 
     def render_template(
         self,
@@ -119,13 +122,20 @@ class QuiltOperator(BaseOperator):
 
 @contextmanager
 def airflow_errors(operator: BaseOperator) -> Iterator[None]:
-    """Fail without a retry where a retry cannot help; leave other errors to the task's own settings.
+    """Do the work of a task: end it when the task is killed, and fail without a retry where a retry cannot help.
 
+    Other errors are left to the task's own settings.
     A task's ``retry_policy`` (Airflow 3.3 and newer) gets every error of the core as it is: Airflow does not ask it about an
     ``AirflowFailException``.
     """
+    from airflow_quilt.core.runtime.stop import stoppable
+
+    stop = operator.begin() if isinstance(operator, QuiltOperator) else None
     try:
-        yield
+        # Only the verbs of the core may be ended at any line: the work around them talks to Airflow, where half of an exchange
+        # would be taken for the answer to the next one.
+        with stoppable(stop, may_interrupt=False):
+            yield
     except QuiltError as error:
         if error.transient or getattr(operator, "retry_policy", None) is not None:
             raise

@@ -36,11 +36,10 @@ class QuiltInstallOperator(QuiltReadOperator):
         """Install; return the revision, the counts and the paths as plain values."""
         from airflow_quilt.core.install import install
 
-        stop = self.begin()
         with airflow_errors(self):
             target, reference = self.locate()
             return_paths = flag("return_paths", self.return_paths)
-            installed = install(target.registry, reference, str(plain(self.dest)), stop=stop, attempt=attempt_of(context))
+            installed = install(target.registry, reference, str(plain(self.dest)), attempt=attempt_of(context))
             return self.finish(
                 target.to_xcom(
                     reference.package,

@@ -147,7 +147,6 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         """Publish; return the revision, the counts and the bytes as plain values."""
         from airflow_quilt.core.publish.pipeline import publish
 
-        stop = self.begin()
         with airflow_errors(self):
             check_partition(self.partition_key)
             target, attempt, given = self.hook.open(self.registry), attempt_of(context), self.inputs()
@@ -157,7 +156,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
                 return self.emit(context, earlier)
             draft = self._draft(given, context, target)
             planner = self.planner(target, draft)
-            result = publish(target.registry, draft, planner, stop=stop, attempt=attempt).to_xcom(target.catalog)
+            result = publish(target.registry, draft, planner, attempt=attempt).to_xcom(target.catalog)
             state.write(result)
             return self.emit(context, result)
 

@@ -66,7 +66,6 @@ class QuiltPlanOperator(QuiltPublishOperator):
         from airflow_quilt.core.publish.sharded.run import plan_shards, staging_of, sweep
         from airflow_quilt.core.storage.paths import resolve_location
 
-        stop = self.begin()
         with airflow_errors(self):
             target, attempt, given = self.hook.open(self.registry), attempt_of(context), self.inputs()
             registry = target.registry
@@ -76,7 +75,7 @@ class QuiltPlanOperator(QuiltPublishOperator):
                 _log.info("Deleted %s objects below %s, leftovers of earlier runs", expired, root)
             staging = staging_of(root, attempt, began_of(context) or time.time())
             draft = self._draft(given, context, target)
-            plan = plan_shards(registry, draft, self.planner(target, draft), staging, self._options(), stop=stop, attempt=attempt)
+            plan = plan_shards(registry, draft, self.planner(target, draft), staging, self._options(), attempt=attempt)
             self._check(plan.shards)
             self.outcome = {"registry": str(registry.location), "package": draft.package}
         return [{"staging": str(staging), "number": number} for number in range(plan.shards)]
@@ -139,12 +138,11 @@ class QuiltShardOperator(QuiltOperator):
         from airflow_quilt.core.publish.sharded.run import transfer_shard
         from airflow_quilt.core.runtime.progress import human_size
 
-        stop = self.begin()
         with airflow_errors(self):
             registry, number = self.hook.registry(self.registry), int(self.shard["number"])
             self.label = f"shard {number}"
             began = time.monotonic()
-            done = transfer_shard(registry, staging_location(self.shard), number, stop=stop, attempt=attempt_of(context))
+            done = transfer_shard(registry, staging_location(self.shard), number, attempt=attempt_of(context))
             rate = done.bytes_copied / max(time.monotonic() - began, 0.001)
             self.label = f"shard {number}: {human_size(done.bytes)}, {human_size(int(rate))}/s"
         return {
@@ -177,11 +175,10 @@ class QuiltCommitOperator(QuiltRevisionOperator):
         """Commit; return the same result as a push by one task."""
         from airflow_quilt.core.publish.sharded.run import commit_shards
 
-        stop = self.begin()
         with airflow_errors(self):
             check_partition(self.partition_key)
             target = self.hook.open(self.registry)
-            published = commit_shards(target.registry, staging_location(self.shards[0]), stop=stop, attempt=attempt_of(context))
+            published = commit_shards(target.registry, staging_location(self.shards[0]), attempt=attempt_of(context))
         return self.emit(context, published.to_xcom(target.catalog))
 
 

@@ -34,11 +34,10 @@ class QuiltVerifyOperator(QuiltReadOperator):
         """Verify; return the revision and the counts as plain values."""
         from airflow_quilt.core.verify import verify
 
-        stop = self.begin()
         with airflow_errors(self):
             target, reference = self.locate()
             src = None if self.src is None else str(plain(self.src))
-            found = verify(target.registry, reference, src, read_all=flag("read_all", self.read_all), stop=stop)
+            found = verify(target.registry, reference, src, read_all=flag("read_all", self.read_all))
             outcome = self.finish(
                 target.to_xcom(
                     reference.package, found.top_hash, entries=found.entries, bytes=found.bytes, extra=len(found.extra)

@@ -1,13 +1,30 @@
-"""A task that is killed: Airflow sends SIGTERM to its process."""
+"""A task that is killed, for which Airflow sends SIGTERM to its process, and a task that takes too long."""
 
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import pytest
+
+from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.push import push
+from airflow_quilt.core.registry.registry import Registry
+from testbed.airflow_home import connections
+from testbed.faults import Fault
+from testbed.loopback import Request
+from testbed.proxy import S3Proxy
 from testbed.server import S3Server
+from tests.airflow.support import run_here
+
+if TYPE_CHECKING:
+    from airflow.sdk import DAG
 
 DAG = """
 import pendulum
@@ -22,6 +39,8 @@ killed()
 """
 SIZE = 2 * 1024**3
 PATIENCE = 120
+HANG = 60.0
+"""Seconds for which a request is held up."""
 
 
 def test_kill_leaves_no_upload(database: None, connected: str, s3: S3Server, bucket: str, tmp_path: Path) -> None:
@@ -51,3 +70,70 @@ def test_kill_leaves_no_upload(database: None, connected: str, s3: S3Server, buc
     assert task.returncode != 0
     assert not client.list_multipart_uploads(Bucket=bucket).get("Uploads")
     assert not client.list_object_versions(Bucket=bucket).get("Versions")
+
+
+def push_prefix(bucket: str, **arguments: Any) -> None:
+    from airflow_quilt.operators import QuiltPushOperator
+
+    QuiltPushOperator(task_id="work", package="team/new", entries=f"s3://{bucket}/raw/", **arguments)
+
+
+def delete_package(_: str, **arguments: Any) -> None:
+    from airflow_quilt.operators import QuiltDeleteOperator
+
+    QuiltDeleteOperator(task_id="work", package="team/data", **arguments)
+
+
+HELD: dict[str, tuple[Callable[..., None], Callable[[Request], bool]]] = {
+    "push": (push_prefix, lambda request: request.method == "GET" and "versions" in request.path),
+    "delete": (delete_package, lambda request: request.method == "GET" and "prefix=.quilt%2Fnamed_packages" in request.path),
+}
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Restore the handlers of signals, which Airflow sets when it runs a task."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("end", ["SIGTERM", "execution_timeout"])
+@pytest.mark.parametrize("work", HELD)
+def test_task_does_not_wait_for_store(
+    dag: "DAG",
+    handlers: None,
+    s3: S3Server,
+    s3_registry: Registry,
+    bucket: str,
+    proxy: S3Proxy,
+    monkeypatch: pytest.MonkeyPatch,
+    work: str,
+    end: str,
+) -> None:
+    push(s3_registry, Draft(package="team/data", entries={"a": b"a"}))
+    for name, value in connections(proxy.store, f"s3://{bucket}").items():
+        monkeypatch.setenv(name, value)
+    make, where = HELD[work]
+    seen: list[int] = []
+
+    def hold(request: Request) -> Fault | None:
+        if not where(request):
+            return None
+        seen.append(len(proxy.requests))
+        if end == "SIGTERM":
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return Fault("delay", seconds=HANG)
+
+    with dag:
+        make(bucket, execution_timeout=timedelta(seconds=3) if end == "execution_timeout" else None)
+    with proxy.disturbed(hold):
+        run = run_here(dag)
+
+    assert not proxy.is_idle  # The request hangs still: the task has not waited for it.
+    [task] = run.get_task_instances()
+    assert task.state == "failed"
+    assert len(seen) == 1
+    assert {request.method for request in proxy.requests[seen[0] :]} <= {"DELETE"}
+    assert not s3.client().list_objects_v2(Bucket=bucket, Prefix=".quilt/locks/").get("Contents")

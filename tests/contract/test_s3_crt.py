@@ -34,8 +34,8 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.runtime.executor import map_concurrently
 from airflow_quilt.core.runtime.retry import NO_RETRY
+from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.s3.crt.requests import Transport
 from airflow_quilt.core.storage.s3.crt.route import route, why_not
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config

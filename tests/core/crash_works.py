@@ -21,7 +21,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import DeleteResult, Revision
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import RollbackResult, rollback
-from airflow_quilt.core.runtime.executor import map_concurrently
+from airflow_quilt.core.runtime.threads import map_concurrently
 from tests.core.crash import LARGE, OLDER, SMALL, Judge, Kind, Work, World, broken_invariants
 from tests.core.faulty import Before, is_put_of, tapped
 

@@ -17,7 +17,7 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.watch import LatestWatcher
-from airflow_quilt.core.runtime.executor import map_concurrently
+from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
@@ -18,6 +19,7 @@ import requests
 
 from airflow_quilt.core.errors import CatalogError, CatalogUnavailableError, LoginError
 from airflow_quilt.core.runtime.retry import RetryPolicy, retried
+from airflow_quilt.core.runtime.stop import call_apart
 
 API_KEY_PREFIX: Final = "qk_"
 
@@ -205,9 +207,8 @@ class Catalog:
             session.trust_env = True
             session.auth = _NoAuth()  # A .netrc file must not replace the login.
             try:
-                response = session.request(
-                    method, url, timeout=http.timeout, verify=http.verify, allow_redirects=False, **options
-                )
+                options = {"timeout": http.timeout, "verify": http.verify, "allow_redirects": False, **options}
+                response = call_apart(partial(session.request, method, url, **options))
             except requests.exceptions.SSLError as error:
                 raise CatalogError(
                     f"{url}: its TLS certificate is not trusted; 'verify' may name its authority ({error})"

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import logging
 import tempfile
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Final, Self, cast
@@ -147,7 +146,6 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
     latest: Latest | None,
     attempt: Attempt,
     since: float | None,
-    stop: threading.Event,
 ) -> PublishResult:
     """Write the manifest, and make it a revision unless the latest one has the same top hash.
 
@@ -163,7 +161,6 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
         attempt: identifies the work.
         since: the unix seconds since when earlier attempts, or earlier rounds of this one, may have published; None if there
             was none.
-        stop: set it to end the work.
 
     Raises:
         EntryDamagedError: nothing has changed, and objects of the revision are gone.
@@ -173,7 +170,7 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
     package = PackageName.parse(spec.package)
     manifest, summary = _write(spec, entries)
     keeps_objects = spec.names_files and not registry.location.is_local
-    stored = StoredManifest(registry, package, summary.top_hash, stop, keeps_objects=keeps_objects)
+    stored = StoredManifest(registry, package, summary.top_hash, keeps_objects=keeps_objects)
     with manifest:
         work = Attempt(f"{attempt.key} {_content_of(spec, summary, entries, added)}", since, attempt.began)
         # 1. An earlier attempt may have published; its revision may be the base of others by now.

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any, Final, Self
 
 from airflow_quilt.core.errors import RevisionConflictError
@@ -24,6 +23,7 @@ from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
 from airflow_quilt.core.runtime.retry import Failures, RetryPolicy
 from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.runtime.stop import stoppable
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.transfer.upload import Uploader
 
@@ -57,13 +57,13 @@ def publish(
         StorageError: a store refused or failed; nothing is visible.
     """
     package = draft.check()
-    with Workspace(registry, package, stop or threading.Event(), attempt or Attempt()) as work:
+    with stoppable(stop), Workspace(registry, package, attempt or Attempt()) as work:
         latest = registry.latest(package)
         added = discover(registry, draft, work.spool(Source))  # 1. which files there are
         while True:
             with work.round():
                 revision = resolve(registry, package, draft, added, latest)  # 2. header, tree, workflow
-                planned = decide(planner, draft, package, revision, work.plan(), work.stop)  # 3. nothing has moved yet
+                planned = decide(planner, draft, package, revision, work.plan())  # 3. nothing has moved yet
                 spec = CommitSpec.of(draft, package, revision, planned, added.directories)
                 entries = carry_out(work, planned, latest, f"{planner.verb} {package}")  # 4. bytes
                 try:
@@ -78,7 +78,6 @@ def publish(
                         latest=latest,
                         attempt=work.attempt,
                         since=work.since,
-                        stop=work.stop,
                     )
                 except RevisionConflictError as conflict:
                     latest = work.rebase(draft, conflict)  # 6. again, on top of the newer revision
@@ -91,7 +90,6 @@ class Workspace:
     of a round serve the next one.
 
     Attributes:
-        stop: set from outside to end the work.
         attempt: identifies the work.
         since: unix seconds since when earlier attempts, or earlier rounds, may have left something; None for the first.
         stats: bytes moved, of all rounds.
@@ -105,20 +103,18 @@ class Workspace:
         self,
         registry: Registry,
         package: PackageName,
-        stop: threading.Event,
         attempt: Attempt,
         rebasing: RetryPolicy = _REBASE,
     ) -> None:
         self.registry = registry
         self.package = package
-        self.stop = stop
         self.attempt = attempt
         self.since = attempt.since
         self.stats = TransferStats()
         self.done: Spool[TransferredEntry] | None = None
         self._spools = contextlib.ExitStack()
         self._round_spools = contextlib.ExitStack()
-        self._rebasing = replace(rebasing, sleep=stop.wait)
+        self._rebasing = rebasing
         self._conflicts = Failures()
 
     def __enter__(self) -> Self:
@@ -150,7 +146,7 @@ class Workspace:
         Raises:
             RevisionConflictError: the draft is not to be rebased, or that has gone on for too long.
         """
-        if draft.on_conflict != "rebase" or not self._rebasing.wait(conflict, self._conflicts) or self.stop.is_set():
+        if draft.on_conflict != "rebase" or not self._rebasing.wait(conflict, self._conflicts):
             raise conflict
         _log.info(
             "%s was published to meanwhile: merging with the latest revision, round %s", self.package, self._conflicts.count + 1
@@ -180,7 +176,7 @@ def carry_out(work: Workspace, planned: PlannedRevision, latest: Latest | None, 
     progress.begin(len(planned), planned.size)
     progress.add(len(planned) - len(fresh), planned.size - to_read)
     transfers = attach_previous(registry, work.package, latest, fresh, work.round_spool) if latest and to_move else fresh
-    reused = transfer_all(registry.stores, transfers, done, progress, work.stop, work.attempt.earliest)
+    reused = transfer_all(registry.stores, transfers, done, progress, work.attempt.earliest)
     work.stats.copied += to_move - reused
     work.stats.reused += reused
     return planned.entries(done)
@@ -207,7 +203,6 @@ def transfer_all(
     transfers: Iterable[Transfer],
     done: Spool[TransferredEntry],
     progress: Progress,
-    stop: threading.Event,
     since: float | None,
 ) -> int:
     """Carry out transfers, and put them with their entries into ``done``; return the bytes that were there already.
@@ -215,7 +210,7 @@ def transfer_all(
     Raises:
         QuiltError: as for :meth:`airflow_quilt.core.transfer.upload.Uploader.run`.
     """
-    uploader = Uploader(stores, progress=progress, stop=stop, since=since)
+    uploader = Uploader(stores, progress=progress, since=since)
     with contextlib.closing(uploader.run(transfers)) as results:
         done.extend(TransferredEntry.of(transfer, entry) for transfer, entry in results)
     if uploader.reused:

@@ -1,6 +1,5 @@
 """The plan of a revision: for each file, in walk order, its entry or the transfer that will make one."""
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar
@@ -14,8 +13,8 @@ from airflow_quilt.core.format.ordering import Record, batched, merge_join
 from airflow_quilt.core.plan.actions import Action, Copy, HashInPlace, Source, Transfer, Upload
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.resolve import ResolvedRevision
-from airflow_quilt.core.runtime.executor import check_stop
 from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.runtime.stop import check_stop
 
 T = TypeVar("T", bound=Record)
 R = TypeVar("R")
@@ -130,7 +129,6 @@ def decide(
     package: PackageName,
     revision: ResolvedRevision,
     planned: PlannedRevision,
-    stop: threading.Event,
 ) -> PlannedRevision:
     """Plan each file of a revision, and check the whole against the workflow; no byte has moved yet.
 
@@ -140,7 +138,6 @@ def decide(
         package: its name.
         revision: its files, a stream that is read here.
         planned: takes the plan.
-        stop: set it to end the work.
 
     Returns:
         ``planned``.
@@ -151,7 +148,7 @@ def decide(
         InputError: a source cannot be published.
     """
     for batch in batched(planner.plan(revision.tree.sources)):
-        check_stop(stop)
+        check_stop()
         planned.add(batch)
     if not len(planned) and not draft.allow_empty:
         raise EmptyPackageError("the package has no entries; give allow_empty=True to publish it all the same")

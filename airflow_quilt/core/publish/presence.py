@@ -5,7 +5,6 @@ the listing does not show, such as older versions, is requested, many at once.
 """
 
 import logging
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Final, Self
 
@@ -16,9 +15,9 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.runtime.executor import check_stop, map_concurrently
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.base import ObjectInfo, Stores
 
 _log = logging.getLogger(__name__)
@@ -57,12 +56,10 @@ class PresenceCheck:
 
     Args:
         stores: hold the objects and files.
-        stop: set it to end the check.
     """
 
-    def __init__(self, stores: Stores, stop: threading.Event) -> None:
+    def __init__(self, stores: Stores) -> None:
         self._stores = stores
-        self._stop = stop
         self._denied: list[str] = []
         self._prefixes: dict[str, str] = {}
         self._numbers: dict[str, int] = {}
@@ -113,7 +110,6 @@ class PresenceCheck:
             most = _VERSIONS * self._numbers[bucket] + _PAGE
             try:
                 for info in self._stores.remote.list_versions(PhysicalKey(bucket, prefix), most):
-                    check_stop(self._stop)
                     yield _Place.of(info.key, info.size)
             except AccessDeniedError as error:  # Then each is requested.
                 if error.transient:
@@ -121,7 +117,6 @@ class PresenceCheck:
 
     def _check(self, place: _Place) -> _Place | None:
         """Return a location that no object is at."""
-        check_stop(self._stop)
         try:
             return None if place.is_at(self._stores.find(place.key)) else place
         except AccessDeniedError as error:

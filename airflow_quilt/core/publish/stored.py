@@ -2,7 +2,6 @@
 
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterable
 from typing import IO, Literal
 
@@ -19,7 +18,7 @@ from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.publish.presence import PresenceCheck
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.runtime.executor import map_concurrently
+from airflow_quilt.core.runtime.threads import map_concurrently
 
 _log = logging.getLogger(__name__)
 
@@ -31,18 +30,14 @@ class StoredManifest:
         registry: holds it.
         package: the package that is published.
         top_hash: the hash of its new entries.
-        stop: set it to end the work.
         keeps_objects: let a manifest stay that names objects, other ones than the new entries, if they are there: the new
             entries name files of this machine, which others cannot read.
     """
 
-    def __init__(
-        self, registry: Registry, package: PackageName, top_hash: TopHash, stop: threading.Event, *, keeps_objects: bool
-    ) -> None:
+    def __init__(self, registry: Registry, package: PackageName, top_hash: TopHash, *, keeps_objects: bool) -> None:
         self._registry = registry
         self._package = package
         self._top_hash = top_hash
-        self._stop = stop
         self._keeps_objects = keeps_objects
         self._key = registry.location.root.join(layout.manifest(top_hash))
         self._storage = registry.stores.of(self._key)
@@ -73,7 +68,7 @@ class StoredManifest:
         # Files that a registry on S3 names are those of some other machine: nothing is known of them here.
         is_local = self._registry.location.is_local
         near = (entry for entry in entries if is_local or not entry.physical_keys[0].startswith("file:"))
-        PresenceCheck(self._registry.stores, self._stop).run(near)
+        PresenceCheck(self._registry.stores).run(near)
         return True
 
     def _is(self, manifest: IO[bytes]) -> bool:

@@ -44,6 +44,7 @@ from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.lock import StoredLock
 from airflow_quilt.core.registry.pointers import Pointers
 from airflow_quilt.core.registry.revisions import DeleteResult, Latest, Pointer, PointerListing, Revision
+from airflow_quilt.core.runtime.stop import sleep
 
 _log = logging.getLogger(__name__)
 
@@ -243,7 +244,7 @@ class History:
             # latest. Another client marks nothing, so a live attempt gets a second to do it (ADR 0009).
             if not found or _first_published(found) or latest is None or latest.writer_tag:
                 break
-            time.sleep(_MARK_POLL_INTERVAL)
+            sleep(_MARK_POLL_INTERVAL)
             recent = self._list_recent(attempt, latest)
         return found
 

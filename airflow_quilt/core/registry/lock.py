@@ -26,11 +26,14 @@ from typing import Final
 
 from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, StorageUnavailableError
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.runtime.stop import sleep, unhurried
 from airflow_quilt.core.storage.base import IfMatch, Storage, StoredObject
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 
 _MOST_LEASES: Final = 10
 """Lease times after which a waiter gives up, although each of the owners before it is alive."""
+_RELEASING: Final = 2.0
+"""Seconds that work which is stopped still has to release the lock."""
 _POLL_INTERVAL: Final = (0.01, 0.2)
 """Seconds between two attempts to take the lock, at least and at most; random, so that waiters do not keep step."""
 
@@ -76,8 +79,9 @@ class StoredLock:
             yield
         finally:
             # Few stores delete on a condition. Once overdue, the object may be the next owner's, which must keep it.
-            if self._is_safe() or self._owner() == owner:
-                self._storage.delete([self._key])
+            with unhurried(_RELEASING):
+                if self._is_safe() or self._owner() == owner:
+                    self._storage.delete([self._key])
 
     def check(self) -> None:
         """Check that no waiter can have replaced the owner.
@@ -105,7 +109,7 @@ class StoredLock:
             there = self._read()
             if there and (not seen or there.etag != seen.etag):
                 seen, since = there, self._clock()
-            time.sleep(random.uniform(*_POLL_INTERVAL))  # noqa: S311  (no secret)
+            sleep(random.uniform(*_POLL_INTERVAL))  # noqa: S311  (no secret)
         raise StorageUnavailableError("other processes hold this lock all the time", str(self._key))
 
     def _try_to_take(self, owner: bytes, expired: StoredObject | None) -> bool:

@@ -48,7 +48,7 @@ from airflow_quilt.core.format.names import PackageName, TopHash, parse_top_hash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import WriterTag
 from airflow_quilt.core.registry.revisions import Latest, Pointer, PointerListing, Revision, is_stamp
-from airflow_quilt.core.runtime.executor import map_concurrently
+from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.base import IfMatch, Storage, WriteMode
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 

@@ -33,9 +33,12 @@ from airflow_quilt.core.registry.history import History
 from airflow_quilt.core.registry.lock import StoredLock
 from airflow_quilt.core.registry.pointers import Pointers
 from airflow_quilt.core.registry.revisions import DeleteResult, Latest, Pointer, Revision, is_stamp
+from airflow_quilt.core.runtime.stop import check_stop, unhurried
 from airflow_quilt.core.storage.base import MOST_WHOLE, Storage, StoredObject, Stores
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 
+_PUBLISHING: Final = 2.0
+"""Seconds that work which is stopped still has to complete a change of several requests."""
 _PACKAGES: Final = 16
 """Packages whose pointers are remembered from one publication to the next."""
 
@@ -265,7 +268,8 @@ class Registry:
             StorageError: they cannot.
         """
         if not self.location.is_local:
-            self.stores.remote.begin(self._key(layout.WRITE_CHECK)).abort()
+            with unhurried(_PUBLISHING):
+                self.stores.remote.begin(self._key(layout.WRITE_CHECK)).abort()
 
     def published_by(self, package: PackageName, latest: Latest | None, attempt: Attempt) -> Revision | None:
         """Return the revision that an attempt of the same work published before ``latest`` was read, if any."""
@@ -309,7 +313,9 @@ class Registry:
             history.check(top_hash, base, attempt)
         with contextlib.suppress(PreconditionError):  # It is there already, and is to stay.
             self._writer.put(self._key(layout.manifest(top_hash)), manifest, manifest_mode)
-        return history.publish(top_hash, base, attempt, overwrite=overwrite)
+        check_stop()
+        with unhurried(_PUBLISHING):  # Stopped half-way, it would be for the next attempt to find out whether it is published.
+            return history.publish(top_hash, base, attempt, overwrite=overwrite)
 
     def delete(self, package: PackageName | str, revision: str | None = None) -> DeleteResult:
         """Delete the pointers of a package, or of one of its revisions; manifests and data stay.

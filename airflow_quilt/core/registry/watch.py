@@ -10,7 +10,7 @@ from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash, is_pattern, literal_prefix, matches
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.runtime.executor import map_concurrently
+from airflow_quilt.core.runtime.threads import map_concurrently
 
 _log = logging.getLogger(__name__)
 

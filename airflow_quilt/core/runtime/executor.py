@@ -29,31 +29,28 @@ import heapq
 import itertools
 import logging
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-from airflow_quilt.core.errors import CancelledError, ThrottledError, UploadVanishedError
+from airflow_quilt.core.errors import ThrottledError, UploadVanishedError
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.retry import RetryPolicy
+from airflow_quilt.core.runtime.stop import TICK, check_stop, sleep
+from airflow_quilt.core.runtime.threads import WorkerPool
 
 _log = logging.getLogger(__name__)
 
 K = TypeVar("K")
-T = TypeVar("T")
 R = TypeVar("R")
 
 Call = Callable[[], Any]
 Steps = Generator[Sequence[Call], list[Any], R]
 
-_TICK: Final = 1.0
-"""Seconds between two checks for a stop while no call ends, and at least between two halvings of the concurrency."""
-_SHUTDOWN_GRACE: Final = 5.0
-"""Seconds that running calls get to end when the work is over; a store that hangs may take longer."""
+_HALVINGS: Final = 1.0
+"""Seconds, at least, between two halvings of the concurrency."""
 _RETRY: Final = RetryPolicy()
 _WARN_AT_FAILURE: Final = 3
 """The failure of one call that is logged as a warning; the others are debug messages."""
@@ -92,7 +89,7 @@ class _Concurrency:
 
     def halve(self, clock: float) -> None:
         # All calls that run when the store throttles are refused together: they count as one refusal.
-        if clock - self.halved >= _TICK:
+        if clock - self.halved >= _HALVINGS:
             self.now, self.halved, self.successes = max(1, self.now // 2), clock, 0
             _log.info("The store asks to slow down: at most %s concurrent requests now", self.now)
 
@@ -114,7 +111,7 @@ class _Queues(Generic[K, R]):
     def __len__(self) -> int:
         return len(self.ready) + len(self.running) + len(self.resting)
 
-    def start(self, pool: ThreadPoolExecutor) -> None:
+    def start(self, pool: WorkerPool) -> None:
         """Start the next ready call."""
         pending = self.ready.popleft()
         future = pool.submit(pending.call)
@@ -139,7 +136,6 @@ class Executor:
     Args:
         max_concurrency: the most calls that run at once; fewer run while a store throttles.
         progress: counts each job that is done.
-        stop: set it from any thread, or from a signal handler, to end the work with :class:`CancelledError`.
         retry: the policy for calls that fail with a transient error.
     """
 
@@ -148,45 +144,28 @@ class Executor:
         *,
         max_concurrency: int,
         progress: Progress | None = None,
-        stop: threading.Event | None = None,
         retry: RetryPolicy = _RETRY,
     ) -> None:
         self.progress = progress or Progress()
         self._max_concurrency = max_concurrency
-        self._stop = stop or threading.Event()
         self._retry = retry
         self._serial = itertools.count()
-
-    def check_stop(self) -> None:
-        """Return if the work may go on.
-
-        Raises:
-            CancelledError: a stop was requested.
-        """
-        check_stop(self._stop)
 
     def run(self, jobs: Iterable[tuple[K, Steps[R]]]) -> Iterator[tuple[K, R]]:
         """Run jobs, few at a time; yield the key and the result of each as it is done.
 
         A call that fails with a transient error is made again later. When one fails for good, no job goes on, running calls get
-        a few seconds to end, and its error is raised. Only the error of an upload that another process ended is raised inside
+        a moment to end, and its error is raised. Only the error of an upload that another process ended is raised inside
         its job, once the other calls of the job have ended.
         """
-        pool = ThreadPoolExecutor(self._max_concurrency, thread_name_prefix="quilt")
-        queues = _Queues[K, R]()
+        pool = WorkerPool(self._max_concurrency)
         try:
-            yield from self._schedule(pool, jobs, queues)
-        finally:
-            # Also where the consumer closes this iterator early. Airflow kills a task five seconds after SIGTERM, so the wait
-            # is bounded: a thread that hangs in a store must not keep the caller from its clean-up.
-            pool.shutdown(wait=False, cancel_futures=True)
-            _, hanging = wait([future for future in queues.running if not future.cancelled()], timeout=_SHUTDOWN_GRACE)
-            pool.shutdown(wait=not hanging)
-        self.check_stop()
+            yield from self._schedule(pool, jobs, _Queues[K, R]())
+        finally:  # Also where the consumer closes this iterator early.
+            pool.close()
+        check_stop()
 
-    def _schedule(
-        self, pool: ThreadPoolExecutor, jobs: Iterable[tuple[K, Steps[R]]], queues: _Queues[K, R]
-    ) -> Iterator[tuple[K, R]]:
+    def _schedule(self, pool: WorkerPool, jobs: Iterable[tuple[K, Steps[R]]], queues: _Queues[K, R]) -> Iterator[tuple[K, R]]:
         fresh = (_Job(key, steps) for key, steps in jobs)
         concurrency = _Concurrency(self._max_concurrency, self._max_concurrency)
         while True:
@@ -209,15 +188,14 @@ class Executor:
 
     def _wait_for_calls(self, queues: _Queues[K, R]) -> Iterable[Future[Any]]:
         """Wait for calls to end, or for the end of a pause (step 3)."""
-        due = queues.resting[0][0] - self._retry.clock() if queues.resting else _TICK
-        pause = min(_TICK, max(0.0, due))
+        due = queues.resting[0][0] - self._retry.clock() if queues.resting else TICK
+        pause = min(TICK, max(0.0, due))
         if queues.running:
             ended = queues.take_ended(pause)
-        else:
-            # No call can end, so a stop is the only thing that may come early.
+        else:  # No call can end.
             ended = []
-            self._stop.wait(pause)
-        self.check_stop()
+            sleep(pause)
+        check_stop()
         self.progress.add()
         while queues.resting and queues.resting[0][0] <= self._retry.clock():
             queues.ready.append(heapq.heappop(queues.resting)[2])
@@ -280,50 +258,3 @@ class Executor:
                 return
             job.results, job.missing = [None] * len(calls), len(calls)
         queues.ready.extend(_PendingCall(job, slot, call) for slot, call in enumerate(calls))
-
-
-def map_concurrently(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """Call ``function`` for each item on a few threads; yield the results in order, holding few of them."""
-    with ThreadPoolExecutor(threads) as pool:
-        waiting: deque[Future[R]] = deque()
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def check_stop(stop: threading.Event) -> None:
-    """Return if the work may go on.
-
-    Raises:
-        CancelledError: a stop was requested.
-    """
-    if stop.is_set():
-        raise CancelledError("stopped on request: the work ended before it was complete")
-
-
-class ByteBudget:
-    """A bound on the bytes that threads hold together; a demand above it waits until it is alone."""
-
-    def __init__(self, most: int) -> None:
-        self._most = self._left = most
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, size: int) -> Iterator[None]:
-        """Wait until there is room for ``size`` bytes, and hold it."""
-        size = min(size, self._most)
-        with self._changed:
-            self._changed.wait_for(lambda: self._left >= size)
-            self._left -= size
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._left += size
-                self._changed.notify_all()

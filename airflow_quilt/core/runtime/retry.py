@@ -15,6 +15,7 @@ from airflow_quilt.core.errors import (
     QuiltError,
     UploadVanishedError,
 )
+from airflow_quilt.core.runtime.stop import sleep
 
 _FINAL: Final = (CancelledError, CatalogError, DiskError, UploadVanishedError)
 """Transient errors that the same call will not mend; those of the catalog, since its own policy has repeated the call by then."""
@@ -75,7 +76,7 @@ class RetryPolicy:
         final: transient errors that are not repeated.
         clock: seconds that only grow.
         chance: a number from 0 to 1.
-        sleep: waits for so many seconds.
+        sleep: waits for so many seconds, or raises ``CancelledError``.
     """
 
     seconds: float = 300.0
@@ -85,7 +86,7 @@ class RetryPolicy:
     final: tuple[type[QuiltError], ...] = _FINAL
     clock: Callable[[], float] = time.monotonic
     chance: Callable[[], float] = random.random
-    sleep: Callable[[float], object] = time.sleep
+    sleep: Callable[[float], object] = sleep
 
     def pause(self, error: BaseException, failures: int, began: float) -> float | None:
         """Return the seconds to wait before the next attempt, or None if the failure is final.

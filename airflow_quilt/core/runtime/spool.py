@@ -14,6 +14,7 @@ from typing import IO, Any, Generic, Self, TypeVar
 from airflow_quilt.core.errors import DiskError
 from airflow_quilt.core.format.ordering import Record, batched, sort_key
 from airflow_quilt.core.runtime.codec import Decoder, encode
+from airflow_quilt.core.runtime.stop import check_stop
 
 T = TypeVar("T", bound=Record)
 
@@ -76,6 +77,7 @@ class Spool(Generic[T]):
         """
         count = 0
         for batch in batched(records):
+            check_stop()
             count += len(batch)
             with self._lock:
                 self._count += len(batch)
@@ -121,4 +123,5 @@ class Spool(Generic[T]):
 
     def _read(self, run: _Run) -> Iterator[T]:
         for start, size in run.blocks:
+            check_stop()
             yield from self._decoder.decode(os.pread(run.file.fileno(), size, start))

@@ -9,6 +9,7 @@ from typing import Final
 from airflow_quilt.core.errors import ObjectNotFoundError, SourceError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.progress import count
+from airflow_quilt.core.runtime.stop import check_stop
 from airflow_quilt.core.storage.base import FileStore, ObjectInfo
 from airflow_quilt.core.storage.local import is_temporary, list_directory
 from airflow_quilt.core.storage.paths import resolve_path
@@ -84,6 +85,7 @@ class DirectoryWalk:
         # Beside each item, the directories of the links on the way to it. Without recursion, whose depth is limited.
         pending: list[tuple[os.DirEntry[str], tuple[str, ...]]] = [(item, ()) for item in list_directory(self._root.key)]
         while pending:
+            check_stop()
             item, links = pending.pop()
             if item.is_dir(follow_symlinks=False):
                 pending += [(below, links) for below in list_directory(item.path)]

@@ -19,8 +19,8 @@ from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, parse_logi
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
 from airflow_quilt.core.plan.actions import Source, out_of_reach
 from airflow_quilt.core.plan.tree import SourceTree
-from airflow_quilt.core.runtime.executor import map_concurrently
 from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.sources.directory import DirectoryWalk, LeftOut
 from airflow_quilt.core.sources.ignore import ignore_rules
 from airflow_quilt.core.sources.parse import ContentSource, DirectoryMeta, LocationSource, ParsedSource

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import itertools
 import os
+import random
 import re
 import shutil
 import stat as modes
@@ -23,6 +24,7 @@ from airflow_quilt.core.errors import (
     StorageError,
 )
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.runtime.stop import check_stop, sleep
 from airflow_quilt.core.storage.base import (
     CHUNK,
     MOST_WHOLE,
@@ -35,6 +37,9 @@ from airflow_quilt.core.storage.base import (
 )
 
 _MOST_ATTEMPTS: Final = 100
+_LOCK_POLL_INTERVAL: Final = (0.001, 0.01)
+"""Seconds between two attempts to take a lock, at least and at most; random, so that waiters do not keep step. To wait for it
+in the system would be to be deaf to a stop."""
 _PERMANENT: Final = frozenset({errno.ENAMETOOLONG, errno.EFBIG, errno.EINVAL, errno.ELOOP, errno.EROFS})
 _TAG: Final = "user.airflow_quilt"
 """The extended attribute that holds the writer tag of a file."""
@@ -67,6 +72,7 @@ class LocalStorage:
             while start < stop and (chunk := os.pread(descriptor, min(CHUNK, stop - start), start)):
                 start += len(chunk)
                 yield chunk
+                check_stop()
 
     def put(
         self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
@@ -195,6 +201,7 @@ def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
     """Yield the items below a directory that are no directories, in order; without recursion, as its depth is limited."""
     pending = list_directory(directory)
     while pending:
+        check_stop()
         item = pending.pop()
         if item.is_dir(follow_symlinks=False):
             pending += list_directory(item.path)
@@ -280,12 +287,21 @@ def _locked(directory: Path) -> Iterator[int]:
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        while not _try_to_lock(descriptor):
+            sleep(random.uniform(*_LOCK_POLL_INTERVAL))  # noqa: S311  (no secret)
         if not os.path.samestat(os.fstat(descriptor), directory.stat()):
             raise FileNotFoundError(directory)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _try_to_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -1,7 +1,5 @@
 """Downloads the files of a package to a directory, and checks every byte on the way."""
 
-import logging
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +8,6 @@ from typing import Final
 from airflow_quilt.core.errors import (
     EntryDamagedError,
     ObjectNotFoundError,
-    QuiltError,
     SourceChangedError,
     StorageUnavailableError,
 )
@@ -19,10 +16,10 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
+from airflow_quilt.core.runtime.stop import check_stop
 from airflow_quilt.core.storage.base import PartialFile, Stores
 from airflow_quilt.core.transfer.hashing import Reader
-
-_log = logging.getLogger(__name__)
+from airflow_quilt.core.transfer.unfinished import Unfinished
 
 _ATTEMPTS: Final = 2
 
@@ -42,14 +39,15 @@ class Downloader:
     Args:
         stores: hold the bytes and the files; with the limit of concurrency.
         progress: counts finished files and bytes.
-        stop: set it to end the work with :class:`CancelledError`.
     """
 
-    def __init__(self, stores: Stores, *, progress: Progress | None = None, stop: threading.Event | None = None) -> None:
+    def __init__(self, stores: Stores, *, progress: Progress | None = None) -> None:
         self._stores = stores
-        self._executor = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, stop=stop, retry=stores.retry)
+        self._executor = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, retry=stores.retry)
         self._reader = Reader(stores, self._executor)
-        self._open: dict[int, PartialFile] = {}
+        self._open = Unfinished[PartialFile](
+            lambda file: file.abort(), "An incomplete file could not be removed", stores.limits.max_concurrency
+        )
 
     def run(self, downloads: Iterable[Download]) -> Iterator[tuple[Download, bool]]:
         """Download missing and differing files; yield each when it is right, and whether it is new, in any order.
@@ -64,17 +62,9 @@ class Downloader:
         """
         try:
             yield from self._executor.run((download, self._steps(download)) for download in downloads)
-        finally:
-            self._abort_open()
-
-    def _abort_open(self) -> None:
-        """Drop incomplete files, which only a failure leaves."""
-        for file in self._open.values():
-            try:
-                file.abort()
-            except QuiltError as error:
-                _log.warning("An incomplete file could not be removed: %s", error)
-        self._open.clear()
+        except BaseException as error:
+            self._open.abort(error)
+            raise
 
     def _steps(self, download: Download) -> Steps[bool]:
         entry = download.entry
@@ -106,7 +96,7 @@ class Downloader:
             file.write(0, verify_stream(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({download.origin})"))
         except (StorageUnavailableError, EntryDamagedError) as error:
             file.abort()  # The next attempt creates another one.
-            del self._open[id(file)]
+            self._open.remove(file)
             if is_last or isinstance(error, StorageUnavailableError):
                 raise
             self._executor.progress.add(size=-entry.size)
@@ -121,7 +111,7 @@ class Downloader:
             if self._stores.local.stat(target).size != entry.size:
                 return False
             for _ in verify_stream(self._stores.local.stream(target, 0, entry.size), entry.size, entry.hash, str(target)):
-                self._executor.check_stop()
+                check_stop()
         except (ObjectNotFoundError, EntryDamagedError):
             return False
         self._executor.progress.add(size=entry.size)
@@ -139,13 +129,11 @@ class Downloader:
             raise _damaged(download) from error
 
     def _create(self, download: Download) -> PartialFile:
-        file = self._stores.local.create(download.target, download.entry.size)
-        self._open[id(file)] = file
-        return file
+        return self._open.add(self._stores.local.create(download.target, download.entry.size))
 
     def _complete(self, file: PartialFile) -> None:
         file.complete()
-        del self._open[id(file)]
+        self._open.remove(file)
 
 
 def _digested(chunks: Iterable[bytes], digest: Digest) -> Iterator[bytes]:

@@ -18,6 +18,7 @@ from airflow_quilt.core.format.hashes import Hash, algorithm, composite_hash, di
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Source
 from airflow_quilt.core.runtime.executor import Executor, Steps
+from airflow_quilt.core.runtime.stop import check_stop
 from airflow_quilt.core.storage.base import ObjectInfo, Stores
 
 _ATTEMPTS: Final = 3
@@ -33,7 +34,7 @@ def source_changed(origin: PhysicalKey) -> Iterator[None]:
 
 
 class Reader:
-    """Reads bytes for the jobs of an executor: stops when it stops, and counts the bytes in its progress.
+    """Reads bytes for the jobs of an executor: counts the bytes in its progress.
 
     Args:
         stores: hold the bytes.
@@ -54,7 +55,7 @@ class Reader:
         try:
             with source_changed(origin):
                 for chunk in self._stores.of(origin).stream(origin, start, stop):
-                    self._executor.check_stop()
+                    check_stop()
                     left -= len(chunk)
                     self._executor.progress.add(size=len(chunk))
                     yield chunk

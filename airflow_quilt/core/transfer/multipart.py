@@ -1,18 +1,12 @@
 """Multipart uploads under way: begun, resumed, completed, and aborted when the work fails."""
 
-import logging
-from dataclasses import replace
-from typing import Final
+import contextlib
 
-from airflow_quilt.core.errors import ChecksumMismatchError, QuiltError, UploadVanishedError
+from airflow_quilt.core.errors import ChecksumMismatchError, UploadVanishedError
 from airflow_quilt.core.format.hashes import Hash, StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import MultipartUpload, ObjectInfo, Stores
-
-_log = logging.getLogger(__name__)
-
-_ABORTING: Final = 10.0
-"""Seconds for the attempts to abort one upload."""
+from airflow_quilt.core.transfer.unfinished import Unfinished
 
 
 class MultipartUploads:
@@ -26,7 +20,8 @@ class MultipartUploads:
     def __init__(self, stores: Stores, since: float | None) -> None:
         self._stores = stores
         self._since = since
-        self._open: dict[int, MultipartUpload] = {}
+        leftover = "A multipart upload could not be aborted; its parts cost storage until they expire"
+        self._open = Unfinished(self._abort, leftover, stores.limits.max_concurrency)
 
     def begin(self, destination: PhysicalKey, kind: StoreAlgorithm, *, may_resume: bool = True) -> MultipartUpload:
         """Begin a multipart upload, or resume the leftover of an earlier attempt; abort other leftovers."""
@@ -34,9 +29,7 @@ class MultipartUploads:
         resumed = leftovers.pop(0) if leftovers and may_resume else None
         for upload in leftovers:
             upload.abort()
-        upload = resumed or self._stores.remote.begin(destination, kind)
-        self._open[id(upload)] = upload
-        return upload
+        return self._open.add(resumed or self._stores.remote.begin(destination, kind))
 
     def complete(self, upload: MultipartUpload, destination: PhysicalKey, digest: Hash | None) -> ObjectInfo:
         """Complete an upload; ``digest`` is the hash of the whole, if known.
@@ -55,17 +48,13 @@ class MultipartUploads:
         except ChecksumMismatchError as error:  # The parts are sent again.
             upload.abort()
             raise UploadVanishedError(str(error), str(destination)) from error
-        del self._open[id(upload)]
+        self._open.remove(upload)
         return stat
 
-    def abort(self) -> None:
-        """Abort the uploads that are not complete."""
-        retry = replace(self._stores.retry, seconds=min(self._stores.retry.seconds, _ABORTING))
-        for upload in self._open.values():
-            try:
-                retry.call(upload.abort)
-            except UploadVanishedError:
-                pass  # Another process ended it; or it was completed, and only the response was lost.
-            except QuiltError as error:
-                _log.warning("A multipart upload could not be aborted; its parts cost storage until they expire: %s", error)
-        self._open.clear()
+    def abort(self, error: BaseException) -> None:
+        """Abort the uploads that are not complete, after an error of the work."""
+        self._open.abort(error)
+
+    def _abort(self, upload: MultipartUpload) -> None:
+        with contextlib.suppress(UploadVanishedError):  # Another process ended it; or it is complete, and the answer was lost.
+            self._stores.retry.call(upload.abort)

@@ -13,8 +13,9 @@ from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of, hash_of
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
-from airflow_quilt.core.runtime.executor import ByteBudget, Executor, Steps
+from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
+from airflow_quilt.core.runtime.threads import ByteBudget
 from airflow_quilt.core.storage.base import MultipartUpload, ObjectInfo, Stores
 from airflow_quilt.core.transfer.hashing import Reader, check_hash, damaged, source_changed
 from airflow_quilt.core.transfer.multipart import MultipartUploads
@@ -28,7 +29,6 @@ class Uploader:
     Args:
         stores: hold sources and destinations; with the limits of concurrency and memory.
         progress: counts finished files and bytes; its totals are the caller's to set.
-        stop: set it from any thread, or from a signal handler, to end the work with :class:`CancelledError`.
         since: the unix seconds at which an earlier attempt of the work began, whose objects and parts are found and not sent
             again. None for a first attempt, which checks only destinations of objects with several parts.
     """
@@ -38,11 +38,10 @@ class Uploader:
         stores: Stores,
         *,
         progress: Progress | None = None,
-        stop: threading.Event | None = None,
         since: float | None = None,
     ) -> None:
         self._stores = stores
-        self._executor = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, stop=stop, retry=stores.retry)
+        self._executor = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, retry=stores.retry)
         self._progress = self._executor.progress
         self._reader = Reader(stores, self._executor)
         self._memory = ByteBudget(stores.limits.max_bytes_in_flight)
@@ -63,8 +62,8 @@ class Uploader:
         """
         try:
             yield from self._executor.run((transfer, self._steps(transfer)) for transfer in transfers)
-        except BaseException:
-            self._uploads.abort()
+        except BaseException as error:
+            self._uploads.abort(error)
             raise
 
     def _steps(self, transfer: Transfer) -> Steps[Entry]:

@@ -216,7 +216,7 @@ def test_rebase_counts_from_conflict(registry: Registry) -> None:
     clock = Clock(0.0)
     policy = RetryPolicy(seconds=600.0, shortest=0.0, clock=clock)
     conflict = RevisionConflictError("s3://registry", None, None)
-    with Workspace(registry, NAME, threading.Event(), Attempt(), rebasing=policy) as work:
+    with Workspace(registry, NAME, Attempt(), rebasing=policy) as work:
         clock.now = 3600.0
         work.rebase(draft(), conflict)
         clock.now += 601.0

@@ -20,6 +20,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.runtime.executor import Call, Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.retry import NO_RETRY, RetryPolicy
+from airflow_quilt.core.runtime.stop import stoppable
 
 THREADS = 3
 WAIT = 60
@@ -68,6 +69,12 @@ def sets(event: threading.Event, result: object) -> Call:
 
 def fails() -> None:
     raise StorageUnavailableError("down", "s3://registry/key")
+
+
+def run(work: Any, stop: threading.Event, retry: RetryPolicy = NO_RETRY) -> None:
+    """Run jobs in a scope that an event ends."""
+    with stoppable(stop):
+        list(Executor(max_concurrency=THREADS, retry=retry).run(work))
 
 
 def stopped() -> threading.Event:
@@ -242,7 +249,7 @@ def test_done_jobs_precede_failure() -> None:
 )
 def test_stopped_jobs_never_start(work: Callable[[], Any]) -> None:
     with pytest.raises(CancelledError):
-        list(Executor(max_concurrency=THREADS, stop=stopped()).run(work()))
+        run(work(), stopped())
 
 
 @pytest.mark.parametrize("shape", ["one job of many calls", "many jobs of one call"])
@@ -257,7 +264,7 @@ def test_stop_ends_within_few_calls(shape: str) -> None:
     work = [(0, steps(calls))] if shape == "one job of many calls" else jobs(calls)
 
     with pytest.raises(CancelledError, match="stopped on request"):
-        list(Executor(max_concurrency=THREADS, stop=stop).run(work))
+        run(work, stop)
     assert max(begun) <= 20 + 4 * THREADS
 
 
@@ -265,7 +272,7 @@ def test_late_stop_still_cancels() -> None:
     stop = threading.Event()
 
     with pytest.raises(CancelledError):
-        list(Executor(max_concurrency=THREADS, stop=stop).run(jobs([stop.set])))
+        run(jobs([stop.set]), stop)
 
 
 def test_stop_waits_for_running() -> None:
@@ -278,7 +285,7 @@ def test_stop_waits_for_running() -> None:
         ended.append(True)
 
     with pytest.raises(CancelledError):
-        list(Executor(max_concurrency=2, stop=stop).run(jobs([running, stop.set])))
+        run(jobs([running, stop.set]), stop)
     assert ended == [True]
 
 
@@ -366,7 +373,7 @@ def test_stop_ends_retry_pause() -> None:
     began = time.monotonic()
 
     with pytest.raises(CancelledError):
-        list(Executor(max_concurrency=THREADS, stop=stop, retry=patience).run(jobs([Flaky(*unavailable(1))])))
+        run(jobs([Flaky(*unavailable(1))]), stop, patience)
     assert time.monotonic() - began < 60
 
 
@@ -463,7 +470,7 @@ def test_hanging_call_does_not_block() -> None:
     began = time.monotonic()
     try:
         with pytest.raises(CancelledError):
-            list(Executor(max_concurrency=THREADS, stop=stop).run(jobs([lambda: release.wait(120)])))
+            run(jobs([lambda: release.wait(120)]), stop)
         assert time.monotonic() - began < 60
     finally:
         release.set()

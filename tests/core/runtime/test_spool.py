@@ -14,8 +14,8 @@ from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.ordering import sort_key
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
-from airflow_quilt.core.runtime.executor import map_concurrently
 from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.runtime.threads import map_concurrently
 
 ORIGIN = PhysicalKey("bucket", "key", "version")
 

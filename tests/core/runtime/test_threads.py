@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from airflow_quilt.core.runtime.executor import ByteBudget, map_concurrently
+from airflow_quilt.core.runtime.threads import ByteBudget, map_concurrently
 
 PATIENCE = 10.0
 """Seconds after which something that must happen counts as not happening."""

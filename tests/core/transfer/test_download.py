@@ -21,6 +21,7 @@ from airflow_quilt.core.format.hashes import CHUNKED, Hash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.progress import Progress
+from airflow_quilt.core.runtime.stop import stoppable
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -60,8 +61,8 @@ def fetch(stores: Stores, downloads: list[Download], *taps: Tap, stop: threading
     threads = set(threading.enumerate())
     try:
         limited = replace(tapped(stores, *taps) if taps else stores, limits=FEW)
-        found = Downloader(limited, stop=stop).run(downloads)
-        return {each.entry.logical_key: is_new for each, is_new in found}
+        with stoppable(stop):
+            return {each.entry.logical_key: is_new for each, is_new in Downloader(limited).run(downloads)}
     finally:
         assert set(threading.enumerate()) <= threads
 

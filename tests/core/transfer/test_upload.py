@@ -19,6 +19,7 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.progress import Progress
+from airflow_quilt.core.runtime.stop import stoppable
 from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -82,7 +83,8 @@ def run(stores: Stores, transfers: Sequence[Transfer], *taps: Tap, stop: threadi
     """Carry out actions and check that no thread stays behind, also after an error."""
     threads = set(threading.enumerate())
     try:
-        return carry_out(Uploader(replace(tapped(stores, *taps), limits=FEW), stop=stop), transfers)
+        with stoppable(stop):
+            return carry_out(Uploader(replace(tapped(stores, *taps), limits=FEW)), transfers)
     finally:
         assert set(threading.enumerate()) <= threads
 
@@ -653,8 +655,8 @@ def test_stop_between_chunks(memory: MemoryStorage, write: Callable[..., Path]) 
                 stop.set()
                 yield chunk
 
-    with pytest.raises(CancelledError):
-        carry_out(Uploader(Stores(Watching(), memory, limits=ALONE), stop=stop), [in_place(file_source(path))])
+    with pytest.raises(CancelledError), stoppable(stop):
+        carry_out(Uploader(Stores(Watching(), memory, limits=ALONE)), [in_place(file_source(path))])
     assert len(read) == 1
 
 

@@ -1,7 +1,6 @@
 """From a draft to a plan in shards, staged for the workers that carry it out."""
 
 import itertools
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from dataclasses import replace as replace_fields
@@ -25,8 +24,9 @@ from airflow_quilt.core.publish.reuse import attach_previous
 from airflow_quilt.core.publish.sharded.staging import StagedPlan, Staging
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.runtime.executor import check_stop, map_concurrently
 from airflow_quilt.core.runtime.progress import count
+from airflow_quilt.core.runtime.stop import check_stop
+from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.transfer.hashing import source_changed
 
@@ -86,16 +86,15 @@ def stage_plan(  # noqa: PLR0913, PLR0917  (the parts of a plan)
     staging: Staging,
     identity: str,
     options: ShardingOptions,
-    stop: threading.Event,
 ) -> StagedPlan:
     """Plan a draft, and stage the plan in shards; return the plan that is staged, which may be that of another attempt."""
-    with Workspace(registry, package, stop, Attempt()) as work, work.round():
+    with Workspace(registry, package, Attempt()) as work, work.round():
         latest = registry.latest(package)
         added = discover(registry, draft, work.spool(Source))  # 1. which files there are
         revision = resolve(registry, package, draft, added, latest)  # 2. header, tree, workflow
         tree = SourceTree(_pinned(registry.stores, revision.tree.sources), revision.tree.directories)
         revision = replace_fields(revision, tree=tree)
-        planned = decide(planner, draft, package, revision, work.plan(), stop)  # 3. nothing has moved yet
+        planned = decide(planner, draft, package, revision, work.plan())  # 3. nothing has moved yet
         spec = CommitSpec.of(draft, package, revision, planned, added.directories)
         _, to_move = bytes_of(planned.transfers)
         lengths = options.lengths(planned)
@@ -106,7 +105,7 @@ def stage_plan(  # noqa: PLR0913, PLR0917  (the parts of a plan)
             transfers = attach_previous(registry, package, latest, planned.transfers, work.round_spool)
         # 4. The shards, and the plan after them: a plan that is there is complete.
         actions = (transfer or entry for entry, transfer in merge_join(planned.kept, transfers))
-        _stage_shards(staging, identity, lengths, actions, stop)
+        _stage_shards(staging, identity, lengths, actions)
         if spec.update is not None:
             staging.write_added(identity, added.sources)
         return staging.write_plan(
@@ -122,12 +121,10 @@ def stage_plan(  # noqa: PLR0913, PLR0917  (the parts of a plan)
         )
 
 
-def _stage_shards(
-    staging: Staging, identity: str, lengths: Iterable[int], actions: Iterator[Action | None], stop: threading.Event
-) -> None:
+def _stage_shards(staging: Staging, identity: str, lengths: Iterable[int], actions: Iterator[Action | None]) -> None:
     present = (action for action in actions if action)
     for number, length in enumerate(lengths):
-        check_stop(stop)
+        check_stop()
         staging.write_shard(identity, number, itertools.islice(present, length))
 
 

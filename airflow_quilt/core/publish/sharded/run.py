@@ -28,8 +28,8 @@ from airflow_quilt.core.publish.sharded.staging import (
 )
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.runtime.executor import check_stop
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
+from airflow_quilt.core.runtime.stop import check_stop, stoppable
 
 __all__ = [
     "ShardPlan",
@@ -97,7 +97,8 @@ def plan_shards(  # noqa: PLR0913  (the parts of a push, and where its workers m
         )
     package, area = draft.check(), _area(registry, staging)
     identity = WriterTag.of(attempt or Attempt()).writer
-    plan = area.plan() or stage_plan(registry, draft, package, planner, area, identity, options, stop or threading.Event())
+    with stoppable(stop):
+        plan = area.plan() or stage_plan(registry, draft, package, planner, area, identity, options)
     if (plan.registry, plan.spec.package) != (str(registry.location), str(package)):
         raise InputError(
             f"{staging}: there is a plan of other work, to publish {plan.spec.package}; choose another prefix, or discard it"
@@ -128,17 +129,21 @@ def transfer_shard(
         EntryDamagedError: an object does not hold the bytes that its package names.
         StorageError: a store refused or failed; or there is no plan.
     """
+    with stoppable(stop):
+        return _transfer_shard(registry, staging, number, attempt or Attempt())
+
+
+def _transfer_shard(registry: Registry, staging: PhysicalKey, number: int, attempt: Attempt) -> ShardResult:
     area, plan = _opened(registry, staging)
     if not 0 <= number < len(plan.shards):
         raise InputError(f"shard {number}: the plan has {len(plan.shards):,}, counted from 0")
     if finished := area.done(plan, number):
         _log.info("Shard %s of %s has been transferred already", number, plan.spec.package)
         return finished
-    stop, attempt = stop or threading.Event(), attempt or Attempt()
-    with Workspace(registry, PackageName.parse(plan.spec.package), stop, attempt) as work, work.round():
+    with Workspace(registry, PackageName.parse(plan.spec.package), attempt) as work, work.round():
         planned = work.plan()
         for actions in area.shard(plan, number):
-            check_stop(stop)
+            check_stop()
             planned.add(actions)
         to_read, to_move = bytes_of(planned.transfers)
         label = f"Transferring {plan.spec.package}, shard {number} of {len(plan.shards):,}"
@@ -147,7 +152,7 @@ def transfer_shard(
         progress.begin(len(planned), planned.size)
         progress.add(len(planned.kept), planned.size - to_read)
         done = work.spool(TransferredEntry)
-        reused = transfer_all(registry.stores, planned.transfers, done, progress, stop, attempt.earliest)
+        reused = transfer_all(registry.stores, planned.transfers, done, progress, attempt.earliest)
         result = ShardResult(
             number=number,
             entries=len(planned),
@@ -179,8 +184,13 @@ def commit_shards(
         RevisionConflictError: ``latest`` moved since the plan; nothing is visible.
         StorageError: a store refused or failed; nothing is visible.
     """
-    (area, plan), attempt, stop = _opened(registry, staging), attempt or Attempt(), stop or threading.Event()
-    entries = _StagedEntries(area, plan, area.all_done(plan), stop)
+    with stoppable(stop):
+        return _commit_shards(registry, staging, attempt or Attempt())
+
+
+def _commit_shards(registry: Registry, staging: PhysicalKey, attempt: Attempt) -> PublishResult:
+    area, plan = _opened(registry, staging)
+    entries = _StagedEntries(area, plan, area.all_done(plan))
     amount = f"{count(sum(plan.shards), 'entry', 'entries')}, {human_size(plan.bytes)}"
     _log.info(
         "Committing %s to %s: %s, %s", plan.spec.package, registry.location, count(len(plan.shards), "shard", "shards"), amount
@@ -196,7 +206,6 @@ def commit_shards(
         latest=registry.latest(plan.spec.package),
         attempt=attempt,
         since=attempt.since,
-        stop=stop,
     )
 
 
@@ -225,11 +234,10 @@ def sweep(registry: Registry, root: PhysicalKey, now: float, age: float) -> int:
 class _StagedEntries:
     """The entries of all shards in walk order, read again each time; ``stats`` is complete when they have been read."""
 
-    def __init__(self, area: Staging, plan: StagedPlan, sizes: list[int], stop: threading.Event) -> None:
+    def __init__(self, area: Staging, plan: StagedPlan, sizes: list[int]) -> None:
         self._area = area
         self._plan = plan
         self._sizes = sizes
-        self._stop = stop
         self._kept: set[int] = set()
         self.stats = TransferStats()
 
@@ -252,7 +260,7 @@ class _StagedEntries:
 
     def _blocks(self, number: int) -> Iterator[ShardResult | list[Entry]]:
         for block in self._area.entries(self._plan, number, self._sizes[number]):
-            check_stop(self._stop)
+            check_stop()
             yield block
 
 

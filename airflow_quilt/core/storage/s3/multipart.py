@@ -1,16 +1,21 @@
 """Uploads in parts to S3 stores."""
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
-from airflow_quilt.core.errors import StorageUnavailableError
+from airflow_quilt.core.errors import StorageError, StorageUnavailableError, UploadVanishedError
 from airflow_quilt.core.format.hashes import StoreAlgorithm, from_s3, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import ObjectInfo
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
 from airflow_quilt.core.storage.s3.errors import translated
-from airflow_quilt.core.storage.s3.fields import address, checksum_fields, stat_of, version_of
+from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, version_of
+
+_UPLOADS: Final = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
+_PARTS: Final = {"PartNumberMarker": "NextPartNumberMarker"}
+"""The parameters for the next page, and the fields of a page that hold their values."""
 
 
 class S3Upload:
@@ -106,3 +111,43 @@ class S3Upload:
     def _keep(self, number: int, size: int, etag: str, checksum: Mapping[str, str]) -> None:
         """Keep the fields of a part for :meth:`complete`; a part that is sent again replaces its first one."""
         self._parts[number] = size, {"PartNumber": number, "ETag": etag, **checksum}
+
+
+def unfinished_uploads(runtime: CommonRuntime, key: PhysicalKey, since: float, algorithm: StoreAlgorithm) -> list[S3Upload]:
+    """Return the open uploads to a key, with their parts, newest first; boto's errors as they are."""
+    found = [
+        upload
+        for upload in _listed(runtime.client, key)
+        if upload["Initiated"].timestamp() >= since and upload.get("ChecksumAlgorithm", algorithm) == algorithm
+    ]
+    found.sort(key=lambda upload: upload["Initiated"], reverse=True)
+    uploads = []
+    for upload in found:
+        with contextlib.suppress(UploadVanishedError), translated(key):  # Another process ended it since it was listed.
+            parts = _parts(runtime.client, key, upload["UploadId"])
+            uploads.append(S3Upload(runtime, key, upload["UploadId"], algorithm, parts))
+    return uploads
+
+
+def _listed(client: Any, key: PhysicalKey) -> Iterator[Any]:
+    """Yield the open uploads to a key; a prefix lists those to longer keys too."""
+    pages = _pages(client.list_multipart_uploads, _UPLOADS, key, Bucket=bucket_of(key), Prefix=key.key)
+    return (upload for page in pages for upload in page.get("Uploads", ()) if upload["Key"] == key.key)
+
+
+def _parts(client: Any, key: PhysicalKey, upload_id: str) -> dict[int, Any]:
+    pages = _pages(client.list_parts, _PARTS, key, **address(key.at_version(None)), UploadId=upload_id)
+    return {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
+
+
+def _pages(call: Callable[..., Any], markers: Mapping[str, str], key: PhysicalKey, **request: Any) -> Iterator[Any]:
+    """List page by page, each with a request that a stop does not have to wait for, unlike one of boto's paginators."""
+    while True:
+        page = call(**request)
+        yield page
+        if not page.get("IsTruncated"):
+            return
+        following = {name: page[field] for name, field in markers.items() if page.get(field)}
+        if not following or following.items() <= request.items():
+            raise StorageError("a listing breaks off and does not name its next page", str(key))
+        request |= following

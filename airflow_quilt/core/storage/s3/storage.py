@@ -1,6 +1,5 @@
 """S3 and compatible stores: objects and listings through the common runtime (ADR 0010), all else through boto3."""
 
-import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from airflow_quilt.core.errors import (
     StorageError,
     StorageUnavailableError,
     UnsupportedError,
-    UploadVanishedError,
 )
 from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -37,7 +35,8 @@ from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime, Transport
 from airflow_quilt.core.storage.s3.errors import error_of, translated
 from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, version_of
 from airflow_quilt.core.storage.s3.listings import BucketListings
-from airflow_quilt.core.storage.s3.multipart import S3Upload
+from airflow_quilt.core.storage.s3.multipart import S3Upload, unfinished_uploads
+from airflow_quilt.core.storage.s3.stoppable import chunks_of, stoppable_client
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -88,9 +87,9 @@ class S3Storage:
         *,
         transport: Transport = "auto",
     ) -> None:
-        self._client = client
-        self._runtime = CommonRuntime(client, transport)
-        self._listings = BucketListings(client, self._runtime, retry)
+        self._client = stoppable_client(client)
+        self._runtime = CommonRuntime(self._client, transport)
+        self._listings = BucketListings(self._client, self._runtime, retry)
         self._retry = retry
         self._most = most
         self._conditions: dict[str | None, bool] = {}
@@ -111,9 +110,12 @@ class S3Storage:
                     raise ObjectNotFoundError("there is no such object", str(key))
             else:
                 answer = self._client.get_object(**address(key))
-                with contextlib.closing(answer["Body"]) as body:
+                try:
                     check_whole(key, answer["ContentLength"], self._most)
-                    data = body.read()
+                except StorageError:
+                    answer["Body"].close()
+                    raise
+                data = b"".join(chunks_of(answer["Body"], CHUNK))
             version = version_of(answer) if key.version_id is None else key.version_id
         return StoredObject(data, answer["ETag"], key.at_version(version), answer.get("Metadata", {}).get(_TAG))
 
@@ -148,8 +150,7 @@ class S3Storage:
                     return
                 raise
             state["IfMatch"] = answer["ETag"]
-            with contextlib.closing(answer["Body"]) as body:
-                yield from body.iter_chunks(CHUNK)
+            yield from chunks_of(answer["Body"], CHUNK)
 
     @retried
     def put(
@@ -308,23 +309,10 @@ class S3Storage:
         """Return the open uploads to a key; none where the store, or this user's rights, do not let it list them."""
         try:
             with translated(key):
-                answer = self._client.list_multipart_uploads(Bucket=bucket_of(key), Prefix=key.key)
-                found = [
-                    upload
-                    for upload in answer.get("Uploads", ())
-                    if upload["Key"] == key.key
-                    and upload["Initiated"].timestamp() >= since
-                    and upload.get("ChecksumAlgorithm", algorithm) == algorithm
-                ]
-                found.sort(key=lambda upload: upload["Initiated"], reverse=True)
-                return [S3Upload(self._runtime, key, upload["UploadId"], algorithm, self._parts(key, upload)) for upload in found]
-        except (AccessDeniedError, UnsupportedError, UploadVanishedError) as error:
+                return unfinished_uploads(self._runtime, key, since, algorithm)
+        except (AccessDeniedError, UnsupportedError) as error:
             _log.info("Parts that an earlier attempt may have sent are not listed: %s", error)
             return []
-
-    def _parts(self, key: PhysicalKey, upload: Any) -> dict[int, Any]:
-        pages = self._client.get_paginator("list_parts").paginate(**address(key.at_version(None)), UploadId=upload["UploadId"])
-        return {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
 
 
 def open_s3(client: "S3Client | None" = None, limits: Limits = _LIMITS) -> S3Storage:

@@ -1,15 +1,17 @@
 """Requests to an S3 store through the AWS Common Runtime, signed, addressed and verified as by a boto3 client (ADR 0010)."""
 
+import contextlib
 import ctypes
 import io
 import logging
 import os
 import random
-import threading
 import time
 import weakref
 from collections.abc import Mapping
+from concurrent.futures import Future, InvalidStateError, wait
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -36,7 +38,9 @@ from awscrt.s3 import S3Client as Runtime
 from awscrt.s3 import S3Request, S3RequestTlsMode, S3RequestType, S3RetryConfig, S3RetryMode
 from botocore import UNSIGNED
 
+from airflow_quilt.core.errors import CancelledError
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.runtime.stop import await_result, call_apart, check_stop, sleep
 from airflow_quilt.core.storage.s3.crt.route import Route, frozen_credentials, route, verified_by, why_not
 from airflow_quilt.core.storage.s3.fields import bucket_of
 
@@ -53,6 +57,9 @@ _SLOWEST: Final = 16 * 1024
 """Bytes a second: a slower transfer may be given up. A connection on which nothing moves at all ends by itself."""
 _PAUSE: Final = 1.0
 """The most seconds before boto3 makes a request again, as many as before its own second attempt."""
+_CANCELLING: Final = 0.3
+"""Seconds for the end of a request that is cancelled."""
+_NEVER: Final = float("inf")
 _SERVER_ERROR: Final = 500
 _UNKNOWN: Final = 501
 """The status of a request that the store does not know."""
@@ -97,7 +104,7 @@ class Answer:
         headers: by their names in lower case.
         chunks: the body.
         is_too_long: whether the body has more than ``most`` bytes; then ``chunks`` is empty.
-        begun: set as soon as the headers are here.
+        begun: done as soon as the headers are here, or the request has failed.
     """
 
     most: int | None = None
@@ -105,23 +112,19 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     chunks: list[bytes] = field(default_factory=list)
     is_too_long: bool = False
-    begun: threading.Event = field(default_factory=threading.Event)
+    begun: "Future[None]" = field(default_factory=Future)
 
     def on_headers(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
         """Take status and headers."""
         self.status = status_code
         self.headers = {name.lower(): value for name, value in headers}
         self.is_too_long = self.most is not None and int(self.headers.get("content-length", 0)) > self.most
-        self.begun.set()
+        self.begin()
 
-    def wait(self, seconds: float | None) -> None:
-        """Wait for the headers.
-
-        Raises:
-            TimeoutError: they do not come in that time.
-        """
-        if not self.begun.wait(seconds):
-            raise TimeoutError(f"no answer within {seconds} seconds")
+    def begin(self) -> None:
+        """Wake the thread that waits for the headers."""
+        with contextlib.suppress(InvalidStateError):  # It was woken before.
+            self.begun.set_result(None)
 
     def on_body(self, chunk: bytes, **_: object) -> None:
         """Take the next bytes of the body."""
@@ -157,6 +160,7 @@ class CrtClient:
         Returns:
             The answer, also one that there is no object; None for any other error, after which boto3 shall make the request.
         """
+        check_stop()
         signer = None if self._is_anonymous else self._provider()
         if signer is None and not self._is_anonymous:
             return None
@@ -174,6 +178,8 @@ class CrtClient:
                 on_body=answer.on_body if request.method == "GET" else None,
             )
             self._finish(request, sent, answer)
+        except CancelledError:
+            raise
         except Exception as error:  # noqa: BLE001  (boto3 will meet it too, and name it)
             error.__traceback__ = None  # The runtime keeps the error, which would keep the frames, which keep the request.
             if getattr(error, "status_code", None) != ABSENT:
@@ -185,7 +191,7 @@ class CrtClient:
 
     def _provider(self) -> AwsCredentialsProvider | None:
         """Return the signer with boto3's present credentials, which may be fetched here; None if there are none."""
-        credentials = frozen_credentials(self._client)
+        credentials = call_apart(partial(frozen_credentials, self._client))  # They may come from afar.
         if credentials is None:
             return None
         signer = self._signer
@@ -199,18 +205,20 @@ class CrtClient:
         return self._routes[bucket]
 
     def _finish(self, request: Request, sent: S3Request, answer: Answer) -> None:
-        """Wait for the end of a request, or cancel it when it takes too long or its answer is too long."""
-        seconds = None if self._timeout is None else self._timeout + request.size / _SLOWEST
+        """Wait for the end of a request, or cancel it when it takes too long, its answer is too long, or a stop is requested."""
+        seconds = _NEVER if self._timeout is None else self._timeout + request.size / _SLOWEST
         try:
             if request.most is not None:
-                sent.finished_future.add_done_callback(lambda _: answer.begun.set())
-                answer.wait(self._timeout)
+                sent.finished_future.add_done_callback(lambda _: answer.begin())
+                await_result(answer.begun, _NEVER if self._timeout is None else self._timeout)
             if answer.is_too_long:
                 sent.cancel()
             else:
-                sent.finished_future.result(seconds)
+                await_result(sent.finished_future, seconds)
         except BaseException:
             sent.cancel()
+            # Not long: but a part that is still on its way may arrive after its upload has been aborted.
+            wait([sent.finished_future], _CANCELLING)
             raise
 
     def _fail(self, request: Request, error: Exception) -> None:
@@ -219,7 +227,7 @@ class CrtClient:
         status = getattr(error, "status_code", None)
         if status is None or (status >= _SERVER_ERROR and status != _UNKNOWN):
             # The store may still work on it, or be overloaded.
-            time.sleep(random.uniform(0, _PAUSE))  # noqa: S311
+            sleep(random.uniform(0, _PAUSE))  # noqa: S311
         _log.debug("%s of %s is left to boto3: %s", request.operation, request.key, error)
         if self._failures >= _MOST_FAILURES:
             self._rests_until = time.monotonic() + _REST
