@@ -92,6 +92,12 @@ class SettingsError(PermanentError):
     """A connection or a registry lacks something that only its owner can supply."""
 
 
+class SettingsUnavailableError(QuiltError):
+    """The settings of a connection cannot be read; another attempt may read them."""
+
+    transient = True
+
+
 class WorkflowConfigError(SettingsError):
     """The workflows config of a registry, or a schema that it names, cannot be used; or it has no such workflow."""
 

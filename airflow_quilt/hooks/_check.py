@@ -1,81 +1,114 @@
-"""Checks of a connection, part by part."""
+"""Checks of a connection, part by part, through the same hook, client and storages as the work."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Final
-
-from botocore.config import Config
+from typing import TYPE_CHECKING, Final, Protocol
 
 from airflow_quilt.core.catalog.client import API_KEY_PREFIX
-from airflow_quilt.core.catalog.credentials import CredentialSource
-from airflow_quilt.core.diagnostics import CheckResult, run_check, run_checks
+from airflow_quilt.core.diagnostics import CheckResult, Verdict, run_check, run_checks
 from airflow_quilt.core.errors import QuiltError
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.placement import parse_dest
-from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.workflows.config import load_workflow
-from airflow_quilt.hooks._stores import identify, make_aws_hook, make_catalog, make_stores
 
 if TYPE_CHECKING:
     from airflow_quilt.core.catalog.client import Catalog
+    from airflow_quilt.core.catalog.credentials import CredentialSource
+    from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.hooks._settings import QuiltSettings
+    from airflow_quilt.hooks._target import RegistryTarget
 
-_SECONDS: Final = 5.0
+SECONDS: Final = 5.0
 """Timeout of each request: a user waits for the result."""
-_QUICK: Final = Config(connect_timeout=_SECONDS, read_timeout=_SECONDS, retries={"mode": "standard", "total_max_attempts": 1})
+_PROBE: Final = "write-check"
+"""The name of an object of which an upload is begun, and aborted."""
 
 
-def check(read: "Callable[[], QuiltSettings]", conn_id: str | None) -> Iterator[CheckResult]:
+class Checked(Protocol):
+    """The parts of a :class:`~airflow_quilt.hooks.quilt.QuiltHook` that are checked."""
+
+    @property
+    def settings(self) -> "QuiltSettings":
+        """The settings of the connection."""
+
+    @property
+    def catalog(self) -> "Catalog":
+        """The catalog."""
+
+    @property
+    def credentials(self) -> "CredentialSource":
+        """The credentials of the login."""
+
+    def open(self) -> "RegistryTarget":
+        """Open the connection's registry."""
+
+    def identify(self) -> str:
+        """Return the identity that requests of S3 are signed with."""
+
+
+def check(hook: Checked) -> Iterator[CheckResult]:
     """Check the parts of a connection; stop at a failure that the next parts depend on."""
     try:
-        settings = read()
+        settings = hook.settings
     except QuiltError as error:
         yield CheckResult("connection", "failed", str(error))
         return
     yield CheckResult("connection", "ok", "its settings are valid")
-    source = catalog = None
     if settings.catalog:
-        catalog = make_catalog(settings, conn_id, timeout=_SECONDS, attempts=1)
-        yield (found := run_check("catalog", partial(_describe, catalog)))
-        if settings.secret and found.verdict == "failed":
+        # Without a login the catalog serves for links alone, and no work depends on it.
+        on_error: Verdict = "failed" if settings.secret else "warning"
+        yield (found := run_check("catalog", lambda: _describe(hook.catalog), on_error=on_error))
+        if found.verdict == "failed":
             return
-    if catalog and settings.secret:
+    if settings.secret:
         if not settings.secret.startswith(API_KEY_PREFIX):
             yield CheckResult("login", "warning", "use an API key; a refresh token is not tested: it may be accepted only once")
             return
-        source = CredentialSource(catalog.credentials)
-        yield (found := run_check("login", partial(_log_in, source)))
+        yield (found := run_check("login", lambda: _log_in(hook.credentials)))
         if found.verdict == "failed":
             return
-    yield from _check_s3(settings, source, catalog if source else None)
+    yield from _check_registry(hook, settings)
 
 
-def _check_s3(settings: "QuiltSettings", source: CredentialSource | None, catalog: "Catalog | None") -> Iterator[CheckResult]:
-    aws = make_aws_hook(settings, source)
+def _check_registry(hook: Checked, settings: "QuiltSettings") -> Iterator[CheckResult]:
     try:
         location = resolve_registry(settings.registry) if settings.registry else None
     except QuiltError as error:
         yield CheckResult("registry", "failed", str(error))
         return
     if location is None or not location.is_local:
-        yield (
-            found := run_check("identity", lambda: "anonymous, public buckets" if settings.anonymous else identify(aws, _QUICK))
-        )
+        yield (found := run_check("identity", hook.identify))
         if found.verdict == "failed":
             return
     if location is None:
         yield CheckResult("registry", "warning", "there is none: set the extra 'registry', or name one in each operator")
         return
     try:
-        registry = Registry(location, make_stores(settings, aws, catalog, _QUICK))
+        target = hook.open()
     except QuiltError as error:
         yield CheckResult("registry", "failed", str(error))
         return
-    yield from run_checks(registry)
-    if dest := settings.dest:
-        yield run_check("dest", lambda: f"files land below {parse_dest(dest, registry.location)}")
-    if workflow := settings.workflow:
-        yield run_check("workflow", partial(_find_workflow, registry, workflow))
+    yield from run_checks(target.registry)
+    if settings.dest:
+        yield _check_dest(target.registry, settings.dest)
+    if settings.workflow:
+        yield run_check("workflow", partial(_find_workflow, target.registry, settings.workflow))
+
+
+def _check_dest(registry: "Registry", dest: str) -> CheckResult:
+    """Check that files may be written below a dest; that they may not is no failure, since they may still be read."""
+    try:
+        prefix = parse_dest(dest, registry.location)
+    except QuiltError as error:
+        return CheckResult("dest", "failed", str(error))
+    return run_check("dest", partial(_land, registry, prefix), on_error="warning")
+
+
+def _land(registry: "Registry", prefix: PhysicalKey) -> str:
+    if not prefix.is_local:
+        registry.stores.remote.begin(prefix.join(_PROBE)).abort()
+    return f"files land below {prefix}"
 
 
 def _describe(catalog: "Catalog") -> str:
@@ -83,10 +116,10 @@ def _describe(catalog: "Catalog") -> str:
     return f"{catalog.url}, version {config.stack_version or 'unknown'}, its service at {config.registry_url}"
 
 
-def _log_in(source: CredentialSource) -> str:
+def _log_in(source: "CredentialSource") -> str:
     return f"S3 credentials for {source.current().lifetime / 60:,.0f} minutes"
 
 
-def _find_workflow(registry: Registry, workflow: str) -> str:
+def _find_workflow(registry: "Registry", workflow: str) -> str:
     load_workflow(workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
     return f"{workflow!r} is in the registry's config"

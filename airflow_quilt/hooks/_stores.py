@@ -1,104 +1,124 @@
 """The catalog, the S3 clients and the storages of a connection."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
-from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from airflow.providers.common.compat.sdk import mask_secret
 from botocore import UNSIGNED
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_quilt.core.catalog.client import CATALOG_RETRY, Catalog, HttpSettings
-from airflow_quilt.core.errors import AccessDeniedError, SettingsError
-from airflow_quilt.core.runtime.retry import NO_RETRY, RetryPolicy
+from airflow_quilt.core.errors import AccessDeniedError, QuiltError, SettingsError
+from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
-from airflow_quilt.core.storage.s3.storage import READ_RETRY, S3Storage, client_config
-from airflow_quilt.hooks.aws import QuiltAwsHook
+from airflow_quilt.core.storage.s3.crt.route import frozen_credentials
+from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
+from airflow_quilt.hooks._sessions import session_errors
+from airflow_quilt.hooks.aws import BoundedAwsHook, QuiltAwsHook
 
 if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
     from airflow_quilt.core.catalog.credentials import CredentialSource
     from airflow_quilt.hooks._settings import QuiltSettings
 
+_OF_AWS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
+"""Ends of the names of AWS's own endpoints."""
 
-def make_catalog(settings: "QuiltSettings", conn_id: str | None, *, timeout: float | None = None, attempts: int = 5) -> Catalog:
+
+def make_catalog(settings: "QuiltSettings", conn_id: str | None, timeout: float | None = None) -> Catalog:
     """Return the catalog of a connection; Airflow masks every secret that its login yields.
 
     Args:
         settings: of the Quilt connection.
         conn_id: its name, for errors.
-        timeout: seconds that the catalog has to answer; overrides the connection's.
-        attempts: the most attempts of a request that fails for now.
+        timeout: the most seconds that the catalog has to answer, at its only attempt; by default the connection's, five times.
 
     Raises:
         SettingsError: the connection has no host.
     """
     if not settings.catalog:
         raise SettingsError(f"connection {conn_id!r}: it has no host; put the URL of the catalog there")
-    http = HttpSettings(verify=settings.verify, timeout=timeout or settings.timeout, allow_http=settings.allow_http)
-    retry = replace(CATALOG_RETRY, attempts=attempts)
+    seconds = min(timeout, settings.timeout) if timeout else settings.timeout
+    http = HttpSettings(verify=settings.verify, timeout=seconds, allow_http=settings.allow_http)
+    retry = replace(CATALOG_RETRY, attempts=1) if timeout else CATALOG_RETRY
     return Catalog(settings.catalog, settings.secret, http=http, retry=retry, on_secret=mask_secret)
 
 
-def make_aws_hook(settings: "QuiltSettings", credentials: "CredentialSource | None") -> AwsGenericHook[Any]:
-    """Return the hook of the Amazon provider that makes clients: with the credentials of a login, or with its own."""
+def make_aws_hook(
+    settings: "QuiltSettings", credentials: "CredentialSource | None", timeout: float | None = None
+) -> BoundedAwsHook:
+    """Return the hook of the Amazon provider that makes clients: with the credentials of a login, or with its own.
+
+    Args:
+        settings: of the Quilt connection.
+        credentials: those of the login, if there is one.
+        timeout: seconds, see :class:`~airflow_quilt.hooks.aws.BoundedAwsHook`.
+    """
     options: dict[str, Any] = {
         "aws_conn_id": settings.aws_conn_id,
         "region_name": settings.region_name,
         "client_type": "s3",
+        "timeout": timeout,
     }
-    return QuiltAwsHook(credentials=credentials, **options) if credentials else AwsGenericHook(**options)
+    return QuiltAwsHook(credentials=credentials, **options) if credentials else BoundedAwsHook(**options)
 
 
-def make_stores(
-    settings: "QuiltSettings",
-    aws: AwsGenericHook[Any],
-    catalog: Catalog | None = None,
-    config: Config | None = None,
-    retry: RetryPolicy | None = None,
-) -> Stores:
-    """Return the storages of a connection.
+def make_client(settings: "QuiltSettings", aws: BoundedAwsHook, catalog: Catalog | None = None) -> "S3Client":
+    """Return the S3 client of a connection.
 
     Args:
         settings: of the Quilt connection.
         aws: makes the client.
         catalog: the one of the login; its region is used only where the connections name none.
-        config: overrides the botocore config of the AWS connection; with it the first failure is final by default.
-        retry: the policy for failures that botocore does not repeat, see :class:`S3Storage`.
 
     Raises:
         SettingsError: the AWS connection cannot be used.
+        QuiltError: its session cannot be made, see :func:`~airflow_quilt.hooks._sessions.session_errors`.
     """
-    merged = client_config(aws.conn_config.botocore_config, settings.limits)
-    if config:
-        merged = merged.merge(config)
+    config = client_config(aws.conn_config.botocore_config, settings.limits)
     if settings.anonymous:
-        merged = merged.merge(Config(signature_version=UNSIGNED))
-    try:
-        region = aws.region_name or (catalog.config().region if catalog else None)
-        client = aws.get_client_type(region_name=region, config=merged)
-    except ValueError as error:  # botocore's way to refuse an endpoint URL.
-        raise SettingsError(f"AWS connection {settings.aws_conn_id!r}: {error}") from error
-    remote = S3Storage(client, retry or (NO_RETRY if config else READ_RETRY), transport=settings.transport)
-    return Stores(LocalStorage(), remote, limits=settings.limits)
+        config = config.merge(Config(signature_version=UNSIGNED))
+    region = aws.region_name or (catalog.config().region if catalog else None)
+    client: S3Client = aws.get_client_type(region_name=region, config=config)
+    return client
 
 
-def identify(aws: AwsGenericHook[Any], config: Config) -> str:
-    """Return the identity of a hook's credentials: their ARN at AWS, at another store the end of the access key.
+def make_stores(settings: "QuiltSettings", client: "S3Client", retry: RetryPolicy) -> Stores:
+    """Return the storages of a connection; ``retry`` is for failures that botocore does not repeat, see :class:`S3Storage`."""
+    return Stores(LocalStorage(), S3Storage(client, retry, transport=settings.transport), limits=settings.limits)
+
+
+def identify(aws: BoundedAwsHook, client: "S3Client") -> str:
+    """Return the identity that a client signs with: its ARN at AWS, at another store the end of the access key.
+
+    Only the client's own credentials and endpoint count: STS is asked for a name, and need not be within reach for the work.
 
     Raises:
-        AccessDeniedError: there are none, or AWS does not accept them.
+        AccessDeniedError: there are no credentials.
+        QuiltError: their source does not give them.
     """
-    session = aws.get_session(region_name=aws.region_name)
-    where = "" if aws.conn_config or not aws.aws_conn_id else f", and there is no AWS connection {aws.aws_conn_id!r}"
+    config: Any = client.meta.config
+    if config.signature_version is UNSIGNED:
+        return "anonymous, public buckets"
+    missing = "" if aws.conn_config or not aws.aws_conn_id else f", and there is no AWS connection {aws.aws_conn_id!r}"
+    with session_errors(aws.aws_conn_id):
+        credentials = frozen_credentials(client)
+    if credentials is None:
+        raise AccessDeniedError(f"no credentials{missing}: name an AWS connection that has some, or an API key", "S3")
+    key = f"access key …{credentials[0][-4:]} at {client.meta.endpoint_url}"
+    if not str(urlsplit(client.meta.endpoint_url).hostname).endswith(_OF_AWS):
+        return key
     try:
-        credentials = session.get_credentials()
-        if credentials is None:
-            raise AccessDeniedError(f"no credentials{where}: name an AWS connection that has some, or an API key", "S3")
-        key = str(credentials.get_frozen_credentials().access_key)
-        if aws.conn_config.endpoint_url:
-            return f"access key …{key[-4:]} at {aws.conn_config.endpoint_url}"
-        return str(session.client("sts", config=config, verify=aws.verify).get_caller_identity()["Arn"])
-    except (BotoCoreError, ClientError) as error:
-        raise AccessDeniedError(f"the credentials are not accepted{where}: {error}", "AWS") from error
+        return _arn(aws)
+    except QuiltError as error:
+        return f"{key}; STS does not name its owner ({error})"
+
+
+def _arn(aws: BoundedAwsHook) -> str:
+    with session_errors(aws.aws_conn_id):
+        endpoint = aws.conn_config.get_service_endpoint_url("sts", sts_test_connection=True)
+        sts = aws.get_session(aws.region_name).client("sts", endpoint_url=endpoint, config=aws.config, verify=aws.verify)
+        return str(sts.get_caller_identity()["Arn"])

@@ -2,6 +2,7 @@
 
 import re
 import threading
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import boto3
@@ -9,7 +10,11 @@ import botocore.session
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from botocore.credentials import ReadOnlyCredentials
 
+from airflow_quilt.hooks._sessions import bounded, session_errors
+
 if TYPE_CHECKING:
+    from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
+
     from airflow_quilt.core.catalog.credentials import CredentialSource
 
 _SIGNED_BY: Final = re.compile(r"Credential=([^/]+)/")
@@ -48,7 +53,46 @@ class QuiltCredentialsMixin:
             return self._sessions[region]
 
 
-class QuiltAwsHook(QuiltCredentialsMixin, AwsGenericHook[Any]):
+class BoundedAwsHook(AwsGenericHook[Any]):
+    """Hook for clients of AWS that raises the core's errors, and may bound all requests, those for credentials too.
+
+    :param timeout: the seconds for which a request waits for an answer, at its only attempt; by default the settings of the AWS
+        connection, and botocore's retries.
+    """
+
+    def __init__(self, *args: Any, timeout: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._timeout = timeout
+
+    @cached_property
+    def conn_config(self) -> "AwsConnectionWrapper":
+        """The settings of the AWS connection.
+
+        Raises:
+            SettingsError: one of them cannot be used.
+        """
+        with session_errors(self.aws_conn_id):
+            found = super().conn_config
+        if self._timeout:
+            found.botocore_config = bounded(found.botocore_config, self._timeout)
+        return found
+
+    def get_session(self, region_name: str | None = None, deferrable: bool = False) -> boto3.session.Session:  # noqa: FBT001, FBT002
+        """Return a session for a region; raise the errors of :func:`~airflow_quilt.hooks._sessions.session_errors`."""
+        with session_errors(self.aws_conn_id):
+            session: boto3.session.Session = super().get_session(region_name, deferrable)
+        if self._timeout:
+            # For the clients that botocore itself makes for credentials: roles of profiles, SSO.
+            session._session.set_default_client_config(bounded(None, self._timeout))  # noqa: SLF001
+        return session
+
+    def get_client_type(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a client; raise as :meth:`get_session`."""
+        with session_errors(self.aws_conn_id):
+            return super().get_client_type(*args, **kwargs)
+
+
+class QuiltAwsHook(QuiltCredentialsMixin, BoundedAwsHook):
     """Hook for clients of AWS that have the credentials of a Quilt login."""
 
 

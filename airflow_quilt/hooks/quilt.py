@@ -1,6 +1,5 @@
 """QuiltHook: an Airflow connection becomes a registry."""
 
-import asyncio
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -8,12 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_quilt.core.errors import InputError, SettingsError
+from airflow_quilt.core.errors import InputError, SettingsError, SettingsUnavailableError
 from airflow_quilt.hooks._settings import POSITIVE_INT, QuiltSettings, positive_int
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
+
+    from airflow.providers.common.compat.sdk import Connection
+    from mypy_boto3_s3 import S3Client
 
     from airflow_quilt.core.catalog.client import Catalog
     from airflow_quilt.core.catalog.credentials import CredentialSource
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from airflow_quilt.core.runtime.retry import RetryPolicy
     from airflow_quilt.core.storage.base import Stores
     from airflow_quilt.hooks._target import RegistryTarget
+    from airflow_quilt.hooks.aws import BoundedAwsHook
 
 
 class QuiltHook(BaseHook):
@@ -34,7 +37,9 @@ class QuiltHook(BaseHook):
     :param quilt_conn_id: the ID of a connection of type ``quilt``; None for no connection, so that each ``registry`` must be
         named.
     :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
-    :param retry: how long small reads and writes of S3 are retried; by default 30 seconds.
+    :param retry: how long small reads and writes of S3 are retried; by default 30 seconds, or not at all with a timeout.
+    :param timeout: the seconds for which each request waits for an answer, those for credentials too, at its only attempt. For
+        callers that soon ask again by themselves, as triggers do; by default the settings of the connections.
     """
 
     conn_name_attr = "quilt_conn_id"
@@ -47,18 +52,23 @@ class QuiltHook(BaseHook):
         quilt_conn_id: str | None = default_conn_name,
         max_concurrency: int | str | None = None,
         retry: "RetryPolicy | None" = None,
+        timeout: float | None = None,
     ) -> None:
         super().__init__()
         self.quilt_conn_id = quilt_conn_id
         self.max_concurrency = max_concurrency
         self.retry = retry
+        self.timeout = timeout
+        self._loaded: Connection | None = None
+        self._connected: tuple[S3Client, Stores] | None = None
 
     @cached_property
     def settings(self) -> QuiltSettings:
         """The settings of the connection.
 
         Raises:
-            SettingsError: there is no such connection, or a setting of it is invalid.
+            SettingsError: a setting of the connection is invalid.
+            SettingsUnavailableError: there is no such connection, or Airflow cannot read it for now.
             InputError: ``max_concurrency`` is no `int` above 0.
         """
         settings = self._read_connection()
@@ -71,31 +81,37 @@ class QuiltHook(BaseHook):
     def _read_connection(self) -> QuiltSettings:
         if self.quilt_conn_id is None:
             return QuiltSettings()
-        with self._cure_if_missing():
-            return QuiltSettings.of(self.get_connection(self.quilt_conn_id))
+        if (connection := self._loaded) is None:
+            with self._lookup_errors():
+                connection = self.get_connection(self.quilt_conn_id)
+        return QuiltSettings.of(connection)
 
     @contextmanager
-    def _cure_if_missing(self) -> "Iterator[None]":
+    def _lookup_errors(self) -> "Iterator[None]":
+        """Raise the core's errors for those of Airflow, to which a failing secrets backend is a connection that is missing."""
         try:
             yield
         except AirflowNotFoundException as error:
-            raise SettingsError(
-                f"there is no connection {self.quilt_conn_id!r}: add one of type 'quilt', "
-                f"or set AIRFLOW_CONN_{str(self.quilt_conn_id).upper()}"
+            raise SettingsUnavailableError(
+                f"there is no connection {self.quilt_conn_id!r}: add one of type 'quilt', or set "
+                f"AIRFLOW_CONN_{str(self.quilt_conn_id).upper()}; if there is one, its secrets backend failed"
             ) from error
+        except PermissionError as error:
+            raise SettingsError(f"connection {self.quilt_conn_id!r}: {error}") from error
+        except Exception as error:
+            raise SettingsUnavailableError(f"connection {self.quilt_conn_id!r} cannot be read for now: {error}") from error
 
     async def aload(self) -> None:
-        """Read the connection without blocking the event loop; use everything else of the hook on a thread.
+        """Look the connection up without blocking the event loop; use everything else of the hook on a thread.
 
         Raises:
-            SettingsError: as for :attr:`settings`.
+            SettingsUnavailableError: as for :attr:`settings`.
         """
         from airflow.providers.common.compat.connection import get_async_connection
 
         if self.quilt_conn_id is not None:
-            with self._cure_if_missing():
-                connection = await get_async_connection(self.quilt_conn_id)
-            self.settings = await asyncio.to_thread(QuiltSettings.of, connection)
+            with self._lookup_errors():
+                self._loaded = await get_async_connection(self.quilt_conn_id)
 
     def open(self, registry: str | None = None) -> "RegistryTarget":
         """Open a registry, with the settings of the connection that apply to it.
@@ -119,7 +135,7 @@ class QuiltHook(BaseHook):
         location = resolve_registry(given)
         is_own = settings.registry is not None and resolve_registry(settings.registry) == location
         return RegistryTarget(
-            registry=Registry(location, self._stores),
+            registry=Registry(location, self._connect()[1]),
             dest=settings.dest if is_own else None,
             workflow=settings.workflow if settings.workflow and is_own else ...,
             catalog=settings.catalog,
@@ -197,7 +213,7 @@ class QuiltHook(BaseHook):
         """
         from airflow_quilt.hooks._stores import make_catalog
 
-        return make_catalog(self.settings, self.quilt_conn_id)
+        return make_catalog(self.settings, self.quilt_conn_id, self.timeout)
 
     @cached_property
     def credentials(self) -> "CredentialSource":
@@ -213,21 +229,45 @@ class QuiltHook(BaseHook):
         return CredentialSource(self.catalog.credentials)
 
     @cached_property
-    def _stores(self) -> "Stores":
-        from airflow_quilt.hooks._stores import make_aws_hook, make_stores
+    def _aws(self) -> "BoundedAwsHook":
+        from airflow_quilt.hooks._stores import make_aws_hook
 
-        if not self.settings.secret:
-            return make_stores(self.settings, make_aws_hook(self.settings, None), retry=self.retry)
-        return make_stores(self.settings, make_aws_hook(self.settings, self.credentials), self.catalog, retry=self.retry)
+        return make_aws_hook(self.settings, self.credentials if self.settings.secret else None, self.timeout)
+
+    def _connect(self) -> "tuple[S3Client, Stores]":
+        """Return the S3 client and the storages; they are made once.
+
+        That may ask STS for a role, so it is no cached property: in Python 3.11 all instances of a class wait for the one that
+        computes its value.
+        """
+        from airflow_quilt.core.runtime.retry import NO_RETRY
+        from airflow_quilt.core.storage.s3.storage import READ_RETRY
+        from airflow_quilt.hooks._stores import make_client, make_stores
+
+        if self._connected is None:
+            client = make_client(self.settings, self._aws, self.catalog if self.settings.secret else None)
+            retry = self.retry or (NO_RETRY if self.timeout else READ_RETRY)
+            self._connected = client, make_stores(self.settings, client, retry)
+        return self._connected
+
+    def identify(self) -> str:
+        """Return the identity that requests of S3 are signed with: its ARN, or the end of its access key and the endpoint.
+
+        Raises:
+            QuiltError: there are no credentials, or their source does not give them.
+        """
+        from airflow_quilt.hooks._stores import identify
+
+        return identify(self._aws, self._connect()[0])
 
     def test_connection(self) -> tuple[bool, str]:
         """Check the connection part by part, within seconds; leave nothing behind.
 
         Airflow calls it for the button in the list of connections, in its API, and for ``airflow connections test``.
         """
-        from airflow_quilt.hooks._check import check
+        from airflow_quilt.hooks._check import SECONDS, check
 
-        results = list(check(lambda: self.settings, self.quilt_conn_id))
+        results = list(check(QuiltHook(self.quilt_conn_id, self.max_concurrency, timeout=SECONDS)))
         return all(result.verdict != "failed" for result in results), ";\n".join(map(str, results))
 
     @classmethod

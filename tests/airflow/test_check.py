@@ -1,6 +1,7 @@
 """Testing a connection: success or failure, part by part, and nothing is left behind."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.hooks.quilt import QuiltHook
 from testbed.airflow_home import connections
+from testbed.proxy import S3Proxy
 from testbed.server import Identity, S3Server
 
 Use = Callable[..., None]
@@ -234,3 +236,106 @@ def test_public_bucket_is_readable(use: Use, s3: S3Server, s3_registry: Registry
     registry = hook.registry()
     assert registry.read_bytes(registry.entry(PackageName("team", "data"), "a.txt")) == b"a"
     assert hook.test_connection()[0]
+
+
+def aws(monkeypatch: pytest.MonkeyPatch, who: Identity | None, **extra: Any) -> None:
+    """Put an AWS connection in the environment, with the keys of a user unless a profile has them."""
+    keys = {"login": who.access_key, "password": who.secret_key} if who else {}
+    made = {"conn_type": "aws", **keys, "extra": {"region_name": "us-east-1", **extra}}
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(made))
+
+
+def test_endpoint_of_s3_alone(use: Use, s3: S3Server, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each way to name an endpoint leads the test where it leads the work; none asks AWS about another store's keys."""
+    (tmp_path / "config").write_text(
+        f"[profile ours]\nregion = us-east-1\nservices = ours\n[services ours]\ns3 =\n  endpoint_url = {s3.endpoint}\n"
+    )
+    (tmp_path / "credentials").write_text(
+        f"[ours]\naws_access_key_id = {s3.admin.access_key}\naws_secret_access_key = {s3.admin.secret_key}\n"
+    )
+    extras: dict[str, dict[str, Any]] = {
+        "service_config": {"service_config": {"s3": {"endpoint_url": s3.endpoint}}},
+        "AWS_ENDPOINT_URL_S3": {},
+        "AWS_ENDPOINT_URL": {},
+        "profile": {"profile_name": "ours"},
+    }
+    use(bucket)
+    for way, extra in extras.items():
+        with monkeypatch.context() as patch:
+            aws(patch, None if way == "profile" else s3.admin, **extra)
+            patch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+            patch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+            if way.isupper():
+                patch.setenv(way, s3.endpoint)
+            push(QuiltHook().registry(), Draft(package="team/data", entries={"a.txt": way.encode()}))
+            ok, parts = found()
+            assert ok, (way, parts)
+            assert parts["identity"] == f"OK access key …{s3.admin.access_key[-4:]} at {s3.endpoint}"
+            assert parts["list"] == f"OK s3://{bucket} has packages, team/data among them"
+
+
+def test_requests_go_the_same_way(use: Use, proxy: S3Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings of botocore decide the way of requests, in the test as in the work."""
+    use(bucket)
+    agents = {}
+    for mode in ("standard", "adaptive"):
+        aws(monkeypatch, proxy.store.admin, endpoint_url=proxy.store.endpoint, config_kwargs={"retries": {"mode": mode}})
+        for name, work in (("test", found), ("work", lambda: list(QuiltHook().registry().packages()))):
+            proxy.requests.clear()
+            work()
+            agents[mode, name] = any("CRTS3NativeClient" in request.headers["User-Agent"] for request in proxy.requests)
+    assert agents == {
+        ("standard", "test"): True,
+        ("standard", "work"): True,
+        ("adaptive", "test"): False,
+        ("adaptive", "work"): False,
+    }
+
+
+def test_unsigned_client_is_anonymous(use: Use, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(bucket)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    aws(monkeypatch, None, endpoint_url=s3.endpoint, config_kwargs={"signature_version": "unsigned"})
+    ok, parts = found()
+
+    assert not ok
+    assert parts["identity"] == "OK anonymous, public buckets"
+    assert "access denied" in parts["list"].lower()
+
+
+def test_sts_is_not_needed(use: Use, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that reaches S3 alone is enough: STS serves for a name, and goes through the connection's proxies."""
+    use(bucket)
+    nobody = "http://127.0.0.1:9"
+    proxies = {"proxies": {"http": nobody, "https": nobody}}
+    aws(monkeypatch, s3.admin, endpoint_url="https://s3.us-east-1.amazonaws.com", config_kwargs=proxies)
+
+    who = QuiltHook(timeout=2).identify()
+
+    assert who.startswith(
+        f"access key …{s3.admin.access_key[-4:]} at https://s3.us-east-1.amazonaws.com; STS does not name its owner ("
+    )
+    assert "proxy" in who.lower()
+
+
+def test_catalog_of_links_is_optional(use: Use, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a login no work depends on the catalog."""
+    use(bucket)
+    quilt = json.loads(os.environ["AIRFLOW_CONN_QUILT_DEFAULT"])
+    monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", json.dumps({**quilt, "host": "http://127.0.0.1", "port": 9}))
+    ok, parts = found()
+
+    assert ok
+    assert parts["catalog"].startswith("WARNING ")
+    assert parts["workflows"] == "OK none"
+
+
+def test_dest_is_tried(use: Use, s3: S3Server, bucket: str) -> None:
+    use(bucket, s3.reader, dest=f"s3://{bucket}/landing")
+    ok, parts = found()
+
+    assert ok
+    assert parts["dest"].startswith(f"WARNING s3://{bucket}/landing/")
+    assert "access denied" in parts["dest"]
+    assert everything_in(s3, bucket) == (None, None)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from airflow_quilt.core.errors import InputError, LocationError, SettingsError
+from airflow_quilt.core.errors import InputError, LocationError, SettingsError, SettingsUnavailableError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.storage.s3.storage import S3Storage
@@ -103,7 +103,7 @@ def test_bad_field_is_named(connect: Connect, connection: object, says: str) -> 
 
 
 def test_missing_connection_is_named() -> None:
-    with pytest.raises(SettingsError, match="no connection 'nowhere': .*AIRFLOW_CONN_NOWHERE"):
+    with pytest.raises(SettingsUnavailableError, match="no connection 'nowhere': .*AIRFLOW_CONN_NOWHERE"):
         QuiltHook("nowhere").registry()
 
 

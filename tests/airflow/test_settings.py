@@ -12,7 +12,7 @@ from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.storage.s3.crt.requests import Transport
 from airflow_quilt.hooks._settings import QuiltSettings
-from airflow_quilt.hooks._stores import make_aws_hook, make_stores
+from airflow_quilt.hooks._stores import make_aws_hook, make_client, make_stores
 from testbed.airflow_home import connections
 from testbed.proxy import S3Proxy
 
@@ -94,7 +94,7 @@ def through(proxy: S3Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> S3P
 @pytest.mark.parametrize("transport", ["auto", "boto3"])
 def test_transport_reaches_stores(through: S3Proxy, bucket: str, transport: Transport) -> None:
     given = QuiltSettings(transport=transport)
-    stores = make_stores(given, make_aws_hook(given, None))
+    stores = make_stores(given, make_client(given, make_aws_hook(given, None)), RetryPolicy())
 
     assert list(stores.remote.list_objects(PhysicalKey(bucket, ""))) == []
     [request] = through.requests
@@ -104,7 +104,7 @@ def test_transport_reaches_stores(through: S3Proxy, bucket: str, transport: Tran
 def test_retry_reaches_stores(through: S3Proxy, bucket: str) -> None:
     pauses: list[float] = []
     given = QuiltSettings(transport="boto3")
-    stores = make_stores(given, make_aws_hook(given, None), retry=RetryPolicy(attempts=3, sleep=pauses.append))
+    stores = make_stores(given, make_client(given, make_aws_hook(given, None)), RetryPolicy(attempts=3, sleep=pauses.append))
     key = stores.remote.put(PhysicalKey(bucket, "object"), b"x" * 1000).key
     through.truncate(lambda request: request.method == "GET", times=100)
 

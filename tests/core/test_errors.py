@@ -27,6 +27,7 @@ TRANSIENT = {
     "ChecksumMismatchError",
     "CancelledError",
     "CatalogUnavailableError",
+    "SettingsUnavailableError",
     "StorageUnavailableError",
     "CredentialsExpiredError",
     "DiskError",

@@ -25,6 +25,7 @@ def open_registry(
 
     Raises:
         LocationError: the location is no bucket and no directory.
+        SettingsError: boto3's own settings make no client.
     """
     root, limits = resolve_registry(location), limits or Limits()
     if remote is None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from airflow_quilt.core import Draft, MemoryStorage, build, open_registry, push
-from airflow_quilt.core.errors import LocationError
+from airflow_quilt.core.errors import LocationError, SettingsError
 from airflow_quilt.core.runtime.limits import Limits
 
 
@@ -33,3 +33,9 @@ def test_directory_is_resolved(tmp_path: Path) -> None:
 def test_bad_location_is_refused(location: str) -> None:
     with pytest.raises(LocationError):
         open_registry(location)
+
+
+def test_bad_settings_of_boto_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(SettingsError, match=r"boto3's own settings: .*\(nobody\) could not be found"):
+        open_registry("s3://bucket")

@@ -1,7 +1,7 @@
 """The core's errors for those of boto and of S3 stores."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from botocore.exceptions import (
@@ -11,8 +11,13 @@ from botocore.exceptions import (
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
+    MetadataRetrievalError,
+    NoAuthTokenError,
     NoCredentialsError,
     PartialCredentialsError,
+    RefreshWithMFAUnsupportedError,
+    SSOError,
+    TokenRetrievalError,
 )
 from botocore.exceptions import (
     ConnectionError as BotoConnectionError,
@@ -48,6 +53,12 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
     "InvalidAccessKeyId": (AccessDeniedError, "the store does not know the access key"),
     "SignatureDoesNotMatch": (AccessDeniedError, "the secret key does not match the access key"),
     "InvalidToken": (AccessDeniedError, "the session token is not valid"),
+    "InvalidClientTokenId": (AccessDeniedError, "AWS does not know the access key"),
+    "UnrecognizedClientException": (AccessDeniedError, "AWS does not know the access key"),
+    "UnauthorizedException": (AccessDeniedError, "AWS does not accept the session of the login"),
+    "InvalidIdentityToken": (AccessDeniedError, "AWS does not accept the token of the identity provider"),
+    "IDPCommunicationError": (StorageUnavailableError, "AWS cannot reach the identity provider"),
+    "InvalidObjectState": (StorageError, "the object is archived: restore it first"),
     "ExpiredToken": (CredentialsExpiredError, "the credentials have expired"),
     "ExpiredTokenException": (CredentialsExpiredError, "the credentials have expired"),
     "RequestExpired": (CredentialsExpiredError, "the credentials have expired"),
@@ -70,29 +81,49 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
     "RequestTimeTooSkewed": (StorageUnavailableError, "the clocks of this machine and the store differ too much"),
 }
 _OTHER_BYTES: Final = {"BadDigest", "InvalidPart", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+_REFUSED: Final = {401, 403}
 _TOO_MANY_REQUESTS: Final = 429
 _SERVER_ERROR: Final = 500
 _SERVER_ERRORS: Final = {"InternalError", "ServiceUnavailable"}
 """Codes for one object of a batch, which come without a status."""
+NO_CREDENTIALS: Final = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    NoAuthTokenError,
+    RefreshWithMFAUnsupportedError,
+    SSOError,
+)
+"""boto's errors for credentials that are not there, or that only a new login gives."""
+UNAVAILABLE: Final = (
+    BotoConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+    MetadataRetrievalError,
+)
+"""boto's errors for services that do not answer, those that give credentials among them."""
+_KINDS: Final[Sequence[tuple[tuple[type[BotoCoreError], ...], type[StorageError], str]]] = (
+    (NO_CREDENTIALS, AccessDeniedError, "no credentials: "),
+    ((TokenRetrievalError,), CredentialsExpiredError, "the session of the login has expired: "),
+    (UNAVAILABLE, StorageUnavailableError, ""),
+    ((BotoCoreError,), StorageError, ""),
+)
 
 
 @contextlib.contextmanager
-def translated(key: PhysicalKey) -> Iterator[None]:
-    """Raise the core's errors for those of boto."""
+def translated(key: PhysicalKey | str) -> Iterator[None]:
+    """Raise the core's errors for those of boto; they name the key, or another place."""
     try:
         yield
     except ClientError as error:
         details = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         raise error_of(details.get("Code", ""), details.get("Message", ""), status, str(key)) from error
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise AccessDeniedError(f"no credentials: {error}", str(key)) from error
     except FlexibleChecksumError as error:
         raise ChecksumMismatchError(f"{key}: other bytes came than the store has: {error}") from error
-    except (BotoConnectionError, CredentialRetrievalError, HTTPClientError, IncompleteReadError) as error:
-        raise StorageUnavailableError(str(error), str(key)) from error
     except BotoCoreError as error:
-        raise StorageError(str(error), str(key)) from error
+        kind, meaning = next((kind, meaning) for kinds, kind, meaning in _KINDS if isinstance(error, kinds))
+        raise kind(f"{meaning}{error}", str(key)) from error
     except QuiltError:
         raise
     except Exception as error:  # For an answer that was damaged on its way botocore raises errors of many kinds.
@@ -106,6 +137,8 @@ def error_of(code: str, message: str, status: int, location: str) -> QuiltError:
     if code in _CODES:
         kind, meaning = _CODES[code]
         return kind(f"{meaning} ({message})" if message and not code.isdigit() else meaning, location)
+    if status in _REFUSED:
+        return AccessDeniedError(f"access denied ({code} {message})".strip(), location)
     if status == _TOO_MANY_REQUESTS:
         return ThrottledError(f"the store asks to slow down ({code} {message})".strip(), location)
     if status >= _SERVER_ERROR or code in _SERVER_ERRORS:

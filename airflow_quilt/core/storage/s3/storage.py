@@ -7,12 +7,13 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from airflow_quilt.core.errors import (
     AccessDeniedError,
     ObjectNotFoundError,
     PreconditionError,
+    SettingsError,
     StorageError,
     StorageUnavailableError,
     UnsupportedError,
@@ -316,5 +317,12 @@ class S3Storage:
 
 
 def open_s3(client: "S3Client | None" = None, limits: Limits = _LIMITS) -> S3Storage:
-    """Return the storage of a boto3 client; by default of one with boto3's own credentials, region and settings."""
-    return S3Storage(client or boto3.client("s3", config=client_config(None, limits)))
+    """Return the storage of a boto3 client; by default of one with boto3's own credentials, region and settings.
+
+    Raises:
+        SettingsError: no client can be made with these.
+    """
+    try:
+        return S3Storage(client or boto3.client("s3", config=client_config(None, limits)))
+    except (BotoCoreError, ValueError) as error:
+        raise SettingsError(f"boto3's own settings: {error}") from error

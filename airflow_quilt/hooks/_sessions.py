@@ -1,0 +1,69 @@
+"""Sessions of boto3: bounds for their requests, and the core's errors for those of making one."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from airflow.providers.common.compat.sdk import AirflowException
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, TokenRetrievalError
+
+from airflow_quilt.core.errors import QuiltError, SettingsError, StorageUnavailableError
+from airflow_quilt.core.storage.s3.errors import NO_CREDENTIALS, UNAVAILABLE, translated
+
+_LONGEST_CONNECT: Final = 5.0
+_OF_SERVICES: Final = (ClientError, TokenRetrievalError, *NO_CREDENTIALS, *UNAVAILABLE)
+_OF_SETTINGS: Final = (
+    BotoCoreError,  # All others: a profile, a file or a region that is not there, an option that botocore does not know.
+    AirflowException,
+    FileNotFoundError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    PermissionError,
+    TypeError,
+    ValueError,
+)
+"""Errors of the Amazon provider and of botocore about a connection, a profile or the environment."""
+
+
+@contextmanager
+def session_errors(conn_id: str | None) -> Iterator[None]:
+    """Raise the core's errors for those of reading an AWS connection, of its session and of a client.
+
+    A session may ask services for its credentials: STS for a role, an identity provider, another process.
+
+    Raises:
+        AccessDeniedError: there are no credentials, or a service does not accept them.
+        SettingsError: the connection, a profile or the environment has a setting that cannot be used.
+        StorageUnavailableError: a service does not answer, or fails on its side; the next attempt may succeed.
+    """
+    where = f"AWS connection {conn_id!r}" if conn_id else "boto3's own settings"
+    try:
+        yield
+    except QuiltError:
+        raise
+    except _OF_SERVICES:
+        with translated(where):
+            raise
+    except _OF_SETTINGS as error:
+        text = str(error) if isinstance(error, BotoCoreError | AirflowException | ValueError) else repr(error)
+        raise SettingsError(f"{where}: {text}") from error
+    except Exception as error:  # Of the libraries of identity providers, which each have their own.
+        raise StorageUnavailableError(f"no session for now: {error!r}", where) from error
+
+
+def bounded(own: Config | None, seconds: float) -> Config:
+    """Return botocore settings with which a request is made once, and fails if nothing comes for so many seconds.
+
+    Args:
+        own: the settings of the connection; the mode of retries stays, since the way of a request depends on it.
+        seconds: to wait for the first byte of an answer, and between two; a connection may take 5 of them.
+    """
+    mode = (getattr(own, "retries", None) or {}).get("mode", "standard")
+    bounds = Config(
+        connect_timeout=min(seconds, _LONGEST_CONNECT),
+        read_timeout=seconds,
+        retries={"mode": mode, "total_max_attempts": 1},
+    )
+    return own.merge(bounds) if own else bounds
