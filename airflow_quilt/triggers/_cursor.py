@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
+from airflow_quilt.triggers._threads import run_locally
+
 _log = logging.getLogger(__name__)
 
 _SHARDS: Final = 32
@@ -78,4 +80,4 @@ class Cursor:
         async with _TURNS.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             if call := getattr(self._store, f"a{verb}", None):
                 return await call(f"{self._key}:{number}", *value)
-            return await asyncio.to_thread(getattr(self._store, verb), f"{self._key}:{number}", *value)
+            return await run_locally(getattr(self._store, verb), f"{self._key}:{number}", *value)

@@ -1,4 +1,4 @@
-"""The poller of a registry: snapshots of watched packages for as long as a trigger subscribes; all work on S3 runs on threads."""
+"""The poller of a registry: snapshots of watched packages for as long as a trigger subscribes; requests run on threads."""
 
 import asyncio
 import logging
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format.names import is_pattern, matches
-from airflow_quilt.triggers._registries import OpenRegistry, opened
+from airflow_quilt.triggers._registries import OpenRegistry, RegistryAccess
+from airflow_quilt.triggers._threads import Threads, run_locally
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -26,8 +27,6 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE: Final = 900.0
 _QUEUE_PAUSE: Final = 30.0
-_REOPEN_AFTER: Final = 3
-"""Failures in a row after which the connection is read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class Snapshot:
     async def of(self, package: str) -> dict[str, str]:
         """Return the top hash of a package, or those of all that match a pattern, which are searched on a thread."""
         if is_pattern(package):
-            return await asyncio.to_thread(self._matching, package)
+            return await run_locally(self._matching, package)
         return {package: self.found[package]} if package in self.found else {}
 
     def _matching(self, pattern: str) -> dict[str, str]:
@@ -127,26 +126,23 @@ class Poller:
 
     async def snapshots(self, subscriptions: Subscriptions) -> AsyncGenerator[Snapshot]:
         """Poll for ever; a failed poll is repeated after a pause that grows up to a quarter of an hour."""
+        access = RegistryAccess(self.quilt_conn_id, self.registry)
         source: _Source | None = None
-        failed: OpenRegistry | None = None
-        failures = 0
         while True:
             await subscriptions.gather(self.timing.gathering)
             try:
-                if source is None:
-                    source = await self._open(failed)
-                    failed = None
+                opened = await access.open()
+                if source is None or source.opened is not opened:
+                    source = await opened.run(self._source, opened)
                 snapshot = await source.poll(frozenset(subscriptions.packages))
             except Exception as error:  # noqa: BLE001  (of any kind: a watcher goes on watching)
-                failures += 1
+                failures = access.fail()
                 pause = self._pause(failures)
                 message = "Packages could not be polled, attempt %s, the next in %.0f s: %s"
                 _log.warning(message, failures, pause, error, exc_info=not isinstance(error, QuiltError))
-                if source and failures % _REOPEN_AFTER == 0:
-                    failed, source = source.opened, None
                 await asyncio.sleep(pause)
                 continue
-            failures = 0
+            access.succeed()
             yield snapshot
             await source.wait(self.poll_interval, subscriptions)
 
@@ -154,30 +150,27 @@ class Poller:
         longest = max(self.poll_interval, min(_LONGEST_PAUSE, self.poll_interval * 2 ** min(failures, 10)))
         return random.uniform(longest / 2, longest)  # noqa: S311
 
-    async def _open(self, failed: OpenRegistry | None) -> "_Source":
-        registry = await opened(self.quilt_conn_id, self.registry, instead_of=failed)
-        return await asyncio.to_thread(self._source, registry)
-
     def _source(self, registry: OpenRegistry) -> "_Source":
         """Open the queue, on a thread: the import of the core would block the event loop."""
         from airflow_quilt.core.registry.watch import LatestWatcher
         from airflow_quilt.hooks._queue import PackageQueue
 
-        queue = PackageQueue(self.queue_url, registry.hook.settings) if self.queue_url else None
+        queue = PackageQueue(self.queue_url, registry.hook.settings, self.timing.queue) if self.queue_url else None
         return _Source(registry, LatestWatcher(registry.registry), queue, self.timing.queue)
 
 
 @dataclass(slots=True)
 class _Source:
-    """An open registry, and the queue of its events if there is one, with the seconds of its longest request."""
+    """An open registry, and the queue of its events if there is one, with the seconds of its longest request, and its thread."""
 
     opened: OpenRegistry
     watch: "LatestWatcher"
     queue: "PackageQueue | None"
     longest: float
+    thread: Threads = field(default_factory=lambda: Threads(1, "quilt-queue"))
 
     async def poll(self, packages: frozenset[str]) -> Snapshot:
-        found = await asyncio.to_thread(self.watch.poll, packages)
+        found = await self.opened.run(self.watch.poll, packages)
         return Snapshot(self.watch.registry, packages, found, self.opened.hook)
 
     async def wait(self, seconds: float, subscriptions: Subscriptions) -> None:
@@ -185,7 +178,7 @@ class _Source:
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
         if self.queue:
-            await asyncio.to_thread(self.queue.done)  # All subscribers have the snapshot by now.
+            await self.thread.run(self.queue.done)  # All subscribers have the snapshot by now.
         while (left := until - loop.time()) > 0 and not subscriptions.joined.is_set():
             if await self._has_event(left, subscriptions):
                 return
@@ -196,7 +189,7 @@ class _Source:
             await _until(subscriptions.joined, seconds)
             return False
         try:
-            events = await asyncio.to_thread(self.queue.receive, min(seconds, self.longest))
+            events = await self.thread.run(self.queue.receive, min(seconds, self.longest))
         except QuiltError as error:
             _log.warning("Packages are polled every poll_interval only, until the queue can be read again: %s", error)
             await _until(subscriptions.joined, min(seconds, _QUEUE_PAUSE))
@@ -204,7 +197,7 @@ class _Source:
         here = str(self.watch.registry.location)
         if any(event.registry == here and _is_watched(event.package, subscriptions) for event in events):
             return True
-        await asyncio.to_thread(self.queue.done)
+        await self.thread.run(self.queue.done)
         return False
 
 

@@ -21,12 +21,13 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.hooks._queue import PackageEvent
+from airflow_quilt.hooks._queue import PackageEvent, PackageQueue
+from airflow_quilt.hooks._settings import QuiltSettings
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entry
 from airflow_quilt.triggers._cursor import Cursor
 from airflow_quilt.triggers._poller import Snapshot, Timing
-from airflow_quilt.triggers._registries import opened
+from airflow_quilt.triggers._registries import RegistryAccess
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 from testbed.airflow_home import connections
@@ -226,7 +227,7 @@ def queue() -> Iterator[Queue]:
         QuiltPackageTrigger("team/data"),
         QuiltPackageTrigger("team/*", "s3://bucket", None, 5, "https://sqs.us-east-1.amazonaws.com/1/q"),
         QuiltRevisionTrigger("team/data"),
-        QuiltRevisionTrigger("team/data", "s3://bucket", None, "2026-01-01", "a/b", 5.0),
+        QuiltRevisionTrigger("team/data", "s3://bucket", None, "2026-01-01", "a/b", 5.0, max_interval=60.0),
     ],
 )
 def test_serialized_trigger_is_equal(trigger: Any) -> None:
@@ -605,13 +606,17 @@ def test_triggers_share_a_registry(connected: str) -> None:
 
 def test_registry_reopens_once(connected: str) -> None:
     async def story() -> None:
-        first, second = await asyncio.gather(opened("quilt_default", None), opened("quilt_default", None))
+        triggers = [RegistryAccess("quilt_default", None) for _ in range(3)]
+        first, second = await asyncio.gather(triggers[0].open(), triggers[1].open())
         assert first is second
         assert str(first.registry.location) == connected
-        third, fourth = await asyncio.gather(*(opened("quilt_default", None, instead_of=first) for _ in range(2)))
+        for failing in triggers[:2]:
+            failing.fail(reopen=True)
+        third, fourth = await asyncio.gather(triggers[0].open(), triggers[1].open())
         assert third is fourth
         assert third is not first
-        assert await opened("quilt_default", None) is third
+        assert third.threads is first.threads  # The calls that hang keep theirs.
+        assert await triggers[2].open() is third
 
     watch(story)
 
@@ -698,22 +703,18 @@ def test_fixed_connection_is_reread(connected: str, monkeypatch: pytest.MonkeyPa
     kept = Kept()
 
     async def story() -> None:
-        wrong = await opened("quilt_default", connected)
+        wrong = await RegistryAccess("quilt_default", connected).open()
         watching = Watching(package_trigger(kept, registry=connected).run())
         monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", right)
         await watching.until(lambda: kept.values)
-        assert await opened("quilt_default", connected) is not wrong  # Others have the new one too.
+        assert await RegistryAccess("quilt_default", connected).open() is not wrong  # Others have the new one too.
         await watching.stop()
 
     watch(story)
 
 
-def test_queue_event_causes_poll(
-    queue: Queue, connected: str, monkeypatch: pytest.MonkeyPatch, start: Callable[[QuiltPackageTrigger], Watching]
-) -> None:
-    connection = json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"])
-    connection["extra"]["service_config"] = {"sqs": {"endpoint_url": queue.endpoint}}
-    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(connection))
+def test_queue_event_causes_poll(queue: Queue, connected: str, start: Callable[[QuiltPackageTrigger], Watching]) -> None:
+    """The queue is read where its URL says: the endpoint of the AWS connection is S3's."""
     first = publish("team/data", "first")
     kept = Kept()
 
@@ -733,6 +734,19 @@ def test_queue_event_causes_poll(
         assert watching.reported == [(third, first)]
 
     watch(story)
+
+
+@pytest.mark.usefixtures("connected")
+def test_queue_of_aws_has_its_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    for extra, endpoint, region in (
+        ({"endpoint_url": "https://s3.example.org"}, "https://sqs.eu-north-1.amazonaws.com", "eu-north-1"),
+        ({"service_config": {"sqs": {"endpoint_url": "https://sqs.inside"}}}, "https://sqs.inside", "eu-north-1"),
+        ({}, "https://sqs.eu-north-1.amazonaws.com", "eu-north-1"),
+    ):
+        aws = {"conn_type": "aws", "login": "key", "password": "secret", "extra": {"region_name": "us-east-1", **extra}}
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(aws))
+        meta = PackageQueue("https://sqs.eu-north-1.amazonaws.com/123/packages", QuiltSettings())._client.meta  # noqa: SLF001
+        assert (meta.endpoint_url, meta.region_name) == (endpoint, region)
 
 
 def test_queue_outage_falls_back(connected: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -793,13 +807,14 @@ def test_trigger_awaits_revision(s3_registry: Registry) -> None:
     [
         ({"package": "no name"}, "PackageNameError"),
         ({"package": "team/data", "registry": "s3://no-such-bucket-here"}, "BucketNotFoundError"),
-        ({"package": "team/data", "quilt_conn_id": "none_there"}, "SettingsError"),
+        ({"package": "team/data", "quilt_conn_id": "none_there"}, "SettingsUnavailableError"),
         ({"package": "team/data", "newer_than": "xyz"}, "TopHashError"),
     ],
 )
 def test_hopeless_wait_ends(arguments: dict[str, Any], error: str) -> None:
     async def story() -> None:
-        async with aclosing(QuiltRevisionTrigger(**arguments).run()) as events, asyncio.timeout(PATIENCE):
+        trigger = QuiltRevisionTrigger(**arguments, poll_interval=FAST)
+        async with aclosing(trigger.run()) as events, asyncio.timeout(PATIENCE):
             [event] = [event async for event in events]
         assert event.payload["error"].startswith(f"{error}: ")
 
