@@ -1,20 +1,22 @@
 """QuiltPackageSensor: a task that waits for a package."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
+    AirflowSkipException,
     BaseSensorOperator,
     PokeReturnValue,
     conf,
 )
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs
 
+from airflow_quilt.core import errors
+from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 from airflow_quilt.operators._values import flag
+from airflow_quilt.sensors._templates import is_known_in_the_triggerer
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 
 if TYPE_CHECKING:
@@ -36,20 +38,21 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         a time: wait until the latest revision was published after it (UTC unless it has another zone). By default any will do.
     :param path: the key of a file that the revision must hold, or of a directory.
     :param registry: the registry, on S3 or a local directory; by default the connection's.
-    :param deferrable: wait in the triggerer, which takes no slot of a worker.
-    :param start_from_trigger: begin there too, and take a slot only once the revision is there (Airflow 3.3 and newer; before,
-        it is deferrable).
-    :param poke_interval: seconds from one poll to the next.
+    :param deferrable: wait in the triggerer, which takes no slot of a worker. The first poll is made on the worker.
+    :param start_from_trigger: begin there too, and take a slot only once the revision is there. It is deferrable instead before
+        Airflow 3.3; when mapped; and where an argument is the output of another task, or a template of more than the run's own
+        values, which only a worker can resolve.
+    :param poke_interval: seconds from one poll to the next; ``exponential_backoff`` and ``max_wait`` count in the triggerer too.
     :param quilt_conn_id: the connection of type ``quilt``; None for none.
     :param max_concurrency: max concurrent S3 requests; by default the connection's.
     """
 
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "newer_than", "path")
 
-    start_trigger_args = StartTriggerArgs(
-        trigger_cls=_TRIGGER, trigger_kwargs={}, next_method="execute_complete", next_kwargs=None, timeout=None
-    )
+    # None for the class: with others Airflow would begin mapped sensors in the triggerer, whose trigger would get no arguments.
+    start_trigger_args = None
     start_from_trigger = False
+    _goes_on_in_the_triggerer = False
 
     def __init__(
         self,
@@ -64,10 +67,21 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         self.newer_than = newer_than
         self.path = path
         self.deferrable = deferrable or start_from_trigger
-        self.start_from_trigger = start_from_trigger and hasattr(BaseTrigger, "on_kill")  # It came in the same release.
+        self.start_from_trigger = start_from_trigger and self._can_start_in_the_triggerer()
         if self.start_from_trigger:
-            timeout = timedelta(seconds=self.timeout)
-            self.start_trigger_args = replace(self.start_trigger_args, trigger_kwargs=self._trigger_kwargs, timeout=timeout)
+            self.start_trigger_args = StartTriggerArgs(
+                trigger_cls=_TRIGGER,
+                trigger_kwargs=self._trigger_kwargs,
+                next_method="execute_complete",
+                timeout=timedelta(seconds=self.timeout),
+            )
+
+    def _can_start_in_the_triggerer(self) -> bool:
+        if not hasattr(BaseTrigger, "on_kill"):  # It came in the same release.
+            return False
+        values = [self.package, self.registry, self.quilt_conn_id, self.newer_than, self.path]
+        environment = QuiltRevisionTrigger("").get_template_env()
+        return all(is_known_in_the_triggerer(value, environment) for value in values)
 
     @property
     def _trigger_kwargs(self) -> dict[str, Any]:
@@ -78,10 +92,29 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
             "newer_than": None if self.newer_than is None else str(self.newer_than),
             "path": self.path,
             "poll_interval": float(self.poke_interval),
+            "max_interval": self._max_interval,
         }
 
+    @property
+    def _max_interval(self) -> float | None:
+        if not self.exponential_backoff:
+            return None
+        return self.max_wait.total_seconds() if self.max_wait else float(self.timeout)
+
     def poke(self, context: "Context") -> PokeReturnValue:  # noqa: ARG002
-        """Poll once."""
+        """Poll once; a deferrable sensor goes on in the triggerer."""
+        try:
+            result = self._poll()
+        except QuiltError:
+            if not (self._goes_on_in_the_triggerer and self.silent_fail):
+                raise
+            self.log.exception("The first poll failed; the next is made in the triggerer")
+            result = PokeReturnValue(is_done=False)
+        if self._goes_on_in_the_triggerer and not result.is_done:
+            self._defer()
+        return result
+
+    def _poll(self) -> PokeReturnValue:
         from airflow_quilt.core.registry.condition import RevisionCondition
 
         with airflow_errors(self):
@@ -99,13 +132,12 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
 
     def execute(self, context: "Context") -> Any:
         """Wait, here or in the triggerer."""
-        if not flag("deferrable", self.deferrable):
-            return super().execute(context)
-        if not (result := self.poke(context)).is_done:
-            self._wait_in_the_triggerer()
-        return result.xcom_value
+        with airflow_errors(self):
+            self._goes_on_in_the_triggerer = flag("deferrable", self.deferrable)
+        # Airflow's own loop, also where it ends after one poll: it knows soft_fail and never_fail.
+        return super().execute(context)
 
-    def _wait_in_the_triggerer(self) -> NoReturn:
+    def _defer(self) -> NoReturn:
         self.defer(
             trigger=QuiltRevisionTrigger(**self._trigger_kwargs),
             method_name="execute_complete",
@@ -117,12 +149,29 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
 
         Raises:
             AirflowFailException: the trigger met an error that a retry does not mend.
+            AirflowSkipException: the trigger met an error, and the sensor never fails.
+            QuiltError: the trigger met an error that a retry may mend.
         """
-        if "error" in event:
-            raise AirflowFailException(event["error"])
-        return self._found(event["found"])
+        if "error" not in event:
+            return self._found(event["found"])
+        try:
+            with airflow_errors(self):
+                raise _error_of(event["error"])
+        except QuiltError as error:
+            # Airflow itself skips for its own errors only.
+            if self.never_fail:
+                raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
+            raise
 
     def _found(self, result: dict[str, Any]) -> dict[str, Any]:
         self.log.info("Found %s", result["quilt_uri"])
         self.catalog_url = result["catalog_url"]
         return result
+
+
+def _error_of(text: str) -> QuiltError:
+    """Return the error that a trigger stated as the name of its class and its message."""
+    name, _, message = text.partition(": ")
+    kind = getattr(errors, name, QuiltError)
+    error: QuiltError = kind.__new__(kind, message)  # As in QuiltError.__reduce__: the message is finished.
+    return error

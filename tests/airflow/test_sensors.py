@@ -1,13 +1,17 @@
 """The sensor: its conditions, its ways to wait, its result."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
-from airflow.sdk import DAG
-from airflow.triggers.base import BaseTrigger
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+from airflow.sdk import DAG, task
 
-from airflow_quilt.core.errors import StorageUnavailableError
+from airflow_quilt.core.errors import BucketNotFoundError, SettingsUnavailableError, StorageUnavailableError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.retry import RetryPolicy
@@ -17,7 +21,10 @@ from airflow_quilt.sensors import QuiltPackageSensor
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
-from tests.airflow.support import run_here
+from tests.airflow.support import needs_airflow, run_here
+
+if TYPE_CHECKING:
+    from airflow.models.dagrun import DagRun
 
 NAME = PackageName("team", "data")
 
@@ -114,7 +121,16 @@ def test_trigger_gets_same_condition() -> None:
         "newer_than": first,
         "path": "a.txt",
         "poll_interval": 7.0,
+        "max_interval": None,
     }
+    for extra, longest in (({}, 70.0), ({"max_wait": 20}, 20.0)):
+        task = sensor(newer_than=first, deferrable=True, poke_interval=7, timeout=70, exponential_backoff=True, **extra)
+        with pytest.raises(TaskDeferred) as deferred:
+            task.execute({})
+        trigger = deferred.value.trigger
+        assert isinstance(trigger, QuiltRevisionTrigger)
+        assert trigger.max_interval == longest
+        assert [trigger._interval(polls) for polls in (1, 2, 3, 99)] == [7.0, 14.0, min(28.0, longest), longest]  # noqa: SLF001
 
 
 @pytest.mark.usefixtures("connected")
@@ -134,18 +150,129 @@ def test_trigger_event_is_result() -> None:
         task.execute_complete({}, {"error": "BucketNotFoundError: it is gone"})
 
 
-def test_starts_in_the_triggerer() -> None:
-    task = sensor(start_from_trigger=True, newer_than="{{ ds }}", poke_interval=5, timeout=50)
+def begun_in_triggerer(dag: DAG, run: "DagRun", task_id: str) -> QuiltRevisionTrigger:
+    """Return the trigger with which the scheduler begins a task, made and rendered as the triggerer does."""
+    from airflow.executors.workloads.task import TaskInstanceDTO
+    from airflow.jobs.triggerer_job_runner import TriggerRunner
+    from airflow.models.trigger import Trigger
+    from airflow.serialization.decoders import smart_decode_trigger_kwargs
+    from airflow.serialization.serialized_objects import DagSerialization
 
-    assert task.deferrable
-    assert task.start_from_trigger == hasattr(BaseTrigger, "on_kill")
-    if task.start_from_trigger:
-        arguments = task.start_trigger_args.trigger_kwargs
-        assert arguments
-        assert QuiltRevisionTrigger(**arguments).serialize()[1] == arguments
-        assert arguments["newer_than"] == "{{ ds }}"
-        assert set(arguments) - {"poll_interval"} <= set(task.template_fields)
-    assert sensor().start_trigger_args.trigger_kwargs == {}  # Of this task alone.
+    encoded = DagSerialization.to_dict(dag)
+    start = DagSerialization.from_dict(encoded).get_task(task_id).start_trigger_args
+    assert start.timeout.total_seconds() == 50
+    stored = Trigger._decrypt_kwargs(Trigger(classpath=start.trigger_cls, kwargs=start.trigger_kwargs).encrypted_kwargs)  # noqa: SLF001
+    trigger = QuiltRevisionTrigger(**{name: smart_decode_trigger_kwargs(value) for name, value in stored.items()})
+    ti = TaskInstanceDTO.model_validate(run.get_task_instance(task_id), from_attributes=True)
+    runtime = TriggerRunner.create_runtime_ti(ti, encoded, run.dag_run_data.model_dump(exclude_unset=True))
+    trigger.task_instance = runtime
+    trigger.render_template_fields(runtime.get_template_context())
+    return trigger
+
+
+@needs_airflow("3.3")
+@pytest.mark.usefixtures("connected")
+def test_starts_in_the_triggerer(dag: DAG) -> None:
+    """A sensor whose arguments are the run's own values begins there, and has them there."""
+    publish("first")
+    since = "{{ params.since }}{{ ds[:0] }}"
+    known = sensor(dag=dag, start_from_trigger=True, newer_than=since, path="{{ 'a' }}.txt", poke_interval=5, timeout=50)
+    run = run_here(dag, run_conf={"since": "2020-01-01"})
+
+    assert str(run.state) == "success"
+    assert known.start_from_trigger
+    trigger = begun_in_triggerer(dag, run, "wait")
+    assert (trigger.newer_than, trigger.path, trigger.poll_interval) == ("2020-01-01", "a.txt", 5.0)
+    assert sensor(task_id="other").start_trigger_args is None
+
+
+@needs_airflow("3.1")
+def test_unknown_arguments_start_on_worker(dag: DAG, connected: str) -> None:
+    """A worker resolves outputs of tasks, alone or in a template, names that the DAG defines, and mapped arguments."""
+    publish("first")
+    dag.user_defined_macros, dag.user_defined_filters = {"since": "2020-01-01"}, {"same": str}
+
+    @task(dag=dag)
+    def name() -> str:
+        return str(NAME)
+
+    @task(dag=dag)
+    def names() -> list[str]:
+        return [str(NAME)] * 2
+
+    with dag:
+        waits = [
+            sensor(task_id="output", package=name(), start_from_trigger=True),
+            sensor(task_id="pulled", package="{{ ti.xcom_pull('name') }}", start_from_trigger=True),
+            sensor(task_id="macro", newer_than="{{ since }}", start_from_trigger=True),
+            sensor(task_id="filter", path="{{ 'a.txt' | same }}", start_from_trigger=True),
+            sensor(task_id="param", registry=dag.param("registry", connected), start_from_trigger=True),
+        ]
+        waits[0] >> waits[1]
+        QuiltPackageSensor.partial(task_id="mapped", start_from_trigger=True).expand(package=names())
+    run = run_here(dag)
+
+    assert [wait.task_id for wait in waits if wait.start_from_trigger or not wait.deferrable] == []
+    states = {(each.task_id, each.map_index): str(each.state) for each in run.get_task_instances()}
+    assert set(states.values()) == {"success"}, states
+    assert ("mapped", 1) in states
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    assert not any(stored.get_task(each).start_trigger_args for each in stored.task_dict)
+
+
+def test_first_poll_obeys_sensor_flags(dag: DAG, connected: str) -> None:
+    """A deferrable sensor ends as it would on a worker: after its first poll, and after its trigger."""
+    bad, away = {"package": "no name"}, {"quilt_conn_id": "nowhere"}
+    cases: dict[str, tuple[dict[str, Any], str]] = {
+        "bad": (bad, "failed"),
+        "bad_soft": ({**bad, "soft_fail": True}, "skipped"),
+        "bad_never": ({**bad, "never_fail": True}, "skipped"),
+        "away": (away, "failed"),
+        "away_soft": ({**away, "soft_fail": True}, "failed"),
+        "away_never": ({**away, "never_fail": True}, "skipped"),
+    }
+    for name, (arguments, _) in cases.items():
+        sensor(task_id=name, dag=dag, **arguments)
+        sensor(task_id=f"{name}_deferred", dag=dag, deferrable=True, **arguments)
+    of_trigger = {"silent": "failed", "silent_never": "skipped"}
+    sensor(task_id="silent", dag=dag, deferrable=True, silent_fail=True, poke_interval=0.1, **away)
+    sensor(task_id="silent_never", dag=dag, deferrable=True, silent_fail=True, never_fail=True, poke_interval=0.1, **away)
+
+    run = run_here(dag)
+
+    states = {each.task_id: str(each.state) for each in run.get_task_instances()}
+    expected = {f"{name}{mode}": state for name, (_, state) in cases.items() for mode in ("", "_deferred")}
+    assert states == {**expected, **of_trigger}
+
+
+def test_trigger_errors_obey_sensor_flags() -> None:
+    """Errors that come back from the trigger, and its timeout, end the task as those of a poll on a worker."""
+    permanent, transient = "BucketNotFoundError: s3://b: it is gone", "SettingsUnavailableError: there is no connection"
+    for text, flags, kind in (
+        (permanent, {}, AirflowFailException),
+        (permanent, {"soft_fail": True}, AirflowSkipException),
+        (permanent, {"never_fail": True}, AirflowSkipException),
+        (transient, {}, SettingsUnavailableError),
+        (transient, {"soft_fail": True}, SettingsUnavailableError),
+        (transient, {"never_fail": True}, AirflowSkipException),
+    ):
+        with pytest.raises(kind) as raised:
+            sensor(deferrable=True, **flags).resume_execution("execute_complete", {"event": {"error": text}}, {})
+        assert kind is AirflowSkipException or text.endswith(str(raised.value)[-20:])
+    for flags, kind in (({}, AirflowSensorTimeout), ({"soft_fail": True}, AirflowSkipException)):
+        with pytest.raises(kind):
+            sensor(deferrable=True, **flags).resume_execution("__fail__", {"error": "Trigger timeout"}, {})
+
+
+@needs_airflow("3.3")
+def test_retry_policy_sees_trigger_errors() -> None:
+    from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
+
+    policy = ExceptionRetryPolicy(rules=[RetryRule("airflow_quilt.core.errors.PermanentError", RetryAction.FAIL)])
+    with pytest.raises(BucketNotFoundError, match="^s3://b: it is gone$"):
+        sensor(retry_policy=policy).execute_complete({}, {"error": "BucketNotFoundError: s3://b: it is gone"})
 
 
 @pytest.mark.usefixtures("connected")
