@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -22,7 +22,6 @@ from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import hash_of
 from airflow_quilt.core.format.manifest import Entry
-from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.install import install
 from airflow_quilt.core.publish.commit import PublishResult
@@ -35,7 +34,7 @@ from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
-from testbed.faults import Fault, Kind, RandomFaults
+from testbed.faults import Fault, Kind, RandomFaults, without_conditions
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy, running_proxy
 from testbed.server import S3Server
@@ -191,6 +190,7 @@ class Tally:
         pending: pointers that a failed push left behind; no reader ever takes them for the latest revision.
         unknown: uploads in parts that stay open because the answer to their begin was lost.
         unaborted: those that stay open because their abort went wrong.
+        destroyed: versions of objects that were destroyed.
         errors: how pushes and installs failed.
         faults: those of the proxy.
         wrong: violations.
@@ -203,6 +203,7 @@ class Tally:
     pending: int = 0
     unknown: int = 0
     unaborted: int = 0
+    destroyed: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     faults: Counter[Kind] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -220,6 +221,7 @@ class Tally:
             f"{len(self.wrong)} wrong",
             f"{self.faults.total()} faults ({kinds})",
             f"left behind: {self.pending} pending pointers, {self.unknown} uploads whose begin nobody heard of, {self.unaborted} others",
+            *([f"{self.destroyed} versions destroyed"] if self.destroyed else []),
             f"{self.seconds:.1f} s",
         ]
         return "; ".join([*parts, *([f"errors: {failures}"] if failures else [])])
@@ -235,6 +237,7 @@ class Publisher:
         directory: for files to push and to install.
         chance: decides the pushes.
         read_timeout: seconds after which the product takes an answer for lost.
+        loses_versions: whether versions of objects are destroyed after each push that replaces the package, which is then made again.
     """
 
     def __init__(
@@ -245,6 +248,8 @@ class Publisher:
         directory: Path,
         chance: random.Random,
         read_timeout: float = READ_TIMEOUT,
+        *,
+        loses_versions: bool = False,
     ) -> None:
         self.tally = Tally()
         self.files: Files = {}
@@ -252,6 +257,7 @@ class Publisher:
         self.package = package
         self._proxy = proxy
         self._read_timeout = read_timeout
+        self._loses_versions = loses_versions
         self._registry = registry_at(proxy.store, world.bucket, read_timeout)
         self._directory = directory
         self._chance = chance
@@ -270,11 +276,39 @@ class Publisher:
             again = push(self._world.registry, work.draft, attempt=Attempt(str(directory), since))
         self._check_published(before, published or again, work.files)
         self.files = work.files
+        if self._loses_versions and work.draft.mode == "replace":
+            self._push_again(work, since)
         self._abort_uploads()
         shutil.rmtree(directory)
         if len(self.tally.wrong) == wrong:
             self.tally.pushed += published is not None
             self.tally.failed += published is None
+
+    def _push_again(self, work: Work, since: float) -> None:
+        """Destroy versions that the package names, and push the same again: it must name objects that are there."""
+        self.tally.destroyed += self._destroy_versions()
+        attempt = Attempt(f"again at {time.time()}")
+        again = self._try(lambda: push(self._registry, work.draft, attempt=attempt))
+        self._proxy.wait_until_idle()
+        again = again or push(self._world.registry, work.draft, attempt=Attempt(attempt.key, since))
+        self._check(look(self._world, self.package).latest == again.top_hash, f"latest is not {again.top_hash}, pushed again")
+        self._check_entries(again.top_hash, work.files)
+
+    def _destroy_versions(self) -> int:
+        """Destroy about half of the versions of the package's objects; return their number."""
+        found = self._world.client.list_object_versions(Bucket=self._world.bucket, Prefix=f"{self.package}/")
+        lost = [version for version in found.get("Versions", ()) if self._chance.random() < 0.5]
+        for version in lost:
+            self._world.s3.destroy(self._world.bucket, version["Key"], version["VersionId"])
+        return len(lost)
+
+    def check_history(self) -> None:
+        """Check that all objects are there that the revisions of the package name, with the bytes of their hashes."""
+        for top_hash in set(look(self._world, self.package).history.values()):
+            for entry in self._world.registry.read(self.package, top_hash).entries:
+                data = self._download(entry)
+                is_whole = data is not None and hash_of(data) == entry.hash
+                self._check(is_whole, f"{entry.physical_keys[0]} is not whole any more, as revision {top_hash} needs it")
 
     def install(self) -> None:
         """Install the last push."""
@@ -333,8 +367,10 @@ class Publisher:
             f"the history was {before.history} and is {after.history}, where {stamp}: {published.top_hash} is new",
         )
         self._check(not after.pending, f"pointers are pending after a push that returned: {after.pending}")
-        name = PackageName.parse(self.package)
-        entries = {entry.logical_key: entry for entry in self._world.registry.read(name, published.top_hash).entries}
+        self._check_entries(published.top_hash, files)
+
+    def _check_entries(self, top_hash: str, files: Files) -> None:
+        entries = {entry.logical_key: entry for entry in self._world.registry.read(self.package, top_hash).entries}
         self._check(entries.keys() == files.keys(), f"a package of {sorted(files)} holds {sorted(entries)}")
         for key in entries.keys() & files.keys():
             entry = entries[key]
@@ -389,12 +425,22 @@ def _described(files: Files) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Weather:
-    """The kinds of faults, their rate, and the seed that decides them."""
+    """The kinds of faults, their rate, the seed that decides them, and the kind of store.
+
+    Attributes:
+        kinds: of faults.
+        rate: the share of requests with a fault.
+        seed: decides them.
+        read_timeout: seconds after which the product takes an answer for lost.
+        store: ``"no conditions"`` answers conditional writes with 501; ``"lost versions"`` loses half of a package's versions
+            after each push.
+    """
 
     kinds: Sequence[Kind]
     rate: float
     seed: int = 0
     read_timeout: float = READ_TIMEOUT
+    store: Literal["plain", "no conditions", "lost versions"] = "plain"
 
 
 def publish_through(world: World, weather: Weather, directory: Path, workers: int, rounds: int) -> Tally:
@@ -407,17 +453,33 @@ def publish_through(world: World, weather: Weather, directory: Path, workers: in
     return tally
 
 
+def no_fault(request: Request) -> Fault | None:
+    return None
+
+
 def _work(world: World, weather: Weather, directory: Path, number: int, rounds: int) -> Tally:
-    name = "-".join([*(weather.kinds if len(weather.kinds) == 1 else ["mix"]), f"{weather.rate:.0%}".rstrip("%"), str(number)])
+    kind = weather.kinds[0] if len(weather.kinds) == 1 else "mix"
+    name = "-".join([weather.store.replace(" ", "-"), kind, f"{weather.rate:.0%}".rstrip("%"), str(number)])
     chance = random.Random(f"{weather.seed} {name}")  # noqa: S311
     delays = [delay * weather.read_timeout for delay in DELAYS]
     faults = RandomFaults(random.Random(chance.random()), weather.rate, weather.kinds, delays)  # noqa: S311
     with running_proxy(world.s3) as proxy:
-        publisher = Publisher(world, f"faults/{name}", proxy, directory, chance, weather.read_timeout)
+        publisher = Publisher(
+            world,
+            f"faults/{name}",
+            proxy,
+            directory,
+            chance,
+            weather.read_timeout,
+            loses_versions=weather.store == "lost versions",
+        )
         first = chance.randrange(len(WORKS))
-        with proxy.disturbed(faults):
+        refuses = without_conditions if weather.store == "no conditions" else no_fault
+        with proxy.disturbed(lambda request: refuses(request) or faults(request)):
             for i in range(rounds):
                 publisher.push(WORKS[(first + i) % len(WORKS)])
                 publisher.install()
+        if weather.store != "lost versions":
+            publisher.check_history()
         publisher.tally.faults = proxy.count_faults()
     return publisher.tally
