@@ -6,17 +6,16 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.links.catalog import QuiltCatalogLink
+from airflow_quilt.operators._arguments import ArgumentsOperator
 
 if TYPE_CHECKING:
     import threading
 
-    import jinja2
-    from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
     from openlineage.client.event_v2 import Dataset
 
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class QuiltOperator(BaseOperator):
+class QuiltOperator(ArgumentsOperator):
     """An operator that works on one package of one registry.
 
     :param package: ``namespace/name``.
@@ -103,26 +102,10 @@ class QuiltOperator(BaseOperator):
             self._stop.set()
             interrupt()
 
-    def render_template(
-        self,
-        content: Any,
-        context: "Context",
-        jinja_env: "jinja2.Environment | None" = None,
-        seen_oids: set[int] | None = None,
-    ) -> Any:
-        """Render templates in the keys of mappings too, which hold logical keys; Airflow renders the values."""
-        rendered = super().render_template(content, context, jinja_env, seen_oids)
-        if not isinstance(content, dict):  # The output of another task is data, not a template.
-            return rendered
-        return {
-            super(QuiltOperator, self).render_template(key, context, jinja_env) if isinstance(key, str) else key: value
-            for key, value in rendered.items()
-        }
-
 
 @contextmanager
-def airflow_errors(operator: BaseOperator) -> Iterator[None]:
-    """Do the work of a task: end it when the task is killed, and fail without a retry where a retry cannot help.
+def airflow_errors(operator: ArgumentsOperator) -> Iterator[None]:
+    """Do the work of a task: check its arguments, end it when the task is killed, fail without a retry where that cannot help.
 
     Other errors are left to the task's own settings.
     A task's ``retry_policy`` (Airflow 3.3 and newer) gets every error of the core as it is: Airflow does not ask it about an
@@ -132,6 +115,7 @@ def airflow_errors(operator: BaseOperator) -> Iterator[None]:
 
     stop = operator.begin() if isinstance(operator, QuiltOperator) else None
     try:
+        operator.check_arguments()
         # Only the verbs of the core may be ended at any line: the work around them talks to Airflow, where half of an exchange
         # would be taken for the answer to the next one.
         with stoppable(stop, may_interrupt=False):

@@ -1,7 +1,10 @@
 """Conversion of Airflow's values to values of the core."""
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath
@@ -12,6 +15,48 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_quilt.core.registry.attempt import Attempt
+
+_LOCATIONS: Final = frozenset({"dest", "src", "staging"})
+_TIMES: Final = frozenset({"revision", "newer_than"})
+_FUNCTIONS: Final = frozenset({"dest", "copy"})
+TEXTS: Final = (
+    _LOCATIONS
+    | _TIMES
+    | _FUNCTIONS
+    | {"package", "registry", "quilt_conn_id", "path", "logical_key", "message", "partition_key"}
+    | {"mode", "meta_mode", "conflict", "workflow", "hash_type"}
+)
+"""The arguments that are text; some of them may also be a location, a time, a function, or ``...`` for the default."""
+
+
+def text(name: str, value: object) -> Any:
+    """Return the value of a text argument as a `str`; times, functions and ``...`` unchanged where the argument takes them.
+
+    Raises:
+        InputError: the value is empty, or of another type. A float may have lost digits of a text such as ``12e4``.
+    """
+    converted = _as_text(name, value)
+    if converted == "" and name != "message":
+        raise InputError(f"{name} is empty: give a value, or leave it out")
+    if converted is not None:
+        return converted
+    if isinstance(value, float):
+        raise InputError(f"{name} {value!r}: a float may have lost digits of it; return it as a str")
+    raise InputError(f"{name}: expected a str, got a value of type {type(value).__name__}")
+
+
+def _as_text(name: str, value: object) -> Any:
+    match value:
+        case datetime() if name in _TIMES:
+            return value
+        case str() | Integral() | date():
+            return str(value)
+        case Asset() | ObjectStoragePath() if name in _LOCATIONS:
+            return plain(value)
+        case os.PathLike() if isinstance(path := os.fspath(value), str):
+            return path
+    takes_it = name == "workflow" if value is ... else callable(value) and name in _FUNCTIONS
+    return value if takes_it else None
 
 
 def flag(name: str, value: object) -> bool:

@@ -29,17 +29,13 @@ class QuiltDeleteOperator(QuiltOperator):
     def __init__(self, *, revision: str | None = None, missing_ok: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.revision = revision
-        self._is_for_package = revision is None
         self.missing_ok = missing_ok
 
     def execute(self, context: "Context") -> dict[str, Any]:  # noqa: ARG002
         """Delete; return the package, and the number of deleted revisions."""
         from airflow_quilt.core.delete import delete
-        from airflow_quilt.core.errors import TopHashError
 
         with airflow_errors(self):
-            if self.revision is None and not self._is_for_package:
-                raise TopHashError("revision is None, from another task: give a top hash, or leave it out for the whole package")
             target = self.hook.open(self.registry)
             deleted = delete(target.registry, self.package, self.revision, missing_ok=flag("missing_ok", self.missing_ok))
             # The manifest of a deleted revision stays, and the catalog shows it.

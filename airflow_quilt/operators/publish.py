@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
-from airflow_quilt.operators._events import add_outlet, check_partition, emit_event
+from airflow_quilt.operators._events import check_partition, emit_event
+from airflow_quilt.operators._outlets import QuiltPartial, add_outlet
 from airflow_quilt.operators._provenance import KEY, provenance_of
 from airflow_quilt.operators._state import PublishedState
 from airflow_quilt.operators._values import attempt_of, flag, plain
@@ -24,8 +25,18 @@ if TYPE_CHECKING:
 class QuiltRevisionOperator(QuiltOperator):
     """An operator that makes a revision, and emits the event of its asset."""
 
+    is_outlet = True
+    """Whether the task makes a revision, so that it emits the event of its asset."""
+
     message: str | None
     partition_key: str | None
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> QuiltPartial:
+        """Return the operator with a part of its arguments, for ``expand()``, as of every operator."""
+        made = super().partial(**kwargs)
+        made._expand_called = True  # noqa: SLF001  (or it would report that it was never mapped)
+        return QuiltPartial(operator_class=made.operator_class, kwargs=made.kwargs, params=made.params)
 
     def emit(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
         """Emit the event of the package's asset, and keep the result for the link and the lineage; return it."""
@@ -45,7 +56,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
     :param package: ``namespace/name``.
     :param entries: logical keys and their sources, or one source for the whole package: paths, URLs, assets, the output of
         tasks, or content. An update may have none.
-    :param meta: the package's metadata, a JSON object. None keeps that of the revision that an update starts from, or of the
+    :param meta: the package's metadata, a JSON object; by default that of the revision that an update starts from, or of the
         package that is the one source.
     :param meta_mode: ``"replace"``: the given metadata, also of entries and directories, takes the place of the metadata that was
         there. ``"merge"``: its keys join those that were there, and override those of the same name.
@@ -97,8 +108,6 @@ class QuiltPublishOperator(QuiltRevisionOperator):
     )
     template_fields_renderers = {"entries": "py", "meta": "json"}  # noqa: RUF012  (Airflow's own declaration has no ClassVar)
 
-    is_outlet = True
-    """Whether the task makes a revision, so that it emits the event of its asset."""
     _given_entries: Any = None
     """The entries as plain values: some of Airflow's own can be resolved only while the task runs."""
 

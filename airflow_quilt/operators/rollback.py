@@ -1,7 +1,7 @@
 """QuiltRollbackOperator."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 
@@ -20,6 +20,7 @@ class QuiltRollbackOperator(QuiltOperator):
     :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
     """
 
+    required: ClassVar[frozenset[str]] = QuiltOperator.required | {"revision"}
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision")
 
     def __init__(self, *, revision: str, **kwargs: Any) -> None:

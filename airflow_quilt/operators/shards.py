@@ -3,15 +3,16 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.providers.common.compat.sdk import conf
 
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.hooks._settings import POSITIVE_INT, positive_int
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
-from airflow_quilt.operators._events import add_outlet, check_partition
-from airflow_quilt.operators._values import attempt_of, began_of, plain
+from airflow_quilt.operators._events import check_partition
+from airflow_quilt.operators._outlets import add_outlet
+from airflow_quilt.operators._values import attempt_of, began_of
 from airflow_quilt.operators.build import QuiltBuildOperator
 from airflow_quilt.operators.publish import QuiltPublishOperator, QuiltRevisionOperator
 from airflow_quilt.operators.push import QuiltPushOperator
@@ -70,7 +71,7 @@ class QuiltPlanOperator(QuiltPublishOperator):
             target, attempt, given = self.hook.open(self.registry), attempt_of(context), self.inputs()
             registry = target.registry
             self._given_entries = given["entries"]
-            root = registry.location.root.join(ROOT) if self.staging is None else resolve_location(str(plain(self.staging)))
+            root = registry.location.root.join(ROOT) if self.staging is None else resolve_location(self.staging)
             if expired := sweep(registry, root, time.time(), _AGE):
                 _log.info("Deleted %s objects below %s, leftovers of earlier runs", expired, root)
             staging = staging_of(root, attempt, began_of(context) or time.time())
@@ -124,6 +125,7 @@ class QuiltShardOperator(QuiltOperator):
     :param shard: the shard, as the plan returned it.
     """
 
+    required: ClassVar[frozenset[str]] = QuiltOperator.required | {"shard"}
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "shard")
 
     def __init__(self, *, shard: Any, **kwargs: Any) -> None:
@@ -162,6 +164,7 @@ class QuiltCommitOperator(QuiltRevisionOperator):
     :param partition_key: the partition of the asset that the revision belongs to (Airflow 3.3 and newer).
     """
 
+    required: ClassVar[frozenset[str]] = QuiltOperator.required | {"shards"}
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "shards", "message", "partition_key")
 
     def __init__(self, *, shards: Any, message: str | None = None, partition_key: str | None = None, **kwargs: Any) -> None:
@@ -188,6 +191,7 @@ class QuiltDiscardOperator(QuiltOperator):
     :param shards: the shards, as the plan returned them; empty if it failed.
     """
 
+    nullable: ClassVar[frozenset[str]] = QuiltOperator.nullable | {"shards"}
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "shards")
 
     def __init__(self, *, shards: Any, **kwargs: Any) -> None:

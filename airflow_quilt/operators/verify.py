@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators._base import airflow_errors
-from airflow_quilt.operators._values import flag, plain
+from airflow_quilt.operators._values import flag
 from airflow_quilt.operators.read import QuiltReadOperator
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ class QuiltVerifyOperator(QuiltReadOperator):
 
         with airflow_errors(self):
             target, reference = self.locate()
-            src = None if self.src is None else str(plain(self.src))
-            found = verify(target.registry, reference, src, read_all=flag("read_all", self.read_all))
+            found = verify(target.registry, reference, self.src, read_all=flag("read_all", self.read_all))
             outcome = self.finish(
                 target.to_xcom(
                     reference.package, found.top_hash, entries=found.entries, bytes=found.bytes, extra=len(found.extra)

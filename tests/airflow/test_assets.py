@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from airflow.sdk import DAG, Asset, AssetAlias
+from airflow.sdk import DAG, Asset, AssetAlias, task
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_quilt.assets import quilt_asset
@@ -13,6 +13,7 @@ from airflow_quilt.core.errors import InputError, LocationError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator, entry
+from airflow_quilt.operators.shards import QuiltPlanPushOperator
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from tests.airflow.support import events, needs_airflow, run_here, until_airflow
 
@@ -113,11 +114,11 @@ def test_known_package_is_an_outlet(operator: Any) -> None:
 def test_event_carries_top_hash(connected: str) -> None:
     told = OutletEventAccessors()
     alias = AssetAlias("whatever the run publishes")
-    task = QuiltPushOperator(
+    push = QuiltPushOperator(
         task_id="push", package="team/data", registry=connected, entries={"a.txt": entry(content="a")}, outlets=[alias]
     )
 
-    result = task.execute({"outlet_events": told})
+    result = push.execute({"outlet_events": told})
 
     asset = quilt_asset("team/data", connected)
     [of_alias] = told[alias].asset_alias_events
@@ -127,12 +128,12 @@ def test_event_carries_top_hash(connected: str) -> None:
 
 @until_airflow("3.3")
 def test_partition_needs_airflow_3_3(connected: str, s3_registry: Registry) -> None:
-    task = QuiltPushOperator(
+    push = QuiltPushOperator(
         task_id="push", package="team/data", registry=connected, entries={"a.txt": entry(content="a")}, partition_key="2026-11-23"
     )
 
     with pytest.raises(AirflowFailException, match="partition_key '2026-11-23': .* 3.3 or newer"):
-        task.execute({"outlet_events": OutletEventAccessors()})
+        push.execute({"outlet_events": OutletEventAccessors()})
     assert list(s3_registry.packages()) == []
 
 
@@ -181,15 +182,73 @@ def test_alias_gets_runtime_package(dag: DAG, connected: str) -> None:
     assert event.extra["quilt_uri"].startswith(f"quilt+{connected}#package=team/late@")
 
 
-def test_mapped_tasks_publish(dag: DAG, connected: str, s3_registry: Registry) -> None:
-    QuiltPushOperator.partial(task_id="push", package="team/data", registry=connected, dag=dag).expand(
-        entries=[{"a.txt": entry(content="a")}, {"b.txt": entry(content="b")}]
-    )
+def test_mapped_pushes_emit_events(dag: DAG, connected: str, s3_registry: Registry) -> None:
+    """Each instance that makes a revision emits the event of its own package, however the package is given."""
+    named = {"registry": connected, "entries": {"a.txt": entry(content="a")}}
+    dag.default_args = {"registry": connected}
+    with dag:
+
+        @task
+        def packages() -> list[dict[str, str]]:
+            return [{"package": "late/one"}, {"package": "late/two"}]
+
+        QuiltPushOperator.partial(task_id="entries", package="same/same").expand(
+            entries=[{"a.txt": entry(content=text)} for text in ("one", "two")]
+        )
+        QuiltPushOperator.partial(task_id="packages", **named).expand(package=["each/one", "each/two"])
+        QuiltPushOperator.partial(task_id="kwargs", entries={"a.txt": entry(content="a")}).expand_kwargs(
+            [{"package": "kwargs/one"}, {"package": "kwargs/two", "registry": f"{connected}/"}]
+        )
+        QuiltPushOperator.partial(task_id="declared", outlets=[quilt_asset("late/one", connected)], **named).expand_kwargs(
+            packages()
+        )
+        QuiltPushOperator.partial(task_id="alias", outlets=[AssetAlias("late ones")], dedupe=False, **named).expand_kwargs(
+            packages()
+        )
+        QuiltPlanPushOperator.partial(task_id="plan", package="plan/ned").expand(entries=["/nowhere"])
+
+    run = run_here(dag)
+
+    assert {ti.task_id for ti in run.get_task_instances() if str(ti.state) != "success"} == {"plan"}
+    expected = {
+        "same/same": [("entries", 0), ("entries", 1)],
+        "each/one": [("packages", 0)],
+        "each/two": [("packages", 1)],
+        "kwargs/one": [("kwargs", 0)],
+        "kwargs/two": [("kwargs", 1)],
+        "late/one": [("alias", 0), ("declared", 0)],
+        "late/two": [("alias", 1)],
+        "plan/ned": [],
+    }
+    for package, instances in expected.items():
+        found = events(quilt_asset(package, connected).uri)
+        assert sorted((event.source_task_id, event.source_map_index) for event in found) == instances, package
+        made = {revision.top_hash for revision in s3_registry.revisions(PackageName.parse(package))} if instances else set()
+        assert {event.extra["top_hash"] for event in found} == made
+
+
+def test_unchanged_mapped_emits_nothing(dag: DAG, connected: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A mapped build that makes no revision emits no event, neither of its package nor of that of another instance."""
+    with dag:
+        for name in ("first", "again"):
+            QuiltBuildOperator.partial(task_id=name, registry=connected, allow_empty=True, mode="update").expand(
+                package=["team/one", "team/two"]
+            )
+        dag.get_task("first") >> dag.get_task("again")
 
     run = run_here(dag)
 
     assert str(run.state) == "success"
-    assert len(list(s3_registry.revisions(PackageName.parse("team/data")))) == 2
+    for package in ("team/one", "team/two"):
+        [event] = events(quilt_asset(package, connected).uri)
+        assert event.source_task_id == "first"
+
+
+def test_missing_outlet_is_logged(connected: str, caplog: pytest.LogCaptureFixture) -> None:
+    push = QuiltPushOperator(task_id="push", package="team/data", entries={"a.txt": entry(content="a")})
+    with caplog.at_level("INFO", "airflow_quilt"):
+        push.execute({"outlet_events": OutletEventAccessors()})
+    assert f"No outlet of the task was known to be quilt+{connected}/team/data" in caplog.text
 
 
 @needs_airflow("3.3")

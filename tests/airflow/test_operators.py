@@ -90,8 +90,8 @@ def test_every_argument_is_templated(operator: type) -> None:
     parameters = {
         name
         for kind in operator.__mro__
-        if kind.__module__.startswith("airflow_quilt.")
-        for name, parameter in inspect.signature(kind.__dict__.get("__init__", kind)).parameters.items()
+        if kind.__module__.startswith("airflow_quilt.") and "__init__" in vars(kind)
+        for name, parameter in inspect.signature(vars(kind)["__init__"]).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
     assert parameters == own
@@ -362,23 +362,22 @@ def test_install_reuses_files(connected: str, tmp_path: Path) -> None:
     first = push(entries={"a.txt": b"a", "d/b.txt": b"b"})
     push(entries={"a.txt": b"new"})
 
-    result = install(dest=tmp_path / "new", revision="latest")
+    result = install(dest=tmp_path / "new", revision="latest", return_paths="True")
     assert (result["paths"], result["reused"], result["bytes"]) == ([str(tmp_path / "new/a.txt")], 0, 3)
-    pinned = install(package=first["quilt_uri"], dest=str(tmp_path / "new"), return_paths="False")
+    pinned = install(package=first["quilt_uri"], dest=str(tmp_path / "new"))
     assert (pinned["top_hash"], pinned["files"], pinned["paths"]) == (first["top_hash"], 2, None)
     assert [(tmp_path / "new" / key).read_bytes() for key in ("a.txt", "d/b.txt")] == [b"a", b"b"]
     assert install(package=first["quilt_uri"], dest=ObjectStoragePath(f"file://{tmp_path}/new"))["reused"] == 2
-    part = install(package=f"{first['quilt_uri']}&path=d", dest=tmp_path / "part")
+    part = install(package=f"{first['quilt_uri']}&path=d", dest=tmp_path / "part", return_paths=True)
     assert part["paths"] == [str(tmp_path / "part/b.txt")]
-    assert install(revision=first["published_at"], path="d/b.txt", dest=tmp_path / "one")["paths"] == [
-        str(tmp_path / "one/b.txt")
-    ]
+    one = install(revision=first["published_at"], path="d/b.txt", dest=tmp_path / "one", return_paths=True)
+    assert one["paths"] == [str(tmp_path / "one/b.txt")]
     assert json.loads(json.dumps(result)) == result
 
 
 def test_install_returns_s3_urls(connected: str, s3: S3Server, other_bucket: str) -> None:
     push(entries={"a.txt": b"a", "d/b.txt": b"b"})
-    [one, other] = install(dest=f"s3://{other_bucket}/copy/")["paths"]
+    [one, other] = install(dest=f"s3://{other_bucket}/copy/", return_paths=True)["paths"]
 
     assert [url.partition("?")[0] for url in (one, other)] == [f"s3://{other_bucket}/copy/{key}" for key in ("a.txt", "d/b.txt")]
     assert s3.client().get_object(Bucket=other_bucket, Key="copy/d/b.txt")["Body"].read() == b"b"
@@ -428,8 +427,8 @@ def test_push_copies_local_build(connected: str, s3_registry: Registry, tmp_path
 def test_none_hash_deletes_nothing(connected: str, s3_registry: Registry) -> None:
     push()
     task = QuiltDeleteOperator(task_id="delete", package="team/data", revision="{{ what }}")
-    task.revision = None  # Airflow renders it so when the task before returned nothing.
-    with pytest.raises(AirflowFailException, match="TopHashError: revision is None"):
+    task.render_template_fields({"what": None})
+    with pytest.raises(AirflowFailException, match="InputError: revision is None: its template"):
         task.execute({})
     assert keys(s3_registry) == ["a.txt"]
 

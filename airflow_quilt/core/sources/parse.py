@@ -19,7 +19,7 @@ from airflow_quilt.core.sources.serializers import is_frame, is_json_key
 from airflow_quilt.core.storage.paths import resolve_location
 
 _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
-_INDEX: Final = "{index}"
+INDEX: Final = "{index}"
 """Stands in the key of a list for the number of each source in it, counted from 0."""
 
 
@@ -96,17 +96,17 @@ def remote_locations(entries: object) -> Iterator[PhysicalKey | QuiltUri]:
 
 def _flatten(entries: object) -> Iterator[tuple[str, object]]:
     """Yield each source with its key; a list under a directory, or under a key with ``{index}``, is a list of sources."""
-    by_key = entries.items() if isinstance(entries, Mapping) and not _has_source_keys(entries) else [("", entries)]
+    by_key = entries.items() if isinstance(entries, Mapping) and not has_source_keys(entries) else [("", entries)]
     for given, source in by_key:
         key = _parse_key(given)
-        for own_key, each in _numbered(key, source) if _INDEX in key and _is_list(source) else [(key, source)]:
+        for own_key, each in _numbered(key, source) if INDEX in key and _is_list(source) else [(key, source)]:
             for item in _items(each) if _is_directory(key) else (each,):
                 yield own_key, item
 
 
 def _numbered(key: str, sources: Sequence[object]) -> Iterator[tuple[str, object]]:
     for index, source in enumerate(sources):
-        yield key.replace(_INDEX, str(index)), source
+        yield key.replace(INDEX, str(index)), source
 
 
 def _is_list(source: object) -> TypeGuard[Sequence[object]]:
@@ -135,14 +135,15 @@ def _parse(key: str, source: object, resolve: Callable[[str], PhysicalKey]) -> P
             raise SourceError(f"entry {key!r}: its source is None; does the task that it comes from return a value?")
         case str() | os.PathLike():
             return _parse_location(key, source, {}, resolve)
-        case Mapping() if _has_source_keys(source):
+        case Mapping() if has_source_keys(source):
             return _parse_described(key, source, resolve)
         case Mapping() if key.endswith("/") and source.keys() == {"meta"}:
             return DirectoryMeta(DirectoryKey(key), check_meta(source["meta"], f"entry {key!r}: meta"))
     return _parse_content(key, source, {})
 
 
-def _has_source_keys(source: Mapping[Any, Any]) -> bool:
+def has_source_keys(source: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is a source with metadata, and not the value of a JSON file."""
     return source.keys() <= _SOURCE_KEYS and bool(source.keys() & {"path", "content"})
 
 
