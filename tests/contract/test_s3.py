@@ -375,6 +375,7 @@ def answering(code: str, status: int, message: str = "so says the store") -> S3S
         ("InternalError", 500, StorageUnavailableError),
         ("RequestTimeout", 400, StorageUnavailableError),
         ("NotImplemented", 501, UnsupportedError),
+        ("Sorry", 501, UnsupportedError),
         ("InvalidArgument", 400, StorageError),
         ("EntityTooLarge", 400, StorageError),
     ],

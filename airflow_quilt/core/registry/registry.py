@@ -311,8 +311,11 @@ class Registry:
         attempt, history = attempt or Attempt(), self._history(self._known(package))
         if not overwrite:
             history.check(top_hash, base, attempt)
-        with contextlib.suppress(PreconditionError):  # It is there already, and is to stay.
-            self._writer.put(self._key(layout.manifest(top_hash)), manifest, manifest_mode)
+        key = self._key(layout.manifest(top_hash))
+        # A store that ignores conditions is known as one only after the first pointer, so one that is there is not left to them.
+        if manifest_mode == "overwrite" or not self.stores.find(key):
+            with contextlib.suppress(PreconditionError):  # It is there by now, and is to stay.
+                self._writer.put(key, manifest, manifest_mode)
         check_stop()
         with unhurried(_PUBLISHING):  # Stopped half-way, it would be for the next attempt to find out whether it is published.
             return history.publish(top_hash, base, attempt, overwrite=overwrite)

@@ -2,60 +2,33 @@
 
 import logging
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import IO, TypeVar
 
 import pytest
 
 from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
-from airflow_quilt.core.errors import PreconditionError, RevisionConflictError, UnsupportedError
+from airflow_quilt.core.errors import PreconditionError, RevisionConflictError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.sharded.run import ShardingOptions, commit_shards, plan_shards, staging_of, transfer_shard
-from airflow_quilt.core.push import push_planner
+from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.storage.base import IfMatch, ObjectInfo, Stores, WriteMode
+from airflow_quilt.core.storage.base import IfMatch, Stores, WriteMode
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from tests.core.faulty import Before, Call, Tap
+from tests.core.faulty import Before
+from tests.core.weak import IgnoringStorage, RefusingStorage
 from tests.support import read, through
 
-T = TypeVar("T")
 KEY = PhysicalKey("registry", "key")
 NAME = PackageName("team", "package")
-
-
-class IgnoringStorage(MemoryStorage):
-    """A store that ignores conditions and writes always."""
-
-    def put(
-        self,
-        key: PhysicalKey,
-        body: bytes | IO[bytes],
-        mode: WriteMode = "overwrite",  # noqa: ARG002
-        writer_tag: str | None = None,
-    ) -> ObjectInfo:
-        return super().put(key, body, "overwrite", writer_tag)
-
-    def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
-        return False
-
-
-class RefusingStorage(MemoryStorage):
-    """A store that refuses conditional writes as unknown."""
-
-    def put(
-        self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
-    ) -> ObjectInfo:
-        if mode != "overwrite":
-            raise UnsupportedError("the store does not know this request", str(key))
-        return super().put(key, body, mode, writer_tag)
 
 
 WEAK = [IgnoringStorage, RefusingStorage]
@@ -132,27 +105,29 @@ def test_one_writer_loses_nothing(weak_registry: Registry) -> None:
 
 
 def test_weak_store_takes_local_builds(weak: MemoryStorage, weak_registry: Registry, write: Callable[..., Path]) -> None:
-    """The manifest that names files of one machine is a conditional write too, however large it is."""
-    first = {f"{number}.txt": str(write(f"first/{number}.txt", b"same")) for number in range(20)}
-    other = {key: str(write(f"other/{key}", b"same")) for key in first}
-    published = build(weak_registry, Draft(package=str(NAME), entries=first))
-    again = build(through(weak_registry, unread(".quilt/packages/")), Draft(package="team/other", entries=other))
+    """A manifest that names files of one machine replaces none that others can read, also in a fresh process."""
+    files = {f"{number}.txt": str(write(f"{number}.txt", b"%d" % number)) for number in range(20)}
+    pushed = push(weak_registry, Draft(package=str(NAME), entries=files))
+    fresh = Registry(weak_registry.location, Stores(LocalStorage(), weak))
+    built = build(fresh, Draft(package="team/other", entries=files))
+    other = build(fresh, Draft(package="team/other", entries=files, message="names files"))
 
-    assert published.created
-    assert again.created
-    assert weak_registry.resolve("team/other") == published.top_hash
-    assert {entry.physical_keys[0].split("/")[-2] for entry in read(weak_registry, again).values()} == {"first"}
-    assert weak.get(PhysicalKey("registry", f".quilt/packages/{published.top_hash}")).data
+    assert (built.top_hash, built.created) == (pushed.top_hash, True)
+    assert {entry.physical_keys[0][:5] for entry in read(weak_registry, built).values()} == {"s3://"}
+    assert {entry.physical_keys[0][:5] for entry in read(weak_registry, other).values()} == {"file:"}
 
 
-def unread(path: str) -> Tap:
-    """Refuse to read objects whole below a path."""
+def test_large_object_is_not_read(weak: MemoryStorage) -> None:
+    """Check the condition by the state of the object, which may be a manifest of any size, and not by its bytes."""
+    tight = type(weak)(["registry"], most=10)
+    writer = ConditionalWriter(tight)
+    writer.put(KEY, BytesIO(bytes(100)), "create")
+    writer.probe(KEY, bytes(100))
 
-    def tap(call: Call, run: Callable[[], T]) -> T:
-        assert call.operation != "get" or not call.key.key.startswith(path)
-        return run()
-
-    return tap
+    with pytest.raises(PreconditionError):
+        writer.put(KEY, BytesIO(bytes(200)), "create")
+    writer.put(KEY, BytesIO(bytes(200)), IfMatch(tight.stat(KEY).etag))
+    assert tight.stat(KEY).size == 200
 
 
 def test_weak_store_takes_shards(weak_registry: Registry, caplog: pytest.LogCaptureFixture) -> None:

@@ -81,8 +81,13 @@ _CODES: Final[Mapping[str, tuple[type[StorageError], str]]] = {
     "RequestTimeTooSkewed": (StorageUnavailableError, "the clocks of this machine and the store differ too much"),
 }
 _OTHER_BYTES: Final = {"BadDigest", "InvalidPart", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
-_REFUSED: Final = {401, 403}
-_TOO_MANY_REQUESTS: Final = 429
+_STATUSES: Final[Mapping[int, tuple[type[StorageError], str]]] = {
+    401: (AccessDeniedError, "access denied"),
+    403: (AccessDeniedError, "access denied"),
+    429: (ThrottledError, "the store asks to slow down"),
+    501: (UnsupportedError, "the store does not know this request"),
+}
+"""Errors by the status of HTTP, for codes that are not known."""
 _SERVER_ERROR: Final = 500
 _SERVER_ERRORS: Final = {"InternalError", "ServiceUnavailable"}
 """Codes for one object of a batch, which come without a status."""
@@ -137,10 +142,9 @@ def error_of(code: str, message: str, status: int, location: str) -> QuiltError:
     if code in _CODES:
         kind, meaning = _CODES[code]
         return kind(f"{meaning} ({message})" if message and not code.isdigit() else meaning, location)
-    if status in _REFUSED:
-        return AccessDeniedError(f"access denied ({code} {message})".strip(), location)
-    if status == _TOO_MANY_REQUESTS:
-        return ThrottledError(f"the store asks to slow down ({code} {message})".strip(), location)
+    if status in _STATUSES:
+        kind, meaning = _STATUSES[status]
+        return kind(f"{meaning} ({code} {message})".strip(), location)
     if status >= _SERVER_ERROR or code in _SERVER_ERRORS:
         return StorageUnavailableError(f"the store failed ({status} {code} {message})".strip(), location)
     return StorageError(f"the store refused ({status} {code} {message})".strip(), location)

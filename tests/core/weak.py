@@ -1,0 +1,35 @@
+"""Stores in memory without conditional writes."""
+
+from typing import IO
+
+from airflow_quilt.core.errors import UnsupportedError
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.storage.base import ObjectInfo, WriteMode
+from airflow_quilt.core.storage.memory import MemoryStorage
+
+
+class IgnoringStorage(MemoryStorage):
+    """A store that ignores conditions and writes always."""
+
+    def put(
+        self,
+        key: PhysicalKey,
+        body: bytes | IO[bytes],
+        mode: WriteMode = "overwrite",  # noqa: ARG002
+        writer_tag: str | None = None,
+    ) -> ObjectInfo:
+        return super().put(key, body, "overwrite", writer_tag)
+
+    def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
+        return False
+
+
+class RefusingStorage(MemoryStorage):
+    """A store that refuses conditional writes as unknown."""
+
+    def put(
+        self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
+    ) -> ObjectInfo:
+        if mode != "overwrite":
+            raise UnsupportedError("the store does not know this request", str(key))
+        return super().put(key, body, mode, writer_tag)
