@@ -323,6 +323,17 @@ class StorageContract:
             assert found[root.join(name)].size == size
             assert found[root.join(name)].etag == stats[name].etag
 
+    def test_names_are_one_level_deep(self, storage: Storage, root: PhysicalKey) -> None:
+        for name in ("d/a", "d/b/c", "d/b/d/e", "d/b0/x", "d/c/f", "d.txt", "da/g"):
+            storage.put(root.join(name), b"x")
+
+        assert sorted(storage.list_names(root.join("d/"))) == ["a", "b/", "b0/", "c/"]
+        assert list(storage.list_names(root.join("d/c/"))) == ["f"]
+        assert list(storage.list_names(root.join("no/such/place/"))) == []
+        assert not storage.remove_directory(root.join("d/c/"))
+        storage.delete([root.join("d/c/f"), root.join("d/a")])
+        assert sorted(storage.list_names(root.join("d/"))) == ["b/", "b0/"]
+
     def test_empty_prefix_lists_nothing(self, storage: Storage, root: PhysicalKey) -> None:
         assert list(storage.list_objects(root.join("no/such/place/"))) == []
 
@@ -379,9 +390,17 @@ class StorageContract:
         assert b"".join(storage.stream(key, 1, 3)) == b"el"
         assert storage.stat(key).key.at_version(None) == key
         assert [(stat.key, stat.etag) for stat in storage.list_objects(root.join("d/"))] == [(key, etag)]
+        assert list(storage.list_names(root.join("d/"))) == [f"{name.partition('/')[0]}/" if "/" in name else name]
         assert PhysicalKey.parse(str(key)) == key
         storage.delete([key])
         assert list(storage.list_objects(root.join("d/"))) == []
+
+    def test_odd_directories_are_listed(self, storage: Storage, root: PhysicalKey) -> None:
+        names = {str(each.values[0]).partition("/")[0] for each in ODD_NAMES}
+        for name in names:
+            storage.put(root.join(f"d/{name}/x"), b"")
+
+        assert sorted(storage.list_names(root.join("d/"))) == sorted(f"{name}/" for name in names)
 
 
 class FileStoreContract(StorageContract):
@@ -964,13 +983,24 @@ class ObjectStoreContract(StorageContract):
         with pytest.raises(ObjectNotFoundError):
             storage.stat(key)
 
+    def test_directory_marker_is_no_name(self, storage: ObjectStore, root: PhysicalKey) -> None:
+        """List a directory that only an empty object stands for; but not the name of that object in it."""
+        marker = storage.put(root.join("d/"), b"").key.at_version(None)
+
+        assert list(storage.list_names(root)) == ["d/"]
+        assert list(storage.list_names(marker)) == []
+        assert [stat.key for stat in storage.list_objects(marker)] == [marker]
+        storage.delete([marker])
+        assert list(storage.list_names(root)) == []
+
     def test_many_keys_list_and_delete(self, storage: ObjectStore, root: PhysicalKey) -> None:
-        keys = [root.join(f"d/{number:04}") for number in range(1005)]
+        keys = [root.join(f"d/{number:04}/x") for number in range(1005)]
         with ThreadPoolExecutor(8) as pool:
             stats = list(pool.map(lambda key: storage.put(key, b""), keys))
 
         assert sorted(stat.key.key for stat in storage.list_objects(root)) == [key.key for key in keys]
         assert {stat.key for stat in storage.list_versions(root)} == {stat.key for stat in stats}
+        assert sorted(storage.list_names(root.join("d/"))) == [f"{number:04}/" for number in range(1005)]
         storage.delete(keys)
         assert list(storage.list_objects(root)) == []
         assert list(storage.list_versions(root)) == []

@@ -406,6 +406,25 @@ def test_permission_error_is_denied(
     assert [path.name for path in sorted(foreign.iterdir())] == ["closed", "file"]
 
 
+def test_directory_leftovers_go(storage: LocalStorage, tmp_path: Path) -> None:
+    """Remove the leftovers of a directory whose files are gone, and nothing of one that has a file."""
+    temporary = f".{'0' * 32}.tmp"
+    for name in (f"team/dead/{temporary}", f"team/dead/empty/{temporary}", f"team/live/{temporary}", "team/live/d/file"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "alone/empty").mkdir(parents=True)
+
+    assert list(storage.list_names(resolve_path(f"{tmp_path}/team/"))) == ["live/"]
+    removed = {name: storage.remove_directory(resolve_path(f"{tmp_path}/{name}/")) for name in ("team/dead", "alone/empty", "no")}
+    assert removed == {"team/dead": True, "alone/empty": True, "no": False}
+    assert not storage.remove_directory(resolve_path(f"{tmp_path}/team/live/"))
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*")) if path.is_file()] == [
+        f"team/live/{temporary}",
+        "team/live/d/file",
+    ]
+    assert not (tmp_path / "alone").exists()
+
+
 def test_closed_directory_is_named(storage: LocalStorage, foreign: Path) -> None:
     with pytest.raises(AccessDeniedError) as caught:
         list(storage.list_objects(resolve_path(f"{foreign}/")))

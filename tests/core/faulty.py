@@ -198,6 +198,12 @@ class TappedStorage:
     def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
         return iter(self._tap(Call("scan", prefix), lambda: list(self._storage.list_objects(prefix, after))))
 
+    def list_names(self, prefix: PhysicalKey) -> Iterator[str]:
+        return iter(self._tap(Call("names", prefix), lambda: list(self._storage.list_names(prefix))))
+
+    def remove_directory(self, prefix: PhysicalKey) -> bool:
+        return self._storage.remove_directory(prefix)  # No request; a disk is tapped below.
+
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         for key in keys:
             self._delete_one(key)
@@ -212,6 +218,9 @@ class TappedFileStore(TappedStorage):
     def __init__(self, store: FileStore, tap: Tap) -> None:
         super().__init__(store, tap)
         self._store = store
+
+    def remove_directory(self, prefix: PhysicalKey) -> bool:
+        return self._tap(Call("remove directory", prefix), lambda: self._store.remove_directory(prefix))
 
     def create(self, key: PhysicalKey, size: int) -> PartialFile:
         return TappedFile(key, self._tap(Call("create", key, size=size), lambda: self._store.create(key, size)), self._tap)

@@ -11,7 +11,7 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.runtime.stop import check_stop
 from airflow_quilt.core.storage.base import FileStore, ObjectInfo
-from airflow_quilt.core.storage.local import is_temporary, list_directory
+from airflow_quilt.core.storage.disk import is_temporary, list_directory
 from airflow_quilt.core.storage.paths import resolve_path
 
 _log = logging.getLogger(__name__)

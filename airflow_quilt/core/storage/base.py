@@ -170,6 +170,28 @@ class Storage(Protocol):
         """
         ...
 
+    def list_names(self, prefix: PhysicalKey) -> Iterator[str]:
+        """List the names one level below a prefix or directory, in any order, each once.
+
+        The requests are in proportion to the names, not to the objects below them.
+
+        Args:
+            prefix: the prefix or directory, with its ``/``; one that does not exist holds no name.
+
+        Returns:
+            The names of objects; and, with a ``/`` at its end, the name of each directory that has an object below it. The empty
+            name, of an object that stands for the directory itself, is left out.
+        """
+        ...
+
+    def remove_directory(self, prefix: PhysicalKey) -> bool:
+        """Remove a directory in which no object is left; return whether there was one.
+
+        On a disk empty directories, and temporary files of dead writers, are left when the last file is gone. A store of objects
+        has no directories.
+        """
+        ...
+
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects, not versions: where the store has versions the old ones stay. An object that is gone is no error.
 

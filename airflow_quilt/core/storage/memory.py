@@ -133,6 +133,15 @@ class MemoryStorage:
             if not after or stat.key.key > prefix.key + after:
                 yield ObjectInfo(stat.key.at_version(None), stat.size, stat.etag, written=stat.etag)
 
+    def list_names(self, prefix: PhysicalKey) -> Iterator[str]:
+        """List the names one level below a prefix."""
+        below = (stat.key.key.removeprefix(prefix.key).partition("/") for stat in self.list_versions(prefix))
+        return iter(dict.fromkeys(name + slash for name, slash, _ in below if name or slash))
+
+    def remove_directory(self, prefix: PhysicalKey) -> bool:  # noqa: ARG002
+        """Return False: there are no directories."""
+        return False
+
     def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
         """List the current objects below a prefix, at their versions; ``most`` of them."""
         with self._lock:

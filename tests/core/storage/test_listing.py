@@ -33,7 +33,8 @@ def by_botocore(data: bytes, listing: Listing) -> dict[str, Any]:
     DECODING[listing.operation](answer, {"encoding_type_auto_set": True})
     page = {name: answer[name] for name in ("IsTruncated", *listing.markers.values()) if name in answer}
     items = [{name: item[name] for name in SEEN & item.keys()} for item in answer.get(listing.field, [])]
-    return {**page, listing.field: items}
+    prefixes = {"CommonPrefixes": answer["CommonPrefixes"]} if "CommonPrefixes" in answer else {}
+    return {**page, listing.field: items, **prefixes}
 
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), max_size=12)
@@ -54,11 +55,22 @@ def xml(name: str, fields: Mapping[str, Any] | str) -> str:
 
 
 @given(
-    listed=st.lists(items, max_size=4), truncated=st.booleans(), token=texts.filter(bool), encoding=st.sampled_from(["", "url"])
+    listed=st.lists(items, max_size=4),
+    prefixes=st.lists(texts, max_size=3),
+    truncated=st.booleans(),
+    token=texts.filter(bool),
+    encoding=st.sampled_from(["", "url"]),
 )
-def test_objects_match_boto3(listed: list[dict[str, Any]], truncated: bool, token: str, encoding: str) -> None:  # noqa: FBT001
+def test_objects_match_boto3(
+    listed: list[dict[str, Any]],
+    prefixes: list[str],
+    truncated: bool,  # noqa: FBT001
+    token: str,
+    encoding: str,
+) -> None:
     page = {"EncodingType": encoding, "IsTruncated": str(truncated).lower(), "NextContinuationToken": token, "Name": "bucket"}
     body = "".join([*(xml(name, value) for name, value in page.items()), *(xml("Contents", item) for item in listed)])
+    body += "".join(xml("CommonPrefixes", {"Prefix": prefix}) for prefix in prefixes)
     data = f'<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult>{body}\n</ListBucketResult>'.encode()
 
     assert page_of(data, OBJECTS) == by_botocore(data, OBJECTS)

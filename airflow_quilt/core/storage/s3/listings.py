@@ -42,6 +42,13 @@ class BucketListings:
         for page in self._pages(OBJECTS, self._client.list_objects_v2, prefix, **begin):
             yield from stats_of(prefix.bucket, page)
 
+    def names(self, prefix: PhysicalKey) -> Iterator[str]:
+        """List the names one level below a prefix, up to 1000 with one request; those of prefixes end in ``/``."""
+        for page in self._pages(OBJECTS, self._client.list_objects_v2, prefix, Delimiter="/"):
+            keys = (item["Key"] for item in page.get("Contents", ()))
+            prefixes = (item["Prefix"] for item in page.get("CommonPrefixes", ()))
+            yield from filter(None, (key.removeprefix(prefix.key) for key in itertools.chain(keys, prefixes)))
+
     def versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
         """List the objects below a prefix at their current versions; a store that has none lists them without."""
         try:

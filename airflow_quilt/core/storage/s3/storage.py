@@ -258,6 +258,14 @@ class S3Storage:
         """List the objects below a prefix, without versions."""
         return self._listings.objects(prefix, after)
 
+    def list_names(self, prefix: PhysicalKey) -> Iterator[str]:
+        """List the names one level below a prefix, up to 1000 with one request."""
+        return self._listings.names(prefix)
+
+    def remove_directory(self, prefix: PhysicalKey) -> bool:  # noqa: ARG002
+        """Return False: a bucket has no directories."""
+        return False
+
     def list_versions(self, prefix: PhysicalKey, most: int | None = None) -> Iterator[ObjectInfo]:
         """List the objects below a prefix at their current versions; a store that has none lists them without."""
         return self._listings.versions(prefix, most)

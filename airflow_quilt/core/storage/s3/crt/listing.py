@@ -18,6 +18,7 @@ _ITEM: Final = 2
 
 _PARAMETERS: Final[Mapping[str, str]] = {
     "Prefix": "prefix",
+    "Delimiter": "delimiter",
     "StartAfter": "start-after",
     "ContinuationToken": "continuation-token",
     "KeyMarker": "key-marker",
@@ -99,6 +100,7 @@ def _time(text: str) -> datetime:
 
 _ITEM_FIELDS: Final[Mapping[str, Callable[[str], Any]]] = {
     "Key": str,
+    "Prefix": str,
     "VersionId": str,
     "IsLatest": _is_true,
     "LastModified": _time,
@@ -112,7 +114,9 @@ _PAGE_FIELDS: Final[Mapping[str, Callable[[str], Any]]] = {
     "NextVersionIdMarker": str,
     "EncodingType": str,
 }
-_ENCODED: Final = frozenset({"Key", "NextKeyMarker"})
+_ENCODED: Final = frozenset({"Key", "Prefix", "NextKeyMarker"})
+_PREFIXES: Final = "CommonPrefixes"
+"""The element, and boto3's field, of the prefixes that a listing with a delimiter has instead of the keys below them."""
 
 
 class _Reader:
@@ -124,6 +128,7 @@ class _Reader:
         self._page: dict[str, Any] = {}
         self._item: dict[str, Any] = {}
         self._items: list[dict[str, Any]] = []
+        self._prefixes: list[dict[str, Any]] = []
 
     def read(self, data: bytes) -> None:
         """Parse an answer."""
@@ -141,15 +146,17 @@ class _Reader:
         Raises:
             ValueError: it is not of this kind, or lacks a field.
         """
-        if self._root != self._listing.root or not all(map(self._is_whole, self._items)):
+        are_whole = all(map(self._is_whole, self._items)) and all("Prefix" in item for item in self._prefixes)
+        if self._root != self._listing.root or not are_whole:
             raise ValueError(f"no {self._listing.root}, or one that lacks fields")
         if self._page.get("IsTruncated") and not self._listing.next_page(self._page):
             raise ValueError("it does not name the next page")
         if self._page.pop("EncodingType", None) == "url":
-            for fields in (self._page, *self._items):
+            for fields in (self._page, *self._items, *self._prefixes):
                 for name in _ENCODED & fields.keys():
                     fields[name] = unquote_plus(fields[name])
-        return {**self._page, self._listing.field: self._items}
+        prefixes = {_PREFIXES: self._prefixes} if self._prefixes else {}
+        return {**self._page, self._listing.field: self._items, **prefixes}
 
     def _is_whole(self, item: Mapping[str, Any]) -> bool:
         return self._listing.needs <= item.keys() and item["Size"] >= 0
@@ -172,6 +179,8 @@ class _Reader:
         elif self._depth == _ITEM:
             if name == self._listing.item:
                 self._items.append(self._item)
+            elif name == _PREFIXES:
+                self._prefixes.append(self._item)
             elif name in _PAGE_FIELDS:
                 self._page[name] = _PAGE_FIELDS[name](self._text)
             self._item = {}
