@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 VAGUE = re.compile(r"(^|[ ,;:])(what|who|whoever|whatever|somebody|someone)\b", re.IGNORECASE)
 DOCUMENTED = ("airflow_quilt", "benchmarks", "demo", "example_dags", "testbed", "tests")
-PROTOCOLS = ("registry/history.py", "registry/pointers.py", "registry/lock.py", "runtime/executor.py")
+PROTOCOLS = ("registry/history.py", "registry/pointers.py", "registry/lock.py", "registry/locked.py", "runtime/executor.py")
 LEAST_COMMENTS = 0.05
 
 

@@ -6,8 +6,11 @@ something changes. A retry policy can name four kinds: :class:`PermanentError`, 
 :class:`RevisionConflictError` and :class:`ThrottledError`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final, TypeVar
+
+R = TypeVar("R")
 
 _MAX_LISTED: Final = 100
 
@@ -26,6 +29,23 @@ class QuiltError(Exception):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         # Pickle would call __init__ with args, but args hold the finished message, not the arguments of __init__.
         return type(self).__new__, (type(self), *self.args), vars(self)
+
+
+@contextmanager
+def named(where: str, *kinds: type[QuiltError]) -> Iterator[None]:
+    """Let errors of some kinds begin with ``where``, the name of the thing that they are about."""
+    try:
+        yield
+    except kinds as error:
+        if not str(error).startswith(where):
+            error.args = (f"{where}: {error}",)
+        raise
+
+
+def named_stream(where: str, items: Iterable[R], *kinds: type[QuiltError]) -> Iterator[R]:
+    """Yield items; errors of some kinds that are raised meanwhile begin with ``where``, as in :func:`named`."""
+    with named(where, *kinds):
+        yield from items
 
 
 class PermanentError(QuiltError):
@@ -103,7 +123,7 @@ class WorkflowConfigError(SettingsError):
 
 
 class ManifestError(PermanentError):
-    """A manifest cannot be read; the message names its line."""
+    """A manifest, or a pointer to one, cannot be read; the message names its line, the package, the registry and the top hash."""
 
 
 class PackageNotFoundError(PermanentError):

@@ -83,11 +83,12 @@ def _install(registry: Registry, reference: Reference, root: PhysicalKey, attemp
     _log.info("Installing %s to %s: %s, %s", selection, root, files, human_size(selection.bytes))
     progress = Progress(f"Installing {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
-    if root.is_local:
-        paths, reused = _to_directory(registry, root, selection, Downloader(registry.stores, progress=progress))
-    else:
-        uploader = Uploader(registry.stores, progress=progress, since=attempt.earliest if attempt else None)
-        paths, reused = _to_prefix(registry, root, selection, uploader)
+    with selection.named_errors():
+        if root.is_local:
+            paths, reused = _to_directory(registry, root, selection, Downloader(registry.stores, progress=progress))
+        else:
+            uploader = Uploader(registry.stores, progress=progress, since=attempt.earliest if attempt else None)
+            paths, reused = _to_prefix(registry, root, selection, uploader)
     _log.info("Installed %s: %s, of which %s were there already", selection, files, f"{reused:,}")
     return InstallResult(top_hash=selection.top_hash, paths=paths, bytes=selection.bytes, reused=reused)
 

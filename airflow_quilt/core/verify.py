@@ -89,13 +89,15 @@ def verify(
 
 def _verify(registry: Registry, reference: Reference, src: str | None, *, read_all: bool) -> Verification:
     selection = select(registry, reference)
-    places, extra = _places(registry, selection, src)
+    with selection.named_errors():
+        places, extra = _places(registry, selection, src)
     progress = Progress(f"Verifying {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
     stores = registry.stores
     jobs = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, retry=stores.retry)
     checker = _Checker(stores, jobs, read_all=read_all)
-    findings = dict(checker.run(places))
+    with selection.named_errors():
+        findings = dict(checker.run(places))
     found = Verification(
         top_hash=selection.top_hash,
         entries=len(selection.files),

@@ -381,7 +381,7 @@ def test_escaping_key_is_refused(world: World, key: str, use: Use) -> None:
     result, recorder = used(use, world)
 
     assert isinstance(result, ManifestError)
-    assert str(result).startswith("line 3: logical key")
+    assert ": line 3: logical key" in str(result)
     assert recorder.writes == []
 
 
@@ -531,7 +531,7 @@ def test_million_lines_refused_early(world: World, line: bytes) -> None:
     result, recorder = used(USES["install to a directory"], world)
 
     assert isinstance(result, ManifestError)
-    assert str(result).startswith("line 3: ")
+    assert ": line 3: " in str(result)
     assert recorder.writes == []
 
 

@@ -52,11 +52,13 @@ class Manifest:
         header: the first line.
         entries: a stream that can be read once.
         directories: the metadata of directories, complete once the first entry has been read.
+        where: the registry, the package and the top hash, for errors about entries; empty where they are not known.
     """
 
     header: Mapping[str, Any]
     entries: Iterator[Entry]
     directories: Mapping[DirectoryKey, Any] = field(default_factory=dict)
+    where: str = ""
 
     @property
     def user_meta(self) -> Any:

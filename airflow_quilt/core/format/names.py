@@ -24,6 +24,7 @@ TopHash = NewType("TopHash", str)
 """64 lower-case hex digits, checked by :func:`parse_top_hash`."""
 
 _MOST_SHOWN = 200
+_PARTS = 2
 _PUBLISHED_NAME = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
 _EXISTING_NAME = re.compile(r"[\w-]+/[\w-]+")
 _TOP_HASH = re.compile(r"[0-9a-f]{64}")
@@ -48,12 +49,26 @@ class PackageName:
 
     @classmethod
     def parse_existing(cls, text: object) -> Self:
-        """Parse the name of a package to read or delete, in quilt3's wider alphabet.
+        """Parse the name of a package to read, in quilt3's wider alphabet; one that a registry listed is taken as it is.
 
         Raises:
             PackageNameError: ``text`` has any other shape.
         """
+        if isinstance(text, cls):
+            return cls.parse_listed(text)
         return cls._matching(_EXISTING_NAME, text, "letters, digits, '-' and '_'")
+
+    @classmethod
+    def parse_listed(cls, text: object) -> Self:
+        """Parse the name of a package to delete: any that a registry can list, also one of careless clients.
+
+        Raises:
+            PackageNameError: ``text`` is not two names of directories around one ``/``.
+        """
+        parts = str(text).split("/") if isinstance(text, str | PackageName) else ()
+        if len(parts) == _PARTS and all(map(is_name_part, parts)):
+            return cls(*parts)
+        raise PackageNameError(f"package name {repr(text)[:_MOST_SHOWN]}: expected namespace/name")
 
     @classmethod
     def _matching(cls, pattern: re.Pattern[str], text: object, alphabet: str) -> Self:
@@ -65,6 +80,11 @@ class PackageName:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+def is_name_part(text: str) -> bool:
+    """Return whether one part of a package's name can be that of a directory below a registry's pointers."""
+    return text not in {"", ".", ".."} and "\0" not in text
 
 
 def parse_logical_key(text: object) -> LogicalKey:

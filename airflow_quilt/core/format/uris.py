@@ -16,6 +16,7 @@ from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_
 
 _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
 """An S3 URL without escapes, as nearly all are."""
+_NOT_IN_NAMES = re.compile(r"[^\w/-]+")
 
 NULL_VERSION: Final = "null"
 """The version of objects that were written while their bucket had no versioning, or suspended it; one of each key at most."""
@@ -241,14 +242,19 @@ class QuiltUri:
             "package": str(self.package),
             "top_hash": self.top_hash,
             "quilt_uri": str(self),
-            "catalog_url": f"{catalog}/b/{bucket}/packages/{self.package}/tree/{self.top_hash}/" if has_page else None,
+            "catalog_url": f"{catalog}/b/{bucket}/packages/{_quoted(self.package)}/tree/{self.top_hash}/" if has_page else None,
         }
 
     def __str__(self) -> str:
         pin = f"@{self.top_hash}" if self.top_hash else f":{self.tag}" if self.tag else ""
         path = f"&path={quote(self.path, safe='/')}" if self.path else ""
         catalog = f"&catalog={quote(self.catalog, safe='/:')}" if self.catalog else ""
-        return f"quilt+{self.registry}#package={self.package}{pin}{path}{catalog}"
+        return f"quilt+{self.registry}#package={_quoted(self.package)}{pin}{path}{catalog}"
+
+
+def _quoted(package: PackageName) -> str:
+    """Return the name of a package in a URL; it is its own spelling but for names that a client should not have made."""
+    return _NOT_IN_NAMES.sub(lambda found: quote(found[0]), str(package))
 
 
 def _check_unicode(text: str) -> None:

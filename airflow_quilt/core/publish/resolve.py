@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.errors import InputError, SourceError, named_stream
 from airflow_quilt.core.format.manifest import Entry, directory_line, header_line, make_header
 from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.metadata import lost_keys, merge_meta
@@ -142,7 +142,8 @@ def _read_base(registry: Registry, package: PackageName, draft: Draft, latest: L
         _log.info("There is no package %s in %s yet: the update starts from nothing", package, registry.location)
         return SourceTree()
     manifest = registry.read(package, latest.top_hash if draft.revision is None and latest else draft.revision).begun()
-    sources = (Source.of_entry(entry, hash_type=draft.hash_type) for entry in manifest.entries)
+    entries = (Source.of_entry(entry, hash_type=draft.hash_type) for entry in manifest.entries)
+    sources = named_stream(manifest.where, entries, SourceError)
     if not registry.location.is_local:
         sources = (replace(source, movable=False) if source.is_local else source for source in sources)
     return SourceTree(sources, manifest.directories, header=manifest.header)

@@ -1,4 +1,4 @@
-"""Changes of the history of a package: publish, delete, roll back; exact among other writers and crashes (ADR 0007, ADR 0009).
+"""Publishing of revisions, exact among other writers and crashes (ADR 0007, ADR 0009).
 
 **Publishing** is four writes, for S3 has no transaction over a pointer and ``latest``. The code carries the same numbers:
 
@@ -23,8 +23,8 @@ A process that moves ``latest`` on first marks the pointer that it named as publ
 attempt reads ``latest`` first and the pointers of its other attempts afterwards: one that is still pending never was the latest
 revision, and cannot become it any more once this attempt has moved ``latest``.
 
-**Deleting and rolling back** make ``latest`` name a revision that must not be deleted meanwhile. They take turns, by a lock;
-publishing does not wait for it. The states of a pointer are a table in :mod:`airflow_quilt.core.registry.pointers`.
+Publishing does not wait for the lock of deletions and rollbacks (:mod:`airflow_quilt.core.registry.locked`). The states of a
+pointer are a table in :mod:`airflow_quilt.core.registry.pointers`.
 """
 
 import logging
@@ -32,24 +32,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from airflow_quilt.core.errors import (
-    DiskError,
-    PackageNotFoundError,
-    RevisionConflictError,
-    StorageError,
-    StorageUnavailableError,
-)
+from airflow_quilt.core.errors import DiskError, RevisionConflictError, StorageError, StorageUnavailableError
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
-from airflow_quilt.core.registry.lock import StoredLock
-from airflow_quilt.core.registry.pointers import Pointers
-from airflow_quilt.core.registry.revisions import DeleteResult, Latest, Pointer, PointerListing, Revision
+from airflow_quilt.core.registry.pointers import MOST_ROUNDS, Pointers, too_many_writers
+from airflow_quilt.core.registry.revisions import Latest, Pointer, PointerListing, Revision
 from airflow_quilt.core.runtime.stop import sleep
 
 _log = logging.getLogger(__name__)
 
-_MOST_ROUNDS: Final = 100
-"""Writes of ``latest`` that are refused in a row, because other writers were faster, before a change is given up."""
 _MARK_POLLS: Final = 20
 _MARK_POLL_INTERVAL: Final = 0.05
 """Polls, and seconds between them, in which another attempt that is alive marks its pointer as published, where another client
@@ -58,22 +49,17 @@ _CLEANUP_ATTEMPTS: Final = 2
 _CLOCK_SKEW: Final = 60.0
 """Seconds by which the clocks of two workers that run at the same time may differ."""
 
-FindRevision = Callable[[Latest | None, Sequence[Pointer]], TopHash]
-"""Chooses a revision, given ``latest`` and the history."""
-
 
 class History:
-    """The history of one package.
+    """Publishes the revisions of one package.
 
     Args:
         pointers: the pointers of the package.
-        lock: taken by deletions and rollbacks.
         clock: unix seconds.
     """
 
-    def __init__(self, pointers: Pointers, lock: StoredLock, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, pointers: Pointers, clock: Callable[[], float] = time.time) -> None:
         self._pointers = pointers
-        self._lock = lock
         self._clock = clock
 
     def check(self, top_hash: TopHash, base: Latest | None, attempt: Attempt) -> None:
@@ -139,80 +125,11 @@ class History:
         """Return the revision that ``latest`` names, and whether it is of this work; None where it has no pointer."""
         writer_tag = WriterTag.of(attempt)
         recent = self._read_recent(attempt, latest, self._list_recent(attempt, latest))
-        pointer = _pointer_among(recent, latest) or self._find_pointer(latest)
+        pointer = _pointer_among(recent, latest) or self._pointers.find(latest)
         if pointer is None:
             return None
         self._finish(pointer, self._pointers_of_attempts(writer_tag, attempt, latest, recent))
         return pointer.revision, writer_tag.is_same_work(pointer.writer_tag)
-
-    def delete_all(self) -> DeleteResult | None:
-        """Delete the pointers of all revisions, none of which is read for that; return None where there is nothing.
-
-        Raises:
-            RevisionConflictError: ``latest`` moved meanwhile; nothing was deleted.
-            StorageError: some could not be deleted; a retry goes on.
-        """
-        with self._lock.hold():
-            latest, stamps = self._pointers.latest(), self._pointers.listing().stamps
-            if latest is None and not stamps:
-                return None
-            # ``latest`` goes first: a crash here leaves a package without it, which readers take for none, never a ``latest``
-            # that names a revision without a pointer.
-            if latest:
-                self._pointers.delete_latest(latest)
-            # A store that was slow may have cost the lock, and the next owner may rely on these pointers.
-            self._lock.check()
-            self._pointers.remove(stamps)
-            self._repair_after_delete([])
-            return DeleteResult.at(stamps)
-
-    def delete(self, find: FindRevision) -> DeleteResult:
-        """Delete the pointers of a revision.
-
-        When it is the latest one, the newest that is left becomes the latest first.
-
-        Raises:
-            StorageError: some could not be deleted; a retry goes on.
-        """
-        with self._lock.hold():
-            for _ in range(_MOST_ROUNDS):
-                latest, pointers = self._pointers.latest(), self._pointers.read_listed(self._pointers.listing())
-                top_hash = find(latest, pointers)
-                kept = [pointer for pointer in pointers if pointer.revision.top_hash != top_hash]
-                doomed = [pointer.stamp for pointer in pointers if pointer.revision.top_hash == top_hash]
-                # ``latest`` moves before pointers go, so a reader never finds it at a revision without a pointer.
-                try:
-                    self._move_latest_off(latest, top_hash, kept)
-                except RevisionConflictError:
-                    # A publication, which takes no lock, was faster: it may be the revision to delete, or a better successor.
-                    continue
-                # A store that was slow may have cost the lock, and a rollback may be making one of these the latest.
-                self._lock.check()
-                self._pointers.remove(doomed)
-                self._repair_after_delete(kept)
-                return DeleteResult.at(doomed, top_hash)
-        raise self._too_many_writers()
-
-    def roll_back(self, find: FindRevision) -> tuple[Revision, TopHash]:
-        """Make a revision of the history the latest one again; return it, and the top hash that ``latest`` named before.
-
-        Raises:
-            PackageNotFoundError: the revision is not published yet.
-            RevisionConflictError: ``latest`` moved meanwhile; it was left alone.
-        """
-        with self._lock.hold():
-            latest, pointers = self._pointers.latest(), self._pointers.read_listed(self._pointers.listing())
-            top_hash = find(latest, pointers)
-            there = [pointer for pointer in pointers if pointer.revision.top_hash == top_hash]
-            if latest is None or not there:
-                raise PackageNotFoundError(f"{self._pointers}: there is no such revision")
-            if latest.top_hash != top_hash:
-                # The writer of a pending pointer may be refused in the next moment, and withdraw it.
-                if not any(pointer.may_become_latest(self._clock()) for pointer in there):
-                    raise PackageNotFoundError(f"{self._pointers}: revision {top_hash} is still being published, or never was")
-                self._lock.check()
-                self._pointers.write_latest(top_hash, latest)
-            return there[0].revision, latest.top_hash
 
     def _list_recent(self, attempt: Attempt, latest: Latest | None) -> PointerListing:
         """List the newest pointer, those that attempts of this work may have written, and the one that ``latest`` names."""
@@ -252,7 +169,7 @@ class History:
         """Return the pointer that another attempt of this work published before ``latest`` was read, or None."""
         if done := _first_published(earlier):
             return done
-        return self._find_pointer(latest) if latest and writer_tag.is_same_work(latest.writer_tag) else None
+        return self._pointers.find(latest) if latest and writer_tag.is_same_work(latest.writer_tag) else None
 
     def _publish_on_base(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
         """Do step 3 on the base alone; return the pointer of another writer that did it to the same effect, or None."""
@@ -266,7 +183,7 @@ class History:
         self, pointer: Pointer, base: Latest | None, writer_tag: WriterTag, attempt: Attempt
     ) -> tuple[Pointer, Pointer | None]:
         """Do step 3 on the latest of the moment; return the own pointer, and that of another writer as on a base."""
-        for _ in range(_MOST_ROUNDS):
+        for _ in range(MOST_ROUNDS):
             try:
                 return pointer, self._compare_and_set_latest(pointer, base)
             except RevisionConflictError:
@@ -281,7 +198,7 @@ class History:
                 self._pointers.withdraw(pointer)
                 pointer = self._pointers.add(pointer.revision.top_hash, pointer.stamp + 1, writer_tag)
         self._pointers.withdraw(pointer)
-        raise self._too_many_writers()
+        raise too_many_writers(self._pointers)
 
     def _compare_and_set_latest(self, pointer: Pointer, base: Latest | None) -> Pointer | None:
         """Make ``latest`` name a revision if it still is its base; return the pointer of another writer that did, or None."""
@@ -293,7 +210,7 @@ class History:
             if not isinstance(error, StorageUnavailableError) or isinstance(error, DiskError):
                 self._withdraw_unless_latest(pointer)
             raise
-        return self._find_pointer(twin, pointer) if twin else None
+        return self._pointers.find(twin, pointer) if twin else None
 
     def _withdraw_unless_latest(self, pointer: Pointer) -> None:
         """Withdraw a pointer after an error of its storage, unless ``latest`` names it all the same."""
@@ -338,38 +255,6 @@ class History:
         if left := [each.stamp for each in now if each and each in stale]:
             self._pointers.remove(left)
 
-    def _find_pointer(self, latest: Latest, other_than: Pointer | None = None) -> Pointer | None:
-        """Return the pointer of the revision that ``latest`` names: the one that its tag names, or else the newest."""
-        if named := self._pointers.named_by(latest):
-            return named
-        candidates = self._pointers.of(latest)
-        return next((each for each in candidates if not other_than or each.revision != other_than.revision), None)
-
-    def _move_latest_off(self, latest: Latest | None, top_hash: TopHash, kept: Sequence[Pointer]) -> None:
-        """Make ``latest`` name another revision than the one that is to be deleted, or none where no other is left."""
-        if latest is None or (kept and latest.top_hash != top_hash):
-            return
-        if not kept:
-            self._pointers.delete_latest(latest)
-            return
-        # A pending pointer only where no other is left: its writer may withdraw it, and then puts it back (Pointers.withdraw).
-        safe = (pointer for pointer in kept if pointer.may_become_latest(self._clock()))
-        self._pointers.write_latest(next(safe, kept[0]).revision.top_hash, latest)
-
-    def _repair_after_delete(self, kept: Sequence[Pointer]) -> None:
-        """Restore ``latest``, or the pointer of its revision, for a publication that ran at the same time and lost it."""
-        # A publication between the check and the delete of ``latest`` (Pointers.delete_latest) lost its ``latest``.
-        if not kept:
-            self._pointers.restore_latest()
-        # A publication of the very revision that was deleted was listed with it: ``latest`` names it, and its pointer is gone.
-        latest = self._pointers.latest()
-        if latest and latest.top_hash not in {pointer.revision.top_hash for pointer in kept} and not self._find_pointer(latest):
-            writer_tag = (latest.writer_tag or WriterTag.of(Attempt())).published()
-            self._pointers.add(latest.top_hash, int(self._clock()), writer_tag)
-
-    def _too_many_writers(self) -> StorageUnavailableError:
-        return StorageUnavailableError("other writers keep moving 'latest'", str(self._pointers))
-
 
 def _earliest(attempt: Attempt) -> float:
     """Return the unix seconds before which no other attempt of this work wrote a pointer."""
@@ -382,6 +267,6 @@ def _first_published(pointers: Sequence[Pointer]) -> Pointer | None:
 
 
 def _pointer_among(pointers: Sequence[Pointer], latest: Latest) -> Pointer | None:
-    """Return the pointer of the revision that ``latest`` names, as :meth:`History._find_pointer`, if it is one of these."""
+    """Return the pointer of the revision that ``latest`` names, as :meth:`PointerReader.find`, if it is one of these."""
     alike = (pointer for pointer in pointers if pointer.revision.top_hash == latest.top_hash)
     return next((pointer for pointer in pointers if pointer.is_named_by(latest)), None) or next(alike, None)

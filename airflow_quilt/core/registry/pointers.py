@@ -1,4 +1,4 @@
-"""Pointers of a package: one for each revision, named by its unix second, and ``latest`` (ADR 0007, ADR 0009).
+"""Changes of the pointers of a package: one for each revision, named by its unix second, and ``latest`` (ADR 0007, ADR 0009).
 
 Every write has a condition (:data:`airflow_quilt.core.storage.base.WriteMode`) and leaves the tag of its writer beside the
 object. So a write whose answer was lost is distinguished from the write of another process, also where both wrote the same.
@@ -28,38 +28,30 @@ that it still has the ETag that was read, and only :meth:`Pointers.write_latest`
 """
 
 import contextlib
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 import pendulum
 
-from airflow_quilt.core.errors import (
-    ManifestError,
-    ObjectNotFoundError,
-    PreconditionError,
-    RevisionConflictError,
-    SettingsError,
-    StorageUnavailableError,
-    TopHashError,
-)
+from airflow_quilt.core.errors import PreconditionError, RevisionConflictError, SettingsError, StorageUnavailableError
 from airflow_quilt.core.format import layout
-from airflow_quilt.core.format.names import PackageName, TopHash, parse_top_hash
+from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import WriterTag
-from airflow_quilt.core.registry.revisions import Latest, Pointer, PointerListing, Revision, is_stamp
-from airflow_quilt.core.runtime.threads import map_concurrently
+from airflow_quilt.core.registry.pointer_reader import FIRST_STAMP, PointerReader
+from airflow_quilt.core.registry.revisions import Latest, Pointer, Revision
 from airflow_quilt.core.storage.base import IfMatch, Storage, WriteMode
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 
+MOST_ROUNDS: Final = 100
+"""Writes of ``latest`` that are refused in a row, because other writers were faster, before a change is given up."""
 _MOST_SECONDS: Final = 1000
 """Seconds in a row that are tried for the name of a pointer."""
-_FIRST_STAMP: Final = 10**9
 _LAST_STAMP: Final = 10**10 - 1
 
 
-class Pointers:
-    """The pointers of one package; remembers those that it read last from a listing.
+class Pointers(PointerReader):
+    """The pointers of one package.
 
     Args:
         storage: the storage of the registry.
@@ -70,24 +62,8 @@ class Pointers:
     """
 
     def __init__(self, storage: Storage, writer: ConditionalWriter, root: PhysicalKey, name: PackageName, threads: int) -> None:
-        self._storage = storage
+        super().__init__(storage, root, name, threads)
         self._writer = writer
-        self._root = root
-        self.name = name
-        self._threads = threads
-        self._cache: Mapping[int, tuple[str, Pointer]] = {}
-
-    def latest(self) -> Latest | None:
-        """Read ``latest``; None where there is none.
-
-        Raises:
-            ManifestError: it holds something else than a top hash.
-        """
-        try:
-            blob = self._storage.get(self._key(layout.LATEST))
-        except ObjectNotFoundError:
-            return None
-        return Latest(self._parse(blob.data, layout.LATEST), blob.etag, WriterTag.parse(blob.writer_tag))
 
     def write_latest(self, top_hash: TopHash, base: Latest | None, writer_tag: WriterTag | None = None) -> Latest | None:
         """Make ``latest`` name a revision, on the condition that it is still ``base``.
@@ -149,49 +125,13 @@ class Pointers:
             with contextlib.suppress(PreconditionError):
                 self._writer.put(self._key(layout.LATEST), newest.revision.top_hash.encode(), "create")
 
-    def all(self) -> Iterator[Pointer]:
-        """Yield the pointers, newest first; a hash that was published twice comes twice."""
-        return self._read_each(self.listing().stamps)
-
-    def at(self, second: float) -> Pointer | None:
-        """Return the newest pointer of that second or an earlier one; ``latest`` may have named another revision then."""
-        there = map(self.read, (stamp for stamp in self.listing().stamps if stamp <= second))
-        return next(filter(None, there), None)
-
-    def listing(self, since: int = 0) -> PointerListing:
-        """List the pointers of revisions from some second on, and ``latest``."""
-        directory = self._root.join(layout.pointers(self.name))
-        # Names have 10 digits each, so they sort as numbers do; ``latest`` sorts after them and is always listed.
-        after = str(since - 1) if since > _FIRST_STAMP else ""
-        found = {stat.key.key.removeprefix(directory.key): stat for stat in self._storage.list_objects(directory, after)}
-        stats = {int(name): stat for name, stat in found.items() if is_stamp(name) and int(name) >= since}
-        latest = found.get(layout.LATEST)
-        return PointerListing(latest.etag if latest else None, dict(sorted(stats.items(), reverse=True)))
-
-    def read_listed(self, listing: PointerListing, since: float = 0, also: Iterable[int] = ()) -> list[Pointer]:
-        """Read pointers of a listing, newest first; one that was read after it had been listed the same is not read again.
-
-        Args:
-            listing: the newest one there is.
-            since: leaves those of earlier seconds out.
-            also: seconds that are not left out, if they are listed.
-        """
-        wanted = {stamp: stat.written for stamp, stat in listing.stats.items() if stamp >= since or stamp in also}
-        # By ``written``, not by ETag: a pointer that is marked as published keeps its bytes, and so its ETag.
-        known = {stamp: cached for stamp, cached in self._cache.items() if cached[0] and cached[0] == wanted.get(stamp)}
-        unknown = [stamp for stamp in wanted if stamp not in known]
-        read = dict(zip(unknown, map_concurrently(self.read, unknown, self._threads), strict=True))
-        known |= {stamp: (wanted[stamp], pointer) for stamp, pointer in read.items() if pointer}
-        self._cache = known
-        return [known[stamp][1] for stamp in wanted if stamp in known]
-
     def add(self, top_hash: TopHash, stamp: int, writer_tag: WriterTag) -> Pointer:
         """Create the pointer of a revision under the first free second from ``stamp`` on.
 
         Raises:
             SettingsError: there is no such second of ten digits.
         """
-        first = max(stamp, _FIRST_STAMP)
+        first = max(stamp, FIRST_STAMP)
         for second in range(first, first + _MOST_SECONDS):
             own = writer_tag.at(self._valid_stamp(second))
             try:
@@ -244,22 +184,6 @@ class Pointers:
         if pointer and pointer.is_pending:
             self.mark_published(pointer)
 
-    def named_by(self, latest: Latest) -> Pointer | None:
-        """Return the pointer whose writer made its revision the latest; None where no tag names it, or it was deleted."""
-        if latest.writer_tag is None:
-            return None
-        pointer = self.read(latest.writer_tag.stamp)
-        return pointer if pointer and pointer.is_named_by(latest) else None
-
-    def of(self, latest: Latest) -> Iterator[Pointer]:
-        """Yield the pointers of the revision that ``latest`` names, those with the same ETag as ``latest`` first."""
-        stats = self.listing().stats
-        # On most stores an ETag is a hash of the bytes, and ``latest`` has the bytes of its pointer. On a disk it is not.
-        alike = [stamp for stamp, stat in stats.items() if stat.etag == latest.etag]
-        others = [stamp for stamp, stat in stats.items() if stat.etag != latest.etag]
-        there = itertools.chain(filter(None, map(self.read, alike)), self._read_each(others))
-        return (pointer for pointer in there if pointer.revision.top_hash == latest.top_hash)
-
     def restore(self, pointer: Pointer, writer_tag: WriterTag) -> Pointer:
         """Create the deleted pointer of a published revision again, and ``latest`` where there is none."""
         again = self.add(pointer.revision.top_hash, pointer.stamp, writer_tag.published())
@@ -277,33 +201,13 @@ class Pointers:
         if next(self.of(latest), None) is None:
             self.add(latest.top_hash, pointer.stamp, pointer.writer_tag.published())
 
-    def remove(self, stamps: Iterable[int]) -> None:
-        """Delete the pointers of some seconds."""
-        self._storage.delete([self._key(str(stamp)) for stamp in stamps])
+    def remove(self, names: Iterable[int | str]) -> None:
+        """Delete the pointers of some seconds, or of other names."""
+        self._storage.delete([self._key(str(name)) for name in names])
 
-    def read(self, stamp: int) -> Pointer | None:
-        """Read the pointer of a revision; None where it has been deleted since it was listed."""
-        try:
-            blob = self._storage.get(self._key(str(stamp)))
-        except ObjectNotFoundError:
-            return None
-        revision = Revision(pendulum.from_timestamp(stamp), self._parse(blob.data, str(stamp)))
-        return Pointer(revision, blob.etag, WriterTag.parse(blob.writer_tag))
-
-    def __str__(self) -> str:
-        return str(self._key(""))
-
-    def _read_each(self, stamps: Iterable[int]) -> Iterator[Pointer]:
-        return (pointer for pointer in map_concurrently(self.read, stamps, self._threads) if pointer)
-
-    def _key(self, pointer: str) -> PhysicalKey:
-        return self._root.join(layout.pointer(self.name, pointer))
-
-    def _parse(self, data: bytes, pointer: str) -> TopHash:
-        try:
-            return parse_top_hash(data.decode("ascii").strip())
-        except (UnicodeDecodeError, TopHashError) as error:
-            raise ManifestError(f"the pointer {self.name}:{pointer} holds no top hash: {data[:80]!r}") from error
+    def remove_directory(self) -> bool:
+        """Remove the directory of the pointers, where the store has directories and no pointer is left; return whether it was."""
+        return self._storage.remove_directory(self._key(""))
 
     def _conflict(self, base: Latest | None, found: Latest | None) -> RevisionConflictError:
         return RevisionConflictError(str(self.name), base.top_hash if base else None, found.top_hash if found else None)
@@ -312,3 +216,8 @@ class Pointers:
 def _has_effect(found: Latest, top_hash: TopHash, writer_tag: WriterTag | None) -> bool:
     """Whether ``latest`` names the revision that was to be written, or one that another attempt of the same work made."""
     return found.top_hash == top_hash or (writer_tag is not None and writer_tag.is_same_work(found.writer_tag))
+
+
+def too_many_writers(pointers: Pointers) -> StorageUnavailableError:
+    """Return the error for a change that other writers outran :data:`MOST_ROUNDS` times."""
+    return StorageUnavailableError("other writers keep moving 'latest'", str(pointers))

@@ -1,8 +1,8 @@
 """Values of a package's history: revisions, the state of ``latest`` and of pointers when they were read."""
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final, Literal, Self
 
 import pendulum
@@ -82,10 +82,12 @@ class PointerListing:
     Attributes:
         latest: the ETag of ``latest``, or None where there is none.
         stats: the pointers of revisions by their seconds, newest first.
+        others: all else in the directory of pointers by its name, such as tags, and objects that stand for the directory.
     """
 
     latest: str | None
     stats: Mapping[int, ObjectInfo]
+    others: Mapping[str, ObjectInfo] = field(default_factory=dict)
 
     @property
     def stamps(self) -> list[int]:
@@ -96,6 +98,38 @@ class PointerListing:
     def newest(self) -> int:
         """The second of the newest revision, or 0."""
         return next(iter(self.stats), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class PackageState:
+    """The state of a package, every pointer of which was read.
+
+    Attributes:
+        latest: the state of ``latest``, or None where there is none.
+        pointers: the history, newest first.
+        tags: the top hashes of pointers of other names.
+        others: the names of all that is no pointer.
+    """
+
+    latest: Latest | None
+    pointers: Sequence[Pointer]
+    tags: Mapping[str, TopHash]
+    others: Sequence[str]
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no such package."""
+        return not (self.latest or self.pointers or self.tags)
+
+    @property
+    def history(self) -> set[TopHash]:
+        """The top hashes of the revisions in the history."""
+        return {pointer.revision.top_hash for pointer in self.pointers}
+
+    @property
+    def hashes(self) -> set[TopHash]:
+        """The top hashes that pointers of any name hold."""
+        return {*self.history, *self.tags.values(), *([self.latest.top_hash] if self.latest else ())}
 
 
 @dataclass(frozen=True, slots=True)

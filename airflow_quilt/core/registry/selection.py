@@ -1,11 +1,12 @@
 """References to a revision, or to files of it, and the entries that they select."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from airflow_quilt.core.errors import EntryNotFoundError, LocationError
+from airflow_quilt.core.errors import EntryDamagedError, EntryNotFoundError, HashTypeError, LocationError, SourceError, named
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
@@ -44,12 +45,21 @@ def parse_destination(text: str) -> PhysicalKey:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Files of a revision, each with its path, relative to the path of the reference, and its entry."""
+    """Files of a revision, each with its path, relative to the path of the reference, and its entry.
+
+    Attributes:
+        package: its name.
+        top_hash: of the revision.
+        files: the paths and entries, in walk order.
+        uri: the revision.
+        where: the registry, the package and the top hash, for errors.
+    """
 
     package: PackageName
     top_hash: TopHash
     files: list[tuple[str, Entry]]
     uri: QuiltUri
+    where: str
 
     @property
     def bytes(self) -> int:
@@ -58,6 +68,10 @@ class Selection:
 
     def __str__(self) -> str:
         return f"{self.package}@{self.top_hash}"
+
+    def named_errors(self) -> AbstractContextManager[None]:
+        """Name the registry, the package and the top hash in errors about its entries."""
+        return named(self.where, LocationError, HashTypeError, EntryDamagedError, SourceError)
 
 
 def select(registry: Registry, reference: Reference) -> Selection:
@@ -70,14 +84,15 @@ def select(registry: Registry, reference: Reference) -> Selection:
     """
     name = PackageName.parse_existing(reference.package)
     top_hash = registry.resolve(name, reference.revision)
-    entries = registry.read(name, top_hash).entries
+    manifest = registry.read(name, top_hash)
+    entries, where = manifest.entries, manifest.where
     uri = QuiltUri(registry=registry.location, package=name, top_hash=top_hash)
     if reference.path is None:
-        return Selection(name, top_hash, [(entry.logical_key, entry) for entry in entries], uri)
+        return Selection(name, top_hash, [(entry.logical_key, entry) for entry in entries], uri, where)
     files = list(at(entries, reference.path))
     if not files:
-        raise EntryNotFoundError(f"{registry.location}: package {name}@{top_hash} has nothing at {reference.path!r}")
-    return Selection(name, top_hash, files, uri)
+        raise EntryNotFoundError(f"{where} has nothing at {reference.path!r}")
+    return Selection(name, top_hash, files, uri, where)
 
 
 def at(entries: Iterable[Entry], path: str) -> Iterator[tuple[str, Entry]]:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Final
 
 from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, PackageNameError
@@ -23,9 +24,9 @@ _PAGE: Final = 1000
 class LatestWatcher:
     """Polls the ``latest`` pointers of packages of one registry.
 
-    A poll makes one HEAD for each package; or it lists their pointers, 1000 with each request: where a pattern needs that, or
-    where packages are many, unless the last listing needed more requests than there are packages. A pointer is read where its
-    ETag has changed since the last poll.
+    A poll makes one HEAD for each package; or it lists their pointers, 1000 with each request: where there is a pattern, or where
+    packages are many, unless the last listing needed more requests than there are packages. Then the names of those that fit a
+    pattern are listed, without their pointers. A pointer is read where its ETag has changed since the last poll.
 
     Args:
         registry: the registry of the packages.
@@ -39,6 +40,7 @@ class LatestWatcher:
         self._etags: dict[str, str] = {}
         self._found: dict[str, TopHash] = {}
         self._pages = 0
+        self._by_name = 0
 
     def poll(self, packages: Collection[str]) -> Mapping[str, TopHash]:
         """Return the top hash that ``latest`` names, by package, without packages that do not exist.
@@ -49,9 +51,12 @@ class LatestWatcher:
         Raises:
             StorageError: a store refused or failed.
         """
-        prefixes = [literal_prefix(package) for package in packages if is_pattern(package)]
+        patterns = [package for package in packages if is_pattern(package)]
+        fitting = list(self._fitting(patterns)) if patterns and self._pages > max(_FEW, self._by_name) else None
+        prefixes = [literal_prefix(pattern) for pattern in patterns] if fitting is None else []
         names = [package for package in packages if not is_pattern(package) and not package.startswith(tuple(prefixes))]
-        if len(names) > max(_FEW, self._pages):
+        names = list(dict.fromkeys([*names, *(fitting or ())]))
+        if fitting is None and len(names) > max(_FEW, self._pages):
             prefixes.append(os.path.commonprefix(names))  # noqa: RUF071  (of characters, as prefixes of listings are)
             names = []
         etags = dict(self._list(_outermost(prefixes), packages) if prefixes else ())
@@ -62,6 +67,22 @@ class LatestWatcher:
         # Remembered only now: a poll that fails half-way must not hide a change from the next one.
         self._etags, self._found = {name: etags[name] for name in found}, found
         return found
+
+    def _fitting(self, patterns: Collection[str]) -> Iterator[str]:
+        """List the names of the packages that fit patterns, each once, with a request for each namespace that may hold one."""
+        spaces = {pattern.partition("/")[0] for pattern in patterns}
+        directory = self._root.join(layout.NAMES)
+        if any(map(is_pattern, spaces)):
+            there = (name.removesuffix("/") for name in self._storage.list_names(directory) if name.endswith("/"))
+            spaces = {name for name in there if any(fnmatchcase(name, space) for space in spaces)}
+        requests = len(spaces) + 1
+        for namespace in sorted(spaces):
+            for name in self._storage.list_names(directory.join(f"{namespace}/")):
+                package = f"{namespace}/{name.removesuffix('/')}"
+                if name.endswith("/") and _is_polled(package, (), patterns) and _is_readable(package):
+                    requests += 1
+                    yield package
+        self._by_name = requests
 
     def _stat_each(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         for name, etag in map_concurrently(self._etag, names, self._threads):
@@ -79,6 +100,7 @@ class LatestWatcher:
         names = {package for package in packages if not is_pattern(package)}
         patterns = [package for package in packages if is_pattern(package)]
         directory = self._root.join(layout.NAMES)
+        spaces, found = {""}, 0
         pages = 0
         for prefix in prefixes:
             pages += 1
@@ -86,8 +108,10 @@ class LatestWatcher:
                 pages += count % _PAGE == 0
                 name, _, pointer = stat.key.key.removeprefix(directory.key).rpartition("/")
                 if pointer == layout.LATEST and name.count("/") == 1 and _is_polled(name, names, patterns):
+                    spaces.add(name.partition("/")[0])
+                    found += 1
                     yield name, stat.etag
-        self._pages = pages
+        self._pages, self._by_name = pages, len(spaces) + found
 
     def _read(self, name: str) -> TopHash | None:
         """Return the top hash that ``latest`` of a package names; None where it is gone meanwhile, or holds something else."""
@@ -101,6 +125,14 @@ class LatestWatcher:
 
 def _is_polled(name: str, names: Collection[str], patterns: Iterable[str]) -> bool:
     return name in names or any(matches(name, pattern) for pattern in patterns)
+
+
+def _is_readable(name: str) -> bool:
+    try:
+        PackageName.parse_existing(name)
+    except PackageNameError:
+        return False
+    return True
 
 
 def _outermost(prefixes: Iterable[str]) -> list[str]:

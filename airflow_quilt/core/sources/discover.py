@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from airflow_quilt.core.errors import EmptyPackageError, LogicalKeyError, ObjectNotFoundError, SourceError
+from airflow_quilt.core.errors import EmptyPackageError, LogicalKeyError, ObjectNotFoundError, SourceError, named, named_stream
 from airflow_quilt.core.format.hashes import CHUNKED
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest
@@ -201,14 +201,16 @@ class SourceFinder:
         if first and first.logical_key == path:
             key = parse_logical_key(source.key if source.is_for_file else source.key + path.rpartition("/")[2])
             deque(entries, 0)  # The manifest's hash is checked at its end.
-            return SourceTree([self._from_entry(key, first, uri, {**first.meta, **source.meta})])
+            with named(package.where, SourceError):
+                return SourceTree([self._from_entry(key, first, uri, {**first.meta, **source.meta})])
         if source.is_for_file:
             raise _directory_error(source, uri) if first else SourceError(f"entry {source.key!r}: there is no file at {uri}")
         below = {source.key + key.removeprefix(root): meta for key, meta in package.directories.items() if key.startswith(root)}
         directories = {DirectoryKey(key): meta for key, meta in below.items() if key}
         files = itertools.chain([first] if first else (), entries)
         directories.update(_directory_meta(source, uri))
-        return SourceTree(self._files_in_package(source, uri, root, files), directories, header=package.header)
+        sources = named_stream(package.where, self._files_in_package(source, uri, root, files), SourceError)
+        return SourceTree(sources, directories, header=package.header)
 
     def _files_in_package(self, source: LocationSource, uri: QuiltUri, root: str, entries: Iterable[Entry]) -> Iterator[Source]:
         is_moved = bool(source.key or root)

@@ -22,6 +22,7 @@ from airflow_quilt.core.errors import (
     LocationError,
     ManifestError,
     ObjectNotFoundError,
+    PackageNameError,
     PackageNotFoundError,
     RevisionConflictError,
     StorageUnavailableError,
@@ -383,6 +384,109 @@ def test_packages_listed_once(timed: Registry) -> None:
     assert sorted(timed.packages()) == names
     timed.delete(names[1])
     assert sorted(timed.packages()) == [names[0], names[2]]
+
+
+TAG, NESTED = "2020-05", "old/1600000000"
+
+
+def test_delete_takes_tags_along(timed: Registry, history: list[Revision]) -> None:
+    """Delete pointers of all names, and leftovers of other clients, or quilt3 lists the package for ever."""
+    for name in (TAG, NESTED, "17000000990", "notes.txt", f"old/.{'0' * 32}.tmp"):
+        write_pointer(timed, name, ONE)
+    if not timed.location.is_local:
+        write_pointer(timed, "", "")
+
+    assert timed.delete(NAME) == whole(*history)
+    assert list(timed.packages()) == []
+    assert left(timed) == []
+
+
+def test_tags_alone_are_deleted(timed: Registry) -> None:
+    """Delete a package of which an earlier attempt, or quilt3, left anything."""
+    for leave in (TAG, NESTED):
+        write_pointer(timed, leave, "anything")
+        assert list(timed.packages()) == [NAME]
+        assert timed.delete(NAME) == whole()
+        assert left(timed) == []
+    with pytest.raises(PackageNotFoundError):
+        timed.delete(NAME)
+
+
+def test_tag_during_deletion_goes(timed: Registry, history: list[Revision]) -> None:
+    for operation in ("delete", "scan"):
+        late = Before(lambda call, kind=operation: call.operation == kind, lambda: write_pointer(timed, TAG, ONE))
+        assert through(timed, late).delete(NAME) in (whole(*history), whole(*history[:1]))
+        assert left(timed) == []
+        history = [commit(timed, "again")]
+
+
+def test_delete_takes_tags_of_hash(timed: Registry, history: list[Revision]) -> None:
+    """Delete the tags of a revision, as quilt3 does, and no others."""
+    for name, revision in ((TAG, history[1]), (NESTED, history[1]), ("stable", history[2]), ("words", None)):
+        write_pointer(timed, name, revision.top_hash if revision else "no hash")
+
+    assert timed.delete(NAME, history[1].top_hash[:9]) == one(history[1])
+    assert left(timed) == ["1700000000", "1700000002", "latest", "stable", "words"]
+    assert timed.delete(NAME, history[2].top_hash) == one(history[2])
+    assert left(timed) == ["1700000002", "latest", "words"]
+    assert timed.delete(NAME, history[0].top_hash) == one(history[0])
+    assert left(timed) == []
+
+
+def test_tagged_revision_is_kept(timed: Registry) -> None:
+    """Keep a tag of another revision when the last one of the history goes, and delete it by its hash."""
+    only = commit(timed, "first")
+    write_pointer(timed, TAG, ONE)
+
+    assert timed.delete(NAME, only.top_hash) == one(only)
+    assert left(timed) == [TAG]
+    assert timed.latest(NAME) is None
+    assert timed.delete(NAME, ONE[:6]) == DeleteResult(top_hash=TopHash(ONE))
+    assert left(timed) == []
+
+
+def test_delete_keeps_foreign_latest(timed: Registry) -> None:
+    """Leave ``latest`` alone where it names another revision, though that one has no pointer: it gets one."""
+    only = commit(timed, "first")
+    write_pointer(timed, layout.LATEST, ONE)
+
+    assert timed.delete(NAME, only.top_hash) == one(only)
+    assert latest_hash(timed) == ONE
+    assert [revision.top_hash for revision in timed.revisions(NAME)] == [ONE]
+
+
+@pytest.mark.parametrize("name", ["team/data\n", "te am/da.ta v2", "tëam/データ", "a+b/%2F?&#"])
+def test_any_listed_name_is_deleted(timed: Registry, name: str) -> None:
+    place = key(timed, f"{layout.NAMES}{name}/")
+    for pointer in (str(NOW), layout.LATEST):
+        timed.stores.of(place).put(place.join(pointer), ONE.encode())
+    (listed,) = timed.packages()
+
+    assert str(listed) == name
+    assert [revision.top_hash for revision in timed.revisions(listed)] == [ONE]
+    assert len(timed.delete(name).times) == 1
+    assert list(timed.packages()) == []
+    with pytest.raises((PackageNameError, PackageNotFoundError)):
+        timed.delete(name)
+
+
+@pytest.mark.parametrize("name", ["team/..", "../data", "./x", "team/", "/data", "team", "a/b/c", "", "te am/gone", "a/b\0"])
+def test_bad_name_deletes_nothing(timed: Registry, name: str) -> None:
+    recorder = Recorder()
+
+    with pytest.raises(PackageNameError):
+        through(timed, recorder).delete(name)
+    assert recorder.writes == []
+
+
+def left(registry: Registry) -> list[str]:
+    """Return the names of all that is there of the package, directories too."""
+    directory = pointer_key(registry, "")
+    if directory.is_local:
+        root = Path(directory.key)
+        return sorted(path.relative_to(root).as_posix() for path in root.rglob("*")) if root.exists() else []
+    found = registry.stores.of(directory).list_objects(directory)
+    return sorted(stat.key.key.removeprefix(directory.key) for stat in found)
 
 
 def test_absent_package_is_empty(timed: Registry) -> None:
@@ -887,7 +991,7 @@ def test_entry_of_chosen_revision(timed: Registry) -> None:
     assert timed.entry(NAME, "a").physical_keys == ("s3://source/new",)
     assert timed.entry(NAME, "a", old[:8]).physical_keys == ("s3://source/old",)
     for key, revision in (("b", None), ("c", old), ("a/", old), ("", old), ("A", old)):
-        with pytest.raises(EntryNotFoundError, match=f"package team/package has no entry {key!r}"):
+        with pytest.raises(EntryNotFoundError, match=f"package team/package@[0-9a-f]* has no entry {key!r}"):
             timed.entry(NAME, key, revision)
 
 

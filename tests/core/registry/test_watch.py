@@ -97,6 +97,23 @@ def test_long_histories_one_by_one(watch: LatestWatcher, registry: Registry, mem
     assert calls(recorder) == {"stat": 17}
 
 
+def test_long_histories_of_patterns(watch: LatestWatcher, registry: Registry, memory: MemoryStorage, recorder: Recorder) -> None:
+    """List names, not pointers, once the pointers have needed more requests than there are packages."""
+    hashes = {f"team/data-{number}": publish(registry, f"team/data-{number}") for number in range(3)}
+    publish(registry, "other/data")
+    for number in range(17_000):
+        memory.put(PhysicalKey("registry", f"{layout.NAMES}team/data-0/{1_500_000_000 + number}"), b"")
+    memory.put(PhysicalKey("registry", f"{layout.NAMES}team/odd name/latest"), b"")
+
+    for patterns, names in ((["team/*"], 1), (["te*/data-*", "team/data-0"], 2)):
+        calls(recorder)
+        assert watch.poll(patterns) == hashes
+        if names == 1:
+            assert calls(recorder)["scan"] == 1
+            assert watch.poll(patterns) == hashes
+        assert calls(recorder) == {"names": names, "stat": 3}
+
+
 def test_bad_latest_is_skipped(
     watch: LatestWatcher, registry: Registry, memory: MemoryStorage, caplog: pytest.LogCaptureFixture
 ) -> None:

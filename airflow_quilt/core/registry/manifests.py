@@ -1,0 +1,81 @@
+"""Manifests of a registry, by the top hashes of their revisions."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+
+from airflow_quilt.core.errors import (
+    ManifestError,
+    ObjectNotFoundError,
+    PackageNotFoundError,
+    StorageError,
+    named,
+)
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest_reader import Manifest, read_manifest
+from airflow_quilt.core.format.names import PackageName, TopHash
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.storage.base import MOST_WHOLE, Storage
+
+
+class Manifests:
+    """The manifests of one registry.
+
+    Args:
+        storage: the storage of the registry.
+        location: the registry.
+    """
+
+    def __init__(self, storage: Storage, location: RegistryLocation) -> None:
+        self._storage = storage
+        self._location = location
+
+    def read(self, package: PackageName | str, top_hash: TopHash) -> Manifest:
+        """Read a revision of a package; raises as :meth:`Registry.read`."""
+        return self._read(package, top_hash, self._size(package, top_hash))
+
+    def read_small(self, package: PackageName | str, top_hash: TopHash, most: int) -> Manifest | None:
+        """Read a revision whose manifest has ``most`` bytes or fewer; None where it has more."""
+        size = self._size(package, top_hash)
+        return self._read(package, top_hash, size) if size <= most else None
+
+    def check(self, package: PackageName | str, top_hash: TopHash) -> None:
+        """Check that the manifest of a revision is there.
+
+        Raises:
+            PackageNotFoundError: it is not.
+        """
+        try:
+            self._storage.stat(self._key(top_hash))
+        except ObjectNotFoundError as error:
+            raise PackageNotFoundError(f"{self._location}: the manifest of {package}@{top_hash} is gone") from error
+
+    def _size(self, package: PackageName | str, top_hash: TopHash) -> int:
+        with self._named(package, top_hash):
+            return self._storage.stat(self._key(top_hash)).size
+
+    def _read(self, package: PackageName | str, top_hash: TopHash, size: int) -> Manifest:
+        key = self._key(top_hash)
+        with self._named(package, top_hash) as where:
+            # Whole, the store's checksum is compared: the top hash does not cover everything.
+            chunks = self._storage.stream(key, 0, size) if size > MOST_WHOLE else [self._storage.get(key).data]
+            manifest = read_manifest(chunks, top_hash)
+        return replace(manifest, entries=self._entries(package, top_hash, manifest), where=where)
+
+    def _entries(self, package: PackageName | str, top_hash: TopHash, manifest: Manifest) -> Iterator[Entry]:
+        with self._named(package, top_hash):
+            yield from manifest.entries
+
+    @contextlib.contextmanager
+    def _named(self, package: PackageName | str, top_hash: TopHash) -> Iterator[str]:
+        """Name the registry, the package and the top hash in errors about a manifest."""
+        where = f"{self._location}: package {package}@{top_hash}"
+        try:
+            with named(where, ManifestError, StorageError):
+                yield where
+        except ObjectNotFoundError as error:
+            raise PackageNotFoundError(f"{self._location}: there is no revision {top_hash} of {package}") from error
+
+    def _key(self, top_hash: TopHash) -> PhysicalKey:
+        return self._location.root.join(layout.manifest(top_hash))

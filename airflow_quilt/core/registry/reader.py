@@ -1,0 +1,193 @@
+"""Reading of a registry: its packages, their revisions, and the entries of these."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+import pendulum
+
+from airflow_quilt.core.errors import EntryNotFoundError, LocationError, ObjectNotFoundError
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.diff import Change, compare
+from airflow_quilt.core.format.hashes import verify_stream
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest_reader import Manifest
+from airflow_quilt.core.format.names import PackageName, TopHash, is_name_part
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.registry.manifests import Manifests
+from airflow_quilt.core.registry.pointer_reader import PointerReader
+from airflow_quilt.core.registry.resolve import resolve
+from airflow_quilt.core.registry.revisions import Latest, Revision
+from airflow_quilt.core.runtime.threads import map_concurrently
+from airflow_quilt.core.storage.base import Storage, StoredObject, Stores
+
+
+class RegistryReader:
+    """The half of :class:`~airflow_quilt.core.registry.registry.Registry` that changes nothing.
+
+    Args:
+        location: the bucket or directory.
+        stores: the storages for it and for the sources of packages.
+    """
+
+    def __init__(self, location: RegistryLocation, stores: Stores) -> None:
+        self.location = location
+        self.stores = stores
+        self._threads = stores.limits.max_concurrency
+        self._storage: Storage = stores.of(location.root)
+        self._manifests = Manifests(self._storage, location)
+
+    def _key(self, path: str) -> PhysicalKey:
+        return self.location.root.join(path)
+
+    def _reader(self, package: PackageName | str) -> PointerReader:
+        return PointerReader(self._storage, self.location.root, PackageName.parse_existing(package), self._threads)
+
+    def packages(self) -> Iterator[PackageName]:
+        """List the packages, each once, with one request for each namespace, or 1000 packages of it, and not for each revision.
+
+        These are the packages of quilt3: those that have a pointer of any name.
+        """
+        namespaces = self._directories(layout.NAMES)
+        listed = map_concurrently(
+            lambda each: (each, list(self._directories(f"{layout.NAMES}{each}/"))), namespaces, self._threads
+        )
+        for namespace, names in listed:
+            yield from (PackageName(namespace, name) for name in names)
+
+    def _directories(self, path: str) -> Iterator[str]:
+        """List the names of the directories in another one that can be a part of a package's name."""
+        found = (name.removesuffix("/") for name in self._storage.list_names(self._key(path)) if name.endswith("/"))
+        return (name for name in found if is_name_part(name))
+
+    def latest(self, package: PackageName | str) -> Latest | None:
+        """Return the revision that ``latest`` of a package names, or None where there is no such package.
+
+        Raises:
+            ManifestError: the pointer holds something else than a top hash.
+        """
+        return self._reader(package).latest()
+
+    def revisions(self, package: PackageName | str) -> Iterator[Revision]:
+        """Yield the revisions of a package, newest first; a hash that was published twice comes twice."""
+        return (pointer.revision for pointer in self._reader(package).all())
+
+    def resolve(self, package: PackageName | str, revision: str | datetime | None = None) -> TopHash:
+        """Return the full top hash of a revision.
+
+        Args:
+            package: ``namespace/name``.
+            revision: one of: None or ``latest``; a top hash or the beginning of one, 6 digits or more; a time (a datetime,
+                or a `str` as ISO 8601 writes it with ``-``; UTC by default) for the newest revision that was there then;
+                the 10-digit unix seconds in the name of a revision's pointer. A short hash must be that of a revision of
+                the package; a full one is returned as it is.
+
+        Raises:
+            PackageNotFoundError: there is no such package, or none was there at that time.
+            TopHashError: no revision, or several, begin with ``revision``; or it is nothing of the above.
+        """
+        return resolve(self._reader(package), self.location, revision)
+
+    def published_at(
+        self, package: PackageName | str, revision: TopHash, since: datetime | None = None
+    ) -> pendulum.DateTime | None:
+        """Return the time at which a revision was published last, as far as the newest pointers show it.
+
+        Args:
+            package: ``namespace/name``.
+            revision: a full top hash.
+            since: all pointers after this time are read; by default only the newest one.
+
+        Returns:
+            None where none of them names the revision.
+        """
+        pointers = self._reader(package)
+        stamps = pointers.listing().stamps
+        wanted = stamps[:1] if since is None else [stamp for stamp in stamps if stamp > since.timestamp()]
+        found = (pointer.revision for pointer in map(pointers.read, wanted) if pointer)
+        return next((each.published_at for each in found if each.top_hash == revision), None)
+
+    def previous(self, package: PackageName | str, revision: Revision) -> TopHash | None:
+        """Return the top hash of the revision that was published before another one, or None for the first."""
+        earlier = self._reader(package).at(revision.published_at.timestamp() - 1)
+        return earlier.revision.top_hash if earlier else None
+
+    def read(self, package: PackageName | str, revision: str | datetime | None = None) -> Manifest:
+        """Read a revision of a package: its header, and its entries as a stream.
+
+        Args:
+            package: ``namespace/name``.
+            revision: as for :meth:`resolve`.
+
+        Raises:
+            PackageNotFoundError: there is no such package or revision.
+            TopHashError: no revision, or several, begin with ``revision``.
+            ManifestError: the manifest is damaged, or does not have the top hash that is its name; entries raise it while
+                they are read, at their end at the latest.
+        """
+        return self._manifests.read(package, self.resolve(package, revision))
+
+    def read_small(self, package: PackageName | str, revision: TopHash, most: int) -> Manifest | None:
+        """Read a revision whose manifest has ``most`` bytes or fewer, as :meth:`read` does; None where it has more."""
+        return self._manifests.read_small(package, revision, most)
+
+    def entry(self, package: PackageName | str, logical_key: str, revision: str | datetime | None = None) -> Entry:
+        """Return one entry of a revision.
+
+        Raises:
+            EntryNotFoundError: the revision has no such entry.
+            QuiltError: as for :meth:`read`.
+        """
+        found, manifest = None, self.read(package, revision)
+        for entry in manifest.entries:  # To the end, where the top hash is checked.
+            if entry.logical_key == logical_key:
+                found = entry
+        if found is None:
+            raise EntryNotFoundError(f"{manifest.where} has no entry {logical_key!r}")
+        return found
+
+    def origin(self, entry: Entry) -> PhysicalKey:
+        """Return the physical key of an entry of this registry.
+
+        Raises:
+            LocationError: it is malformed, or is a file although the registry is not on this machine.
+        """
+        try:
+            key = PhysicalKey.parse(entry.physical_keys[0])
+        except LocationError as error:
+            raise LocationError(f"entry {entry.logical_key!r}: {error}") from error
+        if key.is_local and not self.location.is_local:
+            raise LocationError(f"entry {entry.logical_key!r}: {key} is a file of some other machine, out of reach here")
+        return key
+
+    def stream(self, entry: Entry) -> Iterator[bytes]:
+        """Read the bytes of an entry in chunks, and check them.
+
+        Raises:
+            EntryDamagedError: they do not have the size and hash of the entry; after the last chunk has been handed out.
+            HashTypeError: the hash is of an unknown type.
+            LocationError: as for :meth:`origin`.
+            StorageError: a store refused or failed.
+        """
+        origin = self.origin(entry)
+        chunks = self.stores.of(origin).stream(origin, 0, entry.size)
+        return verify_stream(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({origin})")
+
+    def read_bytes(self, entry: Entry) -> bytes:
+        """Read the bytes of an entry whole, and check them; raises as :meth:`stream`."""
+        return b"".join(self.stream(entry))
+
+    def diff(
+        self,
+        package: PackageName | str,
+        from_revision: str | datetime | None,
+        to_revision: str | datetime | None = None,
+    ) -> Iterator[Change]:
+        """Yield the changes from one revision of a package to another, in walk order; revisions as for :meth:`resolve`."""
+        return compare(self.read(package, from_revision).entries, self.read(package, to_revision).entries)
+
+    def workflows_config(self) -> StoredObject | None:
+        """Read the workflows config of the registry, or return None where it has none."""
+        try:
+            return self._storage.get(self._key(layout.WORKFLOWS))
+        except ObjectNotFoundError:
+            return None

@@ -1,0 +1,68 @@
+"""Names of revisions: top hashes and their beginnings, times, and pointers."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from airflow_quilt.core.errors import PackageNotFoundError, TopHashError, named
+from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
+from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.registry.pointer_reader import PointerReader
+from airflow_quilt.core.registry.revisions import is_stamp
+
+
+def resolve(pointers: PointerReader, where: RegistryLocation, revision: str | datetime | None) -> TopHash:
+    """Return the full top hash of a revision, as :meth:`Registry.resolve` does; ``where`` is the registry."""
+    if revision is None or revision == layout.LATEST:
+        if latest := pointers.latest():
+            return latest.top_hash
+        raise PackageNotFoundError(f"{where}: there is no package {pointers.name}")
+    if moment := parse_time(revision):
+        if found := pointers.at(moment.timestamp()):
+            return found.revision.top_hash
+        raise PackageNotFoundError(f"{where}: there was no package {pointers.name} at {moment.isoformat()}")
+    if isinstance(revision, str) and is_stamp(revision) and (found := pointers.read(int(revision))):
+        return found.revision.top_hash
+    try:
+        return parse_top_hash(revision)
+    except TopHashError:
+        with named(f"{where}: package {pointers.name}", TopHashError):
+            return match_hash(revision, (pointer.revision.top_hash for pointer in pointers.all()))
+
+
+def match(where: RegistryLocation, package: PackageName | str, revision: str, known: Iterable[TopHash]) -> TopHash:
+    """Return the one revision of a package whose top hash begins with ``revision``.
+
+    Args:
+        where: the registry.
+        package: its name.
+        revision: a top hash, or the beginning of one.
+        known: the top hashes of its revisions.
+
+    Raises:
+        PackageNotFoundError: there is none.
+        TopHashError: there are several, or ``revision`` is malformed.
+    """
+    about = f"{where}: package {package}"
+    prefix = parse_hash_prefix(revision)
+    found = [top_hash for top_hash in known if top_hash.startswith(prefix)]
+    if not found:
+        raise PackageNotFoundError(f"{about} has no revision {prefix}")
+    with named(about, TopHashError):
+        return match_hash(prefix, found)
+
+
+def parse_time(revision: object) -> datetime | None:
+    """Return the time that names a revision, or None for a revision that is named otherwise; hashes have no ``-``.
+
+    Raises:
+        TopHashError: ``revision`` has a ``-`` and is no time of ISO 8601.
+    """
+    if isinstance(revision, str) and "-" in revision:
+        try:
+            revision = datetime.fromisoformat(revision)
+        except ValueError as error:
+            raise TopHashError(f"revision {revision!r}: neither a top hash nor a time: {error}") from error
+    if not isinstance(revision, datetime):
+        return None
+    return revision if revision.tzinfo else revision.replace(tzinfo=UTC)
