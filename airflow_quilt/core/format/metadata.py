@@ -2,12 +2,15 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from airflow_quilt.core.errors import MetadataError
 
 _MAX_DEPTH: Final = 250
+_SHOWN: Final = 10
+MERGE: Final = "meta_mode='merge' keeps them"
+"""The cure that a warning names beside the keys that were lost."""
 
 
 def check_meta(value: object, where: str) -> Mapping[str, Any]:
@@ -46,6 +49,11 @@ def lost_keys(there: object, given: object) -> list[str]:
     if isinstance(there, Mapping):
         return sorted(there.keys() - (given.keys() if isinstance(given, Mapping) else ()))
     return [] if not there or there == given else [f"a {type(there).__name__}"]
+
+
+def name_lost(keys: Sequence[str]) -> str:
+    """Return the first few keys that were lost, for a warning."""
+    return ", ".join(map(repr, keys[:_SHOWN])) + (", …" if len(keys) > _SHOWN else "")
 
 
 def check_json(value: object, where: str, depth: int = 0) -> None:  # noqa: C901, PLR0912  (a table of kinds)

@@ -3,14 +3,14 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from msgspec.structs import replace
 
 from airflow_quilt.core.errors import InputError, SourceError, named_stream
 from airflow_quilt.core.format.manifest import Entry, directory_line, header_line, make_header
 from airflow_quilt.core.format.manifest_reader import Manifest
-from airflow_quilt.core.format.metadata import lost_keys, merge_meta
+from airflow_quilt.core.format.metadata import MERGE, lost_keys, merge_meta, name_lost
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.ordering import validate_order
 from airflow_quilt.core.format.uris import QuiltUri
@@ -27,10 +27,6 @@ from airflow_quilt.core.workflows.config import load_workflow
 from airflow_quilt.core.workflows.rules import Workflow
 
 _log = logging.getLogger(__name__)
-
-_MOST: Final = 10
-"""The most keys that a warning lists."""
-_CURE: Final = "meta_mode='merge' keeps them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +73,7 @@ def discover(registry: Registry, draft: Draft, found: Spool[Source]) -> SourceTr
         follow_symlinks=draft.follow_symlinks,
         unversioned=draft.unversioned,
         hash_type=draft.hash_type,
+        merges_meta=draft.meta_mode == "merge",
     )
     finder = SourceFinder(registry.stores, _package_reader(registry), options)
     if draft.mode == "replace" and len(requests) == 1 and (tree := finder.stream(requests[0])):
@@ -121,7 +118,7 @@ def _user_meta(draft: Draft, base: Mapping[str, Any] | None) -> Mapping[str, Any
         MetadataError: the metadata of the base has no keys, and some are to join it.
     """
     there, given = (base or {}).get("user_meta"), draft.meta
-    if draft.meta_mode == "merge" and draft.mode == "replace" and base is None:
+    if draft.meta_mode == "merge" and draft.mode == "replace" and base is None and given is not None:
         raise InputError(
             "meta_mode='merge' is for updates, and for a package that is the one source: there is no other metadata to merge with"
         )
@@ -130,9 +127,7 @@ def _user_meta(draft: Draft, base: Mapping[str, Any] | None) -> Mapping[str, Any
     if draft.own_meta:  # They join the given metadata, or that of the base.
         given = merge_meta(there if given is None else given, draft.own_meta, "meta")
     if given is not None and (lost := lost_keys(there, given)):
-        _log.warning(
-            "meta replaces the metadata that was there, whose keys are gone: %s; %s", ", ".join(map(repr, lost[:_MOST])), _CURE
-        )
+        _log.warning("meta replaces the metadata that was there, whose keys are gone: %s; %s", name_lost(lost), MERGE)
     return given
 
 
@@ -157,9 +152,9 @@ def _update(base: SourceTree, removal: Removal, additions: Additions) -> SourceT
         if absent := removal.absent:  # Known only when all files have passed.
             _log.warning("Not in the revision that is updated, so there is nothing to remove: %s", ", ".join(absent))
         if lost := additions.lost:
-            shown = "; ".join(f"{key!r}: {', '.join(map(repr, keys[:_MOST]))}" for key, keys in lost.items())
+            shown = "; ".join(f"{key!r}: {name_lost(keys)}" for key, keys in lost.items())
             entries = count(additions.losses, "entry", "entries")
-            _log.warning("%s replaced without keys of the metadata that was there: %s; %s", entries, shown, _CURE)
+            _log.warning("%s replaced without keys of the metadata that was there: %s; %s", entries, shown, MERGE)
 
     return SourceTree(sources(), tree.directories)
 

@@ -1,6 +1,7 @@
 """Finds the files behind parsed sources: lists directories and prefixes, sources the state of files and objects."""
 
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from airflow_quilt.core.errors import EmptyPackageError, LogicalKeyError, Object
 from airflow_quilt.core.format.hashes import CHUNKED
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest
+from airflow_quilt.core.format.metadata import MERGE, lost_keys, merge_meta, name_lost
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, parse_logical_key
 from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
 from airflow_quilt.core.plan.actions import Source, out_of_reach
@@ -26,6 +28,8 @@ from airflow_quilt.core.sources.ignore import ignore_rules
 from airflow_quilt.core.sources.parse import ContentSource, DirectoryMeta, LocationSource, ParsedSource
 from airflow_quilt.core.sources.serializers import serialize
 from airflow_quilt.core.storage.base import ObjectInfo, Stores
+
+_log = logging.getLogger(__name__)
 
 ReadPackage = Callable[[QuiltUri], Manifest]
 
@@ -39,12 +43,14 @@ class FindOptions:
         follow_symlinks: pack files behind links that lead out of the packed directory, and behind links to directories.
         unversioned: name objects without their versions.
         hash_type: the type of hash of new entries.
+        merges_meta: merge given metadata with that of the file or directory of a package.
     """
 
     allow_empty: bool = False
     follow_symlinks: bool = False
     unversioned: bool = False
     hash_type: str = CHUNKED
+    merges_meta: bool = False
 
 
 class SourceFinder:
@@ -201,16 +207,30 @@ class SourceFinder:
         if first and first.logical_key == path:
             key = parse_logical_key(source.key if source.is_for_file else source.key + path.rpartition("/")[2])
             deque(entries, 0)  # The manifest's hash is checked at its end.
+            meta = {**first.meta, **self._given(source, uri, first.user_meta)}
             with named(package.where, SourceError):
-                return SourceTree([self._from_entry(key, first, uri, {**first.meta, **source.meta})])
+                return SourceTree([self._from_entry(key, first, uri, meta)])
         if source.is_for_file:
             raise _directory_error(source, uri) if first else SourceError(f"entry {source.key!r}: there is no file at {uri}")
         below = {source.key + key.removeprefix(root): meta for key, meta in package.directories.items() if key.startswith(root)}
         directories = {DirectoryKey(key): meta for key, meta in below.items() if key}
         files = itertools.chain([first] if first else (), entries)
-        directories.update(_directory_meta(source, uri))
+        given = self._given(source, uri, directories.get(DirectoryKey(source.key), {}))
+        directories.update(_directory_meta(replace_fields(source, meta=given), uri))
         sources = named_stream(package.where, self._files_in_package(source, uri, root, files), SourceError)
         return SourceTree(sources, directories, header=package.header)
+
+    def _given(self, source: LocationSource, uri: QuiltUri, there: Any) -> Mapping[str, Any]:
+        """Return the metadata that is given with a file or directory of a package, merged with its own if that is wanted."""
+        if "user_meta" not in source.meta:
+            return source.meta
+        given = source.meta["user_meta"]
+        if self._options.merges_meta:
+            return {"user_meta": merge_meta(there, given, f"entry {source.key!r}")}
+        if lost := lost_keys(there, given):
+            message = "entry %r: its meta replaces that of %s, whose keys are gone: %s; %s"
+            _log.warning(message, source.key, uri, name_lost(lost), MERGE)
+        return source.meta
 
     def _files_in_package(self, source: LocationSource, uri: QuiltUri, root: str, entries: Iterable[Entry]) -> Iterator[Source]:
         is_moved = bool(source.key or root)

@@ -141,6 +141,31 @@ def test_entries_and_directories_merge(registry: Registry, memory: MemoryStorage
     assert warnings(caplog) == []
 
 
+@pytest.mark.parametrize("meta_mode", ["replace", "merge"])
+def test_meta_of_package_parts(
+    registry: Registry, memory: MemoryStorage, caplog: pytest.LogCaptureFixture, meta_mode: Any
+) -> None:
+    """Metadata that is given with a file or directory of another package replaces the one that it has there, or joins it."""
+    uri = base(registry, memory)
+    entries = {
+        "b.txt": {"path": f"{uri}&path=d/a.txt", "meta": {"n": 2}},
+        "e/": {"path": f"{uri}&path=d", "meta": {"of": "e"}},
+    }
+    manifest = registry.read(NAME, push(registry, draft(entries, meta_mode=meta_mode)).top_hash)
+    metas = {entry.logical_key: entry.user_meta for entry in manifest.entries}
+
+    assert metas["e/a.txt"] == {"unit": "mm", "n": 1}
+    if meta_mode == "merge":
+        assert (metas["b.txt"], manifest.directories) == ({"unit": "mm", "n": 2}, {"e/": {"of": "e", "n": 1}})
+        assert warnings(caplog) == []
+    else:
+        assert (metas["b.txt"], manifest.directories) == ({"n": 2}, {"e/": {"of": "e"}})
+        assert sorted(line.partition(": ")[0] + line.partition("gone")[2] for line in warnings(caplog)) == [
+            "entry 'b.txt': 'unit'; meta_mode='merge' keeps them",
+            "entry 'e/': 'n'; meta_mode='merge' keeps them",
+        ]
+
+
 @pytest.mark.parametrize("more", [{"meta": {"x": 1}, "meta_mode": "merge"}, {"own_meta": {"airflow": 1}}], ids=["merge", "own"])
 @pytest.mark.parametrize("user_meta", ["text", ["a"]], ids=["text", "list"])
 def test_meta_without_keys_refused(registry: Registry, memory: MemoryStorage, more: dict[str, Any], user_meta: object) -> None:
