@@ -52,7 +52,7 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
     # None for the class: with others Airflow would begin mapped sensors in the triggerer, whose trigger would get no arguments.
     start_trigger_args = None
     start_from_trigger = False
-    _goes_on_in_the_triggerer = False
+    _is_executing = False
 
     def __init__(
         self,
@@ -102,15 +102,17 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         return self.max_wait.total_seconds() if self.max_wait else float(self.timeout)
 
     def poke(self, context: "Context") -> PokeReturnValue:  # noqa: ARG002
-        """Poll once; a deferrable sensor goes on in the triggerer."""
+        """Poll once; the task of a deferrable sensor goes on in the triggerer."""
+        with airflow_errors(self):
+            is_first = self._is_executing and flag("deferrable", self.deferrable)
         try:
             result = self._poll()
         except QuiltError:
-            if not (self._goes_on_in_the_triggerer and self.silent_fail):
+            if not (is_first and self.silent_fail):
                 raise
             self.log.exception("The first poll failed; the next is made in the triggerer")
             result = PokeReturnValue(is_done=False)
-        if self._goes_on_in_the_triggerer and not result.is_done:
+        if is_first and not result.is_done:
             self._defer()
         return result
 
@@ -132,9 +134,8 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
 
     def execute(self, context: "Context") -> Any:
         """Wait, here or in the triggerer."""
-        with airflow_errors(self):
-            self._goes_on_in_the_triggerer = flag("deferrable", self.deferrable)
-        # Airflow's own loop, also where it ends after one poll: it knows soft_fail and never_fail.
+        # In Airflow's own loop, also where it ends after one poll: it knows soft_fail and never_fail.
+        self._is_executing = True
         return super().execute(context)
 
     def _defer(self) -> NoReturn:
@@ -152,11 +153,11 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
             AirflowSkipException: the trigger met an error, and the sensor never fails.
             QuiltError: the trigger met an error that a retry may mend.
         """
-        if "error" not in event:
-            return self._found(event["found"])
         try:
             with airflow_errors(self):
-                raise _error_of(event["error"])
+                if "error" in event:
+                    raise _error_of(event["error"])
+                return self._found(event["found"])
         except QuiltError as error:
             # Airflow itself skips for its own errors only.
             if self.never_fail:

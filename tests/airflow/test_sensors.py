@@ -233,6 +233,13 @@ def test_first_poll_obeys_sensor_flags(dag: DAG, connected: str) -> None:
         "away_soft": ({**away, "soft_fail": True}, "failed"),
         "away_never": ({**away, "never_fail": True}, "skipped"),
     }
+
+    @task(dag=dag)
+    def nothing() -> None:
+        pass
+
+    none = {"path": nothing()}
+    cases |= {"none": (none, "failed"), "none_soft": ({**none, "soft_fail": True}, "skipped")}
     for name, (arguments, _) in cases.items():
         sensor(task_id=name, dag=dag, **arguments)
         sensor(task_id=f"{name}_deferred", dag=dag, deferrable=True, **arguments)
@@ -244,7 +251,7 @@ def test_first_poll_obeys_sensor_flags(dag: DAG, connected: str) -> None:
 
     states = {each.task_id: str(each.state) for each in run.get_task_instances()}
     expected = {f"{name}{mode}": state for name, (_, state) in cases.items() for mode in ("", "_deferred")}
-    assert states == {**expected, **of_trigger}
+    assert states == {"nothing": "success", **expected, **of_trigger}
 
 
 def test_trigger_errors_obey_sensor_flags() -> None:
@@ -261,6 +268,8 @@ def test_trigger_errors_obey_sensor_flags() -> None:
         with pytest.raises(kind) as raised:
             sensor(deferrable=True, **flags).resume_execution("execute_complete", {"event": {"error": text}}, {})
         assert kind is AirflowSkipException or text.endswith(str(raised.value)[-20:])
+    with pytest.raises(AirflowFailException, match="registry is empty"):  # The triggerer does not check what it renders.
+        sensor(registry="", deferrable=True).resume_execution("execute_complete", {"event": {"found": {}}}, {})
     for flags, kind in (({}, AirflowSensorTimeout), ({"soft_fail": True}, AirflowSkipException)):
         with pytest.raises(kind):
             sensor(deferrable=True, **flags).resume_execution("__fail__", {"error": "Trigger timeout"}, {})
