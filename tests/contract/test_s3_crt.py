@@ -590,9 +590,14 @@ def test_other_signature_uses_boto3(bucket: str) -> None:
 # Processes and threads.
 
 
+def thread_ids() -> set[str]:
+    """Return the threads of this process, those too that Python knows nothing of."""
+    return {path.name for path in Path("/proc/self/task").iterdir()}
+
+
 def threads() -> int:
-    """Count the threads of this process, those too that Python knows nothing of."""
-    return len(list(Path("/proc/self/task").iterdir()))
+    """Count them."""
+    return len(thread_ids())
 
 
 def settles(expected: Callable[[], bool]) -> bool:
@@ -623,9 +628,9 @@ def test_upload_keeps_client_alive(s3: S3Server, root: PhysicalKey) -> None:
 
 
 def test_threads_share_one_start(s3: S3Server, root: PhysicalKey) -> None:
-    alone, before = S3Storage(s3.client()), threads()
+    alone, before = S3Storage(s3.client()), thread_ids()  # Those of an earlier test may end meanwhile.
     upload(alone, root.join("alone"))
-    one = threads() - before
+    one = len(thread_ids() - before)
     storage, start = S3Storage(s3.client()), threading.Barrier(9)
     workers = [threading.Thread(target=lambda: (start.wait(WAIT), upload(storage, root.join("object")))) for _ in range(8)]
     for worker in workers:
@@ -634,7 +639,7 @@ def test_threads_share_one_start(s3: S3Server, root: PhysicalKey) -> None:
     for worker in workers:
         worker.join(WAIT)
 
-    assert settles(lambda: threads() - before == 2 * one)
+    assert settles(lambda: len(thread_ids() - before) == 2 * one)
 
 
 @pytest.mark.parametrize("is_used_before", [True, False], ids=["used before", "first used there"])
