@@ -89,7 +89,7 @@ def _check_pair(before: R | None, record: R, origin: Callable[[R], str]) -> None
     try:
         check_next(before.logical_key, record.logical_key)
     except LogicalKeyError as error:
-        raise LogicalKeyError(
-            f"{error}: by {origin(before)} and by {origin(record)}; give each source a key of its own. "
-            "For a list, such as the results of mapped tasks, '{index}' in the key does that: 'parts/{index}/'"
-        ) from None
+        cure = "give each source a key of its own"
+        if before.logical_key == record.logical_key:  # As the results of mapped tasks may have.
+            cure += "; in the key of a list '{index}' does that, as in 'parts/{index}/'"
+        raise LogicalKeyError(f"{error}: by {origin(before)} and by {origin(record)}; {cure}") from None

@@ -183,7 +183,7 @@ def test_many_sources_in_order(find: Finder, write: Write) -> None:
 def test_same_base_name_refused(find: Finder, write: Write) -> None:
     """Name both sources, and the cure."""
     first, second = write("x/part.csv"), write("y/part.csv")
-    with pytest.raises(LogicalKeyError, match=r"'out/part\.csv' is given twice: by .*'\{index\}' in the key") as caught:
+    with pytest.raises(LogicalKeyError, match=r"'out/part\.csv' is given twice: by .*'\{index\}' does that") as caught:
         find({"out/": [first, second]})
 
     assert all(path.as_uri() in str(caught.value) for path in (first, second))
