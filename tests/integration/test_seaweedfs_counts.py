@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from airflow_quilt.core.build import build
+from airflow_quilt.core.errors import EntryDamagedError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import CRC64NVME, hash_of, part_ranges
 from airflow_quilt.core.format.names import PackageName
@@ -113,6 +114,24 @@ def test_content_is_sent_once(counted: Registry, proxy: S3Proxy) -> None:
     push(counted, Draft(package="team/data", entries={"a": b"content"}))
 
     assert proxy.count(sends) == 1
+
+
+def test_unchanged_update_lists_once(s3: S3Server, counted: Registry, proxy: S3Proxy, bucket: str) -> None:
+    """Twenty kept objects cost one listing, and a request for the one that is not the current version any more."""
+    first = push(counted, Draft(package="team/data", entries={f"{i:02}": b"%d" % i for i in range(COUNT)}))
+    kept = [PhysicalKey.parse(entry.physical_keys[0]) for entry in counted.read("team/data").entries]
+    s3.client().put_object(Bucket=bucket, Key=kept[3].key, Body=b"newer")
+    proxy.requests.clear()
+    again = push(counted, Draft(package="team/data", mode="update"))
+
+    assert (again.created, again.top_hash) == (False, first.top_hash)
+    assert [
+        (each.method, urlsplit(each.path).path.endswith(kept[3].key)) for each in proxy.requests if is_of_an_object(each)
+    ] == [("HEAD", True)]
+    assert len([each for each in proxy.requests if "versions" in urlsplit(each.path).query]) == 1
+    s3.client().delete_object(Bucket=bucket, Key=kept[5].key, VersionId=kept[5].version_id or "")
+    with pytest.raises(EntryDamagedError, match="1 entry names an object that is gone or overwritten"):
+        push(counted, Draft(package="team/data", mode="update"))
 
 
 def test_polls_leave_few_objects(counted: Registry) -> None:

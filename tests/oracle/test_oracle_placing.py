@@ -257,7 +257,7 @@ def test_copy_drops_other_hash_types(
         for (key, data), known in zip(DATA.items(), FOREIGN, strict=True)
     ]
     [before] = plant(other, name, Manuscript({"version": "v0", "user_meta": {"n": 1}, "message": None}, records))
-    draft = Draft(package=name, entries=f"quilt+{other.location}#package={name}", meta={"n": 1})
+    draft = Draft(package=name, entries=f"quilt+{other.location}#package={name}")
     published = push(on.registry, draft, copy=copy)
     ours = entries_of(on, name)
 
@@ -271,7 +271,7 @@ def test_local_package_push_agrees(seaweedfs_store: Store, local_registry: Regis
     on = seaweedfs_store
     spec = Spec(files=place(tmp_path, LOCAL), file_meta={"local.txt": {"n": 1}}, meta={"n": 1})
     built = on.quilt3.build(str(local_registry.location), name, spec)
-    draft = Draft(package=name, entries=f"quilt+{local_registry.location}#package={name}@{built}", meta={"n": 1})
+    draft = Draft(package=name, entries=f"quilt+{local_registry.location}#package={name}@{built}")
     published = push(on.registry, draft)
     ours = entries_of(on, name)
 
