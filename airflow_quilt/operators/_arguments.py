@@ -1,10 +1,11 @@
 """The arguments of a task: how they are rendered, and their check before its work begins."""
 
+import os
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from airflow.providers.common.compat.sdk import BaseOperator
+from airflow.providers.common.compat.sdk import BaseOperator, ObjectStoragePath
 from jinja2.nativetypes import NativeEnvironment
 
 from airflow_quilt.core.errors import InputError
@@ -101,7 +102,12 @@ class ArgumentsOperator(BaseOperator):
         jinja_env: "jinja2.Environment | None" = None,
         seen_oids: set[int] | None = None,
     ) -> Any:
-        """Render text to text, and templates in the keys of mappings too, which hold logical keys; Airflow renders the values."""
+        """Render text to text, and templates in the keys of mappings too, which hold logical keys; Airflow renders the values.
+
+        Paths stay as they are: Airflow 3.0 calls their ``resolve()``, which follows links, and fails if there is no such file.
+        """
+        if isinstance(content, os.PathLike) and not isinstance(content, ObjectStoragePath):
+            return content
         if seen_oids and id(content) in seen_oids:  # The output of another task is data, not a template.
             return content
         environment = jinja_env or self.get_template_env()

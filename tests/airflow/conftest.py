@@ -1,6 +1,7 @@
 """An Airflow for these tests: its home is made before anything imports Airflow, as Airflow reads it at import."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from testbed.airflow_home import connections
 from testbed.server import S3Server
-from tests.airflow.support import EXAMPLES, HOME, RunDag, dag_bag
+from tests.airflow.support import EXAMPLES, HOME, RunDag, Shared, dag_bag
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -36,6 +37,16 @@ def connected(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str
     for name, value in connections(s3, f"s3://{bucket}").items():
         monkeypatch.setenv(name, value)
     return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="module")
+def shared(s3: S3Server, buckets: Iterator[str], database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    """A place for the one run that the tests of a module share; its registry is that of the connections."""
+    place = Shared(s3.client(), f"s3://{next(buckets)}", f"s3://{next(buckets)}", tmp_path_factory.mktemp("shared"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in connections(s3, place.registry).items():
+            patch.setenv(name, value)
+        yield place
 
 
 @pytest.fixture

@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
     from airflow.models.asset import AssetEvent
     from airflow.models.dagrun import DagRun
     from airflow.sdk import DAG
+
+    from airflow_quilt.core.format.manifest import Manifest
+    from airflow_quilt.core.registry.registry import Registry
 
 EXAMPLES = Path(__file__).parent.parent.parent / "example_dags"
 HOME = Path(tempfile.mkdtemp(prefix="quilt-airflow-"))
@@ -68,6 +73,18 @@ def run_here(dag: "DAG", **arguments: Any) -> "DagRun":
     return dag.test(**arguments)
 
 
+def states(run: "DagRun") -> dict[tuple[str, int], str]:
+    """Return the state of every task instance of a run."""
+    return {(ti.task_id, ti.map_index): str(ti.state) for ti in run.get_task_instances()}
+
+
+def result(run: "DagRun", task_id: str, map_index: int = -1) -> Any:
+    """Return the XCom of a task instance."""
+    ti = run.get_task_instance(task_id, map_index=map_index)
+    assert ti
+    return ti.xcom_pull(task_ids=task_id, map_indexes=None if map_index < 0 else map_index)
+
+
 def events(uri: str) -> list["AssetEvent"]:
     """Return the events that Airflow stored of an asset, oldest first."""
     from airflow.models.asset import AssetEvent, AssetModel
@@ -84,6 +101,67 @@ def instance(tries: int = 1, *, task_id: str = "push", map_index: int = -1, clea
     run = SimpleNamespace(start_date=pendulum.datetime(2026, 11, 1), clear_number=cleared)
     task = SimpleNamespace(dag_id="dag", run_id="run", task_id=task_id, map_index=map_index, try_number=tries)
     return {"ti": task, "dag_run": run}
+
+
+@dataclass
+class Shared:
+    """A registry, a bucket of sources and a directory for one run of a DAG, and the errors of its tasks.
+
+    Attributes:
+        client: a boto3 client of the store.
+        registry: the URL of the registry.
+        source: the URL of a bucket with objects to pack.
+        path: a directory.
+        errors: for the ID of each task that failed, its errors, one for each attempt.
+    """
+
+    client: Any
+    registry: str
+    source: str
+    path: Path
+    errors: dict[str, list[str]] = field(default_factory=dict)
+
+    def dag(self, name: str, **arguments: Any) -> "DAG":
+        """Return a DAG whose tasks report their errors here."""
+        from airflow.sdk import DAG
+
+        report = {"on_failure_callback": self._report, "on_retry_callback": self._report, "retry_delay": 0}
+        return DAG(name, schedule=None, start_date=pendulum.datetime(2026, 1, 1), default_args=report, **arguments)
+
+    def _report(self, context: Mapping[str, Any]) -> None:
+        self.errors.setdefault(context["ti"].task_id, []).append(str(context["exception"]))
+
+    def put(self, url: str, body: bytes = b"") -> str:
+        """Write an object; return its URL."""
+        bucket, _, key = url.removeprefix("s3://").partition("/")
+        self.client.put_object(Bucket=bucket, Key=key, Body=body)
+        return url
+
+    def write(self, name: str, text: str = "") -> str:
+        """Write a file below the directory; return its path."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return str(path)
+
+    @cached_property
+    def opened(self) -> "Registry":
+        """The registry, as the core opens it."""
+        from airflow_quilt.hooks.quilt import QuiltHook
+
+        return QuiltHook().registry()
+
+    def read(self, package: str, revision: str | None = None) -> "Manifest":
+        """Return the manifest of a revision, by default the latest."""
+        return self.opened.read(package, revision)
+
+    def contents(self, package: str) -> dict[str, bytes]:
+        """Return the files of the latest revision of a package."""
+        return {each.logical_key: self.opened.read_bytes(each) for each in self.read(package).entries}
+
+    def keys(self, package: str, revision: str | None = None) -> list[str]:
+        """Return the logical keys of a revision."""
+        return [each.logical_key for each in self.read(package, revision).entries]
 
 
 class StateStore:
@@ -107,7 +185,7 @@ class StateStore:
 
 
 class MappedOutput(Sequence[Any]):
-    """A sequence that is no list, as the output of mapped tasks is."""
+    """A sequence that is no list and has no slices, as the output of mapped tasks with ``.zip()``."""
 
     def __init__(self, items: list[Any]) -> None:
         self._items = items
@@ -116,6 +194,7 @@ class MappedOutput(Sequence[Any]):
         return len(self._items)
 
     def __getitem__(self, index: Any) -> Any:
+        assert not isinstance(index, slice)
         return self._items[index]
 
     def __repr__(self) -> str:

@@ -18,26 +18,13 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltPushOperator, entry
 from testbed.server import S3Server
 from testbed.sqs import running_queue
-from tests.airflow.support import EXAMPLES, RunDag, events
+from tests.airflow.support import EXAMPLES, RunDag, events, result, states
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
 Publish = Callable[[int], "DagRun"]
 PENGUINS = PackageName.parse("penguins/weekly")
-
-
-def states(run: "DagRun") -> dict[tuple[str, int], str]:
-    """Return the state of every task instance of a run."""
-    return {(ti.task_id, ti.map_index): str(ti.state) for ti in run.get_task_instances()}
-
-
-def result(run: "DagRun", task_id: str) -> dict[str, object]:
-    """Return the XCom of a task."""
-    ti = run.get_task_instance(task_id)
-    assert ti
-    value: dict[str, object] = ti.xcom_pull(task_ids=task_id)
-    return value
 
 
 @pytest.fixture

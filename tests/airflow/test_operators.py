@@ -124,6 +124,18 @@ def test_templates_render_in_keys() -> None:
     assert task.render_template(Returned(), {"day": "x"}) == {"{{ day }}": "{{ day }}"}  # type: ignore[typeddict-unknown-key]
 
 
+def test_paths_render_unchanged(tmp_path: Path) -> None:
+    """Follow no link, and need no file: it may not exist before the task runs."""
+    (tmp_path / "link").symlink_to("file")
+    push_task = QuiltPushOperator(task_id="p", package="a/b", entries={"d/": [tmp_path / "link"], "{{ day }}": Path("~/x")})
+    install_task = QuiltInstallOperator(task_id="i", package="a/b", dest=tmp_path / "new")
+    for each in (push_task, install_task):
+        each.render_template_fields({"day": "monday"})  # type: ignore[typeddict-unknown-key]
+
+    assert push_task.entries == {"d/": [tmp_path / "link"], "monday": Path("~/x")}
+    assert install_task.dest == tmp_path / "new"
+
+
 @pytest.mark.parametrize("text", ["true", "False", " TRUE "])
 def test_templated_bool_parses(text: str) -> None:
     assert flag("dedupe", text) is (text.strip().lower() == "true")
