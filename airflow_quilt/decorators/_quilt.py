@@ -1,12 +1,14 @@
 """Tasks that publish the return value of a function."""
 
+import asyncio
+import inspect
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from airflow.providers.common.compat.sdk import DecoratedOperator, determine_kwargs, task_decorator_factory
 
-from airflow_quilt.core.errors import SourceError
+from airflow_quilt.core.errors import InputError, SourceError
 from airflow_quilt.operators._values import plain
 from airflow_quilt.operators.build import QuiltBuildOperator
 from airflow_quilt.operators.publish import QuiltPublishOperator
@@ -28,7 +30,7 @@ def _fields(operator: type[QuiltPublishOperator]) -> Sequence[str]:
 class _ReturnedEntries(DecoratedOperator, QuiltPublishOperator):
     """A task that calls a function and publishes its return value.
 
-    :param python_callable: the function.
+    :param python_callable: the function; an ``async def`` is run on an event loop of its own.
     :param op_args: its positional arguments.
     :param op_kwargs: its keyword arguments; variables of the context are added for its parameters of the same names.
     :param logical_key: the logical key of the source that the function returns; by default it returns ``entries``.
@@ -68,6 +70,8 @@ class _ReturnedEntries(DecoratedOperator, QuiltPublishOperator):
     def _returned(self, context: "Context") -> Any:
         named = {**context, **self.op_kwargs}
         returned = self.python_callable(*self.op_args, **determine_kwargs(self.python_callable, self.op_args, named))
+        if inspect.isawaitable(returned):
+            returned = asyncio.run(_awaited(returned))
         name = getattr(self.python_callable, "__name__", "the function")
         if returned is None:
             raise SourceError(f"{name} returned None: return logical keys and their sources, or one source")
@@ -80,6 +84,10 @@ class _ReturnedEntries(DecoratedOperator, QuiltPublishOperator):
                 "give it one with logical_key='data.parquet' in the decorator, or return {'data.parquet': …}"
             )
         return entries
+
+
+async def _awaited(returned: Awaitable[Any]) -> Any:
+    return await returned
 
 
 def _has_keys(entries: object) -> bool:
@@ -116,13 +124,7 @@ def quilt_push_task(
         a key that ends in ``/`` is a directory. By default the function returns ``entries``.
     :param multiple_outputs: let other tasks use single values of the result, as in ``published["top_hash"]``.
     """
-    return task_decorator_factory(
-        python_callable,
-        multiple_outputs=multiple_outputs,
-        decorated_operator_class=_QuiltPushDecoratedOperator,
-        package=package,
-        **kwargs,
-    )
+    return _decorator(_QuiltPushDecoratedOperator, python_callable, package=package, multiple_outputs=multiple_outputs, **kwargs)
 
 
 def quilt_build_task(
@@ -137,10 +139,21 @@ def quilt_build_task(
     Takes the parameters of :class:`~airflow_quilt.operators.build.QuiltBuildOperator` but ``entries``, and the others of
     :func:`quilt_push_task`.
     """
-    return task_decorator_factory(
-        python_callable,
-        multiple_outputs=multiple_outputs,
-        decorated_operator_class=_QuiltBuildDecoratedOperator,
-        package=package,
-        **kwargs,
-    )
+    return _decorator(_QuiltBuildDecoratedOperator, python_callable, package=package, multiple_outputs=multiple_outputs, **kwargs)
+
+
+def _decorator(operator: type[_ReturnedEntries], python_callable: "Callable[..., Any] | None", **kwargs: Any) -> "TaskDecorator":
+    """Return the decorator of a kind of task, or if there is a function already, the decorated function.
+
+    Raises:
+        InputError: the function is a generator; raised while the DAG is parsed, when it is decorated.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise InputError(
+                f"{function.__name__} is a generator: return the entries, such as a list of paths; do not yield them"
+            )
+        return task_decorator_factory(function, decorated_operator_class=operator, **kwargs)
+
+    return cast("TaskDecorator", decorate if python_callable is None else decorate(python_callable))

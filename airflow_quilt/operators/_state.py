@@ -80,7 +80,7 @@ def _fingerprint(value: Any) -> str | None:
     """Return a hash of a value; None for a value whose content JSON cannot hold, such as a data frame or a function."""
     try:
         return hashlib.sha256(json.dumps(value, sort_keys=True, default=_encode).encode()).hexdigest()
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001  (of any kind: reading the output of a task may call a function of the DAG's author)
         return None
 
 
@@ -89,7 +89,7 @@ def _encode(value: Any) -> Any:
         case bytes() | bytearray() | memoryview():
             return {"bytes": hashlib.sha256(bytes(value)).hexdigest()}
         case Sequence():
-            return list(value[:])  # The output of mapped tasks, an argument of a decorated function, comes with one request.
+            return list(value)  # The output of mapped tasks, an argument of a decorated function.
         case os.PathLike():
             return {"path": os.fspath(value)}
         case _ if value is ...:

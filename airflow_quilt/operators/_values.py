@@ -89,7 +89,7 @@ def plain(value: Any) -> Any:
         case Mapping():
             return {key: plain(item) for key, item in value.items()}
         case Sequence():
-            return [plain(item) for item in value[:]]  # The output of mapped tasks comes with one request this way.
+            return [plain(item) for item in value]  # Never a slice: Airflow's mapped and zipped outputs have none.
         case _:
             return value
 
