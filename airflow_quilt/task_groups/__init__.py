@@ -1,10 +1,11 @@
 """Task groups: a push or build whose work is shared by many task instances, on many workers."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Unpack
 
 from airflow.sdk import TaskGroup, XComArg
 
+from airflow_quilt.core.errors import InputError
 from airflow_quilt.operators.shards import (
     PLANS,
     QuiltCommitOperator,
@@ -22,6 +23,17 @@ _OF_ALL = ("package", "registry", "quilt_conn_id", "max_concurrency")
 _OF_COMMIT_ONLY = ("outlets", "partition_key")
 """Parameters of the commit, which the plan does not get."""
 _OF_COMMIT = ("message", *_OF_COMMIT_ONLY)
+_OWN: Final[Mapping[str, Mapping[str, Any]]] = {
+    "plan": {"do_xcom_push": True, "multiple_outputs": False, "outlets": []},
+    "transfer": {"trigger_rule": "all_success", "outlets": []},
+    "commit": {"trigger_rule": "all_success"},
+    "clean_up": {"multiple_outputs": False, "outlets": []},
+}
+"""Airflow's parameters of each task that no ``default_args`` may change, as they would break the group.
+
+Airflow refuses a DAG in which a task right after a setup, here the plan, has another trigger rule. The transfers are mapped over
+the result of the plan. Only the commit publishes.
+"""
 
 
 class QuiltGroup(TaskGroup):
@@ -50,7 +62,11 @@ def quilt_push_group(
     :param group_id: the ID of the group.
     :param transfer: Airflow's own parameters for the tasks that transfer: ``pool``, ``queue``, ``executor``, ``retries``,
         ``max_active_tis_per_dagrun`` and others.
-    :param default_args: Airflow's own parameters for all tasks of the group.
+    :param default_args: Airflow's own parameters for all tasks of the group. They override those of the DAG. A ``trigger_rule``
+        of either is that of the plan, by which the group begins; the tasks after it run when those before them succeeded.
+
+    Raises:
+        InputError: ``transfer`` has a trigger rule.
     """
     return _filled("push", QuiltGroup(group_id, default_args=default_args or {}), transfer or {}, kwargs)  # type: ignore[arg-type]
 
@@ -69,6 +85,9 @@ def quilt_build_group(
     :param group_id: the ID of the group.
     :param transfer: as for a push.
     :param default_args: as for a push.
+
+    Raises:
+        InputError: as for a push.
     """
     return _filled("build", QuiltGroup(group_id, default_args=default_args or {}), transfer or {}, kwargs)  # type: ignore[arg-type]
 
@@ -85,10 +104,12 @@ def _tasks(kind: Literal["push", "build"], transfer: Mapping[str, Any], paramete
     of_all = {name: parameters[name] for name in _OF_ALL if name in parameters}
     of_commit = {name: parameters[name] for name in _OF_COMMIT if name in parameters}
     of_plan = {name: value for name, value in parameters.items() if name not in _OF_COMMIT_ONLY}
-    of_transfer = {"map_index_template": "{{ task.label }}", **transfer}
-    plan = PLANS[kind](task_id="plan", **of_plan)
+    if "trigger_rule" in transfer:
+        raise InputError("transfer: leave trigger_rule out; Airflow accepts no other than the group's after a setup task")
+    of_transfer = {"map_index_template": "{{ task.label }}", **_OWN["transfer"], **transfer}
+    plan = PLANS[kind](task_id="plan", **of_plan, **_OWN["plan"])
     moved = QuiltShardOperator.partial(task_id="transfer", **of_all, **of_transfer).expand(shard=plan.output)
-    commit = QuiltCommitOperator(task_id="commit", shards=plan.output, **of_all, **of_commit)
-    clean_up = QuiltDiscardOperator(task_id="clean_up", shards=plan.output, **of_all)
+    commit = QuiltCommitOperator(task_id="commit", shards=plan.output, **of_all, **of_commit, **_OWN["commit"])
+    clean_up = QuiltDiscardOperator(task_id="clean_up", shards=plan.output, **of_all, **_OWN["clean_up"])
     moved >> commit >> clean_up.as_teardown(setups=plan)
     return commit.output

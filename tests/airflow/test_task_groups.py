@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
+from airflow.providers.common.compat.sdk import AirflowSkipException
+from airflow.sdk import DAG, AssetAlias, TaskGroup, task
 
 from airflow_quilt.assets import quilt_asset
+from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator
@@ -113,3 +115,71 @@ def test_failed_plan_stages_nothing(dag: DAG) -> None:
 
     assert str(run.state) == "failed"
     assert states(run)["plan"] == ["failed"]
+
+
+def test_default_args_keep_groups_whole(dag: DAG, connected: str, files: Path) -> None:
+    """Take the retries of the DAG, and no trigger rule but where the group begins: after a task that is skipped."""
+    alias = AssetAlias("of every task")
+    dag.default_args = {
+        "trigger_rule": "none_failed",
+        "retries": 2,
+        "retry_delay": 0,
+        "pool": "default_pool",
+        "outlets": [alias],
+        "conflict": "overwrite",
+        "bash_command": "of other operators",
+    }
+
+    @task(outlets=[])
+    def skip() -> None:
+        raise AirflowSkipException
+
+    @task
+    def report(published: dict[str, Any]) -> str:
+        return published["package"]
+
+    with dag:
+        push = quilt_push_group(package=str(NAME), registry=connected, entries=str(files), shards=1)
+        skip() >> push
+        report(push.output)
+    dag.validate()
+
+    of_group = {each.task_id.partition(".")[2]: each for each in dag.tasks if each.task_id.startswith("push.")}
+    assert {each.retries for each in of_group.values()} == {2}
+    assert {name for name, each in of_group.items() if alias in each.outlets} == {"commit"}
+    assert [of_group[name].trigger_rule for name in ("plan", "transfer", "commit", "clean_up")] == [
+        "none_failed",
+        "all_success",
+        "all_success",
+        "all_done_setup_success",
+    ]
+
+    run = run_here(dag)
+
+    found = states(run)
+    assert found.pop("skip") == ["skipped"]
+    assert found == {**{name: ["success"] for name in STATES}, "report": ["success"]}
+
+
+def test_group_arguments_keep_it_whole(dag: DAG, connected: str, s3: S3Server, bucket: str) -> None:
+    """Return the shards of the plan in any case: the transfers are mapped over them."""
+    s3.client().put_object(Bucket=bucket, Key="raw/a", Body=b"a")
+    with dag, TaskGroup("outer", default_args={"do_xcom_push": False, "multiple_outputs": True, "trigger_rule": "all_done"}):
+        quilt_build_group(
+            package=str(NAME),
+            entries=f"{connected}/raw/",
+            shards=1,
+            default_args={"trigger_rule": "one_success", "depends_on_past": True, "do_xcom_push": False},
+            transfer={"pool_slots": 1, "outlets": []},
+        )
+
+    run = run_here(dag)
+
+    assert states(run) == {name: ["success"] for name in STATES}
+    assert staged(s3, bucket) == []
+
+
+@pytest.mark.parametrize("group", [quilt_push_group, quilt_build_group])
+def test_trigger_rule_of_transfer_fails(group: Any) -> None:
+    with DAG("refused", schedule=None), pytest.raises(InputError, match="transfer: leave trigger_rule out"):
+        group(package=str(NAME), transfer={"trigger_rule": "all_done", "retries": 3})
