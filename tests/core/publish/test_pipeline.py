@@ -587,7 +587,7 @@ def test_delete_malformed_hash(any_registry: Registry, top_hash: str) -> None:
 def test_delete_bad_name(registry: Registry, recorder: Recorder, package: Any) -> None:
     with pytest.raises(PackageNameError):
         delete(through(registry, recorder), package, missing_ok=True)
-    assert recorder.calls == []
+    assert recorder.writes == []  # A name that others may have given is looked up in a listing.
 
 
 def test_delete_quilt3_name(registry: Registry, memory: MemoryStorage) -> None:
