@@ -76,8 +76,11 @@ def discover(registry: Registry, draft: Draft, found: Spool[Source]) -> SourceTr
         merges_meta=draft.meta_mode == "merge",
     )
     finder = SourceFinder(registry.stores, _package_reader(registry), options)
-    if draft.mode == "replace" and len(requests) == 1 and (tree := finder.stream(requests[0])):
-        return tree
+    if len(requests) == 1 and (tree := finder.stream(requests[0])):
+        if draft.mode == "replace":
+            return tree
+        found.extend(tree.sources)  # An update may read them again, in its next round.
+        return SourceTree(found, tree.directories, header=tree.header)
     return SourceTree(found, finder.find(requests, found))
 
 
@@ -98,7 +101,8 @@ def resolve(registry: Registry, package: PackageName, draft: Draft, added: Sourc
     base, tree = added.header, added
     if draft.mode == "update":
         start = _read_base(registry, package, draft, latest)
-        base, tree = start.header, _update(start, Removal(draft.remove), Additions(added, merges=draft.meta_mode == "merge"))
+        base = added.header if start.header is None else start.header
+        tree = _update(start, Removal(draft.remove), Additions(added, merges=draft.meta_mode == "merge"))
     directories = {key: meta for key, meta in tree.directories.items() if meta}  # As quilt3, no line for none.
     workflow = load_workflow(draft.workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
     header = make_header(draft.message, _user_meta(draft, base), workflow.record if workflow else None, base)

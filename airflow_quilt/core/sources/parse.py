@@ -195,7 +195,7 @@ def _is_directory(key: str) -> bool:
 
 def _file_key(key: str) -> LogicalKey:
     if _is_directory(key):
-        why = "this is a directory" if key else "such as {'data.parquet': …}"
+        why = f"this is a directory; for a list of content give a key such as '{key}{INDEX}.csv'" if key else "as in {'a.csv': …}"
         raise SourceError(f"entry {key!r}: content needs the key of a file, {why}")
     return LogicalKey(key)
 

@@ -69,6 +69,18 @@ def test_promotion_keeps_everything(
     assert (manifest.header, manifest.directories) == (HEADER, {"d/": {"of": "d", "n": 1}})
 
 
+def test_update_from_nothing_promotes(registry: Registry, local_registry: Registry, memory: MemoryStorage) -> None:
+    """An update that starts from nothing makes the revision that a replacement makes; a later one keeps its metadata."""
+    uri = base(local_registry, memory)
+    first = push(registry, draft(uri, mode="update", message="m"))
+    assert first.top_hash == uri.rpartition("@")[2]
+
+    push(registry, draft({"b": b"b"}, meta={"own": 1}))
+    updated = push(registry, draft(uri, mode="update"))
+    assert header_of(registry, updated)["user_meta"] == {"own": 1}
+    assert list(read(registry, updated)) == ["b", "d/a.txt"]
+
+
 @pytest.mark.parametrize("user_meta", [None, {}, "text", ["a", 1]], ids=["null", "empty", "text", "list"])
 def test_promotion_keeps_foreign_meta(
     registry: Registry, local_registry: Registry, memory: MemoryStorage, user_meta: object
