@@ -109,7 +109,7 @@ class History:
             theirs = self._publish_on_base(pointer, base)
         # Only the own pointer goes, for no other process relies on it; the other one is the result (ADR 0003).
         if theirs:
-            self._pointers.remove([pointer.stamp])
+            self._pointers.remove_own(pointer)
             pointer = theirs
         # 4. The tag of the pointer, and leftovers.
         return self._finish(pointer, earlier), writer_tag.is_same_work(pointer.writer_tag)

@@ -194,12 +194,18 @@ class Pointers(PointerReader):
         """Delete the pointer of a revision that was not published; create it again if it was the only one of ``latest``."""
         # The delete has no condition. Between the refusal and it, a deletion may have found this pointer an hour old, or the
         # only one left, and made it the latest.
-        self.remove([pointer.stamp])
+        self.remove_own(pointer)
         latest = self.latest()
         if latest is None or latest.top_hash != pointer.revision.top_hash or pointer.writer_tag is None:
             return
         if next(self.of(latest), None) is None:
             self.add(latest.top_hash, pointer.stamp, pointer.writer_tag.published())
+
+    def remove_own(self, pointer: Pointer) -> None:
+        """Delete the pointer of this writer; a deletion may have taken it, and another writer its second."""
+        there = self.read(pointer.stamp)
+        if there and there.is_of_writer(pointer):
+            self.remove([pointer.stamp])
 
     def remove(self, names: Iterable[int | str]) -> None:
         """Delete the pointers of some seconds, or of other names."""

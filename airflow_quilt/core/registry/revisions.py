@@ -59,6 +59,10 @@ class Pointer:
         """Whether its tag states that ``latest`` has not named it; the tag may be behind by the last step of its writer."""
         return self.writer_tag is not None and not self.writer_tag.is_published
 
+    def is_of_writer(self, other: "Pointer") -> bool:
+        """Whether the same attempt wrote both states of a pointer."""
+        return bool(self.writer_tag and other.writer_tag and self.writer_tag.writer == other.writer_tag.writer)
+
     def is_named_by(self, latest: Latest) -> bool:
         """Whether its writer made its revision the latest one."""
         return bool(

@@ -275,6 +275,25 @@ def test_delete_skips_pending(any_registry: Registry) -> None:
     assert messages(any_registry) == ["one"]
 
 
+def test_loser_spares_next_of_second(any_registry: Registry) -> None:
+    """Withdraw the own pointer only: a deletion may have taken it, and another writer its second."""
+    still = Registry(any_registry.location, any_registry.stores, clock=lambda: NOW)
+    publish(still, "one")
+    theirs: list[PublishResult] = []
+
+    def meanwhile() -> None:
+        (pending, _) = still.revisions(NAME)
+        delete(still, str(NAME), pending.top_hash)
+        theirs.append(publish(still, "theirs"))
+        assert theirs[0].revision.published_at == pending.published_at
+
+    racing = through(still, Before(is_put_of("/latest"), meanwhile))
+    with pytest.raises(RevisionConflictError):
+        publish(Registry(racing.location, racing.stores, clock=lambda: NOW), "mine")
+    assert messages(still) == ["theirs", "one"]
+    assert latest(still) == "theirs"
+
+
 def test_rollback_refuses_pending(any_registry: Registry) -> None:
     publish(any_registry, "one")
 
