@@ -6,9 +6,10 @@ import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
-from airflow.providers.common.compat.sdk import DecoratedOperator, determine_kwargs, task_decorator_factory
+from airflow.providers.common.compat.sdk import DecoratedOperator, determine_kwargs
 
 from airflow_quilt.core.errors import InputError, SourceError
+from airflow_quilt.operators._outlets import QuiltTask
 from airflow_quilt.operators._values import plain
 from airflow_quilt.operators.build import QuiltBuildOperator
 from airflow_quilt.operators.publish import QuiltPublishOperator
@@ -142,7 +143,9 @@ def quilt_build_task(
     return _decorator(_QuiltBuildDecoratedOperator, python_callable, package=package, multiple_outputs=multiple_outputs, **kwargs)
 
 
-def _decorator(operator: type[_ReturnedEntries], python_callable: "Callable[..., Any] | None", **kwargs: Any) -> "TaskDecorator":
+def _decorator(
+    operator: type[_ReturnedEntries], python_callable: "Callable[..., Any] | None", *, multiple_outputs: bool, **kwargs: Any
+) -> "TaskDecorator":
     """Return the decorator of a kind of task, or if there is a function already, the decorated function.
 
     Raises:
@@ -154,6 +157,6 @@ def _decorator(operator: type[_ReturnedEntries], python_callable: "Callable[...,
             raise InputError(
                 f"{function.__name__} is a generator: return the entries, such as a list of paths; do not yield them"
             )
-        return task_decorator_factory(function, decorated_operator_class=operator, **kwargs)
+        return QuiltTask(function=function, operator_class=operator, multiple_outputs=multiple_outputs, kwargs=kwargs)
 
     return cast("TaskDecorator", decorate if python_callable is None else decorate(python_callable))

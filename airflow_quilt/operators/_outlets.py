@@ -6,6 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import Asset, AssetAlias
+from airflow.sdk.bases.decorator import _TaskDecorator
 from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
 from airflow_quilt.assets import quilt_asset
@@ -14,7 +15,7 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.operators._arguments import parsed_task
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperator
+    from airflow.providers.common.compat.sdk import BaseOperator, XComArg
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 
@@ -76,3 +77,19 @@ class QuiltPartial(OperatorPartial):
         operator = super().expand_kwargs(kwargs, strict=strict)
         add_outlets_of_mapped(operator)
         return operator
+
+
+class QuiltTask(_TaskDecorator[..., Any, Any]):
+    """A decorated function, which becomes a task or a mapped task."""
+
+    def expand(self, **mapped: Any) -> "XComArg":
+        """Make the mapped task, with its outlets."""
+        made = super().expand(**mapped)
+        add_outlets_of_mapped(made.operator)  # type: ignore[attr-defined]
+        return made
+
+    def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> "XComArg":
+        """Make the mapped task, with its outlets."""
+        made = super().expand_kwargs(kwargs, strict=strict)
+        add_outlets_of_mapped(made.operator)  # type: ignore[attr-defined]
+        return made

@@ -12,6 +12,7 @@ from airflow_quilt.assets.uri import from_quilt_uri, package_of, to_quilt_uri
 from airflow_quilt.core.errors import InputError, LocationError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.decorators import quilt_push
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator, entry
 from airflow_quilt.operators.shards import QuiltPlanPushOperator
 from airflow_quilt.triggers.package import QuiltPackageTrigger
@@ -192,6 +193,10 @@ def test_mapped_pushes_emit_events(dag: DAG, connected: str, s3_registry: Regist
         def packages() -> list[dict[str, str]]:
             return [{"package": "late/one"}, {"package": "late/two"}]
 
+        @quilt_push(package="dec/orated", dedupe=False)
+        def make(text: str, more: str = "") -> dict[str, Any]:
+            return {f"{text}.txt": entry(content=text + more)}
+
         QuiltPushOperator.partial(task_id="entries", package="same/same").expand(
             entries=[{"a.txt": entry(content=text)} for text in ("one", "two")]
         )
@@ -205,6 +210,8 @@ def test_mapped_pushes_emit_events(dag: DAG, connected: str, s3_registry: Regist
         QuiltPushOperator.partial(task_id="alias", outlets=[AssetAlias("late ones")], dedupe=False, **named).expand_kwargs(
             packages()
         )
+        make.override(package="dec/other").expand(text=["one", "two"])
+        make.override(task_id="again").partial(more="x").expand_kwargs([{"text": "three"}])
         QuiltPlanPushOperator.partial(task_id="plan", package="plan/ned").expand(entries=["/nowhere"])
 
     run = run_here(dag)
@@ -218,6 +225,8 @@ def test_mapped_pushes_emit_events(dag: DAG, connected: str, s3_registry: Regist
         "kwargs/two": [("kwargs", 1)],
         "late/one": [("alias", 0), ("declared", 0)],
         "late/two": [("alias", 1)],
+        "dec/orated": [("again", 0)],
+        "dec/other": [("make", 0), ("make", 1)],
         "plan/ned": [],
     }
     for package, instances in expected.items():
