@@ -7,6 +7,7 @@ from airflow.providers.common.compat.sdk import Asset
 
 from airflow_quilt.assets.uri import asset_uri, from_quilt_uri
 from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.format.names import is_quilt_uri
 
 __all__ = ["quilt_asset"]
 
@@ -33,7 +34,7 @@ def quilt_asset(
         LocationError: the package or the registry is malformed.
         InputError: the registry is not named, or named twice.
     """
-    if package.startswith("quilt+"):
+    if is_quilt_uri(package):
         if registry is not None:
             raise InputError(f"registry {registry!r}: leave it out; the Quilt+ URI {package} names the registry")
         uri = from_quilt_uri(package)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import TopHash
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
+from airflow_quilt.core.format.quilt_uri import QuiltUri
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.sources.parse import remote_locations
 
 if TYPE_CHECKING:
@@ -101,4 +102,4 @@ def _identify(key: PhysicalKey) -> tuple[str, str]:
 
 def _package_of(location: PhysicalKey | QuiltUri) -> PhysicalKey | QuiltUri:
     """Return the package of a file: packages are datasets, their files are not. Return other locations unchanged."""
-    return replace(location, path=None, tag=None, catalog=None) if isinstance(location, QuiltUri) else location
+    return replace(location, hash_prefix=None, tag=None, path=None, catalog=None) if isinstance(location, QuiltUri) else location

@@ -72,7 +72,7 @@ def from_quilt_uri(uri: str) -> str:
     Raises:
         LocationError: the URI is no Quilt+ URI of a bucket.
     """
-    from airflow_quilt.core.format.uris import QuiltUri
+    from airflow_quilt.core.format.quilt_uri import QuiltUri
 
     quilt_uri = QuiltUri.parse(uri)
     return asset_uri(str(quilt_uri.package), str(quilt_uri.registry))
@@ -99,7 +99,8 @@ def to_quilt_uri(uri: str, top_hash: str | None = None) -> str:
         TopHashError: the top hash is malformed.
     """
     from airflow_quilt.core.format.names import PackageName, parse_top_hash
-    from airflow_quilt.core.format.uris import QuiltUri, RegistryLocation
+    from airflow_quilt.core.format.quilt_uri import QuiltUri
+    from airflow_quilt.core.format.uris import RegistryLocation
 
     registry, package = package_of(uri)
     if is_pattern(package):

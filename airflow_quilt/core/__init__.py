@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow_quilt.core.delete import delete
     from airflow_quilt.core.errors import QuiltError
     from airflow_quilt.core.format.names import PackageName
-    from airflow_quilt.core.format.uris import QuiltUri
+    from airflow_quilt.core.format.quilt_uri import QuiltUri
     from airflow_quilt.core.install import install
     from airflow_quilt.core.publish.commit import PublishResult
     from airflow_quilt.core.publish.draft import Draft
@@ -71,7 +71,7 @@ _HOMES: Final = {
     "PackageName": "format.names",
     "PublishResult": "publish.commit",
     "QuiltError": "errors",
-    "QuiltUri": "format.uris",
+    "QuiltUri": "format.quilt_uri",
     "Reference": "registry.selection",
     "Registry": "registry.registry",
     "ShardingOptions": "publish.sharded.run",

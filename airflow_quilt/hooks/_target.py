@@ -36,7 +36,7 @@ class RegistryTarget:
     def to_xcom(self, package: "PackageName | str", top_hash: str | None, **more: Any) -> dict[str, Any]:
         """Return the plain values that name a revision (``QuiltUri.to_xcom``), and more of them."""
         from airflow_quilt.core.format.names import PackageName, TopHash
-        from airflow_quilt.core.format.uris import QuiltUri
+        from airflow_quilt.core.format.quilt_uri import QuiltUri
 
         uri = QuiltUri(
             registry=self.registry.location,

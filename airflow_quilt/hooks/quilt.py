@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from airflow_quilt.core.catalog.client import Catalog
     from airflow_quilt.core.catalog.credentials import CredentialSource
-    from airflow_quilt.core.format.uris import QuiltUri
+    from airflow_quilt.core.format.quilt_uri import QuiltUri
     from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.core.registry.selection import Reference
     from airflow_quilt.core.runtime.retry import RetryPolicy
@@ -163,20 +163,21 @@ class QuiltHook(BaseHook):
             LocationError: the URI or the registry is malformed.
             InputError: the URI and another argument contradict each other.
         """
-        from airflow_quilt.core.format.uris import QuiltUri
+        from airflow_quilt.core.format.names import is_quilt_uri
+        from airflow_quilt.core.format.quilt_uri import QuiltUri
         from airflow_quilt.core.registry.selection import Reference
 
-        if not package.startswith("quilt+"):
+        if not is_quilt_uri(package):
             return self.open(registry), Reference(package, revision, path)
         uri = QuiltUri.parse(package)
         for name, given, in_uri in (
             ("registry", registry, str(uri.registry)),
-            ("revision", revision, uri.top_hash or uri.tag),
+            ("revision", revision, uri.pin and uri.pin.name),
             ("path", path, uri.path),
         ):
             if given is not None and in_uri is not None and given != in_uri:
                 raise InputError(f"{name} {given!r}: leave it out, or make the package {uri} name the same; it names {in_uri!r}")
-        return self.open(str(uri.registry)), Reference(str(uri.package), uri.top_hash or uri.tag or revision, uri.path or path)
+        return self.open(str(uri.registry)), Reference(str(uri.package), uri.pin or revision, uri.path or path)
 
     def report_read(self, uri: "QuiltUri | str") -> None:
         """Report to Airflow's lineage that the task has read a package, at its revision if the URI pins one.
@@ -287,7 +288,7 @@ class QuiltHook(BaseHook):
 
 def _asset(given: "QuiltUri | str") -> dict[str, Any]:
     """Return the arguments for an asset of Airflow's lineage collector, which makes none for a local registry."""
-    from airflow_quilt.core.format.uris import QuiltUri
+    from airflow_quilt.core.format.quilt_uri import QuiltUri
 
     uri = QuiltUri.parse(given) if isinstance(given, str) else given
     return {

@@ -38,6 +38,7 @@ class PublishParameters(TypedDict, total=False):
     dedupe: "Flag"
     allow_empty: "Flag"
     provenance: "Flag | None"
+    null_meta: "Flag"
     partition_key: "Text | None"
     registry: "Text | None"
     quilt_conn_id: "Text | None"

@@ -60,6 +60,8 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         package that is the one source.
     :param meta_mode: ``"replace"``: the given metadata, also of entries and directories, takes the place of the metadata that was
         there. ``"merge"``: its keys join those that were there, and override those of the same name.
+    :param null_meta: where the package has no metadata, write ``user_meta: null``, as quilt3's ``set_dir("/", …)`` does, and not
+        nothing: so a pipeline that moves over from quilt3 makes no new revision of what has not changed.
     :param message: the message of the revision in the history.
     :param registry: the registry that takes the revision; by default the connection's.
     :param mode: ``"replace"``: the package holds exactly the given entries. ``"update"``: it starts from a revision, loses
@@ -104,6 +106,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         "dedupe",
         "allow_empty",
         "provenance",
+        "null_meta",
         "partition_key",
     )
     template_fields_renderers = {"entries": "py", "meta": "json"}  # noqa: RUF012  (Airflow's own declaration has no ClassVar)
@@ -129,6 +132,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         dedupe: bool = True,
         allow_empty: bool = False,
         provenance: bool | None = None,
+        null_meta: bool = False,
         partition_key: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -148,6 +152,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         self.dedupe = dedupe
         self.allow_empty = allow_empty
         self.provenance = provenance
+        self.null_meta = null_meta
         self.partition_key = partition_key
         if self.is_outlet:
             add_outlet(self, self.package, self.registry)
@@ -189,6 +194,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
             meta=given["meta"],
             meta_mode=self.meta_mode,
             own_meta={KEY: provenance_of(context)} if provenance else {},
+            null_meta=flag("null_meta", self.null_meta),
             message=self.message,
             mode=self.mode,
             revision=self.revision,

@@ -151,7 +151,7 @@ def _with_earlier(found: Mapping[str, str], before: Mapping[str, str], late: lis
 
 def _payload(snapshot: Snapshot, name: str, top_hash: str, previous: str | None) -> dict[str, Any]:
     from airflow_quilt.core.format.names import PackageName, parse_top_hash
-    from airflow_quilt.core.format.uris import QuiltUri
+    from airflow_quilt.core.format.quilt_uri import QuiltUri
 
     location, package = snapshot.registry.location, PackageName.parse_existing(name)
     uri = QuiltUri(registry=location, package=package, top_hash=parse_top_hash(top_hash))

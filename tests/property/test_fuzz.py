@@ -20,7 +20,8 @@ from airflow_quilt.core.format.hashes import algorithm
 from airflow_quilt.core.format.manifest import write_manifest
 from airflow_quilt.core.format.manifest_reader import read_manifest
 from airflow_quilt.core.format.names import PackageName, parse_directory_key, parse_logical_key, walk_order
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
+from airflow_quilt.core.format.quilt_uri import QuiltUri
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.plan.actions import Source
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push

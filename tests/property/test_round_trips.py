@@ -4,7 +4,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key, parse_top_hash
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
+from airflow_quilt.core.format.quilt_uri import QuiltUri
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.paths import resolve_path, resolve_registry
 from tests.property.strategies import LOGICAL_KEYS, ODD_LETTERS, TEXT
 
@@ -65,15 +66,21 @@ def test_registry_round_trips(text: str) -> None:
     assert resolve_registry(str(location)) == location
 
 
+TAGS = st.sampled_from(["latest", "1700000000"]) | st.text(
+    st.characters(codec="utf-8", exclude_characters="/@:\0"), min_size=1
+).filter(lambda tag: tag not in {".", ".."})
+
+
 @st.composite
 def quilt_uris(draw: st.DrawFn) -> QuiltUri:
-    pin = draw(st.sampled_from(["none", "hash", "tag"]))
+    pin = draw(st.sampled_from(["none", "hash", "prefix", "tag"]))
     path = draw(st.none() | st.tuples(PATHS, st.sampled_from(["", "/"])).map("".join))
     return QuiltUri(
         registry=resolve_registry(draw(REGISTRIES)),
         package=PackageName(draw(EXISTING_WORDS), draw(EXISTING_WORDS)),
         top_hash=TopHash(draw(TOP_HASHES)) if pin == "hash" else None,
-        tag="latest" if pin == "tag" else None,
+        hash_prefix=draw(TOP_HASHES)[: draw(st.integers(1, 63))] if pin == "prefix" else None,
+        tag=draw(TAGS) if pin == "tag" else None,
         path=path,
         catalog=draw(st.none() | CATALOGS),
     )

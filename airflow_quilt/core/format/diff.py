@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest import Entry, canonical_json
 from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.ordering import merge_join
 
@@ -40,5 +40,10 @@ class Change:
 def compare(old: Iterable[Entry], new: Iterable[Entry]) -> Iterator[Change]:
     """Yield the changes between two streams of entries in walk order; physical keys are ignored, as in quilt3's ``diff``."""
     for before, after in merge_join(old, new):
-        if before is None or after is None or (before.size, before.hash, before.meta) != (after.size, after.hash, after.meta):
+        if before is None or after is None or (before.size, before.hash) != (after.size, after.hash) or _differ(before, after):
             yield Change(before, after)
+
+
+def _differ(before: Entry, after: Entry) -> bool:
+    """Whether the metadata of two entries differs; the NaN of old manifests does not differ from itself, as it does in Python."""
+    return before.meta != after.meta and canonical_json(before.meta) != canonical_json(after.meta)

@@ -16,7 +16,7 @@ import msgspec
 
 from airflow_quilt.core.errors import MetadataError, RecordSizeError
 from airflow_quilt.core.format.hashes import Hash
-from airflow_quilt.core.format.metadata import check_json, check_meta
+from airflow_quilt.core.format.metadata import check_json, check_meta, user_meta_of
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, TopHash, walk_order
 from airflow_quilt.core.format.ordering import batched
 
@@ -28,8 +28,8 @@ LARGEST: Final = 2**63 - 1
 """Maximum size of an entry in bytes: Quilt's platform reads sizes as 64-bit integers, and no store holds larger objects."""
 
 _line_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
-canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
-"""Returns the canonical JSON of a record."""
+canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+"""Returns the canonical JSON of a record, with the ``NaN`` and ``Infinity`` of old manifests as quilt3 hashes them."""
 _MAX_UTF8_SIZE: Final = 4
 """Maximum bytes of a character in UTF-8."""
 _MAX_JSON_SIZE: Final = 6
@@ -42,19 +42,19 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     """One file of a package.
 
     ``physical_keys`` are URLs; only the first one is used. ``size`` is in bytes. ``meta`` is all metadata of the entry: the
-    user's under ``user_meta``, and that of other writers under keys of theirs.
+    user's under ``user_meta``, and that of other writers under keys of theirs. Some writers made it a text or a list.
     """
 
     logical_key: LogicalKey
     physical_keys: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     size: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
     hash: Hash
-    meta: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    meta: Any = msgspec.field(default_factory=dict)
 
     @property
     def user_meta(self) -> Any:
         """User metadata of the entry; ``{}`` if there is none."""
-        return self.meta.get("user_meta", {})
+        return user_meta_of(self.meta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,8 @@ def make_header(
     user_meta: Mapping[str, Any] | None,
     workflow: Mapping[str, Any] | None = None,
     base: Mapping[str, Any] | None = None,
+    *,
+    null_meta: bool = False,
 ) -> dict[str, Any]:
     """Return the header of a new revision.
 
@@ -79,6 +81,7 @@ def make_header(
         user_meta: the package's metadata; None keeps that of ``base``, and without one omits the key, as quilt3 does.
         workflow: the record of the workflow that this revision was checked against.
         base: the header of the revision that this one is derived from; its other keys stay.
+        null_meta: where there is no metadata, give the key the value null, as quilt3's ``set_dir`` does.
 
     Raises:
         MetadataError: the message is not a ``str``, or the metadata is not a JSON object.
@@ -88,6 +91,8 @@ def make_header(
     header: dict[str, Any] = {"version": "v0"} if base is None else dict(base)
     if user_meta is not None:
         header["user_meta"] = check_meta(user_meta, "meta")
+    elif null_meta:
+        header.setdefault("user_meta", None)
     if workflow is None:
         header.pop("workflow", None)
     else:
@@ -166,7 +171,7 @@ def _encode(to_json: Callable[[R], str], record: R, subject: str) -> bytes:
     try:
         line = to_json(record).encode()
     except (ValueError, RecursionError) as error:  # Only for metadata of other writers: the user's has been checked.
-        raise MetadataError(f"{subject}: it cannot be written: {error}") from error
+        raise MetadataError(f"{subject}: its metadata cannot be written: {error}; give it other metadata") from error
     if len(line) > MAX_RECORD_SIZE:
         raise RecordSizeError(
             f"{subject}: its record in the manifest has {len(line):,} bytes, the most is {MAX_RECORD_SIZE:,}; "

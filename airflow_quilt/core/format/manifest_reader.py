@@ -1,47 +1,24 @@
-"""Reading of manifests as streams, of any writer: an error names its line (docs/format.md, "Manifest").
+"""Reading of manifests as streams of entries in walk order, from lines in any order (docs/format.md, "Manifest").
 
-Blocks of lines are decoded at once where a few cheap checks prove every line valid. All others are decoded line by line, as
-strictly as the format demands.
+The file is read twice: first the logical keys alone, which show the order. Lines in walk order, as this provider and quilt3 write
+them, then pass one block at a time. Lines in any other order are sorted first.
 """
 
 import hashlib
 import itertools
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Self
 
-import msgspec
+from airflow_quilt.core.errors import LogicalKeyError, ManifestError
+from airflow_quilt.core.format.manifest import Entry, canonical_text
+from airflow_quilt.core.format.manifest_lines import check_end, decode_block, decode_header, decode_keys, split_blocks
+from airflow_quilt.core.format.names import DirectoryKey, TopHash, check_file, check_next, is_ordered
+from airflow_quilt.core.format.ordering import batched, sort_key, validate_order
 
-from airflow_quilt.core.errors import LogicalKeyError, ManifestError, QuiltError
-from airflow_quilt.core.format.hashes import Hash
-from airflow_quilt.core.format.manifest import LARGEST, Entry, canonical_entry, canonical_json, canonical_text, entry_line
-from airflow_quilt.core.format.names import (
-    DirectoryKey,
-    LogicalKey,
-    TopHash,
-    check_file,
-    check_next,
-    is_walk,
-    parse_directory_key,
-    parse_logical_key,
-    walk_order,
-)
-
-R = TypeVar("R")
-
-_MAX_LINE_SIZE: Final = 16 * 1024 * 1024
-"""Maximum bytes of a line to read: quilt3's writers can be configured to exceed ``MAX_RECORD_SIZE``."""
-
-_BLOCK_SIZE: Final = 256 * 1024
-"""Bytes that are decoded at once."""
-
-_QUOTES: Final = 22
-"""Quotes in the line of an entry with one physical key and no metadata, as nearly all have, and no quote in its values. An
-unknown or repeated key in an object makes more."""
-
-_DECODE_ERRORS: Final = (ValueError, msgspec.DecodeError)
-"""Errors for a line that is not an entry; those of msgspec are a ``ValueError`` only since its later releases."""
+Sort = Callable[[Iterable[Entry]], AbstractContextManager[Iterable[Entry]]]
+"""Reads all entries, and returns them in walk order for as long as its context lasts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +27,7 @@ class Manifest:
 
     Attributes:
         header: the first line.
-        entries: a stream that can be read once.
+        entries: a stream in walk order that can be read once.
         directories: the metadata of directories, complete once the first entry has been read.
         where: the registry, the package and the top hash, for errors about entries; empty where they are not known.
     """
@@ -71,204 +48,183 @@ class Manifest:
         return replace(self, entries=itertools.chain([first] if first else (), self.entries))
 
 
-def read_manifest(chunks: Iterable[bytes], top_hash: TopHash | None = None) -> Manifest:
+def _sort_in_memory(entries: Iterable[Entry]) -> AbstractContextManager[Iterable[Entry]]:
+    return nullcontext(sorted(entries, key=sort_key))
+
+
+def read_manifest(chunks: Iterable[bytes], top_hash: TopHash | None = None, sort: Sort = _sort_in_memory) -> Manifest:
     """Read a manifest from the chunks of its file; its writer is not trusted.
 
     Args:
-        chunks: the bytes.
+        chunks: the bytes, which are read twice; of an iterator all are kept in memory meanwhile.
         top_hash: the expected top hash, which is the name of the manifest; it is checked after the last entry.
+        sort: sorts the entries of a manifest whose lines are in another order; by default in memory.
 
     Raises:
-        ManifestError: a line does not follow the format, or the content has another top hash; ``entries`` raises it while
-            it is read.
+        ManifestError: a line does not follow the format, the keys make no tree, or the content has another top hash; ``entries``
+            raises it while it is read.
     """
-    blocks = _blocks(chunks)
-    _, block = next(blocks, (1, b""))
-    line, _, rest = block.partition(b"\n")
-    _check_size(1, line)
-    header = _decode_object(1, line)
-    header.pop("top_hash", None)  # Obsolete; quilt3 drops it too.
-    directories: dict[DirectoryKey, Any] = {}
-    reader = _EntryReader(directories, hashlib.sha256(_canonical(1, line, canonical_json, header)), top_hash)
-    return Manifest(header, reader.read(itertools.chain([(2, rest)], blocks)), directories)
+    again = list(chunks) if isinstance(chunks, Iterator) else chunks
+    blocks = split_blocks(again)
+    line, _, rest = next(blocks, b"").partition(b"\n")
+    header, canonical = decode_header(line)
+    reader = _EntryReader(canonical, top_hash, sort)
+    return Manifest(header, reader.read(itertools.chain([rest], blocks), again), reader.directories)
 
 
 class _EntryReader:
-    """Reader of the entries of one manifest, which checks their order and their top hash."""
+    """Reader of the entries of one manifest, which checks their top hash."""
 
-    def __init__(self, directories: dict[DirectoryKey, Any], digest: "hashlib._Hash", top_hash: TopHash | None) -> None:
-        self._directories = directories
-        self._digest = digest
+    def __init__(self, header: bytes, top_hash: TopHash | None, sort: Sort) -> None:
+        self.directories: dict[DirectoryKey, Any] = {}
+        self._header = header
         self._top_hash = top_hash
-        self._previous: LogicalKey | None = None
-        self._sorted_directories: Sequence[DirectoryKey] = ()
+        self._sort = sort
 
-    def read(self, blocks: Iterable[tuple[int, bytes]]) -> Iterator[Entry]:
-        """Yield the entries of blocks of lines, each given with the number of its first line."""
-        for number, block in blocks:
-            yield from self._decode_block(block) or self._decode_lines(number, block)
-        if self._top_hash and (found := self._digest.hexdigest()) != self._top_hash:
-            raise ManifestError(f"the manifest {self._top_hash} was changed or damaged: its content has the top hash {found}")
+    def read(self, blocks: Iterator[bytes], chunks: Iterable[bytes]) -> Iterator[Entry]:
+        """Yield the entries of blocks of lines; ``chunks`` are the same bytes once more, with the header."""
+        is_in_order = _look_through(blocks)
+        decoded = self._decode(split_blocks(chunks))
+        yield from self._pass(decoded) if is_in_order else self._sorted(decoded, chunks)
 
-    def _decode_block(self, block: bytes) -> list[Entry] | None:
-        """Decode all lines of a block at once; None unless cheap checks prove every one of them valid."""
-        if not _is_plain(block):
-            return None
-        try:
-            entries = _decoder.decode_lines(block)
-        except _DECODE_ERRORS:
-            return None
-        keys = [entry.logical_key for entry in entries]
-        if not is_walk(keys if self._previous is None else [self._previous, *keys]) or not self._are_files(keys):
-            return None
-        self._digest.update(canonical_text(entries))
-        self._previous = keys[-1]
-        return entries
+    def _decode(self, blocks: Iterator[bytes]) -> Iterator[tuple[list[Entry], bytes]]:
+        number, after_header = 2, next(blocks).partition(b"\n")[2]
+        for block in itertools.chain([after_header], blocks):
+            number += yield from decode_block(number, block, self.directories)
 
-    def _are_files(self, keys: Sequence[LogicalKey]) -> bool:
-        """Return whether no key is also a directory that has metadata."""
-        try:
-            for key in keys if self._directories else ():
-                self._check_file(key)
-        except LogicalKeyError:
-            return False
-        return True
+    def _pass(self, decoded: Iterable[tuple[list[Entry], bytes]]) -> Iterator[Entry]:
+        """Yield entries that come in walk order."""
+        digest = hashlib.sha256(self._header)
+        for entries, canonical in decoded:
+            digest.update(canonical)
+            yield from entries
+        self._check({digest.hexdigest()})
 
-    def _decode_lines(self, first: int, block: bytes) -> Iterator[Entry]:
-        """Decode a block line by line, so that an error names its line."""
-        for number, line in enumerate(block.removesuffix(b"\n").split(b"\n") if block else (), first):
-            _check_size(number, line)
+    def _sorted(self, decoded: Iterable[tuple[list[Entry], bytes]], chunks: Iterable[bytes]) -> Iterator[Entry]:
+        """Yield entries that come in any order, in walk order."""
+        lines = _KeyOrder(self._header)
+        with self._sort(lines.seen(decoded)) as entries:
+            digest = hashlib.sha256(self._header)
             try:
-                entry = _decode_plain(line) or self._decode_line(number, line)
-                if entry is None:
-                    continue
-                self._check_order(entry.logical_key)
+                for batch in batched(validate_order(entries, self.directories)):
+                    digest.update(canonical_text(batch))
+                    yield from batch
             except LogicalKeyError as error:
-                raise ManifestError(f"line {number}: {error}") from error
-            self._digest.update(_canonical(number, line, canonical_entry, entry))
-            self._previous = entry.logical_key
-            yield entry
+                # A stream cannot be read once more; of all others the error names the line.
+                number = _line_of(_clash(entries, self.directories), chunks) if isinstance(chunks, list) else 0
+                raise ManifestError(f"line {number}: {error}" if number else str(error)) from error
+        self._check({digest.hexdigest()} | lines.top_hashes)
 
-    def _decode_line(self, number: int, line: bytes) -> Entry | None:
-        """Decode a line of any spelling: return an entry, or keep the metadata of a directory and return None."""
-        record = _decode_object(number, line)
-        if record.get("physical_keys"):
-            return _parse_entry(number, record)
-        key = _parse_directory(number, record, self._directories if self._previous is None else None)
-        _canonical(number, line, canonical_json, record)
-        self._directories[key] = record["meta"]
-        return None
-
-    def _check_order(self, key: LogicalKey) -> None:
-        if self._previous is not None and walk_order(key) < walk_order(self._previous):
-            raise LogicalKeyError(f"{key!r} comes after {self._previous!r}; entries are in walk order")
-        self._check_file(key)
-        check_next(self._previous, key)
-
-    def _check_file(self, key: LogicalKey) -> None:
-        if self._previous is None:  # Directories come before the first entry, so there are no more.
-            self._sorted_directories = sorted(self._directories)
-        check_file(key, self._sorted_directories)
+    def _check(self, found: set[str]) -> None:
+        if self._top_hash and self._top_hash not in found:
+            raise ManifestError(
+                f"the manifest {self._top_hash} was changed or damaged: its content has the top hash {', '.join(sorted(found))}"
+            )
 
 
-def _is_plain(block: bytes) -> bool:
-    """Return whether a block is whole lines of one object each, with every key once if they have all keys of an entry."""
-    lines = block.count(b"\n")
-    is_lines = block[:1] == b"{" and block[-2:] == b"}\n" and block.count(b"}\n{") == lines - 1
-    return is_lines and block.count(b'"') == _QUOTES * lines and len(block) <= _MAX_LINE_SIZE
+def _clash(entries: Iterable[Entry], directories: Iterable[str]) -> set[str]:
+    """Return the first two keys in walk order that cannot stand beside each other, or the one that is given twice."""
+    with_meta, previous = sorted(directories), None
+    for entry in entries:
+        key = entry.logical_key
+        try:
+            check_next(previous, key)
+            check_file(key, with_meta)
+        except LogicalKeyError:
+            below = (each for each in with_meta if each.startswith(f"{key}/"))
+            return {key, next(below, previous or key)}
+        previous = key
+    return set()
 
 
-def _decode_plain(line: bytes) -> Entry | None:
-    """Decode the line of an entry spelled exactly as this provider and quilt3 do, or return None.
+def _line_of(keys: set[str], chunks: Iterable[bytes]) -> int:
+    """Return the number of the second line that has one of some keys, or 0."""
+    lines = (line for block in split_blocks(chunks) for line in block.splitlines())
+    having = (number for number, line in enumerate(lines, 1) if keys.intersection(decode_keys(line) or ()))
+    return next(itertools.islice(having, 1, None), 0)
 
-    Equal bytes exclude all that msgspec's decoder overlooks, such as repeated or unknown keys.
+
+class _KeyOrder:
+    """The top hash that Quilt's library for Java gives a manifest: over the entries in the order of their whole keys.
+
+    It is that of walk order unless a name begins as a directory does and goes on with a character before ``/``: ``a-b`` beside
+    ``a/``. No other order has a top hash of its own.
     """
-    try:
-        entry = _decoder.decode(line)
-        return entry if entry_line(entry) == line and parse_logical_key(entry.logical_key) else None
-    except (*_DECODE_ERRORS, RecursionError, QuiltError):
-        return None
+
+    def __init__(self, header: bytes) -> None:
+        self._digest = hashlib.sha256(header)
+        self._last = ""
+        self._holds = True
+
+    def seen(self, decoded: Iterable[tuple[list[Entry], bytes]]) -> Iterator[Entry]:
+        """Pass on entries in the order of their lines."""
+        for entries, canonical in decoded:
+            self._digest.update(canonical)
+            for entry in entries:
+                self._holds = self._holds and self._last < entry.logical_key
+                self._last = entry.logical_key
+            yield from entries
+
+    @property
+    def top_hashes(self) -> set[str]:
+        """The top hash in the order of whole keys, if the lines were in it."""
+        return {self._digest.hexdigest()} if self._holds else set()
 
 
-def _parse_directory(number: int, record: Mapping[str, Any], known: Mapping[DirectoryKey, Any] | None) -> DirectoryKey:
-    """Return the key of the directory of a record; ``known`` is None after the first entry, where directories are errors."""
-    key = parse_directory_key(record.get("logical_key"))
-    if known is None or key in known:
-        raise LogicalKeyError(f"metadata of {key!r}: it is given once, before all entries")
-    if "meta" not in record:
-        raise ManifestError(f"line {number}: neither an entry nor the metadata of a directory")
-    return key
+def _look_through(blocks: Iterable[bytes]) -> bool:
+    """Read all blocks, so that a stream can be read again; return whether their lines are in order.
+
+    That is first directories, and then files in walk order, which make a tree. A damaged line is in no order.
+
+    Raises:
+        ManifestError: a line is too long, or its key cannot stand beside that of the line before it.
+    """
+    order, is_in_order, number = _Order(), True, 2
+    for block in blocks:
+        check_end(number, block)
+        keys = decode_keys(block) if is_in_order else None
+        is_in_order = keys is not None and order.goes_on(keys)
+        if keys and not is_in_order and len(keys) == len(block.splitlines()):  # One line is one record.
+            _check_neighbours(number, keys)
+        number += block.count(b"\n") if keys is None else len(keys)
+    return is_in_order
 
 
-def _parse_entry(number: int, record: Mapping[str, Any]) -> Entry:
-    match record:
-        case {
-            "logical_key": str(key),
-            "physical_keys": [str(), *_] as physical_keys,
-            "size": int(size),
-            "hash": {"type": str(kind), "value": str(value), **rest},
-            "meta": dict() | None as meta,
-        } if (
-            all(isinstance(physical_key, str) for physical_key in physical_keys)
-            and not isinstance(size, bool)
-            and 0 <= size <= LARGEST
-            and not rest
-        ):
-            return Entry(parse_logical_key(key), tuple(physical_keys), size, Hash(kind, value), meta or {})
-    raise ManifestError(
-        f"line {number}: not an entry with logical_key, physical_keys, size (from 0 to 2**63 - 1), hash (type and value) and meta"
-    )
+def _check_neighbours(first: int, keys: list[str]) -> None:
+    """Check the keys of lines that follow each other, so that one line, a million times, is refused at once."""
+    for number, (before, key) in enumerate(itertools.pairwise(keys), first + 1):
+        if before.endswith("/") or key.endswith("/"):
+            continue  # The metadata of directories; it is compared with files when all lines are known.
+        try:
+            check_next(before, key)
+        except LogicalKeyError as error:
+            raise ManifestError(f"line {number}: {error}") from error
 
 
-def _canonical(number: int, line: bytes, to_json: Callable[[R], str], record: R) -> bytes:
-    """Return the canonical JSON of a record, after checking that its line can be written again."""
-    try:
-        if b"\\ud" in line.lower():  # JSON can spell half a surrogate pair, which UTF-8 cannot hold.
-            json.dumps(_read_json(line.decode()), ensure_ascii=False).encode()
-        return to_json(record).encode()
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"line {number}: {error}") from error
+class _Order:
+    """The order of the lines so far."""
 
+    def __init__(self) -> None:
+        self._directories: list[str] = []
+        self._last: list[str] = []
 
-def _reject_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    def goes_on(self, keys: list[str]) -> bool:
+        """Return whether the keys of some more lines are in order."""
+        if not self._last:
+            files = list(itertools.dropwhile(lambda key: key.endswith("/"), keys))
+            self._directories += keys[: len(keys) - len(files)]
+            keys = files
+        is_ordered_so_far = is_ordered([*self._last, *keys]) and self._are_files(keys)
+        self._last = keys[-1:] or self._last
+        return is_ordered_so_far
 
-
-def _reject_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise ValueError("a key is given twice in one object")
-    return record
-
-
-_decoder = msgspec.json.Decoder(Entry)
-_read_json = json.JSONDecoder(object_pairs_hook=_reject_repeated_keys, parse_constant=_reject_constant).decode
-
-
-def _decode_object(number: int, line: bytes) -> dict[str, Any]:
-    try:
-        record = _read_json(line.decode())
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(f"line {number}: {error}") from error
-    if not isinstance(record, dict):
-        raise ManifestError(f"line {number}: expected a JSON object")
-    return record
-
-
-def _blocks(chunks: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Yield blocks of whole lines with the number of their first line; only the last line may lack its newline."""
-    number, rest = 1, b""
-    for chunk in chunks:
-        for start in range(0, len(chunk), _BLOCK_SIZE):
-            rest += chunk[start : start + _BLOCK_SIZE]
-            if end := rest.rfind(b"\n") + 1:
-                yield number, rest[:end]
-                number, rest = number + rest.count(b"\n"), rest[end:]
-            _check_size(number, rest)
-    if rest:
-        yield number, rest
-
-
-def _check_size(number: int, line: bytes) -> None:
-    if len(line) > _MAX_LINE_SIZE:
-        raise ManifestError(f"line {number}: longer than {_MAX_LINE_SIZE:,} bytes")
+    def _are_files(self, keys: Iterable[str]) -> bool:
+        """Return whether no key is also a directory that has metadata."""
+        if self._directories:
+            with_meta = sorted(self._directories)
+            try:
+                for key in keys:
+                    check_file(key, with_meta)
+            except LogicalKeyError:
+                return False
+        return True

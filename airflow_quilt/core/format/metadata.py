@@ -13,6 +13,11 @@ MERGE: Final = "meta_mode='merge' keeps them"
 """The cure that a warning names beside the keys that were lost."""
 
 
+def user_meta_of(meta: Any) -> Any:
+    """Return the user's metadata out of all metadata of an entry; ``{}`` if there is none."""
+    return meta.get("user_meta", {}) if isinstance(meta, dict) else {}
+
+
 def check_meta(value: object, where: str) -> Mapping[str, Any]:
     """Check that metadata is a JSON object, and return it with tuples as lists, as in the manifest.
 

@@ -125,20 +125,37 @@ def walk_order(key: str) -> str:
     return key.replace("/", "\0")
 
 
-def is_walk(keys: Sequence[str]) -> bool:
-    """Return whether keys of files are all valid, in walk order, without duplicates, and none is also a directory.
+def are_keys(keys: Sequence[str]) -> bool:
+    """Return whether keys of files are all valid.
 
-    Checks many keys at once as :func:`parse_logical_key` and :func:`check_next` check each one; only those two report the
-    reason. The keys must be valid Unicode.
+    Checks many keys at once as :func:`parse_logical_key` checks each one; only that one reports the reason. The keys must be
+    valid Unicode.
     """
     text = f"/{'/|/'.join(keys)}/"
-    if "//" in text or "/./" in text or "/../" in text or "\0" in text:
+    return not ("//" in text or "/./" in text or "/../" in text or "\0" in text)
+
+
+def is_ordered(keys: Sequence[str]) -> bool:
+    """Return whether keys of files are in walk order, without duplicates, and none is also a directory.
+
+    Checks many keys at once as :func:`check_next` checks each one; only that one reports the reason.
+    """
+    text = "\n".join(keys)
+    if text.endswith("/") or "/\n" in text:
         return False
-    order = [walk_order(key) for key in keys]
-    return all(map(lt, order, order[1:])) and not any(map(str.startswith, order[1:], [f"{key}\0" for key in order]))
+    text = walk_order(text)
+    order, below = text.split("\n"), text.replace("\n", "\0\n").split("\n")
+    if len(order) != len(keys):  # A key holds a newline.
+        order, below = [walk_order(key) for key in keys], [walk_order(f"{key}/") for key in keys]
+    return all(map(lt, order, order[1:])) and not any(map(str.startswith, order[1:], below))
 
 
-def check_next(previous: LogicalKey | None, key: LogicalKey) -> None:
+def is_walk(keys: Sequence[str]) -> bool:
+    """Return whether keys of files are all valid and make a tree in walk order; they must be valid Unicode."""
+    return are_keys(keys) and is_ordered(keys)
+
+
+def check_next(previous: str | None, key: str) -> None:
     """Check the key of a file against the one before it in walk order.
 
     Raises:
@@ -152,7 +169,7 @@ def check_next(previous: LogicalKey | None, key: LogicalKey) -> None:
         raise LogicalKeyError(f"logical key {previous!r} is a file, and a directory that holds {key!r}")
 
 
-def check_file(key: LogicalKey, directories: Sequence[DirectoryKey]) -> None:
+def check_file(key: str, directories: Sequence[str]) -> None:
     """Check the key of a file against the sorted keys of the directories that have metadata.
 
     Raises:
@@ -197,6 +214,11 @@ def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:
     if len(found) == 1:
         return found[0]
     raise TopHashError(f"top hash {digits!r} matches {', '.join(found) if found else 'no revision'}")
+
+
+def is_quilt_uri(text: object) -> bool:
+    """Return whether a value is to be read as a Quilt+ URI, by its scheme, whose case does not count."""
+    return isinstance(text, str) and text[:6].lower() == "quilt+"
 
 
 def check_pattern(package: str) -> str:

@@ -60,13 +60,15 @@ def merge_join(left: Iterable[L], right: Iterable[R]) -> Iterator[tuple[L | None
         second = next(rights, None)
 
 
-def validate_order(records: Iterable[R], directories: Iterable[DirectoryKey], origin: Callable[[R], str]) -> Iterator[R]:
+def validate_order(
+    records: Iterable[R], directories: Iterable[DirectoryKey], origin: Callable[[R], str] | None = None
+) -> Iterator[R]:
     """Yield records that come in walk order, and check that they make a tree.
 
     Args:
         records: the files.
         directories: the directories that have metadata.
-        origin: names the source of a record, for the error.
+        origin: names the source of a record, for the error; None for records of one manifest.
 
     Raises:
         LogicalKeyError: a key is given twice, or is both a file and a directory; the message names both sources.
@@ -83,12 +85,14 @@ def validate_order(records: Iterable[R], directories: Iterable[DirectoryKey], or
         yield from batch
 
 
-def _check_pair(before: R | None, record: R, origin: Callable[[R], str]) -> None:
+def _check_pair(before: R | None, record: R, origin: Callable[[R], str] | None) -> None:
     if before is None:
         return
     try:
         check_next(before.logical_key, record.logical_key)
     except LogicalKeyError as error:
+        if origin is None:
+            raise
         cure = "give each source a key of its own"
         if before.logical_key == record.logical_key:  # As the results of mapped tasks may have.
             cure += "; in the key of a list '{index}' does that, as in 'parts/{index}/'"

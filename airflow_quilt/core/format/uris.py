@@ -1,4 +1,4 @@
-"""Locations of bytes, registries and packages: physical keys, registry locations, Quilt+ URIs (docs/format.md, "Names").
+"""Locations of bytes and registries: physical keys, registry locations (docs/format.md, "Names").
 
 They print exactly as in quilt3, because their printed form goes into manifests.
 """
@@ -6,17 +6,15 @@ They print exactly as in quilt3, because their printed form goes into manifests.
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Final, Literal, Self
+from typing import Final, Self
 from urllib.parse import SplitResult, parse_qs, quote, quote_plus, unquote, urlsplit
 
 import msgspec
 
 from airflow_quilt.core.errors import LocationError
-from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key, parse_top_hash
 
 _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
 """An S3 URL without escapes, as nearly all are."""
-_NOT_IN_NAMES = re.compile(r"[^\w/-]+")
 
 NULL_VERSION: Final = "null"
 """The version of objects that were written while their bucket had no versioning, or suspended it; one of each key at most."""
@@ -56,21 +54,24 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def _parse_s3(cls, text: str) -> Self:
-        _check_unicode(text)
-        parts = _split(text)
+        check_unicode(text)
+        parts = split_url(text)
         if not parts.netloc:
             raise LocationError(f"{text!r}: no bucket")
-        query = parse_qs(parts.query, keep_blank_values=True)
+        try:
+            query, key = parse_qs(parts.query, keep_blank_values=True, errors="strict"), unquote(parts.path, errors="strict")
+        except UnicodeDecodeError as error:
+            raise LocationError(f"{text!r}: its escapes are no UTF-8, as all keys on S3 are") from error
         versions = query.pop("versionId", [None])
         if query or len(versions) > 1:
             raise LocationError(f"{text!r}: expected at most one versionId as query, got {parts.query!r}")
         if parts.fragment:
             raise LocationError(f"{text!r}: write '#' in a key as %23")
-        return cls(parts.netloc, unquote(parts.path)[1:], versions[0] or None)
+        return cls(parts.netloc, key[1:], versions[0] or None)
 
     @classmethod
     def _parse_file(cls, text: str) -> Self:
-        parts = _split(text)
+        parts = split_url(text)
         if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
             raise LocationError(f"{text!r}: expected file:///absolute/path")
         if parts.query or parts.fragment:
@@ -174,97 +175,24 @@ class RegistryLocation:
         return f"s3://{self.root.bucket}" if self.root.bucket else str(self.root)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuiltUri:
-    """A Quilt+ URI: a package in a registry, optionally pinned by hash or tag, and a path inside it.
+def check_unicode(text: str) -> None:
+    """Check that a URL is valid Unicode.
 
-    ``QuiltUri.parse(str(uri)) == uri``. Form: ``quilt+s3://bucket#package=ns/name[@hash|:tag][&path=…][&catalog=…]``. The form
-    ``quilt+file:///directory#…``, for a local registry, is this provider's (docs/adr/0005); Quilt itself has none.
+    Raises:
+        LocationError: it is not.
     """
-
-    registry: RegistryLocation
-    package: PackageName
-    top_hash: TopHash | None = None
-    tag: Literal["latest"] | None = None
-    path: str | None = None
-    catalog: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Parse a Quilt+ URI.
-
-        Raises:
-            LocationError: the URI has another form.
-            PackageNameError: the package's name is not valid.
-            TopHashError: the part after ``@`` is not a full top hash.
-            LogicalKeyError: the path is not a key of the package.
-        """
-        parts = _split(text)
-        is_s3 = parts.scheme == "quilt+s3" and parts.netloc and parts.path in {"", "/"}
-        if not (is_s3 or parts.scheme == "quilt+file") or parts.query:
-            raise LocationError(f"{text!r}: expected quilt+s3://bucket#package=namespace/name")
-        _check_unicode(parts.fragment)
-        fields = parse_qs(parts.fragment, keep_blank_values=True)
-        if unknown := fields.keys() - {"package", "path", "catalog"}:
-            raise LocationError(f"{text!r}: unknown part {min(unknown)!r}")
-        if "package" not in fields or any(len(values) > 1 for values in fields.values()):
-            raise LocationError(f"{text!r}: expected one package=namespace/name, and every other part once at most")
-        name, at, top_hash = fields["package"][0].partition("@")
-        name, colon, tag = name.partition(":")
-        if (at and colon) or (colon and tag != "latest"):
-            raise LocationError(f"{text!r}: a package is pinned by @<top hash> or by :latest")
-        path = fields.get("path", [None])[0]
-        if path:
-            parse_logical_key(path.removesuffix("/"))
-        return cls(
-            registry=RegistryLocation.parse(f"s3://{parts.netloc}" if is_s3 else f"file://{parts.netloc}{parts.path}"),
-            package=PackageName.parse_existing(name),
-            top_hash=parse_top_hash(top_hash) if at else None,
-            tag="latest" if colon else None,
-            path=path or None,
-            catalog=fields.get("catalog", [None])[0] or None,
-        )
-
-    def to_xcom(self, catalog: str | None = None) -> dict[str, Any]:
-        """Return the plain values that name a revision in XCom, in events and in links: the one maker of that dict.
-
-        Args:
-            catalog: the URL of a Quilt catalog, such as ``https://catalog.example.com``.
-
-        Returns:
-            ``registry``, ``package``, ``top_hash``, ``quilt_uri`` and ``catalog_url``: the catalog's page of the revision, or
-            None without a catalog, without a top hash, or for a registry on a disk.
-        """
-        bucket = self.registry.root.bucket
-        has_page = catalog and bucket and self.top_hash
-        return {
-            "registry": str(self.registry),
-            "package": str(self.package),
-            "top_hash": self.top_hash,
-            "quilt_uri": str(self),
-            "catalog_url": f"{catalog}/b/{bucket}/packages/{_quoted(self.package)}/tree/{self.top_hash}/" if has_page else None,
-        }
-
-    def __str__(self) -> str:
-        pin = f"@{self.top_hash}" if self.top_hash else f":{self.tag}" if self.tag else ""
-        path = f"&path={quote(self.path, safe='/')}" if self.path else ""
-        catalog = f"&catalog={quote(self.catalog, safe='/:')}" if self.catalog else ""
-        return f"quilt+{self.registry}#package={_quoted(self.package)}{pin}{path}{catalog}"
-
-
-def _quoted(package: PackageName) -> str:
-    """Return the name of a package in a URL; it is its own spelling but for names that a client should not have made."""
-    return _NOT_IN_NAMES.sub(lambda found: quote(found[0]), str(package))
-
-
-def _check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise LocationError(f"{text!r}: not valid Unicode, which no URL can hold") from error
 
 
-def _split(text: str) -> SplitResult:
+def split_url(text: str) -> SplitResult:
+    """Split a URL into its parts, which are not decoded.
+
+    Raises:
+        LocationError: it holds a tab or newline, or has no such parts.
+    """
     if any(character in text for character in "\t\r\n"):
         raise LocationError(f"{text!r}: write tabs and newlines in a URL as %09, %0D and %0A")
     try:

@@ -1,7 +1,7 @@
 """Decisions on which bytes must move, and how; nothing moves here."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -9,6 +9,7 @@ from airflow_quilt.core.errors import LocationError, SourceError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import CHUNKED, Hash
 from airflow_quilt.core.format.manifest import Entry, check_record
+from airflow_quilt.core.format.metadata import user_meta_of
 from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.uris import PhysicalKey
 
@@ -17,11 +18,23 @@ _PLACEHOLDER_HASH = Hash("sha2-256-chunked", "0" * 44)
 _PLACEHOLDER_VERSION = "0" * 32
 
 
+class Content(NamedTuple):
+    """Content in a temporary file of this process.
+
+    Attributes:
+        file: its number.
+        start: the offset of the first byte.
+    """
+
+    file: int
+    start: int
+
+
 class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One file that is to become an entry: an object, a local file, or content that has no location yet.
 
     Attributes:
-        origin: the location of the bytes, or the bytes themselves.
+        origin: the location of the bytes; for content, the bytes themselves or their place in a temporary file.
         etag: the ETag of the origin when it was listed, if the store gives one.
         hash: the hash, if it is known without reading the bytes.
         meta: all metadata of the entry, as in a manifest.
@@ -31,11 +44,11 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """
 
     logical_key: LogicalKey
-    origin: PhysicalKey | bytes
+    origin: PhysicalKey | bytes | Content
     size: int
     etag: str | None = None
     hash: Hash | None = None
-    meta: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    meta: Any = msgspec.field(default_factory=dict)
     hash_type: str = CHUNKED
     physical_keys: tuple[str, ...] = ()
     movable: bool = True
@@ -46,9 +59,14 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return isinstance(self.origin, PhysicalKey) and self.origin.is_local
 
     @property
+    def is_content(self) -> bool:
+        """Return whether the bytes have no location yet."""
+        return not isinstance(self.origin, PhysicalKey)
+
+    @property
     def user_meta(self) -> Any:
         """User metadata of the entry; ``{}`` if there is none."""
-        return self.meta.get("user_meta", {})
+        return user_meta_of(self.meta)
 
     @property
     def known(self) -> Hash | None:
@@ -56,9 +74,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return self.hash if self.hash and self.hash.type == self.hash_type else None
 
     @classmethod
-    def of_entry(
-        cls, entry: Entry, logical_key: LogicalKey | None = None, meta: Mapping[str, Any] | None = None, hash_type: str = CHUNKED
-    ) -> Self:
+    def of_entry(cls, entry: Entry, logical_key: LogicalKey | None = None, meta: Any = None, hash_type: str = CHUNKED) -> Self:
         """Return an entry of a package as a source, optionally under another key and with other metadata.
 
         Raises:
@@ -177,7 +193,7 @@ def _plan_move(source: Source, destination: PhysicalKey) -> Upload | Copy:
 
 def origin_of(source: Source) -> str:
     """Return the location of the bytes of a source, for messages."""
-    return str(source.origin) if isinstance(source.origin, PhysicalKey) else f"content of {len(source.origin):,} bytes"
+    return str(source.origin) if isinstance(source.origin, PhysicalKey) else f"content of {source.size:,} bytes"
 
 
 def out_of_reach(source: Source) -> SourceError:

@@ -52,7 +52,7 @@ def copy_policy(copy: CopyRule | CopyFunction, registry: RegistryLocation) -> Ca
         InputError: ``copy`` is neither a rule nor a function; or, when called, the function does not return a ``bool``.
     """
     if callable(copy):
-        return lambda source: isinstance(source.origin, bytes) or _call_copy(copy, source)
+        return lambda source: source.is_content or _call_copy(copy, source)
     if copy not in _RULES:
         raise InputError(f"copy {copy!r}: expected one of {', '.join(map(repr, _RULES))}, or a function")
     return {

@@ -89,7 +89,8 @@ class Additions:
         if old.user_meta in ({}, None):
             return new
         meta = self._meta(old.logical_key, old.user_meta, new.user_meta)
-        return new if meta == new.user_meta else replace(new, meta={**new.meta, "user_meta": meta})
+        is_same = meta == new.user_meta or not isinstance(new.meta, dict)  # A text in place of all metadata stays alone.
+        return new if is_same else replace(new, meta={**new.meta, "user_meta": meta})
 
     def _meta(self, key: str, there: Any, given: Any) -> Any:
         if self._merges:

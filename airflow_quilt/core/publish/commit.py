@@ -14,7 +14,8 @@ import pendulum
 from airflow_quilt.core.format.manifest import Entry, Summary, canonical_entry, canonical_json, write_manifest
 from airflow_quilt.core.format.names import DirectoryKey, PackageName, TopHash
 from airflow_quilt.core.format.ordering import Record, merge_join
-from airflow_quilt.core.format.uris import QuiltUri, RegistryLocation
+from airflow_quilt.core.format.quilt_uri import QuiltUri
+from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.planned import PlannedRevision
 from airflow_quilt.core.publish.resolve import ResolvedRevision
@@ -123,6 +124,7 @@ class CommitSpec(msgspec.Struct, frozen=True, kw_only=True):
     ) -> Self:
         """Return the specification for a draft that has been planned; ``added`` is the metadata of its own directories."""
         arguments = [draft.message, draft.meta, draft.meta_mode, draft.own_meta, list(draft.remove), draft.revision, dict(added)]
+        arguments += ["null_meta"] if draft.null_meta else []
         return cls(
             package=str(package),
             header=revision.header,

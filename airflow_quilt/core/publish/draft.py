@@ -35,6 +35,8 @@ class Draft:
             the metadata that was there. ``"merge"``: their keys join the keys that were there, and override those of the same
             name.
         own_meta: keys that the metadata gets beside ``meta``, which must not have them.
+        null_meta: where the package has no metadata, write ``user_meta: null``, as quilt3's ``set_dir`` at the root does, and not
+            nothing: the two make different top hashes.
         message: the message that the history shows.
         mode: ``"replace"``: the package holds exactly the entries given. ``"update"``: it starts from a revision, loses
             ``remove``, and then the entries are added or take the place of those with the same logical key.
@@ -58,6 +60,7 @@ class Draft:
     meta: Mapping[str, Any] | None = None
     meta_mode: MetaMode = "replace"
     own_meta: Mapping[str, Any] = field(default_factory=dict)
+    null_meta: bool = False
     message: str | None = None
     mode: Mode = "replace"
     revision: str | None = None

@@ -25,6 +25,7 @@ from airflow_quilt.core.runtime.retry import Failures, RetryPolicy
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.runtime.stop import stoppable
 from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.transfer.content import ContentFile
 from airflow_quilt.core.transfer.upload import Uploader
 
 _log = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def publish(
     package = draft.check()
     with stoppable(stop), Workspace(registry, package, attempt or Attempt()) as work:
         latest = registry.latest(package)
-        added = discover(registry, draft, work.spool(Source))  # 1. which files there are
+        added = discover(registry, draft, work.spool(Source), work.contents.put)  # 1. which files there are
         while True:
             with work.round():
                 revision = resolve(registry, package, draft, added, latest)  # 2. header, tree, workflow
@@ -94,6 +95,7 @@ class Workspace:
         since: unix seconds since when earlier attempts, or earlier rounds, may have left something; None for the first.
         stats: bytes moved, of all rounds.
         done: the transfers of the last round.
+        contents: the content among the sources.
 
     Args:
         rebasing: how often, and for how long after its first conflict, the work is rebased.
@@ -114,6 +116,7 @@ class Workspace:
         self.done: Spool[TransferredEntry] | None = None
         self._spools = contextlib.ExitStack()
         self._round_spools = contextlib.ExitStack()
+        self.contents = self._spools.enter_context(ContentFile())
         self._rebasing = rebasing
         self._conflicts = Failures()
 

@@ -13,7 +13,7 @@ from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.metadata import MERGE, lost_keys, merge_meta, name_lost
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.ordering import validate_order
-from airflow_quilt.core.format.uris import QuiltUri
+from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.plan.actions import Source, origin_of
 from airflow_quilt.core.plan.tree import Additions, Removal, SourceTree, updated
 from airflow_quilt.core.publish.draft import Draft
@@ -21,7 +21,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.runtime.spool import Spool
-from airflow_quilt.core.sources.discover import FindOptions, SourceFinder
+from airflow_quilt.core.sources.discover import FindOptions, KeepContent, SourceFinder, in_memory
 from airflow_quilt.core.sources.parse import parse_entries
 from airflow_quilt.core.workflows.config import load_workflow
 from airflow_quilt.core.workflows.rules import Workflow
@@ -55,13 +55,14 @@ class ResolvedRevision:
             self.workflow.check(package=str(package), message=self.header["message"], user_meta=user_meta, entries=described)
 
 
-def discover(registry: Registry, draft: Draft, found: Spool[Source]) -> SourceTree:
+def discover(registry: Registry, draft: Draft, found: Spool[Source], keep: KeepContent = in_memory) -> SourceTree:
     """Find the files that a draft names.
 
     Args:
         registry: opens the packages among the sources.
         draft: names the sources.
         found: takes the files, unless they are in walk order already and are read only once.
+        keep: takes the content among them, a piece at a time.
 
     Raises:
         InputError: a source or a key cannot be published.
@@ -75,7 +76,7 @@ def discover(registry: Registry, draft: Draft, found: Spool[Source]) -> SourceTr
         hash_type=draft.hash_type,
         merges_meta=draft.meta_mode == "merge",
     )
-    finder = SourceFinder(registry.stores, _package_reader(registry), options)
+    finder = SourceFinder(registry.stores, _package_reader(registry), options, keep)
     if len(requests) == 1 and (tree := finder.stream(requests[0])):
         if draft.mode == "replace":
             return tree
@@ -105,7 +106,8 @@ def resolve(registry: Registry, package: PackageName, draft: Draft, added: Sourc
         tree = _update(start, Removal(draft.remove), Additions(added, merges=draft.meta_mode == "merge"))
     directories = {key: meta for key, meta in tree.directories.items() if meta}  # As quilt3, no line for none.
     workflow = load_workflow(draft.workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
-    header = make_header(draft.message, _user_meta(draft, base), workflow.record if workflow else None, base)
+    record = workflow.record if workflow else None
+    header = make_header(draft.message, _user_meta(draft, base), record, base, null_meta=draft.null_meta)
     # A record that is too large is an error now, before any byte moves.
     header_line(header)
     for key, directory_meta in directories.items():
@@ -164,4 +166,4 @@ def _update(base: SourceTree, removal: Removal, additions: Additions) -> SourceT
 
 
 def _package_reader(registry: Registry) -> Callable[[QuiltUri], Manifest]:
-    return lambda uri: Registry(uri.registry, registry.stores).read(uri.package, uri.top_hash)
+    return lambda uri: Registry(uri.registry, registry.stores).read(uri.package, uri.pin)

@@ -8,7 +8,7 @@ import pendulum
 
 from airflow_quilt.core.errors import PackageNotFoundError
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_hash_prefix, parse_logical_key
-from airflow_quilt.core.format.uris import QuiltUri
+from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.resolve import parse_time
 from airflow_quilt.core.registry.selection import at

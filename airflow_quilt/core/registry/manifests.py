@@ -1,7 +1,7 @@
 """Manifests of a registry, by the top hashes of their revisions."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from airflow_quilt.core.errors import (
@@ -16,6 +16,8 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest, read_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.runtime.limits import Limits
+from airflow_quilt.core.runtime.spool import Replay, Spool
 from airflow_quilt.core.storage.base import MOST_WHOLE, Storage
 
 
@@ -25,11 +27,13 @@ class Manifests:
     Args:
         storage: the storage of the registry.
         location: the registry.
+        limits: the bounds of the work; a manifest whose lines have to be sorted spills to the disk.
     """
 
-    def __init__(self, storage: Storage, location: RegistryLocation) -> None:
+    def __init__(self, storage: Storage, location: RegistryLocation, limits: Limits) -> None:
         self._storage = storage
         self._location = location
+        self._limits = limits
 
     def read(self, package: PackageName | str, top_hash: TopHash) -> Manifest:
         """Read a revision of a package; raises as :meth:`Registry.read`."""
@@ -59,13 +63,19 @@ class Manifests:
         key = self._key(top_hash)
         with self._named(package, top_hash) as where:
             # Whole, the store's checksum is compared: the top hash does not cover everything.
-            chunks = self._storage.stream(key, 0, size) if size > MOST_WHOLE else [self._storage.get(key).data]
-            manifest = read_manifest(chunks, top_hash)
+            chunks = Replay(self._storage.stream(key, 0, size)) if size > MOST_WHOLE else [self._storage.get(key).data]
+            manifest = read_manifest(chunks, top_hash, self._sorted)
         return replace(manifest, entries=self._entries(package, top_hash, manifest), where=where)
 
     def _entries(self, package: PackageName | str, top_hash: TopHash, manifest: Manifest) -> Iterator[Entry]:
         with self._named(package, top_hash):
             yield from manifest.entries
+
+    @contextlib.contextmanager
+    def _sorted(self, entries: Iterable[Entry]) -> Iterator[Iterable[Entry]]:
+        with Spool[Entry](Entry, self._limits.spill_entries) as spool:
+            spool.extend(entries)
+            yield spool
 
     @contextlib.contextmanager
     def _named(self, package: PackageName | str, top_hash: TopHash) -> Iterator[str]:

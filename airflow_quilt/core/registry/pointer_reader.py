@@ -145,6 +145,13 @@ class PointerReader:
         revision = Revision(pendulum.from_timestamp(stamp), self._parse(blob.data, str(stamp)))
         return Pointer(revision, blob.etag, WriterTag.parse(blob.writer_tag))
 
+    def tagged(self, name: str) -> TopHash | None:
+        """Return the top hash that a pointer of any name holds; None where there is none. Only other programs write tags."""
+        try:
+            return self._parse(self._storage.get(self._key(name)).data, name)
+        except ObjectNotFoundError:
+            return None
+
     def __str__(self) -> str:
         return str(self._key(""))
 

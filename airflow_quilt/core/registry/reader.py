@@ -12,6 +12,7 @@ from airflow_quilt.core.format.hashes import verify_stream
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.names import PackageName, TopHash, is_name_part
+from airflow_quilt.core.format.quilt_uri import Pin
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.manifests import Manifests
 from airflow_quilt.core.registry.pointer_reader import PointerReader
@@ -34,7 +35,7 @@ class RegistryReader:
         self.stores = stores
         self._threads = stores.limits.max_concurrency
         self._storage: Storage = stores.of(location.root)
-        self._manifests = Manifests(self._storage, location)
+        self._manifests = Manifests(self._storage, location, stores.limits)
 
     def _key(self, path: str) -> PhysicalKey:
         return self.location.root.join(path)
@@ -71,18 +72,18 @@ class RegistryReader:
         """Yield the revisions of a package, newest first; a hash that was published twice comes twice."""
         return (pointer.revision for pointer in self._reader(package).all())
 
-    def resolve(self, package: PackageName | str, revision: str | datetime | None = None) -> TopHash:
+    def resolve(self, package: PackageName | str, revision: str | datetime | Pin | None = None) -> TopHash:
         """Return the full top hash of a revision.
 
         Args:
             package: ``namespace/name``.
             revision: one of: None or ``latest``; a top hash or the beginning of one, 6 digits or more; a time (a datetime,
                 or a `str` as ISO 8601 writes it with ``-``; UTC by default) for the newest revision that was there then;
-                the 10-digit unix seconds in the name of a revision's pointer. A short hash must be that of a revision of
-                the package; a full one is returned as it is.
+                the 10-digit unix seconds in the name of a revision's pointer; the pin of a Quilt+ URI, which may be the name of
+                any pointer. A short hash must be that of a revision of the package; a full one is returned as it is.
 
         Raises:
-            PackageNotFoundError: there is no such package, or none was there at that time.
+            PackageNotFoundError: there is no such package or tag, or none was there at that time.
             TopHashError: no revision, or several, begin with ``revision``; or it is nothing of the above.
         """
         return resolve(self._reader(package), self.location, revision)
@@ -111,7 +112,7 @@ class RegistryReader:
         earlier = self._reader(package).at(revision.published_at.timestamp() - 1)
         return earlier.revision.top_hash if earlier else None
 
-    def read(self, package: PackageName | str, revision: str | datetime | None = None) -> Manifest:
+    def read(self, package: PackageName | str, revision: str | datetime | Pin | None = None) -> Manifest:
         """Read a revision of a package: its header, and its entries as a stream.
 
         Args:

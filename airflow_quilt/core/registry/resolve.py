@@ -6,13 +6,16 @@ from datetime import UTC, datetime
 from airflow_quilt.core.errors import PackageNotFoundError, TopHashError, named
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
+from airflow_quilt.core.format.quilt_uri import Pin
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.registry.pointer_reader import PointerReader
 from airflow_quilt.core.registry.revisions import is_stamp
 
 
-def resolve(pointers: PointerReader, where: RegistryLocation, revision: str | datetime | None) -> TopHash:
+def resolve(pointers: PointerReader, where: RegistryLocation, revision: str | datetime | Pin | None) -> TopHash:
     """Return the full top hash of a revision, as :meth:`Registry.resolve` does; ``where`` is the registry."""
+    if isinstance(revision, Pin):
+        return _resolve_pin(pointers, where, revision)
     if revision is None or revision == layout.LATEST:
         if latest := pointers.latest():
             return latest.top_hash
@@ -23,6 +26,20 @@ def resolve(pointers: PointerReader, where: RegistryLocation, revision: str | da
         raise PackageNotFoundError(f"{where}: there was no package {pointers.name} at {moment.isoformat()}")
     if isinstance(revision, str) and is_stamp(revision) and (found := pointers.read(int(revision))):
         return found.revision.top_hash
+    return _by_hash(pointers, where, revision)
+
+
+def _resolve_pin(pointers: PointerReader, where: RegistryLocation, pin: Pin) -> TopHash:
+    if pin.kind == "hash":
+        return _by_hash(pointers, where, pin.name)
+    if top_hash := pointers.tagged(pin.name):
+        return top_hash
+    if pin.name == layout.LATEST:
+        raise PackageNotFoundError(f"{where}: there is no package {pointers.name}")
+    raise PackageNotFoundError(f"{where}: package {pointers.name} has no revision or tag {pin.name!r}")
+
+
+def _by_hash(pointers: PointerReader, where: RegistryLocation, revision: object) -> TopHash:
     try:
         return parse_top_hash(revision)
     except TopHashError:

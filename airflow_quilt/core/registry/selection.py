@@ -9,7 +9,8 @@ from pathlib import Path
 from airflow_quilt.core.errors import EntryDamagedError, EntryNotFoundError, HashTypeError, LocationError, SourceError, named
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
+from airflow_quilt.core.format.quilt_uri import Pin, QuiltUri
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.storage.paths import resolve_location
 
@@ -25,7 +26,7 @@ class Reference:
     """
 
     package: PackageName | str
-    revision: str | datetime | None = None
+    revision: str | datetime | Pin | None = None
     path: str | None = None
 
 

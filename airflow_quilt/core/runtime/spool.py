@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Generic, Self, TypeVar
+from typing import IO, Any, Final, Generic, Self, TypeVar
 
 from airflow_quilt.core.errors import DiskError
 from airflow_quilt.core.format.ordering import Record, batched, sort_key
@@ -17,6 +17,9 @@ from airflow_quilt.core.runtime.codec import Decoder, encode
 from airflow_quilt.core.runtime.stop import check_stop
 
 T = TypeVar("T", bound=Record)
+
+_CHUNK: Final = 1024 * 1024
+"""Bytes of a temporary file that are read at once."""
 
 
 @contextlib.contextmanager
@@ -31,6 +34,52 @@ def disk_full_as_error(directory: Path | None = None) -> Iterator[None]:
     except OSError as error:
         reason = f"{error.strerror or error}; free space there, or let TMPDIR name a directory that has more"
         raise DiskError(reason, str(directory or tempfile.tempdir or "temporary files")) from error
+
+
+class Replay:
+    """Chunks of bytes that come once and are read twice: on their way they are copied to a temporary file.
+
+    The file has no name, so it ends with the process, however that ends; or else with the second reading, or with the first one
+    if that does not come to its end.
+
+    Args:
+        chunks: the bytes.
+        directory: of the file; by default the system's for temporary files.
+    """
+
+    def __init__(self, chunks: Iterable[bytes], directory: Path | None = None) -> None:
+        self._chunks = iter(chunks)
+        self._directory = directory
+        self._file: IO[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield the chunks: the first time from the stream, the second time from the file.
+
+        Raises:
+            DiskError: the directory for temporary files has no room.
+        """
+        return self._copied() if self._file is None else self._again(self._file)
+
+    def _copied(self) -> Iterator[bytes]:
+        with contextlib.ExitStack() as on_failure:
+            with disk_full_as_error(self._directory):
+                self._file = on_failure.enter_context(tempfile.TemporaryFile(dir=self._directory))
+            for chunk in self._chunks:
+                check_stop()
+                with disk_full_as_error(self._directory):
+                    self._file.write(chunk)
+                yield chunk
+            with disk_full_as_error(self._directory):
+                self._file.flush()
+            on_failure.pop_all()
+
+    @staticmethod
+    def _again(file: IO[bytes]) -> Iterator[bytes]:
+        with file:
+            file.seek(0)
+            while chunk := file.read(_CHUNK):
+                check_stop()
+                yield chunk
 
 
 @dataclass(slots=True)

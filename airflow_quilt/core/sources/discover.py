@@ -18,8 +18,9 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.metadata import MERGE, lost_keys, merge_meta, name_lost
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, parse_logical_key
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
-from airflow_quilt.core.plan.actions import Source, out_of_reach
+from airflow_quilt.core.format.quilt_uri import QuiltUri
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.plan.actions import Content, Source, out_of_reach
 from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.runtime.threads import map_concurrently
@@ -32,6 +33,12 @@ from airflow_quilt.core.storage.base import ObjectInfo, Stores
 _log = logging.getLogger(__name__)
 
 ReadPackage = Callable[[QuiltUri], Manifest]
+KeepContent = Callable[[bytes], bytes | Content]
+
+
+def in_memory(content: bytes) -> bytes | Content:
+    """Keep content as it is."""
+    return content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +67,20 @@ class SourceFinder:
         stores: hold the files, directories, objects and prefixes.
         read_package: reads a package that a source names.
         options: allow or refuse special cases.
+        keep: takes serialized content, a piece at a time, and returns the origin of its source; by default the bytes.
     """
 
-    def __init__(self, stores: Stores, read_package: ReadPackage, options: FindOptions | None = None) -> None:
+    def __init__(
+        self,
+        stores: Stores,
+        read_package: ReadPackage,
+        options: FindOptions | None = None,
+        keep: KeepContent = in_memory,
+    ) -> None:
         self._stores = stores
         self._read_package = read_package
         self._options = options or FindOptions()
+        self._keep = keep
 
     def find(self, parsed: Iterable[ParsedSource], found: Spool[Source]) -> Mapping[DirectoryKey, Any]:
         """Put the files of a package into ``found``; return the metadata of its directories.
@@ -82,7 +97,8 @@ class SourceFinder:
         others: list[LocationSource | DirectoryMeta] = []
         for source in parsed:
             if isinstance(source, ContentSource):
-                # On this thread, as lazily loaded content may demand, and before the first request to a store.
+                # On this thread, as lazily loaded content may demand, and before the first request to a store. Workflows and
+                # plans need the size of each; the bytes of one at a time are in memory.
                 found.extend([self._serialized(source)])
             else:
                 others.append(source)
@@ -106,8 +122,9 @@ class SourceFinder:
 
     def _serialized(self, source: ContentSource) -> Source:
         data = serialize(source.key, source.content)
+        origin = data if data is source.content else self._keep(data)
         hash_type = self._options.hash_type
-        return Source(logical_key=source.key, origin=data, size=len(data), meta=source.meta, hash_type=hash_type)
+        return Source(logical_key=source.key, origin=origin, size=len(data), meta=source.meta, hash_type=hash_type)
 
     def _find(self, found: Spool[Source], source: LocationSource | DirectoryMeta) -> Mapping[DirectoryKey, Any]:
         if isinstance(source, DirectoryMeta):
@@ -207,7 +224,9 @@ class SourceFinder:
         if first and first.logical_key == path:
             key = parse_logical_key(source.key if source.is_for_file else source.key + path.rpartition("/")[2])
             deque(entries, 0)  # The manifest's hash is checked at its end.
-            meta = {**first.meta, **self._given(source, uri, first.user_meta)}
+            is_object = isinstance(first.meta, dict)  # Or a text, which is all there is.
+            given = self._given(source, uri, first.user_meta if is_object else first.meta)
+            meta = {**first.meta, **given} if is_object else given or first.meta
             with named(package.where, SourceError):
                 return SourceTree([self._from_entry(key, first, uri, meta)])
         if source.is_for_file:
@@ -238,7 +257,7 @@ class SourceFinder:
             key = parse_logical_key(source.key + entry.logical_key.removeprefix(root)) if is_moved else entry.logical_key
             yield self._from_entry(key, entry, uri, entry.meta)
 
-    def _from_entry(self, key: LogicalKey, entry: Entry, uri: QuiltUri, meta: Mapping[str, Any]) -> Source:
+    def _from_entry(self, key: LogicalKey, entry: Entry, uri: QuiltUri, meta: Any) -> Source:
         source = Source.of_entry(entry, key, meta, self._options.hash_type)
         if source.is_local and not uri.registry.is_local:
             raise out_of_reach(source)

@@ -13,8 +13,9 @@ from urllib.parse import unquote
 
 from airflow_quilt.core.errors import QuiltError, SourceError
 from airflow_quilt.core.format.metadata import check_meta
-from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, parse_logical_key
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
+from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, is_quilt_uri, parse_logical_key
+from airflow_quilt.core.format.quilt_uri import QuiltUri
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.sources.serializers import is_frame, is_json_key
 from airflow_quilt.core.storage.paths import resolve_location
 
@@ -167,7 +168,7 @@ def _parse_location(
     if not isinstance(text, str):
         raise SourceError(f"entry {key!r}: the path {text!r} is bytes, not a str")
     try:
-        if text.startswith("quilt+"):
+        if is_quilt_uri(text):
             return LocationSource(key, QuiltUri.parse(text), meta, "")
         location = resolve(text)
     except QuiltError as error:

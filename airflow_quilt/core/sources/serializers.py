@@ -5,12 +5,14 @@ Each data frame is written by the library that owns it; none is imported here.
 
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
 from airflow_quilt.core.errors import SourceError
 from airflow_quilt.core.format.names import LogicalKey
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def is_frame(value: object) -> bool:
@@ -43,9 +45,10 @@ def write_json(key: LogicalKey, value: object) -> bytes:
     """Return a JSON value as the bytes of a file; sequences of any kind become lists.
 
     Raises:
-        SourceError: the value is not JSON.
+        SourceError: the value is not JSON, or would lose a part: two keys of a mapping are one key there.
     """
     try:
+        _check_keys(value)
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_json).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise SourceError(f"entry {key!r}: its content is not JSON: {error}") from error
@@ -55,8 +58,8 @@ def write_frame(key: LogicalKey, frame: object) -> bytes:
     """Return a data frame as the bytes of a file.
 
     Raises:
-        SourceError: this kind of frame cannot be written in the format of the key's suffix, or the library that writes it
-            is missing or fails.
+        SourceError: this kind of frame cannot be written in the format of the key's suffix, or would lose a column there; or the
+            library that writes it is missing or fails.
     """
     formats = _WRITERS[_kind(frame)]
     write = formats.get(_suffix(key))
@@ -85,7 +88,40 @@ def _as_json(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
+def _check_labels(labels: Iterable[object], kind: str) -> None:
+    """Refuse labels, of columns or keys, that are one key in JSON: the last one would take the place of the others.
+
+    Raises:
+        ValueError: there are such labels; the message names them.
+        TypeError: a label is none that JSON can hold.
+    """
+    seen: dict[str, object] = {}
+    for label in labels:
+        key = label if isinstance(label, str) else next(iter(json.loads(json.dumps({label: None}))))
+        if key in seen:
+            raise ValueError(
+                f"the {kind} {seen[key]!r} and {label!r} have one label in JSON, {key!r}; rename or drop one of them"
+            )
+        seen[key] = label
+
+
+def _check_keys(value: object) -> None:
+    """Check the keys of all mappings in a value, as :func:`_check_labels` does."""
+    if isinstance(value, Mapping):
+        _check_labels(value, "keys")
+        value = value.values()
+    elif not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray | memoryview):
+        return
+    for item in value:
+        if type(item) not in _SCALARS:
+            _check_keys(item)
+
+
 def _compact_json(records: list[Any]) -> bytes:
+    for record in records:
+        for cell in record.values():
+            if type(cell) not in _SCALARS:
+                _check_keys(cell)
     return json.dumps(records, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_as_text).encode()
 
 
@@ -103,6 +139,7 @@ def _has_names(frame: Any) -> bool:
 def _pandas_json(frame: Any) -> bytes:
     plain = frame.reset_index() if _has_names(frame) else frame
     # Not to_json, which rounds floats to 15 digits at best.
+    _check_labels(plain.columns, "columns")
     records = plain.astype(object).where(plain.notna(), None).to_dict(orient="records")
     return _compact_json(records)
 
@@ -135,6 +172,7 @@ def _arrow_csv(table: Any) -> bytes:
 
 
 def _arrow_json(table: Any) -> bytes:
+    _check_labels(table.column_names, "columns")
     return _compact_json(table.to_pylist())
 
 

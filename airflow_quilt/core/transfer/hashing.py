@@ -1,5 +1,6 @@
 """Reads the bytes of sources and entries, hashes them, and compares them with their expected state."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,10 +17,11 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format.hashes import Hash, algorithm, composite_hash, digest_of, part_ranges
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.plan.actions import Source
+from airflow_quilt.core.plan.actions import Content, Source
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.stop import check_stop
-from airflow_quilt.core.storage.base import ObjectInfo, Stores
+from airflow_quilt.core.storage.base import CHUNK, ObjectInfo, Stores
+from airflow_quilt.core.transfer.content import read_content
 
 _ATTEMPTS: Final = 3
 
@@ -112,12 +114,24 @@ class Reader:
 
     def read(self, source: Source, start: int, stop: int) -> bytes:
         """Return the bytes of a source from ``start`` up to ``stop``."""
-        if isinstance(source.origin, bytes):
+        if isinstance(source.origin, bytes | Content):
             self._executor.progress.add(size=stop - start)
-            return source.origin[start:stop]
+            return read_content(source.origin, start, stop)
         with _entry_as_damaged(source), BytesIO() as data:
             data.writelines(self.stream(source.origin, start, stop))  # To join them would hold them twice.
             return data.getvalue()
+
+    def hash_content(self, source: Source, origin: bytes | Content) -> Steps[Hash]:
+        """Return the steps that hash the content of a source, a part at a time; they count no progress."""
+        kind = algorithm(source.hash_type)
+        parts = list(kind.parts(source.size))
+
+        def digest(start: int, stop: int) -> bytes:
+            pieces = itertools.pairwise([*range(start, stop, CHUNK), stop])
+            return digest_of((read_content(origin, first, last) for first, last in pieces), kind.new())
+
+        digests = (yield [partial(digest, start, stop) for start, stop in parts]) if parts else []
+        return kind.combine(digests, source.size)
 
     def stat(self, source: Source, origin: PhysicalKey) -> ObjectInfo:
         """Return the state of a file or object, after checking that it is still the listed one."""
@@ -153,5 +167,5 @@ def _entry_as_damaged(source: Source) -> Iterator[None]:
 
 def damaged(source: Source) -> EntryDamagedError:
     """Return the error for an entry of a package that has lost its bytes."""
-    where = "its content" if isinstance(source.origin, bytes) else str(source.origin)
+    where = "its content" if source.is_content else str(source.origin)
     return EntryDamagedError(f"entry {source.logical_key!r}: {where} is gone, or does not hold the bytes that its package names")

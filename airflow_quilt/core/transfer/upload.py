@@ -9,7 +9,7 @@ from typing import Final, cast
 import msgspec
 
 from airflow_quilt.core.errors import UploadVanishedError
-from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of, hash_of, part_ranges, part_size
+from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of, part_ranges, part_size
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
@@ -113,8 +113,10 @@ class Uploader:
             for number, (start, stop) in enumerate(part_ranges(source.size), 1)
         ]
         yield [partial(self._reader.check_unchanged, source)]
-        if kind.by_parts or isinstance(source.origin, bytes):
+        if kind.by_parts:
             digest = kind.combine(digests, source.size)
+        elif not isinstance(source.origin, PhysicalKey):
+            digest = yield from self._reader.hash_content(source, source.origin)
         else:
             digest = yield from self._reader.hash_source(source, source.origin)
         check_hash(source, digest)
@@ -153,8 +155,8 @@ class Uploader:
             return origin.proven(source.hash_type) or source.known
         if existing.sha256 is None and existing.crc64nvme is None:
             return None  # The store has no checksum to compare it with.
-        if isinstance(source.origin, bytes):
-            return hash_of(source.origin, source.hash_type)
+        if not isinstance(source.origin, PhysicalKey):
+            return (yield from self._reader.hash_content(source, source.origin))
         return (yield from self._reader.hash_source(source, source.origin))
 
     def _count_reused(self, size: int) -> None:

@@ -4,8 +4,9 @@ from urllib.parse import quote, urlencode, urlunparse
 import pytest
 
 from airflow_quilt.core.errors import LocationError, LogicalKeyError, PackageNameError, TopHashError
-from airflow_quilt.core.format.names import PackageName, TopHash
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
+from airflow_quilt.core.format.names import PackageName, TopHash, is_quilt_uri
+from airflow_quilt.core.format.quilt_uri import Pin, QuiltUri
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.storage.paths import resolve_path, resolve_registry
 
 HASH = TopHash("0123456789abcdef" * 4)
@@ -259,6 +260,22 @@ URIS = [
     pytest.param(QuiltUri(registry=BUCKET, package=NAME, top_hash=HASH), f"quilt+s3://b#package=team/data@{HASH}", id="hash"),
     pytest.param(QuiltUri(registry=BUCKET, package=NAME, tag="latest"), "quilt+s3://b#package=team/data:latest", id="tag"),
     pytest.param(
+        QuiltUri(registry=BUCKET, package=NAME, hash_prefix="abc1"), "quilt+s3://b#package=team/data@abc1", id="short-hash"
+    ),
+    pytest.param(
+        QuiltUri(registry=BUCKET, package=NAME, hash_prefix="1700000000"),
+        "quilt+s3://b#package=team/data@1700000000",
+        id="short-hash-of-digits",
+    ),
+    pytest.param(
+        QuiltUri(registry=BUCKET, package=NAME, tag="1700000000"), "quilt+s3://b#package=team/data:1700000000", id="time"
+    ),
+    pytest.param(
+        QuiltUri(registry=BUCKET, package=NAME, tag="v1.0+b é&=#%"),
+        "quilt+s3://b#package=team/data:v1.0%2Bb%20%C3%A9%26%3D%23%25",
+        id="odd-tag",
+    ),
+    pytest.param(
         QuiltUri(registry=BUCKET, package=NAME, path="a/b.txt"), "quilt+s3://b#package=team/data&path=a/b.txt", id="path"
     ),
     pytest.param(QuiltUri(registry=BUCKET, package=NAME, path="a/"), "quilt+s3://b#package=team/data&path=a/", id="directory"),
@@ -299,9 +316,56 @@ def test_quilt_uri_round_trips(uri: QuiltUri, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("C++.csv", "C++.csv"),
+        ("C%2B+.csv", "C++.csv"),
+        ("a+b%20c", "a+b c"),
+        ("100%", "100%"),
+        ("100%_of.csv", "100%_of.csv"),
+        ("x%zz%2", "x%zz%2"),
+        ("50%25.csv", "50%.csv"),
+        ("a%2520b", "a%20b"),
+        ("a%252Fb", "a%2Fb"),
+        ("dir%2f", "dir/"),
+        ("x=1/y=2&catalog=c+d", "x=1/y=2"),
+        ("a#b?c", "a#b?c"),
+        ("é%C3%A9", "éé"),
+    ],
+)
+def test_path_is_decoded_once(text: str, path: str) -> None:
+    uri = QuiltUri.parse(f"quilt+s3://b#package=team/data&path={text}")
+
+    assert uri.path == path
+    assert QuiltUri.parse(str(uri)) == uri
+
+
+def test_other_parts_keep_a_plus() -> None:
+    uri = QuiltUri.parse("QUILT+S3://b#catalog=a+b&package=team%2fdata%3Av1+2")
+
+    assert (uri.package, uri.tag, uri.catalog) == (NAME, "v1+2", "a+b")
+    assert uri.pin == Pin("tag", "v1+2")
+    assert is_quilt_uri("Quilt+s3://b")
+    assert not is_quilt_uri("team/data")
+    assert not is_quilt_uri(None)
+
+
+@pytest.mark.parametrize("text", ["%FF", "a/%C3", "%ed%a0%80", "%C0%AF", "é%E9"])
+@pytest.mark.parametrize("part", ["path=", "catalog=", "package=team/data:", "x"])
+def test_bytes_must_be_utf8(part: str, text: str) -> None:
+    with pytest.raises(LocationError, match="UTF-8"):
+        QuiltUri.parse(f"quilt+s3://b#package=team/data&{part}{text}")
+    for url in (f"s3://b/{text}", f"s3://b/k?versionId={text}"):
+        with pytest.raises(LocationError, match="UTF-8"):
+            PhysicalKey.parse(url)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         pytest.param("quilt+s3://b/#package=team/data", id="slash-before-the-fragment"),
+        pytest.param("QUILT+S3://b#package=team/data", id="upper-case-scheme"),
+        pytest.param("quilt+s3://b#&package=team/data&", id="nothing-between-ampersands"),
         pytest.param("quilt+s3://b#package=team%2Fdata", id="escaped-name"),
         pytest.param("quilt+s3://b#path=&package=team/data", id="empty-path"),
         pytest.param("quilt+s3://b#package=team/data&catalog=", id="empty-catalog"),
@@ -332,7 +396,18 @@ def test_local_quilt_uri_spellings(directory: str) -> None:
         pytest.param("quilt+s3://b#package=a/b&package=c/d", LocationError, id="two-packages"),
         pytest.param("quilt+s3://b#package=a/b&path=x&path=y", LocationError, id="two-paths"),
         pytest.param("quilt+s3://b#package=a/b&workflow=x", LocationError, id="unknown-part"),
-        pytest.param("quilt+s3://b#package=a/b:v1", LocationError, id="other-tag"),
+        pytest.param("quilt+s3://b#package=&package=a/b", LocationError, id="two-packages-one-empty"),
+        pytest.param("quilt+s3://b#package=a/b&catalog=x&catalog=y", LocationError, id="two-catalogs"),
+        pytest.param("quilt+s3://b:latest@abc1", LocationError, id="pin-of-a-bucket"),
+        pytest.param("quilt+s3:b#package=a/b", LocationError, id="no-slashes"),
+        pytest.param("quilt+http://b#package=a/b", LocationError, id="other-protocol"),
+        pytest.param("quilt+s3://b#package=a/b:", LocationError, id="empty-tag"),
+        pytest.param("quilt+s3://b#package=a/b:v1:v2", LocationError, id="two-tags"),
+        pytest.param("quilt+s3://b#package=a/b@abc1@abc2", LocationError, id="two-hashes"),
+        pytest.param("quilt+s3://b#package=a/b@abc1:v1", LocationError, id="hash-and-tag"),
+        pytest.param("quilt+s3://b#package=a/b:..%2F..%2Flatest", LocationError, id="tag-out-of-the-package"),
+        pytest.param("quilt+s3://b#package=a/b:..", LocationError, id="tag-of-dots"),
+        pytest.param("quilt+s3://b#package=a/b:a%00b", LocationError, id="tag-with-a-nul"),
         pytest.param(f"quilt+s3://b#package=a/b:latest@{HASH}", LocationError, id="tag-and-hash"),
         pytest.param("quilt+s3://[b#package=a/b", LocationError, id="bad-address"),
         pytest.param("quilt+file:r#package=a/b", LocationError, id="relative-directory"),
@@ -345,8 +420,10 @@ def test_local_quilt_uri_spellings(directory: str) -> None:
         pytest.param("quilt+file:///\ud800#package=a/b", LocationError, id="half-a-pair-in-a-directory"),
         pytest.param("quilt+s3://b#package=a", PackageNameError, id="bad-name"),
         pytest.param("quilt+s3://b#package=", PackageNameError, id="empty-name"),
-        pytest.param("quilt+s3://b#package=a/b@", TopHashError, id="empty-hash"),
-        pytest.param("quilt+s3://b#package=a/b@abcdef", TopHashError, id="short-hash"),
+        pytest.param("quilt+s3://b#package=a/b@", LocationError, id="empty-hash"),
+        pytest.param("quilt+s3://b#package=a/b@ABCDEF", TopHashError, id="upper-case-hash"),
+        pytest.param("quilt+s3://b#package=a/b@latest", TopHashError, id="tag-as-hash"),
+        pytest.param(f"quilt+s3://b#package=a/b@{HASH}0", TopHashError, id="long-hash"),
         pytest.param("quilt+s3://b#package=a/b&path=../x", LogicalKeyError, id="path-out-of-the-package"),
         pytest.param("quilt+s3://b#package=a/b&path=/", LogicalKeyError, id="path-slash"),
     ],

@@ -38,7 +38,8 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, hash_of
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey, PackageName
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri, RegistryLocation
+from airflow_quilt.core.format.quilt_uri import QuiltUri
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.plan.placement import EntryInfo
 from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft

@@ -33,6 +33,7 @@ from airflow_quilt.core.format.diff import Change
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.manifest import make_header, write_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash, walk_order
+from airflow_quilt.core.format.quilt_uri import Pin
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
@@ -908,6 +909,39 @@ def test_read_by_any_name(timed: Registry, weekly: list[Revision]) -> None:
     names = [weekly[1].top_hash, weekly[1].top_hash[:8], FIRST + timedelta(seconds=12), "2023-11-14 22:13:35", str(NOW + 10)]
 
     assert [timed.read(NAME, name).header["message"] for name in names] == ["1"] * 5
+
+
+# The pins of Quilt+ URIs.
+
+
+def test_pin_finds_revision(timed: Registry, weekly: list[Revision]) -> None:
+    """A hash is never taken for a time, nor a time for a hash; any pointer is a tag, which only other programs write."""
+    write_pointer(timed, "v1.0+final", weekly[0].top_hash)
+    write_pointer(timed, str(NOW + 11), "1700000010" + "c" * 54)
+    for pin, top_hash in {
+        Pin("tag", "latest"): weekly[2].top_hash,
+        Pin("tag", str(NOW + 10)): weekly[1].top_hash,
+        Pin("tag", "v1.0+final"): weekly[0].top_hash,
+        Pin("hash", weekly[1].top_hash): weekly[1].top_hash,
+        Pin("hash", weekly[1].top_hash[:7]): weekly[1].top_hash,
+        Pin("hash", str(NOW + 10)): "1700000010" + "c" * 54,
+    }.items():
+        assert timed.resolve(NAME, pin) == top_hash, pin
+
+
+def test_absent_pin_is_named(timed: Registry, weekly: list[Revision]) -> None:
+    for pin, error, words in (
+        (Pin("tag", "prod"), PackageNotFoundError, "team/package has no revision or tag 'prod'"),
+        (Pin("tag", str(NOW + 1)), PackageNotFoundError, f"'{NOW + 1}'"),
+        (Pin("tag", weekly[0].top_hash), PackageNotFoundError, weekly[0].top_hash),
+        (Pin("hash", "abc1"), TopHashError, "6 to 64"),
+        (Pin("hash", "2023110"), TopHashError, "no revision"),
+    ):
+        with pytest.raises(error, match=words):
+            timed.resolve(NAME, pin)
+    write_pointer(timed, "broken", "no hash")
+    with pytest.raises(ManifestError, match="team/package:broken"):
+        timed.resolve(NAME, Pin("tag", "broken"))
 
 
 # Entries and their bytes.

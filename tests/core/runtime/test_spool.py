@@ -14,7 +14,7 @@ from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.ordering import sort_key
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
-from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.runtime.spool import Replay, Spool
 from airflow_quilt.core.runtime.threads import map_concurrently
 
 ORIGIN = PhysicalKey("bucket", "key", "version")
@@ -107,3 +107,16 @@ def test_sort_key_is_walk_order() -> None:
     records = [Source(logical_key=LogicalKey(key), origin=ORIGIN, size=0) for key in ("a/b", "a/b.txt", "a-b", "a.txt")]
 
     assert sorted([*records[2:], *records[:2]], key=sort_key) == records
+
+
+def test_stream_is_read_twice(tmp_path: Path) -> None:
+    chunks, before = [b"a" * 70_000, b"", b"b" * 3_000_000], open_files()
+    replay = Replay(iter(chunks), tmp_path)
+
+    assert b"".join(replay) == b"".join(replay) == b"".join(chunks)
+    replay = Replay(iter(chunks), tmp_path)
+    assert next(iter(replay)) == chunks[0]  # Abandoned.
+    assert open_files() == before
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(DiskError):
+        list(Replay(iter(chunks), tmp_path / "absent"))

@@ -20,7 +20,8 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.format.ordering import validate_order
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
+from airflow_quilt.core.format.quilt_uri import QuiltUri
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Source, origin_of
 from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.spool import Spool
@@ -777,7 +778,11 @@ def test_given_meta_of_package_file(find: Finder, package: str) -> None:
     assert source.meta == {"user_meta": {"y": 2}, "theirs": 2}
 
 
-@pytest.mark.parametrize("pin", ["", f"@{TOP_HASH}", ":latest"], ids=["no-pin", "hash", "latest"])
+@pytest.mark.parametrize(
+    "pin",
+    ["", f"@{TOP_HASH}", "@abcdef", ":latest", ":1700000000", ":prod"],
+    ids=["none", "hash", "short", "latest", "time", "tag"],
+)
 def test_pin_reaches_the_reader(find: Finder, package: str, pin: str) -> None:
     find({"in/": f"{package}{pin}&path=a"})
 

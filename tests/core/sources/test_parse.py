@@ -8,7 +8,8 @@ import pytest
 
 from airflow_quilt.core.errors import LogicalKeyError, MetadataError, QuiltError, SourceError
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
-from airflow_quilt.core.format.uris import PhysicalKey, QuiltUri
+from airflow_quilt.core.format.quilt_uri import QuiltUri
+from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.sources.parse import (
     ContentSource,
     DirectoryMeta,

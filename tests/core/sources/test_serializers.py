@@ -243,3 +243,43 @@ def nested() -> list[Any]:
 def test_non_json_names_key(value: object) -> None:
     with pytest.raises(SourceError, match=r"'sub/a\.json': its content is not JSON"):
         write_json(LogicalKey("sub/a.json"), value)
+
+
+# Columns that JSON cannot tell apart.
+
+TWICE = {
+    "pandas-twice": lambda: pd.DataFrame([[1, 2]], columns=["a", "a"]),
+    "pandas-number-and-text": lambda: pd.DataFrame([[1, 2]], columns=[1, "1"]),
+    "pandas-bool-and-text": lambda: pd.DataFrame([[1, 2]], columns=[True, "true"]),
+    "pandas-float-and-text": lambda: pd.DataFrame([[1, 2]], columns=["1.5", 1.5]),
+    "pandas-none-and-text": lambda: pd.DataFrame([[1, 2]], columns=pd.Index([None, "null"], dtype=object)),
+    "pandas-index-and-column": lambda: pd.DataFrame({1: [1]}, index=pd.Index([2], name="1")),
+    "arrow-twice": lambda: pa.table([[1], [2]], names=["a", "a"]),
+    "arrow-twice-in-a-struct": lambda: pa.table([pa.StructArray.from_arrays([[1], [2]], names=["a", "a"])], names=["s"]),
+    "pandas-cell": lambda: pd.DataFrame({"x": [{1: "a", "1": "b"}]}),
+    "pandas-cell-deep-inside": lambda: pd.DataFrame({"x": [[{"y": ({1: "a", "1": "b"},)}]]}),
+}
+
+
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in TWICE.items()])
+def test_lossy_json_is_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(
+        SourceError, match=r"entry 't\.json': its (DataFrame|Table) cannot be written: .*('a'|1|rue|ull|duplicate)"
+    ):
+        write_frame(LogicalKey("t.json"), make())
+
+
+@pytest.mark.parametrize("value", [{1: "a", "1": "b"}, [[{"x": {None: 1, "null": 2}}]], {"x": ({True: 1, "true": 2},)}], ids=repr)
+def test_lossy_json_value_is_refused(value: object) -> None:
+    with pytest.raises(SourceError, match=r"entry 't\.json': .*have one label in JSON"):
+        write_json(LogicalKey("t.json"), value)
+
+
+def test_other_labels_are_written() -> None:
+    frame = pd.DataFrame([[1, 2, 3]], columns=[1, "2", None])
+
+    assert json.loads(written("t.json", frame).read()) == [{"1": 1, "2": 2, "null": 3}]
+    assert json.loads(write_json(LogicalKey("t.json"), {1: {"1": 2}, "x": [{"1": 1}, {1: 1}]})) == {
+        "1": {"1": 2},
+        "x": [{"1": 1}, {"1": 1}],
+    }

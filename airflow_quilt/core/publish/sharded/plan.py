@@ -90,7 +90,7 @@ def stage_plan(  # noqa: PLR0913, PLR0917  (the parts of a plan)
     """Plan a draft, and stage the plan in shards; return the plan that is staged, which may be that of another attempt."""
     with Workspace(registry, package, Attempt()) as work, work.round():
         latest = registry.latest(package)
-        added = discover(registry, draft, work.spool(Source))  # 1. which files there are
+        added = discover(registry, draft, work.spool(Source), work.contents.put)  # 1. which files there are
         revision = resolve(registry, package, draft, added, latest)  # 2. header, tree, workflow
         tree = SourceTree(_pinned(registry.stores, revision.tree.sources), revision.tree.directories)
         revision = replace_fields(revision, tree=tree)

@@ -144,7 +144,7 @@ def _transfer_shard(registry: Registry, staging: PhysicalKey, number: int, attem
         planned = work.plan()
         for actions in area.shard(plan, number):
             check_stop()
-            planned.add(actions)
+            planned.add([work.contents.take(action) for action in actions])
         to_read, to_move = bytes_of(planned.transfers)
         label = f"Transferring {plan.spec.package}, shard {number} of {len(plan.shards):,}"
         announce(registry, label, planned, to_move)

@@ -36,6 +36,7 @@ from airflow_quilt.core.runtime.codec import Decoder, encode
 from airflow_quilt.core.runtime.spool import disk_full_as_error
 from airflow_quilt.core.storage.base import Stores, WriteMode
 from airflow_quilt.core.storage.conditional import ConditionalWriter
+from airflow_quilt.core.transfer.content import with_content
 
 T = TypeVar("T")
 
@@ -160,8 +161,8 @@ class Staging:
         return self.plan() or self._gone(_PLAN)
 
     def write_shard(self, identity: str, number: int, actions: Iterable[Action]) -> None:
-        """Write the actions for the files of a shard."""
-        self._write(_shard(identity, number), map(ActionBlock.of, batched(actions)))
+        """Write the actions for the files of a shard, with their content."""
+        self._write(_shard(identity, number), map(ActionBlock.of, with_content(actions)))
 
     def shard(self, plan: StagedPlan, number: int) -> Iterator[list[Action]]:
         """Read the actions of a shard, some at a time.
