@@ -635,10 +635,15 @@ class ObjectStoreContract(StorageContract):
         for path, others in (("object", [second]), ("new", [])):
             key = late_root.join(path)
             null = key.at_version("null")
-            assert storage.put(key, b"third").key in {key, null}  # Amazon S3 answers without it.
+            assert storage.put(key, b"third").key in {key, null}  # Amazon S3 answers without it, and a pointer needs none.
             storage.put(key, b"fourth")
             assert storage.get(null).data == b"fourth"
             assert [storage.get(other).data for other in others] == [b"second"] * len(others)
+        upload = storage.begin(late_root.join("in parts"))
+        upload.send(1, b"one", digest(b"one"))
+        copied, sent = late_root.join("copied"), late_root.join("sent")
+        written = [storage.copy(storage.stat(null), copied), storage.upload(sent, b"one", digest(b"one")), upload.complete()]
+        assert [stat.key.version_id for stat in written] == ["null"] * 3
         assert storage.stat(key).key == storage.get(key).key == null
         assert null in [stat.key for stat in storage.list_versions(late_root)]
         storage.delete([key])

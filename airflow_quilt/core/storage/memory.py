@@ -116,7 +116,7 @@ class MemoryStorage:
             serial = next(self._serial)
             version = _Version(data, self._new_version(serial), f"e{serial}", checksums, writer_tag)
             self._append(versions, version)
-        return _stat(key.at_version(version.version_id), version)  # As S3, which states ``null`` to those who read.
+        return _stat(key.at_version(self._name(version)), version)
 
     def stat(self, key: PhysicalKey) -> ObjectInfo:
         """Return size, version, ETag and checksums of an object."""

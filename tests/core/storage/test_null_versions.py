@@ -99,7 +99,8 @@ def test_shard_notices_replaced_null(registry: Registry, memory: MemoryStorage) 
 def test_suspended_bucket_is_warned_of(registry: Registry, memory: MemoryStorage, caplog: pytest.LogCaptureFixture) -> None:
     memory.set_versioning("Suspended")
     memory.put(OLD, b"other bytes")
-    push(registry, draft({"a.txt": b"a"}))
+    published = push(registry, draft({"a.txt": b"a"}))
+    assert read(registry, published)["a.txt"].physical_keys == ("s3://registry/team/package/a.txt?versionId=null",)
 
     assert "let the bucket keep versions" in caplog.text
     assert not memory.keeps_versions(registry.location.root)

@@ -1,17 +1,18 @@
-"""Listings of S3 buckets, page by page, and the versioning of a bucket, which decides on the versions in them."""
+"""Listings of S3 buckets, page by page."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, StorageError, UnsupportedError
+from airflow_quilt.core.errors import StorageError, UnsupportedError
 from airflow_quilt.core.format.uris import NULL_VERSION, PhysicalKey
 from airflow_quilt.core.runtime.retry import RetryPolicy, retried
 from airflow_quilt.core.storage.base import ObjectInfo
 from airflow_quilt.core.storage.s3.crt.listing import OBJECTS, VERSIONS, Listing
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
 from airflow_quilt.core.storage.s3.errors import translated
-from airflow_quilt.core.storage.s3.fields import address, bucket_of, stats_of, version_of
+from airflow_quilt.core.storage.s3.fields import bucket_of, stats_of, version_of
+from airflow_quilt.core.storage.s3.versioning import Versioning
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -26,15 +27,15 @@ class BucketListings:
     Args:
         client: a boto3 S3 client.
         runtime: makes the requests for pages, or leaves them to the client.
+        versioning: decides on the version ``null``.
         retry: the policy for failures that botocore does not repeat.
     """
 
-    def __init__(self, client: "S3Client", runtime: CommonRuntime, retry: RetryPolicy) -> None:
+    def __init__(self, client: "S3Client", runtime: CommonRuntime, versioning: Versioning, retry: RetryPolicy) -> None:
         self._client = client
         self._runtime = runtime
         self._retry = retry
-        self._versioned: set[str | None] = set()
-        """The buckets known to have, or to have had, versioning: no bucket loses that."""
+        self._versioning = versioning
 
     def objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
         """List the objects below a prefix, without versions."""
@@ -66,55 +67,11 @@ class BucketListings:
                 key = PhysicalKey(prefix.bucket, item["Key"], version_of(item))
                 if key.version_id == NULL_VERSION:
                     if is_null_a_version is None:
-                        is_null_a_version = self._is_null_a_version(key)
+                        is_null_a_version = self._versioning.is_null_listed(key)
                     if not is_null_a_version:
                         key = key.at_version(None)
                 # For objects without a version of their own SeaweedFS lists other ETags than it answers elsewhere.
                 yield ObjectInfo(key, item["Size"], item["ETag"] if key.is_immutable else "")
-
-    def _is_null_a_version(self, key: PhysicalKey) -> bool:
-        """Return whether the listed version ``null`` of an object is one.
-
-        It is in a bucket that has versioning, or had it ("Using versioning in S3 buckets", Amazon S3 User Guide). In other
-        buckets listings state it too, and quilt3's ``set()`` names no version there.
-        """
-        if key.bucket not in self._versioned:
-            try:
-                has_versioning = self.versioning(key) is not None
-            except AccessDeniedError as error:  # Fewer users may ask for the bucket's settings than may read its objects.
-                if error.transient:
-                    raise
-                has_versioning = self._states_version(key)
-            if not has_versioning:
-                return False
-            self._versioned.add(key.bucket)
-        return True
-
-    @retried
-    def _states_version(self, key: PhysicalKey) -> bool:
-        """Return whether the headers of an object state its version; where they may not be read, the listing is believed."""
-        try:
-            with translated(key):
-                return version_of(self._client.head_object(**address(key.at_version(None)))) is not None
-        except (AccessDeniedError, ObjectNotFoundError) as error:
-            if error.transient:
-                raise
-            return True
-
-    @retried
-    def versioning(self, key: PhysicalKey) -> str | None:
-        """Return the versioning status of the bucket of a key, ``Enabled`` or ``Suspended``; None where it never had any.
-
-        A store that does not know the request has none.
-
-        Raises:
-            AccessDeniedError: this user may not ask for it (``s3:GetBucketVersioning``).
-        """
-        try:
-            with translated(key):
-                return self._client.get_bucket_versioning(Bucket=bucket_of(key)).get("Status")
-        except UnsupportedError:
-            return None
 
     def _pages(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, **begin: str) -> Iterator[Any]:
         """List page by page; unlike boto's paginators this can repeat the request for one page."""

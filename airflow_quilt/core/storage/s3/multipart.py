@@ -11,7 +11,8 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import ObjectInfo
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
 from airflow_quilt.core.storage.s3.errors import translated
-from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, version_of
+from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of
+from airflow_quilt.core.storage.s3.versioning import Versioning
 
 _UPLOADS: Final = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
 _PARTS: Final = {"PartNumberMarker": "NextPartNumberMarker"}
@@ -23,6 +24,7 @@ class S3Upload:
 
     Args:
         runtime: makes the requests, or leaves them to its boto3 client.
+        versioning: decides on the version of the object where the store states none.
         key: the object.
         upload_id: of the upload, in the store.
         algorithm: of the digests.
@@ -32,6 +34,7 @@ class S3Upload:
     def __init__(
         self,
         runtime: CommonRuntime,
+        versioning: Versioning,
         key: PhysicalKey,
         upload_id: str,
         algorithm: StoreAlgorithm,
@@ -39,6 +42,7 @@ class S3Upload:
     ) -> None:
         self._runtime = runtime
         self._client = runtime.client
+        self._versioning = versioning
         self._key = key
         self._algorithm: StoreAlgorithm = algorithm
         self._target: Any = {**address(key.at_version(None)), "UploadId": upload_id}
@@ -101,7 +105,7 @@ class S3Upload:
         with translated(self._key):
             answer = self._client.complete_multipart_upload(**self._target, MultipartUpload={"Parts": parts})
         size = sum(size for size, _ in self._parts.values())
-        return stat_of(self._key.at_version(version_of(answer)), size, answer["ETag"], answer)
+        return stat_of(self._versioning.of_written(self._key, answer), size, answer["ETag"], answer)
 
     def abort(self) -> None:
         """Drop the parts."""
@@ -113,7 +117,9 @@ class S3Upload:
         self._parts[number] = size, {"PartNumber": number, "ETag": etag, **checksum}
 
 
-def unfinished_uploads(runtime: CommonRuntime, key: PhysicalKey, since: float, algorithm: StoreAlgorithm) -> list[S3Upload]:
+def unfinished_uploads(
+    runtime: CommonRuntime, versioning: Versioning, key: PhysicalKey, since: float, algorithm: StoreAlgorithm
+) -> list[S3Upload]:
     """Return the open uploads to a key, with their parts, newest first; boto's errors as they are."""
     found = [
         upload
@@ -125,7 +131,7 @@ def unfinished_uploads(runtime: CommonRuntime, key: PhysicalKey, since: float, a
     for upload in found:
         with contextlib.suppress(UploadVanishedError), translated(key):  # Another process ended it since it was listed.
             parts = _parts(runtime.client, key, upload["UploadId"])
-            uploads.append(S3Upload(runtime, key, upload["UploadId"], algorithm, parts))
+            uploads.append(S3Upload(runtime, versioning, key, upload["UploadId"], algorithm, parts))
     return uploads
 
 

@@ -38,6 +38,7 @@ from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fi
 from airflow_quilt.core.storage.s3.listings import BucketListings
 from airflow_quilt.core.storage.s3.multipart import S3Upload, unfinished_uploads
 from airflow_quilt.core.storage.s3.stoppable import chunks_of, stoppable_client
+from airflow_quilt.core.storage.s3.versioning import Versioning
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -90,7 +91,8 @@ class S3Storage:
     ) -> None:
         self._client = stoppable_client(client)
         self._runtime = CommonRuntime(self._client, transport)
-        self._listings = BucketListings(self._client, self._runtime, retry)
+        self._versioning = Versioning(self._client, retry)
+        self._listings = BucketListings(self._client, self._runtime, self._versioning, retry)
         self._retry = retry
         self._most = most
         self._conditions: dict[str | None, bool] = {}
@@ -203,7 +205,7 @@ class S3Storage:
             answer: Any = self._runtime.put(key, data, digest, algorithm)
             if answer is None:
                 answer = self._client.put_object(**address(key.at_version(None)), Body=data, **checksum)
-        return stat_of(key.at_version(version_of(answer)), len(data), answer["ETag"], checksum)
+        return stat_of(self._versioning.of_written(key, answer), len(data), answer["ETag"], checksum)
 
     @retried
     def stat(self, key: PhysicalKey) -> ObjectInfo:
@@ -272,7 +274,7 @@ class S3Storage:
 
     def keeps_versions(self, key: PhysicalKey) -> bool:
         """Return whether the bucket of a key keeps versions; a store that does not know the request has none."""
-        return self._listings.versioning(key) == "Enabled"
+        return self._versioning.status(key) == "Enabled"
 
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects, up to 1000 with one request; in a bucket with versions delete markers cover them."""
@@ -302,7 +304,7 @@ class S3Storage:
                 CopySourceIfMatch=source.etag,
                 ChecksumAlgorithm=algorithm,
             )
-        copied, result = key.at_version(version_of(answer)), answer["CopyObjectResult"]
+        copied, result = self._versioning.of_written(key, answer), answer["CopyObjectResult"]
         return stat_of(copied, source.size, result["ETag"], result) if f"Checksum{algorithm}" in result else self.stat(copied)
 
     def begin(self, key: PhysicalKey, algorithm: StoreAlgorithm = "SHA256") -> S3Upload:
@@ -312,13 +314,13 @@ class S3Storage:
             options["ChecksumType"] = "FULL_OBJECT"
         with translated(key):
             answer = self._client.create_multipart_upload(**address(key.at_version(None)), **options)
-        return S3Upload(self._runtime, key, answer["UploadId"], algorithm)
+        return S3Upload(self._runtime, self._versioning, key, answer["UploadId"], algorithm)
 
     def unfinished(self, key: PhysicalKey, since: float, algorithm: StoreAlgorithm = "SHA256") -> list[S3Upload]:
         """Return the open uploads to a key; none where the store, or this user's rights, do not let it list them."""
         try:
             with translated(key):
-                return unfinished_uploads(self._runtime, key, since, algorithm)
+                return unfinished_uploads(self._runtime, self._versioning, key, since, algorithm)
         except (AccessDeniedError, UnsupportedError) as error:
             _log.info("Parts that an earlier attempt may have sent are not listed: %s", error)
             return []
