@@ -91,7 +91,7 @@ class LockedChanges:
                 state = self._pointers.state()
                 top_hash = find(state)
                 kept = [pointer for pointer in state.pointers if pointer.revision.top_hash != top_hash]
-                doomed = [pointer.stamp for pointer in state.pointers if pointer.revision.top_hash == top_hash]
+                doomed = [pointer for pointer in state.pointers if pointer.revision.top_hash == top_hash]
                 tags = [name for name, tagged in state.tags.items() if tagged == top_hash]
                 other_tags = state.tags.keys() - tags
                 # ``latest`` moves before pointers go, so a reader never finds it at a revision without a pointer.
@@ -102,9 +102,13 @@ class LockedChanges:
                     continue
                 # All else goes with the last pointer, and before it: a crash leaves the revision for the next attempt to find.
                 rest = () if kept or other_tags else state.others
-                self._remove([*rest, *tags, *doomed])
+                self._remove([*rest, *tags, *(pointer.stamp for pointer in doomed if not pointer.is_pending)])
+                # The writer of a pending one may have withdrawn it since, and another writer taken its second.
+                for pointer in doomed:
+                    if pointer.is_pending:
+                        self._pointers.remove_own(pointer)
                 self._repair_after_delete(kept, other_tags)
-                return DeleteResult.at(doomed, top_hash)
+                return DeleteResult.at((pointer.stamp for pointer in doomed), top_hash)
         raise too_many_writers(self._pointers)
 
     def roll_back(self, find: FindRevision) -> tuple[Revision, TopHash]:

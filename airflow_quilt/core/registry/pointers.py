@@ -202,7 +202,7 @@ class Pointers(PointerReader):
             self.add(latest.top_hash, pointer.stamp, pointer.writer_tag.published())
 
     def remove_own(self, pointer: Pointer) -> None:
-        """Delete the pointer of this writer; a deletion may have taken it, and another writer its second."""
+        """Delete a pointer if it still is that of its writer: it may be gone, and another writer may have taken its second."""
         there = self.read(pointer.stamp)
         if there and there.is_of_writer(pointer):
             self.remove([pointer.stamp])

@@ -294,6 +294,30 @@ def test_loser_spares_next_of_second(any_registry: Registry) -> None:
     assert latest(still) == "theirs"
 
 
+def test_deletion_spares_next_of_second(registry: Registry) -> None:
+    """Delete a pending pointer only while it is that: its writer may withdraw it, and another one publish in its second."""
+    still = Registry(registry.location, registry.stores, clock=lambda: NOW)
+    publish(still, "one")
+    dead = through(still, Fault(1, "killed before", among=is_put_of("/latest")))
+    with pytest.raises(StorageUnavailableError):
+        publish(Registry(dead.location, dead.stores, clock=lambda: NOW), "two")
+    (pending, _) = still.revisions(NAME)
+    key = still.location.root.join(layout.pointer(NAME, str(pending.published_at.int_timestamp)))
+    reads: list[Call] = []
+
+    def is_last_read(call: Call) -> bool:
+        reads.extend([call] * (call.operation == "get" and call.key == key))
+        return len(reads) == 2
+
+    def meanwhile() -> None:
+        still.stores.of(key).delete([key])
+        publish(still, "theirs")
+
+    delete(through(still, Before(is_last_read, meanwhile)), str(NAME), pending.top_hash)
+    assert messages(still) == ["theirs", "one"]
+    assert key in [info.key for info in still.stores.remote.list_objects(key)]
+
+
 def test_rollback_refuses_pending(any_registry: Registry) -> None:
     publish(any_registry, "one")
 
