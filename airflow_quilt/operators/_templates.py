@@ -1,7 +1,8 @@
 """Rendering of text arguments, to exactly their text (ADR 0021)."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import Undefined
@@ -30,7 +31,7 @@ class TextTemplates:
     def __init__(self, environment: "jinja2.Environment", *, is_native: bool) -> None:
         self._environment = environment if environment.finalize else environment.overlay(finalize=self._finalize)
         self._is_native = is_native
-        self._has_none = False
+        self._odd: set[type] = set()
         self.faults: list[str] = []
         self.where = ""
 
@@ -42,12 +43,12 @@ class TextTemplates:
             context: the context of the task.
             objects: let native rendering evaluate a text to a list, a mapping or bytes.
         """
-        self._has_none = False
+        self._odd.clear()
         nodes: list[Any] = list(self._environment.from_string(template).generate(context))
         if self._is_native and len(nodes) == 1 and not isinstance(nodes[0], str | Undefined):
             return nodes[0]
         text = "".join(map(str, nodes))
-        if self._has_none and text == "None":
+        if NoneType in self._odd and text == "None":
             return None
         if self.where != "message":  # Any text will do there.
             self._check(template, text)
@@ -79,13 +80,18 @@ class TextTemplates:
         return str(rendered)
 
     def _check(self, template: str, text: str) -> None:
-        if self._has_none:
+        if NoneType in self._odd:
             self.faults.append(f"{self.where}: an expression in {template!r} has no value, and it would read {text!r}")
+        elif self._odd:
+            kinds = " and ".join(sorted(kind.__name__ for kind in self._odd))
+            self.faults.append(f"{self.where}: an expression in {template!r} is a value of type {kinds}, and no text")
         elif template and not text:
             self.faults.append(f"{self.where}: {template!r} is rendered to an empty str")
 
     def _finalize(self, value: Any) -> Any:
-        self._has_none = self._has_none or value is None
+        """Keep the type of a value that is no text: Jinja calls this with each one before it is printed."""
+        if value is None or (isinstance(value, Collection) and not isinstance(value, str)):
+            self._odd.add(type(value))
         return value
 
 

@@ -68,6 +68,14 @@ class QuiltRevisionTrigger(BaseTrigger):
         self.path = path
         self.poll_interval = poll_interval
         self.max_interval = max_interval
+        self._faults: list[str] = []
+
+    def render_template(self, content: Any, *arguments: Any, **more: Any) -> Any:
+        """Render an argument of a sensor that starts here; one without a value ends the wait with an error, as on a worker."""
+        rendered = super().render_template(content, *arguments, **more)
+        if isinstance(content, str) and rendered != content and rendered in {"", "None"}:
+            self._faults.append(f"template {content!r}: it has no value; give a value, or leave the argument out")
+        return rendered
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class and the arguments."""
@@ -83,6 +91,9 @@ class QuiltRevisionTrigger(BaseTrigger):
 
     async def run(self) -> AsyncGenerator[TriggerEvent]:
         """Poll until the condition is met; yield the revision, or the error."""
+        if self._faults:
+            yield TriggerEvent({"error": f"InputError: {'; '.join(self._faults)}"})
+            return
         condition = await run_locally(self._condition)
         access = RegistryAccess(self.quilt_conn_id, self.registry)
         polls = refusals = 0

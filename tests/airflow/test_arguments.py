@@ -12,6 +12,7 @@ from airflow.sdk import DAG, BaseOperator, task
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.sources.parse import parse_entries
 from airflow_quilt.decorators import quilt_push
 from airflow_quilt.operators import (
     QuiltBuildOperator,
@@ -154,6 +155,9 @@ def test_none_in_text_is_refused() -> None:
         QuiltPushOperator, entries={"a.txt": "s3://b/{{ none }}"}
     )
     assert "entries: the key '{{ none }}' has no value" in faults(QuiltPushOperator, entries={"{{ none }}": b""})
+    for name, template in {"dest": "{{ many }}", "path": "a/{{ many }}", "revision": "{{ {'a': 1} }}"}.items():
+        arguments = {"dest": "/data", name: template}
+        assert f"{name}: an expression in" in faults(QuiltInstallOperator, context={"many": ["/data"]}, **arguments)
     several = faults(QuiltPushOperator, entries={"d/": entry(path=Nothing())}, message=Nothing(), dest="{{ none }}")
     assert re.findall(r"(?m)^\S+", several) == ["entries['d/']['path']", "message", "dest"]
 
@@ -161,6 +165,15 @@ def test_none_in_text_is_refused() -> None:
         QuiltPushOperator, message="of {{ none }}", workflow="{{ none }}", meta={"a": "{{ none }}"}, mode="{{ 'update' }}"
     )
     assert (task.message, task.workflow, task.meta, task.mode) == ("of None", None, {"a": "None"}, "update")  # type: ignore[attr-defined]
+
+
+def test_described_none_is_kept() -> None:
+    """A described source keeps a None, which is an error under each key; it was left out, and a JSON file held ``{}``."""
+    assert entry(path=None, meta={"a": 1}) == {"path": None, "meta": {"a": 1}}
+    assert entry(content=None) == {"content": None}
+    assert entry(path="a", meta=None) == {"path": "a"}
+    with pytest.raises(InputError, match="entry 'a.json': expected path to be a path or URL, got a value of type NoneType"):
+        list(parse_entries({"a.json": entry(path=None)}))
 
 
 def test_equal_keys_are_refused(dag: DAG, connected: str, s3_registry: Registry) -> None:

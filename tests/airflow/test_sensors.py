@@ -1,5 +1,6 @@
 """The sensor: its conditions, its ways to wait, its result."""
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -138,6 +139,28 @@ def test_no_deferral_when_found() -> None:
     top_hash = publish("first")
 
     assert sensor(deferrable=True).execute({})["top_hash"] == top_hash
+
+
+@needs_airflow("3.3")
+def test_template_without_value_ends_wait() -> None:
+    """A path that the triggerer renders to None, or to nothing, is an error, not a file to wait for."""
+    for value in (None, ""):
+        trigger = QuiltRevisionTrigger("team/{{ params.name }}", path="{{ params.path }}", quilt_conn_id="{{ params.name }}")
+        trigger.template_fields = ("package", "path", "quilt_conn_id")
+        trigger.render_template_fields({"params": {"path": value, "name": "data"}})  # type: ignore[typeddict-item]
+
+        [event] = drained(trigger)
+
+        assert event == {
+            "error": "InputError: template '{{ params.path }}': it has no value; give a value, or leave the argument out"
+        }
+
+
+def drained(trigger: QuiltRevisionTrigger) -> list[Any]:
+    async def drain() -> list[Any]:
+        return [event.payload async for event in trigger.run()]
+
+    return asyncio.run(drain())
 
 
 def test_trigger_event_is_result() -> None:
