@@ -7,10 +7,10 @@ stop every one of them. So a registry has threads of its own, for which only its
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from functools import partial
 from typing import Final, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
+
+from asgiref.sync import sync_to_async
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,9 +28,12 @@ class Threads:
         self._pool = ThreadPoolExecutor(most, thread_name_prefix=name)
 
     async def run(self, function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call a function on a thread, in the context of this task: Airflow writes log lines to its task's log by that."""
-        call = partial(copy_context().run, partial(function, *args, **kwargs))
-        return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+        """Call a function on a thread, in the context of this task: Airflow writes log lines to its task's log by that.
+
+        By asgiref, as the calls of Airflow's SDK within, for a connection or a secret to mask, find their way back to the event
+        loop by it before Airflow 3.3.2.
+        """
+        return await sync_to_async(function, thread_sensitive=False, executor=self._pool)(*args, **kwargs)
 
 
 _LOCAL: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Threads]] = WeakKeyDictionary()

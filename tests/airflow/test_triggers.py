@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+from asgiref.sync import async_to_sync
 from botocore.client import BaseClient
 
 from airflow_quilt.core.errors import InputError
@@ -28,6 +29,7 @@ from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entr
 from airflow_quilt.triggers._cursor import Cursor
 from airflow_quilt.triggers._poller import Snapshot, Timing
 from airflow_quilt.triggers._registries import RegistryAccess
+from airflow_quilt.triggers._threads import Threads
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 from testbed.airflow_home import connections
@@ -617,6 +619,21 @@ def test_registry_reopens_once(connected: str) -> None:
         assert third is not first
         assert third.threads is first.threads  # The calls that hang keep theirs.
         assert await triggers[2].open() is third
+
+    watch(story)
+
+
+def test_threads_reach_the_loop() -> None:
+    """A blocking call of Airflow's SDK, on a trigger's thread, is carried out by the event loop (before Airflow 3.3.2 by asgiref)."""
+
+    async def here() -> Any:
+        return asyncio.get_running_loop()
+
+    def call() -> Any:
+        return async_to_sync(here)()
+
+    async def story() -> None:
+        assert await Threads(1, "test").run(call) is asyncio.get_running_loop()
 
     watch(story)
 
