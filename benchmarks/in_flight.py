@@ -24,7 +24,10 @@ def pieces(stage: Stage) -> Iterator[Variants]:
         return stage.ours("push_directory", registry=registry, package=package, source=source, **limits)
 
     yield Variants(
-        "push one file of 1 GiB", "transfer buffer (bytes)", DEFAULTS.max_bytes_in_flight, {each: partial(push, each) for each in _MEMORY}
+        "push one file of 1 GiB",
+        "transfer buffer (bytes)",
+        DEFAULTS.max_bytes_in_flight,
+        {each: partial(push, each) for each in _MEMORY},
     )
 
 

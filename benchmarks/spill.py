@@ -21,7 +21,10 @@ def pieces(stage: Stage) -> Iterator[Variants]:
         )
 
     yield Variants(
-        "build 1,000,000 entries", "spill to disk after", DEFAULTS.spill_entries, {each: partial(build, each) for each in _ENTRIES}
+        "build 1,000,000 entries",
+        "spill to disk after",
+        DEFAULTS.spill_entries,
+        {each: partial(build, each) for each in _ENTRIES},
     )
 
 
