@@ -24,17 +24,21 @@ its pointers are deleted     the others                                         
 ===========================  ======================================================  ==========================================
 """
 
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-from airflow_quilt.core.errors import PackageNotFoundError, RevisionConflictError
+from airflow_quilt.core.errors import ManifestError, PackageNotFoundError, RevisionConflictError
+from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.format.ordering import batched
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.lock import StoredLock
 from airflow_quilt.core.registry.pointers import MOST_ROUNDS, Pointers, too_many_writers
-from airflow_quilt.core.registry.revisions import DeleteResult, Latest, PackageState, Pointer, PointerListing, Revision
+from airflow_quilt.core.registry.revisions import DeleteResult, Latest, PackageState, Pointer, Revision
+
+_log = logging.getLogger(__name__)
 
 _BATCH: Final = 1000
 """Pointers that are deleted before the lock is checked again."""
@@ -65,14 +69,16 @@ class LockedChanges:
             StorageError: some could not be deleted; a retry goes on.
         """
         with self._lock.hold():
-            latest, listing = self._pointers.latest(), self._pointers.listing()
-            if latest is None and not _names(listing):
+            latest, damaged = self._latest_or_damaged()
+            listing = self._pointers.listing()
+            names: list[int | str] = [*damaged, *listing.stats, *listing.others]
+            if latest is None and not names:
                 return DeleteResult() if self._pointers.remove_directory() else None
             # ``latest`` goes first: a crash here leaves a package without it, which readers take for none, never a ``latest``
             # that names a revision without a pointer.
             if latest:
                 self._pointers.delete_latest(latest)
-            self._remove(_names(listing))
+            self._remove(names)
             self._repair_after_delete([], tags=())
             return DeleteResult.at(listing.stamps)
 
@@ -128,6 +134,14 @@ class LockedChanges:
                     return done, latest.top_hash
             # A deletion was faster. The revision may have been published anew since.
         raise too_many_writers(self._pointers)
+
+    def _latest_or_damaged(self) -> tuple[Latest | None, Sequence[str]]:
+        """Read ``latest``; return it, or its name where it holds no top hash, which is no reason to keep it."""
+        try:
+            return self._pointers.latest(), ()
+        except ManifestError as error:
+            _log.warning("It is deleted: %s", error)
+            return None, (layout.LATEST,)
 
     def _make_latest(self, top_hash: TopHash, stamps: Iterable[int], latest: Latest) -> Revision | None:
         """Make a revision the latest one, which had these pointers before the lock was taken; return None if none is left."""
@@ -193,8 +207,3 @@ class LockedChanges:
                 break
             self._remove(listing.others)
         self._pointers.remove_directory()
-
-
-def _names(listing: PointerListing) -> list[int | str]:
-    """Return the names of all pointers but ``latest``, newest revision first."""
-    return [*listing.stats, *listing.others]

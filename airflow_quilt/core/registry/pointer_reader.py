@@ -1,7 +1,7 @@
 """Reading of the pointers of a package: ``latest``, listings, and each pointer once."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import pendulum
@@ -54,6 +54,11 @@ class PointerReader:
     def all(self) -> Iterator[Pointer]:
         """Yield the pointers, newest first; a hash that was published twice comes twice."""
         return self._read_each(self.listing().stamps)
+
+    def revisions_at(self, stamps: Sequence[int]) -> Iterator[Revision]:
+        """Yield the revisions of some seconds in their order; the first, which often is enough, is read alone."""
+        pointers = itertools.chain(filter(None, map(self.read, stamps[:1])), self._read_each(stamps[1:]))
+        return (pointer.revision for pointer in pointers)
 
     def at(self, second: float) -> Pointer | None:
         """Return the newest pointer of that second or an earlier one; ``latest`` may have named another revision then."""

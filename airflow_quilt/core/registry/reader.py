@@ -104,8 +104,7 @@ class RegistryReader:
         pointers = self._reader(package)
         stamps = pointers.listing().stamps
         wanted = stamps[:1] if since is None else [stamp for stamp in stamps if stamp > since.timestamp()]
-        found = (pointer.revision for pointer in map(pointers.read, wanted) if pointer)
-        return next((each.published_at for each in found if each.top_hash == revision), None)
+        return next((each.published_at for each in pointers.revisions_at(wanted) if each.top_hash == revision), None)
 
     def previous(self, package: PackageName | str, revision: Revision) -> TopHash | None:
         """Return the top hash of the revision that was published before another one, or None for the first."""

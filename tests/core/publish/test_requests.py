@@ -243,8 +243,9 @@ def test_delete_reads_no_pointers(registry: Registry, revisions: int) -> None:
 
 
 @pytest.mark.usefixtures("package")
-def test_delete_damaged_pointers(registry: Registry, memory: MemoryStorage, revisions: int) -> None:
-    put_pointer(memory, str(OLD), "damaged")
+@pytest.mark.parametrize("pointer", [str(OLD), layout.LATEST])
+def test_delete_damaged_pointers(registry: Registry, memory: MemoryStorage, revisions: int, pointer: str) -> None:
+    put_pointer(memory, pointer, "damaged")
 
     assert len(delete(registry, str(NAME)).times) == revisions
     assert list(registry.packages()) == []
