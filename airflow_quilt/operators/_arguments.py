@@ -116,6 +116,8 @@ class ArgumentsOperator(BaseOperator):
             return self._render_mapping(content, context, environment, seen_oids, texts)
         if self._is_text and isinstance(content, str) and not content.endswith(tuple(self.template_ext)):
             return texts.render(content, context, objects=texts.where not in TEXTS)
+        if self._is_text and isinstance(content, ObjectStoragePath):
+            texts.render(content.path, context)  # For its faults: Airflow makes the path.
         return super().render_template(content, context, environment, seen_oids)
 
     def _text_templates(self, environment: "jinja2.Environment") -> TextTemplates:

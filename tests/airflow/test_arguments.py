@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from airflow.sdk import DAG, BaseOperator, task
+from airflow.sdk import DAG, BaseOperator, ObjectStoragePath, task
 
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.errors import InputError
@@ -158,6 +158,8 @@ def test_none_in_text_is_refused() -> None:
     for name, template in {"dest": "{{ many }}", "path": "a/{{ many }}", "revision": "{{ {'a': 1} }}"}.items():
         arguments = {"dest": "/data", name: template}
         assert f"{name}: an expression in" in faults(QuiltInstallOperator, context={"many": ["/data"]}, **arguments)
+    for place in (ObjectStoragePath("s3://b/{{ none }}/x"), ObjectStoragePath("file:///{{ none }}")):
+        assert "src: an expression in" in faults(QuiltVerifyOperator, src=place)
     several = faults(QuiltPushOperator, entries={"d/": entry(path=Nothing())}, message=Nothing(), dest="{{ none }}")
     assert re.findall(r"(?m)^\S+", several) == ["entries['d/']['path']", "message", "dest"]
 

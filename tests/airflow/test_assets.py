@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
-from airflow.sdk import DAG, Asset, AssetAlias, task
+from airflow.sdk import DAG, Asset, AssetAlias, task, task_group
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
 from airflow_quilt.assets import quilt_asset
@@ -197,6 +197,11 @@ def test_mapped_pushes_emit_events(dag: DAG, connected: str, s3_registry: Regist
         def make(text: str, more: str = "") -> dict[str, Any]:
             return {f"{text}.txt": entry(content=text + more)}
 
+        @task_group
+        def group(text: str) -> None:
+            QuiltPushOperator(task_id="push", package="grou/ped", entries={"a.txt": entry(content=text)}, dedupe=False)
+
+        group.expand(text=["one", "two"])
         QuiltPushOperator.partial(task_id="entries", package="same/same").expand(
             entries=[{"a.txt": entry(content=text)} for text in ("one", "two")]
         )
@@ -225,6 +230,7 @@ def test_mapped_pushes_emit_events(dag: DAG, connected: str, s3_registry: Regist
         "kwargs/two": [("kwargs", 1)],
         "late/one": [("alias", 0), ("declared", 0)],
         "late/two": [("alias", 1)],
+        "grou/ped": [("group.push", 0), ("group.push", 1)],
         "dec/orated": [("again", 0)],
         "dec/other": [("make", 0), ("make", 1)],
         "plan/ned": [],
