@@ -88,27 +88,39 @@ def _as_json(value: object) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _check_labels(labels: Iterable[object], kind: str) -> None:
-    """Refuse labels, of columns or keys, that are one key in JSON: the last one would take the place of the others.
+def _check_labels(labels: Iterable[object], kind: str, spell: Callable[[object], str], form: str = "JSON") -> None:
+    """Refuse labels, of columns or keys, that are one in a file: readers lose one of them, or refuse the file.
+
+    Args:
+        labels: the labels.
+        kind: their name in the message.
+        spell: returns a label as it is in the file.
+        form: the format of the file.
 
     Raises:
         ValueError: there are such labels; the message names them.
-        TypeError: a label is none that JSON can hold.
+        TypeError: a label is none that the format can hold.
     """
     seen: dict[str, object] = {}
     for label in labels:
-        key = label if isinstance(label, str) else next(iter(json.loads(json.dumps({label: None}))))
+        key = spell(label)
         if key in seen:
             raise ValueError(
-                f"the {kind} {seen[key]!r} and {label!r} have one label in JSON, {key!r}; rename or drop one of them"
+                f"the {kind} {seen[key]!r} and {label!r} have one label in {form}, {key!r}; rename or drop one of them"
             )
         seen[key] = label
+
+
+def _json_key(label: object) -> str:
+    """Return a label as a key of a JSON object: ``1`` becomes ``"1"``, None ``"null"``."""
+    key: str = label if isinstance(label, str) else next(iter(json.loads(json.dumps({label: None}))))
+    return key
 
 
 def _check_keys(value: object) -> None:
     """Check the keys of all mappings in a value, as :func:`_check_labels` does."""
     if isinstance(value, Mapping):
-        _check_labels(value, "keys")
+        _check_labels(value, "keys", _json_key)
         value = value.values()
     elif not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray | memoryview):
         return
@@ -139,7 +151,7 @@ def _has_names(frame: Any) -> bool:
 def _pandas_json(frame: Any) -> bytes:
     plain = frame.reset_index() if _has_names(frame) else frame
     # Not to_json, which rounds floats to 15 digits at best.
-    _check_labels(plain.columns, "columns")
+    _check_labels(plain.columns, "columns", _json_key)
     records = plain.astype(object).where(plain.notna(), None).to_dict(orient="records")
     return _compact_json(records)
 
@@ -150,6 +162,8 @@ def _pandas_csv(frame: Any) -> bytes:
 
 
 def _pandas_parquet(frame: Any) -> bytes:
+    indices = [name for name in frame.index.names if name is not None] if _has_names(frame) else []
+    _check_labels([*frame.columns, *indices], "columns", str, "Parquet")
     return _to_buffer(frame.to_parquet)
 
 
@@ -172,13 +186,14 @@ def _arrow_csv(table: Any) -> bytes:
 
 
 def _arrow_json(table: Any) -> bytes:
-    _check_labels(table.column_names, "columns")
+    _check_labels(table.column_names, "columns", _json_key)
     return _compact_json(table.to_pylist())
 
 
 def _arrow_parquet(table: Any) -> bytes:
     from pyarrow.parquet import write_table  # noqa: PLC0415  (a table brings pyarrow)
 
+    _check_labels(table.column_names, "columns", str, "Parquet")
     return _to_buffer(lambda out: write_table(table, out))
 
 

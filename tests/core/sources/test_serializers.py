@@ -269,6 +269,17 @@ def test_lossy_json_is_refused(make: Callable[[], Any]) -> None:
         write_frame(LogicalKey("t.json"), make())
 
 
+@pytest.mark.parametrize("name", ["pandas-twice", "pandas-number-and-text", "pandas-index-and-column", "arrow-twice"])
+def test_unreadable_parquet_is_refused(name: str) -> None:
+    with pytest.raises(SourceError, match=r"entry 't\.parquet': .*have one label in Parquet, '(a|1)'"):
+        write_frame(LogicalKey("t.parquet"), TWICE[name]())
+
+
+def test_csv_keeps_both_columns() -> None:
+    for name in ("pandas-twice", "pandas-number-and-text", "arrow-twice"):
+        assert pd.read_csv(written("t.csv", TWICE[name]())).iloc[0].to_list() == [1, 2]
+
+
 @pytest.mark.parametrize("value", [{1: "a", "1": "b"}, [[{"x": {None: 1, "null": 2}}]], {"x": ({True: 1, "true": 2},)}], ids=repr)
 def test_lossy_json_value_is_refused(value: object) -> None:
     with pytest.raises(SourceError, match=r"entry 't\.json': .*have one label in JSON"):
