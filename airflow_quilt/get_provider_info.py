@@ -114,7 +114,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "max_bytes_in_flight": {
                         "label": "Transfer buffer (bytes)",
-                        "description": "The most bytes of files that a transfer holds in memory; 268435456 (256 MiB) when empty.",
+                        "description": "The most bytes of files that a transfer holds in memory; 67108864 (64 MiB) when empty.",
                         "schema": {"type": ["integer", "null"], "minimum": 1},
                     },
                     "spill_entries": {

@@ -1,4 +1,4 @@
-"""The transfer buffer of 256 MiB beside smaller and larger ones: a large file is pushed at high concurrency."""
+"""The transfer buffer of 64 MiB beside smaller and larger ones: a large file is pushed at high concurrency."""
 
 from collections.abc import Iterator
 from functools import partial

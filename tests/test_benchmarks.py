@@ -108,9 +108,13 @@ def test_growth_ends_at_each_limit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "scale", "titles"),
     [
-        ("threads", "0.01", ["push 1,000 files of 4 KiB: calls at a time", "install 1,000 files of 4 KiB: calls at a time"]),
-        ("in_flight", "0.02", ["push one file of 1 GiB: bytes in flight"]),
-        ("spill", "0.0001", ["build 1,000,000 entries: entries in memory"]),
+        (
+            "threads",
+            "0.01",
+            ["push 1,000 files of 4 KiB: max concurrent S3 requests", "install 1,000 files of 4 KiB: max concurrent S3 requests"],
+        ),
+        ("in_flight", "0.02", ["push one file of 1 GiB: transfer buffer (bytes)"]),
+        ("spill", "0.0001", ["build 1,000,000 entries: spill to disk after"]),
     ],
 )
 def test_settings_are_compared(tmp_path: Path, module: str, scale: str, titles: list[str]) -> None:

@@ -615,6 +615,18 @@ def push_tiny_files(server: S3Server, bucket: str, place: Path, count: int) -> t
     return pushed, installed
 
 
+def push_and_install(server: S3Server, bucket: str, place: Path, files: int, size: int) -> int:
+    """Push files without any data and install them; return the peak memory of this process in MiB, with Python and its imports."""
+    (place / "in").mkdir()
+    for number in range(files):
+        (place / f"in/{number}").touch()
+        os.truncate(place / f"in/{number}", size)
+    registry = s3_registry(server, bucket)
+    push(registry, Draft(package=str(NAME), entries=str(place / "in")))
+    install(registry, REFERENCE, str(place / "out"))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
 @dataclass(frozen=True)
 class Requests:
     """Requested uploads: the sizes of whole objects, the number of parts, and the size of the largest."""

@@ -98,7 +98,7 @@ def test_large_object_moves_in_parts(store: S3Server, place: Path, figures: Figu
         assert requests.whole == []
         assert requests.parts == -(-size // environment.part_size_of(size)) <= MOST_PARTS
         assert requests.largest_part <= BOUNDARY
-        assert took.memory < 768
+        assert took.memory < 200
     uploads = [store.client().list_multipart_uploads(Bucket=bucket).get("Uploads", []) for bucket in buckets]
     assert uploads == [[], []]
 

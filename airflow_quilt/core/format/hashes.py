@@ -37,7 +37,7 @@ class Hash(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
 class Digest(Protocol):
     """Running digest, with the interface of :mod:`hashlib`."""
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         """Add bytes to the digest."""
         ...
 
@@ -170,7 +170,7 @@ class _Crc64NvmeDigest:
     def __init__(self) -> None:
         self._value = 0
 
-    def update(self, data: bytes, /) -> None:
+    def update(self, data: bytes | memoryview, /) -> None:
         self._value = crc64nvme(data, self._value)
 
     def digest(self) -> bytes:
@@ -214,7 +214,7 @@ def check_new_hash_type(hash_type: str) -> None:
         raise HashTypeError(f"hash type {hash_type!r}: new entries get {CHUNKED!r} or {CRC64NVME!r}")
 
 
-def digest_of(chunks: Iterable[bytes], digest: Digest) -> bytes:
+def digest_of(chunks: Iterable[bytes | memoryview], digest: Digest) -> bytes:
     """Return the digest of bytes that arrive in chunks."""
     for chunk in chunks:
         digest.update(chunk)

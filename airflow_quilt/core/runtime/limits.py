@@ -9,10 +9,11 @@ class Limits:
 
     Attributes:
         max_concurrency: the most concurrent requests to the stores.
-        max_bytes_in_flight: the transfer buffer, in bytes of objects and parts; one larger part goes alone.
+        max_bytes_in_flight: the transfer buffer: bytes of objects and parts in memory on their way to a store, the copies that
+            sending makes included; a larger object or part goes alone.
         spill_entries: the entries of a package to hold in memory before the rest goes to a temporary file.
     """
 
     max_concurrency: int = 16
-    max_bytes_in_flight: int = 256 * 1024 * 1024
+    max_bytes_in_flight: int = 64 * 1024 * 1024
     spill_entries: int = 100_000

@@ -17,6 +17,9 @@ from airflow_quilt.core.runtime.retry import RetryPolicy
 CHUNK: Final = 1024 * 1024
 """The most bytes of a chunk."""
 
+Data = bytes | memoryview
+"""The bytes of an object or part in memory."""
+
 MOST_WHOLE: Final = 64 * 1024 * 1024
 """The most bytes of an object that is read whole, unless a storage is given another bound."""
 
@@ -238,7 +241,7 @@ class MultipartUpload(Protocol):
     completed or aborted, by this process or by another one.
     """
 
-    def has(self, number: int, data: bytes, digest: bytes) -> bool:
+    def has(self, number: int, data: Data, digest: bytes) -> bool:
         """Return whether part ``number`` with these bytes arrived before this process resumed the upload; then it counts as sent.
 
         ``digest`` is that of ``data``.
@@ -252,7 +255,7 @@ class MultipartUpload(Protocol):
         """
         ...
 
-    def send(self, number: int, data: bytes, digest: bytes) -> None:
+    def send(self, number: int, data: Data, digest: bytes) -> None:
         """Send part ``number``, counted from 1, with the digest of its bytes; a part that is sent again is replaced.
 
         Raises:
@@ -315,7 +318,7 @@ class ObjectStore(Storage, Protocol):
         """Return whether the bucket of a key keeps versions."""
         ...
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
+    def upload(self, key: PhysicalKey, data: Data, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         """Write an object in one piece, with the digest of its bytes, which the store checks and keeps.
 
         Returns:

@@ -18,7 +18,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.hashes import StoreAlgorithm, digest_of, to_s3
 from airflow_quilt.core.format.hashes import algorithm as algorithm_of
 from airflow_quilt.core.format.uris import NULL_VERSION, PhysicalKey
-from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
+from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Data, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
 
 _NONE: Final[Mapping[StoreAlgorithm, str]] = {}
 
@@ -91,11 +91,11 @@ class MemoryStorage:
         """Return True: conditions hold."""
         return True
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
+    def upload(self, key: PhysicalKey, data: Data, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         """Write an object whose digest is known."""
         if _digest(data, algorithm) != digest:
             raise ChecksumMismatchError(f"{key}: the bytes do not have their {algorithm}")
-        return self.store(key, data, "overwrite", {algorithm: to_s3(digest)})
+        return self.store(key, bytes(data), "overwrite", {algorithm: to_s3(digest)})
 
     def store(
         self,
@@ -236,7 +236,7 @@ class MemoryUpload:
         """Return whether it goes to a key, with digests of one algorithm, and began at ``since`` or later."""
         return (self._key, self._algorithm) == (key, algorithm) and self._begun >= since
 
-    def has(self, number: int, data: bytes, digest: bytes) -> bool:  # noqa: ARG002
+    def has(self, number: int, data: Data, digest: bytes) -> bool:  # noqa: ARG002
         """Return whether a part arrived already."""
         return self._parts.get(number) == data
 
@@ -245,12 +245,12 @@ class MemoryUpload:
         part = self._parts.get(number)
         return _digest(part, self._algorithm) if part is not None and len(part) == size else None
 
-    def send(self, number: int, data: bytes, digest: bytes) -> None:
+    def send(self, number: int, data: Data, digest: bytes) -> None:
         """Keep a part."""
         self._check_open()
         if _digest(data, self._algorithm) != digest:
             raise ChecksumMismatchError(f"{self._key}: part {number} does not have its {self._algorithm}")
-        self._parts[number] = data
+        self._parts[number] = bytes(data)
 
     def copy(self, number: int, source: ObjectInfo, start: int, stop: int) -> bytes | None:
         """Keep a range of another object as a part."""
@@ -289,5 +289,5 @@ def _stat(key: PhysicalKey, version: _Version) -> ObjectInfo:
     return ObjectInfo(key, size, version.etag, checksums.get("SHA256"), checksums.get("CRC64NVME"))
 
 
-def _digest(data: bytes, algorithm: StoreAlgorithm) -> bytes:
+def _digest(data: Data, algorithm: StoreAlgorithm) -> bytes:
     return digest_of([data], algorithm_of(algorithm).new())

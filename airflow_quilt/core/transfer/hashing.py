@@ -1,10 +1,10 @@
 """Reads the bytes of sources and entries, hashes them, and compares them with their expected state."""
 
 import itertools
+import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from io import BytesIO
 from typing import Final
 
 from airflow_quilt.core.errors import (
@@ -20,7 +20,7 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Content, Source
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.stop import check_stop
-from airflow_quilt.core.storage.base import CHUNK, ObjectInfo, Stores
+from airflow_quilt.core.storage.base import CHUNK, Data, ObjectInfo, Stores
 from airflow_quilt.core.transfer.content import read_content
 
 _ATTEMPTS: Final = 3
@@ -112,14 +112,25 @@ class Reader:
         (sizes,) = yield [partial(self._stores.remote.part_sizes, stat)]
         return composite if sizes == [stop - start for start, stop in part_ranges(stat.size)] else None
 
-    def read(self, source: Source, start: int, stop: int) -> bytes:
-        """Return the bytes of a source from ``start`` up to ``stop``."""
-        if isinstance(source.origin, bytes | Content):
+    def read(self, source: Source, start: int, stop: int) -> Data:
+        """Return the bytes of a source from ``start`` up to ``stop``; more than a chunk of them in pages of their own."""
+        if isinstance(source.origin, bytes):
             self._executor.progress.add(size=stop - start)
-            return read_content(source.origin, start, stop)
-        with _entry_as_damaged(source), BytesIO() as data:
-            data.writelines(self.stream(source.origin, start, stop))  # To join them would hold them twice.
-            return data.getvalue()
+            return memoryview(source.origin)[start:stop]
+        with _entry_as_damaged(source):
+            if isinstance(source.origin, Content):
+                self._executor.progress.add(size=stop - start)
+                chunks = _pieces(source.origin, start, stop)
+            else:
+                chunks = self.stream(source.origin, start, stop)
+            if stop - start <= CHUNK:
+                return b"".join(chunks)
+            # Not of the allocator: it keeps the freed blocks of each thread, which come to more than the bytes in flight.
+            data, at = memoryview(mmap.mmap(-1, stop - start)), 0
+            for chunk in chunks:
+                data[at : at + len(chunk)] = chunk
+                at += len(chunk)
+            return data
 
     def hash_content(self, source: Source, origin: bytes | Content) -> Steps[Hash]:
         """Return the steps that hash the content of a source, a part at a time; they count no progress."""
@@ -127,8 +138,7 @@ class Reader:
         parts = list(kind.parts(source.size))
 
         def digest(start: int, stop: int) -> bytes:
-            pieces = itertools.pairwise([*range(start, stop, CHUNK), stop])
-            return digest_of((read_content(origin, first, last) for first, last in pieces), kind.new())
+            return digest_of(_pieces(origin, start, stop), kind.new())
 
         digests = (yield [partial(digest, start, stop) for start, stop in parts]) if parts else []
         return kind.combine(digests, source.size)
@@ -146,6 +156,12 @@ class Reader:
         """Check after reading that a source whose bytes may be replaced is still the listed one."""
         if isinstance(source.origin, PhysicalKey) and not source.origin.is_immutable:
             self.stat(source, source.origin)
+
+
+def _pieces(origin: bytes | Content, start: int, stop: int) -> Iterator[bytes]:
+    for first, last in itertools.pairwise([*range(start, stop, CHUNK), stop]):
+        check_stop()
+        yield read_content(origin, first, last)
 
 
 def check_hash(source: Source, digest: Hash | None) -> None:

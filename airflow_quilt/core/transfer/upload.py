@@ -21,6 +21,8 @@ from airflow_quilt.core.transfer.hashing import Reader, check_hash, damaged, sou
 from airflow_quilt.core.transfer.multipart import MultipartUploads
 
 _ATTEMPTS: Final = 3
+_COPIES: Final = 2
+"""Copies of a part in memory: the common runtime makes one when it sends it."""
 
 
 class Uploader:
@@ -214,7 +216,7 @@ class Uploader:
 
     def _send_whole(self, transfer: Upload) -> Entry:
         source, kind = transfer.source, algorithm(transfer.source.hash_type)
-        with self._memory.hold(source.size):
+        with self._memory.hold(_COPIES * source.size):
             data = self._reader.read(source, 0, source.size)
             self._reader.check_unchanged(source)
             digest = digest_of([data], kind.new())
@@ -227,7 +229,7 @@ class Uploader:
                 return source.entry(self._stores.remote.upload(transfer.destination, data, digest, kind.store).key, whole)
 
     def _send_part(self, upload: MultipartUpload, number: int, source: Source, start: int, stop: int) -> bytes:
-        with self._memory.hold(stop - start):
+        with self._memory.hold(_COPIES * (stop - start)):
             data = self._reader.read(source, start, stop)
             digest = digest_of([data], algorithm(source.hash_type).new())
             if upload.has(number, data, digest):

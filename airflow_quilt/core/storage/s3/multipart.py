@@ -8,7 +8,8 @@ from typing import Any, Final
 from airflow_quilt.core.errors import StorageError, StorageUnavailableError, UploadVanishedError
 from airflow_quilt.core.format.hashes import StoreAlgorithm, from_s3, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import ObjectInfo
+from airflow_quilt.core.storage.base import Data, ObjectInfo
+from airflow_quilt.core.storage.s3.body import boto_body
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
 from airflow_quilt.core.storage.s3.errors import translated
 from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of
@@ -49,7 +50,7 @@ class S3Upload:
         self._parts: dict[int, tuple[int, dict[str, Any]]] = {}
         self._arrived = arrived or {}
 
-    def has(self, number: int, data: bytes, digest: bytes) -> bool:
+    def has(self, number: int, data: Data, digest: bytes) -> bool:
         """Return whether a part arrived, by its checksum, or by the MD5 in its ETag where the store lists no checksum."""
         part = self._arrived.get(number)
         if part is None or part["Size"] != len(data):
@@ -71,14 +72,14 @@ class S3Upload:
         self._keep(number, size, part["ETag"], checksum_fields(self._algorithm, digest))
         return digest
 
-    def send(self, number: int, data: bytes, digest: bytes) -> None:
+    def send(self, number: int, data: Data, digest: bytes) -> None:
         """Send a part; the store refuses bytes that do not have the digest."""
         checksum: Any = checksum_fields(self._algorithm, digest)
         part = {"partNumber": number, "uploadId": self._target["UploadId"]}
         with translated(self._key):
             answer: Any = self._runtime.put(self._key, data, digest, self._algorithm, part)
             if answer is None:
-                answer = self._client.upload_part(**self._target, PartNumber=number, Body=data, **checksum)
+                answer = self._client.upload_part(**self._target, PartNumber=number, Body=boto_body(data), **checksum)
         self._keep(number, len(data), answer["ETag"], checksum)
 
     def copy(self, number: int, source: ObjectInfo, start: int, stop: int) -> bytes | None:

@@ -25,6 +25,7 @@ from airflow_quilt.core.runtime.retry import Failures, RetryPolicy, retried
 from airflow_quilt.core.storage.base import (
     CHUNK,
     MOST_WHOLE,
+    Data,
     IfMatch,
     ObjectInfo,
     StoredObject,
@@ -32,6 +33,7 @@ from airflow_quilt.core.storage.base import (
     check_whole,
     raise_first,
 )
+from airflow_quilt.core.storage.s3.body import boto_body
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime, Transport
 from airflow_quilt.core.storage.s3.errors import error_of, translated
 from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, version_of
@@ -198,13 +200,13 @@ class S3Storage:
             pass
         return False
 
-    def upload(self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
+    def upload(self, key: PhysicalKey, data: Data, digest: bytes, algorithm: StoreAlgorithm = "SHA256") -> ObjectInfo:
         """Write an object with one request; the store refuses bytes that do not have the digest."""
         checksum: Any = checksum_fields(algorithm, digest)
         with translated(key):
             answer: Any = self._runtime.put(key, data, digest, algorithm)
             if answer is None:
-                answer = self._client.put_object(**address(key.at_version(None)), Body=data, **checksum)
+                answer = self._client.put_object(**address(key.at_version(None)), Body=boto_body(data), **checksum)
         return stat_of(self._versioning.of_written(key, answer), len(data), answer["ETag"], checksum)
 
     @retried

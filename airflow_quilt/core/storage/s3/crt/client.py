@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import io
 import logging
 import os
 import random
@@ -41,6 +40,8 @@ from botocore import UNSIGNED
 from airflow_quilt.core.errors import CancelledError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.stop import await_result, call_apart, check_stop, sleep
+from airflow_quilt.core.storage.base import Data
+from airflow_quilt.core.storage.s3.body import BodyFile
 from airflow_quilt.core.storage.s3.crt.route import Route, frozen_credentials, route, verified_by, why_not
 from airflow_quilt.core.storage.s3.fields import bucket_of
 
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_THREADS: Final = 2
+_THREADS: Final = 1
+"""Event loops. Each has an arena of the allocator, which keeps the bodies that were sent last; a second one saves no time."""
 _MOST_FAILURES: Final = 16
 _REST: Final = 60.0
 """Seconds for which all requests are left to boto3, after so many failures in a row."""
@@ -90,7 +92,7 @@ class Request:
     headers: list[tuple[str, str]]
     payload_hash: str
     size: int
-    data: bytes = b""
+    data: Data = b""
     most: int | None = None
 
 
@@ -150,7 +152,7 @@ class CrtClient:
         """Whether requests may be made now: not for a while after many failures in a row."""
         return time.monotonic() >= self._rests_until
 
-    def payload_hash(self, data: bytes) -> str:
+    def payload_hash(self, data: Data) -> str:
         """Return the value that is signed for a body, the same as boto3's: its SHA-256, or a constant where TLS guards it."""
         return AwsSignedBodyValue.UNSIGNED_PAYLOAD if self._is_tls else sha256(data).hexdigest()
 
@@ -302,6 +304,6 @@ def _signed(request: Request, region: str, signer: AwsCredentialsProvider) -> Aw
 def _http(request: Request, way: Route, user_agent: str) -> HttpRequest:
     query = f"?{urlencode(request.query, quote_via=quote, safe='~')}" if request.query else ""
     headers = [("Host", way.host), ("User-Agent", user_agent), *request.headers]
-    body = io.BytesIO(request.data) if request.data else None
+    body = BodyFile(request.data) if request.data else None
     path = f"{way.path}/{quote(request.key.key, safe='/~')}" if request.key.key else way.path or "/"
     return HttpRequest(request.method, f"{path}{query}", HttpHeaders(headers), body)

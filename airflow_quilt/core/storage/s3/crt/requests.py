@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_quilt.core.format.hashes import StoreAlgorithm, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import CHUNK
+from airflow_quilt.core.storage.base import CHUNK, Data
 from airflow_quilt.core.storage.s3.crt.client import ABSENT, Answer, CrtClient, Request, start
 from airflow_quilt.core.storage.s3.crt.listing import Listing, page_of
 from airflow_quilt.core.storage.s3.fields import contradicts_s3
@@ -53,7 +53,7 @@ class CommonRuntime:
         self._locks: dict[int, threading.Lock] = {}
 
     def put(
-        self, key: PhysicalKey, data: bytes, digest: bytes, algorithm: StoreAlgorithm, part: Mapping[str, Any] | None = None
+        self, key: PhysicalKey, data: Data, digest: bytes, algorithm: StoreAlgorithm, part: Mapping[str, Any] | None = None
     ) -> dict[str, str] | None:
         """Write an object, or the part of one that the query ``part`` names; return the fields of boto3's answer."""
         crt = self._crt()
