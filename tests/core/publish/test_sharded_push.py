@@ -394,7 +394,9 @@ def test_sweep_takes_only_old(registry: Registry, memory: MemoryStorage, root: s
         plan(registry, staging=staging)
     beside = [put(memory, str(place.join(name)), b"") for name in ("1600000000", "1600000000-data/x", "data.csv")]
 
-    assert sweep(registry, place, BEGAN + 200, 100) == 4
+    recorder = Recorder()
+    assert sweep(through(registry, recorder), place, BEGAN + 200, 100) == 4
+    assert [call.key for call in recorder.of("scan")] == [old.join("")]  # Not the young one, which may be large.
     assert (len(list(memory.list_objects(old))), len(list(memory.list_objects(young)))) == (0, 4)
     assert sweep(registry, place, BEGAN + 200, 100) == 0
     assert all(memory.stat(key) for key in beside)

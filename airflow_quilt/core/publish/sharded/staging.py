@@ -284,9 +284,11 @@ class Staging:
 def find_expired(stores: Stores, root: PhysicalKey, before: float) -> list[PhysicalKey]:
     """Return the objects below a root in the staging areas of work that began before a time, by their names."""
     below = root.join("")
-    keys = (stat.key for stat in stores.of(below).list_objects(below))
-    found = ((_NAME.fullmatch(key.key.removeprefix(below.key).partition("/")[0]), key) for key in keys)
-    return [key for name, key in found if name and int(name[1]) < before]
+    storage = stores.of(below)
+    # The names alone first: the areas of live work may hold many shards.
+    areas = ((_NAME.fullmatch(name.removesuffix("/")), name) for name in storage.list_names(below) if name.endswith("/"))
+    old = [below.join(name) for found, name in areas if found and int(found[1]) < before]
+    return [info.key for area in old for info in storage.list_objects(area)]
 
 
 def _shard(identity: str, number: int) -> str:
