@@ -498,3 +498,23 @@ def test_batch_error_names_object(code: str, kind: type[StorageError]) -> None:
             S3Storage(client).delete([PhysicalKey("bucket", "a"), PhysicalKey("bucket", "b")])
 
     assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+def test_all_open_uploads_are_found(s3: S3Server, bucket: str, size: int) -> None:
+    """Pages of open uploads, and of the parts of one, are read to the end; uploads to longer keys are on the same pages."""
+    client = s3.client()
+    for operation, most in (("ListMultipartUploads", "MaxUploads"), ("ListParts", "MaxParts")):
+        client.meta.events.register(
+            f"provide-client-params.s3.{operation}", lambda params, most=most, **_: {**params, most: size}
+        )
+    storage, key = S3Storage(client, transport="boto3"), PhysicalKey(bucket, "d/large")
+    parts = {number: b"%d" % number for number in (1, 2, 3)}
+    for name in ("d/large", "d/large.1", "d/large", "d/large/x", "d/large", "d"):
+        upload = storage.begin(PhysicalKey(bucket, name))
+        for number, part in parts.items() if name == key.key else ():
+            upload.send(number, part, digest(part))
+
+    found = storage.unfinished(key, 0)
+    assert len(found) == 3
+    assert all(upload.has(number, part, digest(part)) for upload in found for number, part in parts.items())
