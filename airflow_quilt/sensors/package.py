@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
+    AirflowException,
     AirflowSkipException,
     BaseSensorOperator,
     PokeReturnValue,
@@ -145,24 +146,33 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
             timeout=timedelta(seconds=self.timeout),
         )
 
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: "Context") -> Any:
+        """Go on after the trigger; its errors and its timeout obey the flags as those of a poll do, in each Airflow.
+
+        Raises:
+            AirflowSkipException: with ``never_fail`` for any error, with ``soft_fail`` for one that a retry does not mend.
+        """
+        try:
+            return super().resume_execution(next_method, next_kwargs, context)
+        except AirflowSkipException:
+            raise
+        except Exception as error:
+            if self.never_fail or (self.soft_fail and isinstance(error, AirflowException)):
+                flag_set = "never_fail" if self.never_fail else "soft_fail"
+                raise AirflowSkipException(f"Skipped, as {flag_set} is set: {error}") from error
+            raise
+
     def execute_complete(self, context: "Context", event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Return the revision that the trigger found.
 
         Raises:
             AirflowFailException: the trigger met an error that a retry does not mend.
-            AirflowSkipException: the trigger met an error, and the sensor never fails.
             QuiltError: the trigger met an error that a retry may mend.
         """
-        try:
-            with airflow_errors(self):
-                if "error" in event:
-                    raise _error_of(event["error"])
-                return self._found(event["found"])
-        except QuiltError as error:
-            # Airflow itself skips for its own errors only.
-            if self.never_fail:
-                raise AirflowSkipException("Skipping due to never_fail is set to True.") from error
-            raise
+        with airflow_errors(self):
+            if "error" in event:
+                raise _error_of(event["error"])
+            return self._found(event["found"])
 
     def _found(self, result: dict[str, Any]) -> dict[str, Any]:
         self.log.info("Found %s", result["quilt_uri"])
