@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -137,7 +136,7 @@ class Poller:
                 snapshot = await source.poll(frozenset(subscriptions.packages))
             except Exception as error:  # noqa: BLE001  (of any kind: a watcher goes on watching)
                 failures = access.fail()
-                pause = self._pause(failures)
+                pause = access.pause(self.poll_interval, _LONGEST_PAUSE)
                 message = "Packages could not be polled, attempt %s, the next in %.0f s: %s"
                 _log.warning(message, failures, pause, error, exc_info=not isinstance(error, QuiltError))
                 await asyncio.sleep(pause)
@@ -145,10 +144,6 @@ class Poller:
             access.succeed()
             yield snapshot
             await source.wait(self.poll_interval, subscriptions)
-
-    def _pause(self, failures: int) -> float:
-        longest = max(self.poll_interval, min(_LONGEST_PAUSE, self.poll_interval * 2 ** min(failures, 10)))
-        return random.uniform(longest / 2, longest)  # noqa: S311
 
     def _source(self, registry: OpenRegistry) -> "_Source":
         """Open the queue, on a thread: the import of the core would block the event loop."""

@@ -4,6 +4,7 @@ Opening a registry takes a quarter of a second of CPU time and some MiB, most of
 """
 
 import asyncio
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
@@ -24,6 +25,8 @@ _MOST_THREADS: Final = 4
 _TIMEOUT: Final = 15.0
 """Seconds that a request may take, at its only attempt: the next poll is the next attempt, and the other triggers of the registry
 wait for its thread."""
+_FIRST_PAUSE: Final = 2.0
+_MOST_DOUBLINGS: Final = 20
 _REOPEN_AFTER: Final = 3
 """Failures in a row after which the connection is read again."""
 
@@ -106,6 +109,11 @@ class RegistryAccess:
         if self._held and (reopen or self._failures % _REOPEN_AFTER == 0):
             self._failed, self._held = self._held, None
         return self._failures
+
+    def pause(self, poll_interval: float, longest: float) -> float:
+        """Return the seconds to wait after a failed poll: few at first, since a request had one attempt; then twice as many."""
+        pause = min(longest, min(poll_interval, _FIRST_PAUSE) * 2 ** min(self._failures, _MOST_DOUBLINGS))
+        return random.uniform(pause / 2, pause)  # noqa: S311
 
     async def _open(self) -> OpenRegistry:
         quilt_conn_id, registry = self._key

@@ -29,8 +29,6 @@ _OF_CONNECTION: Final = (SettingsError, AuthenticationError, BucketNotFoundError
 connection that is missing, and without its AWS connection a registry is opened as another identity, at another store."""
 _MOST_REFUSALS: Final = 3
 """Such errors in a row that end the wait."""
-_PAUSE: Final = 5.0
-"""The most seconds between two of them."""
 _MOST_DOUBLINGS: Final = 20
 
 
@@ -111,7 +109,7 @@ class QuiltRevisionTrigger(BaseTrigger):
                     return
                 _log.warning("Package %s could not be polled; the next poll follows: %s", self.package, error)
                 access.fail(reopen=is_refusal)
-                pause = min(pause, _PAUSE) if is_refusal else pause
+                pause = access.pause(self.poll_interval, pause)
             else:
                 if found:
                     yield TriggerEvent({"found": found.to_xcom(opened.hook.settings.catalog)})
