@@ -23,9 +23,8 @@ def first_request() -> Iterator[list[list[str]]]:
 
     def profile(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        makes = code.co_name in {"make_request", "_make_api_call"} and (
-            "awscrt" in code.co_filename or "botocore" in code.co_filename
-        )
+        # A request of boto3 is made by a thread of its own, for which call_apart() waits.
+        makes = code.co_name == "call_apart" or (code.co_name == "make_request" and "awscrt" in code.co_filename)
         if event == "call" and makes and threading.current_thread() is threading.main_thread():
             stack, at = [], frame.f_back
             while at and at.f_code.co_name != "execute":
