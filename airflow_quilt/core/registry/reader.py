@@ -130,7 +130,7 @@ class RegistryReader:
         """Read a revision whose manifest has ``most`` bytes or fewer, as :meth:`read` does; None where it has more."""
         return self._manifests.read_small(package, revision, most)
 
-    def entry(self, package: PackageName | str, logical_key: str, revision: str | datetime | None = None) -> Entry:
+    def entry(self, package: PackageName | str, logical_key: str, revision: str | datetime | Pin | None = None) -> Entry:
         """Return one entry of a revision.
 
         Raises:
@@ -179,8 +179,8 @@ class RegistryReader:
     def diff(
         self,
         package: PackageName | str,
-        from_revision: str | datetime | None,
-        to_revision: str | datetime | None = None,
+        from_revision: str | datetime | Pin | None,
+        to_revision: str | datetime | Pin | None = None,
     ) -> Iterator[Change]:
         """Yield the changes from one revision of a package to another, in walk order; revisions as for :meth:`resolve`."""
         return compare(self.read(package, from_revision).entries, self.read(package, to_revision).entries)
