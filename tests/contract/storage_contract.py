@@ -988,6 +988,15 @@ class ObjectStoreContract(StorageContract):
         with pytest.raises(ObjectNotFoundError):
             storage.stat(key)
 
+    def test_keys_beyond_xml_are_deleted(self, storage: ObjectStore, root: PhysicalKey) -> None:
+        keys = [root.join(name) for name in ("a\x01b", "a\ufffe", "plain", "line\nline", "line\r")]
+        for key in keys:
+            storage.put(key, b"")
+
+        assert sorted(storage.list_names(root)) == sorted(key.key.removeprefix(root.key) for key in keys)
+        storage.delete(keys)
+        assert list(storage.list_objects(root)) == []
+
     def test_directory_marker_is_no_name(self, storage: ObjectStore, root: PhysicalKey) -> None:
         """List a directory that only an empty object stands for; but not the name of that object in it."""
         marker = storage.put(root.join("d/"), b"").key.at_version(None)

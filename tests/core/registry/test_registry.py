@@ -456,7 +456,7 @@ def test_delete_keeps_foreign_latest(timed: Registry) -> None:
     assert [revision.top_hash for revision in timed.revisions(NAME)] == [ONE]
 
 
-@pytest.mark.parametrize("name", ["team/data\n", "te am/da.ta v2", "tëam/データ", "a+b/%2F?&#"])
+@pytest.mark.parametrize("name", ["team/data\n", "team/a\x01b", "te am/da.ta v2", "tëam/データ", "a+b/%2F?&#"])
 def test_any_listed_name_is_deleted(timed: Registry, name: str) -> None:
     place = key(timed, f"{layout.NAMES}{name}/")
     for pointer in (str(NOW), layout.LATEST):

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -49,6 +50,7 @@ _log = logging.getLogger(__name__)
 
 _DELETE_BATCH: Final = 1000
 """The most objects that one request deletes."""
+_NOT_IN_XML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _PAGE: Final = 1000
 """The most parts that an answer lists."""
 _TAG: Final = "airflow-quilt"
@@ -281,8 +283,7 @@ class S3Storage:
     def delete(self, keys: Sequence[PhysicalKey]) -> None:
         """Delete objects, up to 1000 with one request; in a bucket with versions delete markers cover them."""
         failed = []
-        for start in range(0, len(keys), _DELETE_BATCH):
-            batch = keys[start : start + _DELETE_BATCH]
+        for batch in _batches(keys):
             answer = self._delete(batch)
             for refused in answer.get("Errors", ()):
                 key = PhysicalKey(batch[0].bucket, refused.get("Key", ""))
@@ -326,6 +327,13 @@ class S3Storage:
         except (AccessDeniedError, UnsupportedError) as error:
             _log.info("Parts that an earlier attempt may have sent are not listed: %s", error)
             return []
+
+
+def _batches(keys: Sequence[PhysicalKey]) -> Iterator[Sequence[PhysicalKey]]:
+    """Yield batches of keys to delete; those that the body of the request cannot hold, which is XML, are alone."""
+    plain = [key for key in keys if not _NOT_IN_XML.search(key.key)]
+    yield from (plain[start : start + _DELETE_BATCH] for start in range(0, len(plain), _DELETE_BATCH))
+    yield from ([key] for key in keys if _NOT_IN_XML.search(key.key))
 
 
 def open_s3(client: "S3Client | None" = None, limits: Limits = _LIMITS) -> S3Storage:
