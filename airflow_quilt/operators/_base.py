@@ -41,6 +41,7 @@ class QuiltOperator(ArgumentsOperator):
     catalog_url: str | None = None
     """The catalog's page of the revision that the task read or made, as soon as it is known."""
     _stop: "threading.Event | None" = None
+    _is_killed = False
 
     def __init__(
         self,
@@ -92,6 +93,8 @@ class QuiltOperator(ArgumentsOperator):
         from threading import Event
 
         self._stop = Event()
+        if self._is_killed:
+            self._stop.set()
         return self._stop
 
     def on_kill(self) -> None:
@@ -101,6 +104,8 @@ class QuiltOperator(ArgumentsOperator):
         if self._stop:
             self._stop.set()
             interrupt()
+        else:  # The work has not begun, and shall not: Airflow does not say it twice.
+            self._is_killed = True
 
 
 @contextmanager

@@ -141,8 +141,8 @@ class Spool(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         fresh = sorted(self._fresh, key=sort_key)
         if len(self._runs) <= 1 and (not self._runs or not fresh or self._runs[0].last <= sort_key(fresh[0])):
-            return itertools.chain(*map(self._read, self._runs), fresh)
-        return heapq.merge(*map(self._read, self._runs), fresh, key=sort_key)
+            return itertools.chain(*map(self._read, self._runs), _stoppable(fresh))
+        return heapq.merge(*map(self._read, self._runs), _stoppable(fresh), key=sort_key)
 
     def __enter__(self) -> Self:
         return self
@@ -174,3 +174,9 @@ class Spool(Generic[T]):
         for start, size in run.blocks:
             check_stop()
             yield from self._decoder.decode(os.pread(run.file.fileno(), size, start))
+
+
+def _stoppable(records: Iterable[T]) -> Iterator[T]:
+    for batch in batched(records):
+        check_stop()
+        yield from batch
