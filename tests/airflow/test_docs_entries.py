@@ -4,8 +4,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import polars as pl
-import pyarrow as pa
 import pytest
 from airflow.sdk import Asset, ObjectStoragePath, task
 
@@ -25,6 +23,9 @@ BROKEN = {
 
 def given(place: Shared) -> dict[str, Any]:
     """Return a source of every kind that a DAG file names itself."""
+    import polars as pl
+    import pyarrow as pa
+
     home = place.path
     frame = pd.DataFrame({"a": [1]})
     return {
