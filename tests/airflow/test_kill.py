@@ -99,8 +99,7 @@ def handlers() -> Iterator[None]:
         signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("end", ["SIGTERM", "execution_timeout"])
-@pytest.mark.parametrize("work", HELD)
+@pytest.mark.parametrize(("work", "end"), [("push", "SIGTERM"), ("push", "execution_timeout"), ("delete", "SIGTERM")])
 def test_task_does_not_wait_for_store(
     dag: "DAG",
     handlers: None,

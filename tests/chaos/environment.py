@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -615,10 +615,10 @@ def push_tiny_files(server: S3Server, bucket: str, place: Path, count: int) -> t
     return pushed, installed
 
 
-def push_and_install(server: S3Server, bucket: str, place: Path, files: int, size: int) -> int:
+def push_and_install(server: S3Server, bucket: str, place: Path, sizes: Sequence[int]) -> int:
     """Push files without any data and install them; return the peak memory of this process in MiB, with Python and its imports."""
     (place / "in").mkdir()
-    for number in range(files):
+    for number, size in enumerate(sizes):
         (place / f"in/{number}").touch()
         os.truncate(place / f"in/{number}", size)
     registry = s3_registry(server, bucket)
