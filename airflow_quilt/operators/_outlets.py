@@ -23,15 +23,16 @@ def add_outlet(operator: "BaseOperator | MappedOperator", package: object, regis
     """Add the package's asset to the outlets, if package and registry are known at parse time and it is not among them."""
     if not (isinstance(package, str) and is_known(package) and isinstance(registry, str) and is_known(registry)):
         return
+    given = _items(operator.outlets or ())  # One outlet, or None, if partial() was given that.
     parsed = parsed_task(operator)
-    if parsed is not None and parsed is not operator and any(isinstance(outlet, AssetAlias) for outlet in operator.outlets):
+    if parsed is not None and parsed is not operator and any(isinstance(outlet, AssetAlias) for outlet in given):
         return  # An instance of a mapped task whose packages were not known before: its alias reports them.
     try:
         asset = quilt_asset(package, registry)
     except InputError:  # The task itself reports a malformed name; a local registry has no asset.
         return
-    if all(outlet.uri != asset.uri for outlet in operator.outlets if isinstance(outlet, Asset)):
-        operator.outlets = [*operator.outlets, asset]
+    if all(outlet.uri != asset.uri for outlet in given if isinstance(outlet, Asset)):
+        operator.outlets = [*given, asset]
 
 
 def add_outlets_of_mapped(operator: "MappedOperator") -> None:
@@ -59,7 +60,7 @@ def _packages(operator: "MappedOperator") -> Iterator[Sequence[object]]:
 
 
 def _items(values: object) -> Sequence[object]:
-    """Return the values that are known at parse time; the output of a task stands for itself, and is not known."""
+    """Return a list as it is, and any other value, such as the output of a task, as its only item."""
     return values if isinstance(values, list | tuple) else [values]
 
 

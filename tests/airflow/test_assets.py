@@ -185,7 +185,7 @@ def test_alias_gets_runtime_package(dag: DAG, connected: str) -> None:
 
 def test_mapped_pushes_emit_events(dag: DAG, connected: str, s3_registry: Registry) -> None:
     """Each instance that makes a revision emits the event of its own package, however the package is given."""
-    named = {"registry": connected, "entries": {"a.txt": entry(content="a")}}
+    named = {"registry": connected, "entries": {"a.txt": entry(content="a")}, "dedupe": False}
     dag.default_args = {"registry": connected}
     with dag:
 
@@ -212,9 +212,7 @@ def test_mapped_pushes_emit_events(dag: DAG, connected: str, s3_registry: Regist
         QuiltPushOperator.partial(task_id="declared", outlets=[quilt_asset("late/one", connected)], **named).expand_kwargs(
             packages()
         )
-        QuiltPushOperator.partial(task_id="alias", outlets=[AssetAlias("late ones")], dedupe=False, **named).expand_kwargs(
-            packages()
-        )
+        QuiltPushOperator.partial(task_id="alias", outlets=[AssetAlias("late ones")], **named).expand_kwargs(packages())
         make.override(package="dec/other").expand(text=["one", "two"])
         make.override(task_id="again").partial(more="x").expand_kwargs([{"text": "three"}])
         QuiltPlanPushOperator.partial(task_id="plan", package="plan/ned").expand(entries=["/nowhere"])
@@ -242,7 +240,22 @@ def test_mapped_pushes_emit_events(dag: DAG, connected: str, s3_registry: Regist
         assert {event.extra["top_hash"] for event in found} == made
 
 
-def test_unchanged_mapped_emits_nothing(dag: DAG, connected: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_mapped_task_has_outlets() -> None:
+    asset, other = quilt_asset("team/data", "s3://bucket"), Asset("s3://bucket/other")
+    number = iter(range(9))
+
+    def outlets(**arguments: Any) -> list[Any]:
+        given = {"package": "team/data", "registry": "s3://bucket", **arguments}
+        return list(QuiltPushOperator.partial(task_id=f"t{next(number)}", **given).expand(entries=["/data/"]).outlets)
+
+    with DAG("mapped", schedule=None):
+        assert outlets() == outlets(outlets=None) == outlets(outlets=[asset]) == [asset]
+        assert outlets(outlets=other) == outlets(outlets=[other]) == [other, asset]
+        assert outlets(package="team/{{ ds_nodash }}") == outlets(registry="/a/directory") == []
+        assert QuiltPushOperator.partial(task_id="next", package="a/b").expand(entries=["/data/"]).outlets == []
+
+
+def test_unchanged_mapped_emits_nothing(dag: DAG, connected: str) -> None:
     """A mapped build that makes no revision emits no event, neither of its package nor of that of another instance."""
     with dag:
         for name in ("first", "again"):
