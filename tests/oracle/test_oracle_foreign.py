@@ -17,7 +17,7 @@ from tests.oracle.test_oracle_manifests import TREES, relayed, written
 from tests.property.strategies import HEADERS, PackageTree
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(header=HEADERS, tree=TREES, random=st.randoms(use_true_random=False))
 def test_any_order_reads_alike(header: dict[str, Any], tree: PackageTree, random: Random, quilt3: Quilt3) -> None:
     first, *lines = written(header, tree)["manifest"].rstrip("\n").split("\n")

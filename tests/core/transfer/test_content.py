@@ -50,7 +50,7 @@ def test_content_is_read_from_the_disk() -> None:
 
 def test_one_frame_at_a_time(registry: Registry) -> None:
     """Serialize frames one after the other: the memory does not grow with their number."""
-    size, count = 2 * 1024 * 1024, 12
+    size, count = 512 * 1024, 12
     frame = pd.DataFrame({"c": ["x" * 63] * (size // 64)})
     draft = Draft(package="team/frames", entries={f"{number}.csv": frame for number in range(count)})
     tracemalloc.start()
