@@ -1,6 +1,7 @@
 """The catalog, the S3 clients and the storages of a connection."""
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from botocore.config import Config
 from airflow_quilt.core.catalog.client import CATALOG_RETRY, Catalog, HttpSettings
 from airflow_quilt.core.errors import AccessDeniedError, QuiltError, SettingsError
 from airflow_quilt.core.runtime.retry import RetryPolicy
+from airflow_quilt.core.runtime.stop import call_apart
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.crt.route import frozen_credentials
@@ -82,7 +84,8 @@ def make_client(settings: "QuiltSettings", aws: BoundedAwsHook, catalog: Catalog
     if settings.anonymous:
         config = config.merge(Config(signature_version=UNSIGNED))
     region = aws.region_name or (catalog.config().region if catalog else None)
-    client: S3Client = aws.get_client_type(region_name=region, config=config)
+    # A role is assumed here, by a service that may hang.
+    client: S3Client = call_apart(partial(aws.get_client_type, region_name=region, config=config))
     return client
 
 

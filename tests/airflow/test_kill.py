@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_quilt.core.errors import CancelledError
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.stop import stoppable
+from airflow_quilt.hooks._settings import QuiltSettings
+from airflow_quilt.hooks._stores import make_client
+from airflow_quilt.hooks.aws import BoundedAwsHook
 from testbed.airflow_home import connections
 from testbed.faults import Fault
 from testbed.loopback import Request
@@ -136,3 +141,19 @@ def test_task_does_not_wait_for_store(
     assert len(seen) == 1
     assert {request.method for request in proxy.requests[seen[0] :]} <= {"DELETE"}
     assert not s3.client().list_objects_v2(Bucket=bucket, Prefix=".quilt/locks/").get("Contents")
+
+
+def test_hanging_role_is_left(connected: str) -> None:
+    release, stop = threading.Event(), threading.Event()
+
+    class HangingHook(BoundedAwsHook):
+        """A hook whose session waits for a service that does not answer."""
+
+        def get_client_type(self, *_: Any, **__: Any) -> Any:
+            stop.set()
+            release.wait(HANG)
+
+    with pytest.raises(CancelledError), stoppable(stop):
+        make_client(QuiltSettings(), HangingHook(client_type="s3"))
+    assert not release.is_set()
+    release.set()
