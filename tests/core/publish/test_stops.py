@@ -1,8 +1,12 @@
 """A stop is heard in every step of a publication, not only between bytes."""
 
+import contextlib
+import fcntl
 import itertools
+import os
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,7 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.limits import Limits
+from airflow_quilt.core.runtime.stop import stoppable
 from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -87,3 +92,27 @@ def test_few_calls_follow_a_stop(registry: Registry, memory: MemoryStorage, step
         )
     assert len(recorder.calls) - seen[0] <= 2 * registry.stores.limits.max_concurrency
     assert list(registry.packages()) == []
+
+
+@pytest.mark.parametrize("where", ["in the store", "on the disk"])
+def test_waiting_for_a_lock_hears(
+    registry: Registry, local_registry: Registry, memory: MemoryStorage, tmp_path: Path, where: str
+) -> None:
+    here = registry if where == "in the store" else local_registry
+    (tmp_path / "file").write_bytes(b"x")
+    build(here, Draft(package="team/data", entries={"file": str(tmp_path / "file")}))
+    memory.put(PhysicalKey("registry", ".quilt/locks/team/data"), b"another process")
+    stop = threading.Event()
+    threading.Timer(0.05, stop.set).start()
+
+    def work() -> None:
+        with stoppable(stop):
+            here.delete("team/data")
+
+    with contextlib.ExitStack() as held:
+        for path in (tmp_path / "local-registry").rglob("named_packages/team/data") if where == "on the disk" else ():
+            descriptor = os.open(path, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with pytest.raises(CancelledError):
+            work()
