@@ -624,7 +624,9 @@ def push_and_install(server: S3Server, bucket: str, place: Path, sizes: Sequence
     registry = s3_registry(server, bucket)
     push(registry, Draft(package=str(NAME), entries=str(place / "in")))
     install(registry, REFERENCE, str(place / "out"))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    # Not ru_maxrss, in which the memory of the parent counts that began this process.
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(peak.split()[1]) // 1024
 
 
 @dataclass(frozen=True)
