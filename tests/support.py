@@ -1,5 +1,8 @@
 """Helpers for tests of several folders."""
 
+import threading
+from collections.abc import Collection
+
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.registry.registry import Registry
@@ -24,3 +27,8 @@ def through(registry: Registry, *taps: Tap) -> Registry:
 def read(registry: Registry, published: PublishResult) -> dict[str, Entry]:
     """Return the entries of a revision by their logical keys."""
     return {entry.logical_key: entry for entry in registry.read(published.package, published.top_hash).entries}
+
+
+def workers_since(before: Collection[threading.Thread]) -> list[threading.Thread]:
+    """Return the core's threads that have begun since; other tests of the process may have left theirs behind."""
+    return [each for each in threading.enumerate() if each not in before and each.name.startswith("quilt")]

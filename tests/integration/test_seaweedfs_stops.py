@@ -26,6 +26,7 @@ from testbed.faults import Fault
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy
 from testbed.server import S3Server
+from tests.support import workers_since
 
 THREADS = 4
 HANG = 60.0
@@ -113,6 +114,7 @@ def test_hanging_request_is_left(
         return Fault("delay", late=True, seconds=HANG)
 
     stores = Stores(LocalStorage(), S3Storage(proxy.store.client(), transport=transport), limits=Limits(max_concurrency=THREADS))
+    before = threading.enumerate()
     with proxy.disturbed(hold), pytest.raises(CancelledError, match="stopped on request"):
         work(Registry(RegistryLocation.parse(f"s3://{bucket}"), stores), source, tmp_path, stop)
 
@@ -122,8 +124,7 @@ def test_hanging_request_is_left(
     assert len(after) <= 2 * THREADS
     proxy.end()
     proxy.wait_until_idle()
-    for thread in threading.enumerate():
-        if thread.name.startswith("quilt"):
-            thread.join(HANG)
+    for thread in workers_since(before):
+        thread.join(HANG)
     assert len(proxy.requests) <= seen[0] + 3 * THREADS
     assert open_uploads(s3, bucket) == []

@@ -21,6 +21,7 @@ from airflow_quilt.core.runtime.executor import Call, Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.retry import NO_RETRY, RetryPolicy
 from airflow_quilt.core.runtime.stop import stoppable
+from tests.support import workers_since
 
 THREADS = 3
 WAIT = 60
@@ -466,6 +467,7 @@ def test_unhandled_vanish_ends_work() -> None:
 def test_hanging_call_does_not_block() -> None:
     release = threading.Event()
     stop = threading.Event()
+    before = threading.enumerate()
     threading.Timer(0.1, stop.set).start()
     began = time.monotonic()
     try:
@@ -474,6 +476,5 @@ def test_hanging_call_does_not_block() -> None:
         assert time.monotonic() - began < 60
     finally:
         release.set()
-        for thread in threading.enumerate():
-            if thread.name.startswith("quilt"):
-                thread.join(WAIT)
+        for thread in workers_since(before):
+            thread.join(WAIT)

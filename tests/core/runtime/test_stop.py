@@ -21,6 +21,7 @@ from airflow_quilt.core.runtime.stop import (
     unhurried,
 )
 from airflow_quilt.core.runtime.threads import ByteBudget, WorkerPool, map_concurrently
+from tests.support import workers_since
 
 WAIT = 60
 """Seconds after which a test that hangs is failed."""
@@ -116,11 +117,12 @@ def test_threads_left_behind_hear(stop: threading.Event, error: type[BaseExcepti
 
 
 def test_pool_threads_are_daemons(hang: Callable[[object], bool]) -> None:
+    before = threading.enumerate()
     pool = WorkerPool(2)
     pool.submit(lambda: hang(0))
     pool.close()
 
-    [thread] = [each for each in threading.enumerate() if each.name.startswith("quilt")]
+    [thread] = workers_since(before)
     assert thread.daemon
 
 

@@ -24,6 +24,7 @@ from airflow_quilt.core.transfer.unfinished import Unfinished
 from airflow_quilt.core.transfer.upload import Uploader
 from tests.core.faulty import Call, T, tapped
 from tests.core.packages import entry_of, put
+from tests.support import workers_since
 
 COUNT = 8
 DATA = os.urandom(9 * 1024 * 1024)
@@ -98,9 +99,10 @@ def test_late_files_are_removed(memory: MemoryStorage, tmp_path: Path) -> None:
         downloads.append(Download(entry_of(str(i), DATA, origin), origin, target.join(str(i))))
     stores = tapped(Stores(LocalStorage(), memory, NO_RETRY, Limits(max_concurrency=COUNT)), Hanging())
 
+    before = threading.enumerate()
     with pytest.raises(StorageUnavailableError, match="the disk is away"):
         list(Downloader(stores).run(downloads))
-    left = [thread for thread in threading.enumerate() if thread.name.startswith("quilt")]
+    left = workers_since(before)
     assert len(left) == COUNT - 1
     release.set()
     for thread in left:
