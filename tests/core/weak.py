@@ -1,4 +1,4 @@
-"""Stores in memory without conditional writes."""
+"""Stores in memory without conditional writes, or without tags of writers."""
 
 from typing import IO
 
@@ -33,3 +33,16 @@ class RefusingStorage(MemoryStorage):
         if mode != "overwrite":
             raise UnsupportedError("the store does not know this request", str(key))
         return super().put(key, body, mode, writer_tag)
+
+
+class TaglessStorage(MemoryStorage):
+    """A store that keeps no tags of writers, as a disk without extended attributes."""
+
+    def put(
+        self,
+        key: PhysicalKey,
+        body: bytes | IO[bytes],
+        mode: WriteMode = "overwrite",
+        writer_tag: str | None = None,  # noqa: ARG002
+    ) -> ObjectInfo:
+        return super().put(key, body, mode)

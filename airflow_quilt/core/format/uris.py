@@ -58,10 +58,7 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
         parts = split_url(text)
         if not parts.netloc:
             raise LocationError(f"{text!r}: no bucket")
-        try:
-            query, key = parse_qs(parts.query, keep_blank_values=True, errors="strict"), unquote(parts.path, errors="strict")
-        except UnicodeDecodeError as error:
-            raise LocationError(f"{text!r}: its escapes are no UTF-8, as all keys on S3 are") from error
+        query, key = parse_qs(parts.query, keep_blank_values=True), unquote(parts.path)
         versions = query.pop("versionId", [None])
         if query or len(versions) > 1:
             raise LocationError(f"{text!r}: expected at most one versionId as query, got {parts.query!r}")

@@ -60,8 +60,10 @@ class Pointer:
         return self.writer_tag is not None and not self.writer_tag.is_published
 
     def is_of_writer(self, other: "Pointer") -> bool:
-        """Whether the same attempt wrote both states of a pointer."""
-        return bool(self.writer_tag and other.writer_tag and self.writer_tag.writer == other.writer_tag.writer)
+        """Whether the same attempt wrote both states of a pointer; where the store keeps no tags, whether they are one state."""
+        if self.writer_tag is None:
+            return self.etag == other.etag
+        return other.writer_tag is not None and self.writer_tag.writer == other.writer_tag.writer
 
     def is_named_by(self, latest: Latest) -> bool:
         """Whether its writer made its revision the latest one."""

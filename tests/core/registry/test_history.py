@@ -21,10 +21,12 @@ from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Revision
 from airflow_quilt.core.rollback import rollback
+from airflow_quilt.core.runtime.retry import NO_RETRY
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from tests.core.faulty import Before, Call, Fault, is_put_of
+from tests.core.weak import TaglessStorage
 from tests.support import Clock, through
 
 NAME = PackageName("team", "package")
@@ -292,6 +294,14 @@ def test_loser_spares_next_of_second(any_registry: Registry) -> None:
         publish(Registry(racing.location, racing.stores, clock=lambda: NOW), "mine")
     assert messages(still) == ["theirs", "one"]
     assert latest(still) == "theirs"
+
+
+def test_loser_without_tags_leaves_none() -> None:
+    registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), TaglessStorage(), NO_RETRY))
+    publish(registry, "one")
+    with pytest.raises(RevisionConflictError):
+        publish(through(registry, Before(is_put_of("/latest"), lambda: publish(registry, "theirs"))), "mine")
+    assert messages(registry) == ["theirs", "one"]
 
 
 def test_deletion_spares_next_of_second(registry: Registry) -> None:
