@@ -297,7 +297,7 @@ def test_loser_spares_next_of_second(any_registry: Registry) -> None:
 
 
 def test_loser_without_tags_leaves_none() -> None:
-    registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), TaglessStorage(), NO_RETRY))
+    registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), TaglessStorage(["registry"]), NO_RETRY))
     publish(registry, "one")
     with pytest.raises(RevisionConflictError):
         publish(through(registry, Before(is_put_of("/latest"), lambda: publish(registry, "theirs"))), "mine")
