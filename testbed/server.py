@@ -24,6 +24,8 @@ Role = Literal["writer", "reader"]
 """Who may do everything on S3, and who may only read."""
 
 _REGION: Final = "us-east-1"
+_FIRST_PORT: Final = 20_000
+_EPHEMERAL: Final = 32_768
 _START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 10
 _PR_SET_PDEATHSIG: Final = 1
@@ -139,11 +141,14 @@ def running_process(
 
 
 def free_ports(count: int, companion: int = 0) -> list[int]:
-    """Find ports of loopback that are free, each together with the one that is ``companion`` above it."""
+    """Find ports of loopback that are free, each together with the one that is ``companion`` above it.
+
+    All are below those that Linux gives to outgoing connections, which could take one before its server starts.
+    """
     ports: list[int] = []
     with contextlib.ExitStack() as held:
         while len(ports) < count:
-            port = 20_000 + secrets.randbelow(20_000)
+            port = _FIRST_PORT + secrets.randbelow(_EPHEMERAL - _FIRST_PORT - companion)
             with contextlib.suppress(OSError):
                 for number in {port, port + companion}:
                     held.enter_context(socket.socket()).bind(("127.0.0.1", number))
