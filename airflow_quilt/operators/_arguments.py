@@ -27,6 +27,8 @@ class ArgumentsOperator(BaseOperator):
     """Arguments that are never None."""
     nullable: ClassVar[frozenset[str]] = frozenset({"quilt_conn_id", "workflow"})
     """Arguments for which None has a meaning of its own, also at run time."""
+    callbacks: ClassVar[frozenset[str]] = frozenset()
+    """Arguments that may be functions for the work: Airflow would call them while it renders, for a rendered value."""
 
     _faults: Iterable[str] = ()
     _absent: Mapping[str, str] = {}
@@ -87,6 +89,7 @@ class ArgumentsOperator(BaseOperator):
             return
         texts = self._texts = self._text_templates(jinja_env)
         given = {name: getattr(self, name) for name in template_fields}
+        given = {name: value for name, value in given.items() if not (name in self.callbacks and callable(value))}
         for name in given:
             texts.where, self._is_text, self._is_whole = name, name in _WITH_TEXTS, name == "entries"
             super()._do_render_template_fields(self, [name], context, jinja_env, seen_oids)

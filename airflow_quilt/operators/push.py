@@ -1,14 +1,11 @@
 """QuiltPushOperator."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_quilt.operators.publish import QuiltPublishOperator
 
 if TYPE_CHECKING:
-    import jinja2
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
     from airflow_quilt.core.publish.draft import Draft
     from airflow_quilt.core.publish.planned import Planner
@@ -28,6 +25,7 @@ class QuiltPushOperator(QuiltPublishOperator):
         stay where they are.
     """
 
+    callbacks: ClassVar[frozenset[str]] = frozenset({"dest", "copy"})
     template_fields: Sequence[str] = (*QuiltPublishOperator.template_fields, "dest", "copy")
 
     def __init__(
@@ -40,19 +38,6 @@ class QuiltPushOperator(QuiltPublishOperator):
         super().__init__(**kwargs)
         self.dest = dest
         self.copy: CopyRule | CopyFunction = copy
-
-    def _do_render_template_fields(
-        self,
-        parent: Any,
-        template_fields: Iterable[str],
-        context: "Context",
-        jinja_env: "jinja2.Environment",
-        seen_oids: set[int],
-    ) -> None:
-        """Render all fields but functions, which are called for each entry: Airflow would call them now, for a rendered value."""
-        functions = {name for name in ("dest", "copy") if parent is self and callable(getattr(self, name))}
-        rendered = [name for name in template_fields if name not in functions]
-        super()._do_render_template_fields(parent, rendered, context, jinja_env, seen_oids)
 
     def planner(self, target: "RegistryTarget", draft: "Draft") -> "Planner":
         """Return the planner of a push."""
