@@ -172,6 +172,16 @@ def await_result(future: "Future[R]", seconds: float = _NEVER) -> R:
             raise TimeoutError(f"no result within {seconds:g} seconds")
 
 
+def settle(future: "Future[R]", function: Callable[[], R]) -> None:
+    """Call a function, and give its result or its error to the thread that waits for it."""
+    try:
+        future.set_result(function())
+    except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits)
+        future.set_exception(error)
+    finally:
+        del future, function  # The traceback of an error refers to this frame, which is to hold no bytes.
+
+
 def _cancelled() -> CancelledError:
     return CancelledError("stopped on request: the work ended before it was complete")
 
@@ -192,10 +202,7 @@ def call_apart(function: Callable[[], R]) -> R:
 
     def call() -> None:
         become_worker(scope)
-        try:
-            future.set_result(function())
-        except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits)
-            future.set_exception(error)
+        settle(future, function)
 
     threading.Thread(target=call, name="quilt-call", daemon=True).start()
     return await_result(future)

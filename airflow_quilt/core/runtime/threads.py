@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from airflow_quilt.core.runtime.stop import TICK, Scope, await_result, become_worker, check_stop, current
+from airflow_quilt.core.runtime.stop import TICK, Scope, await_result, become_worker, check_stop, current, settle
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -66,10 +66,7 @@ class WorkerPool:
         while item := self._calls.get():
             future, call = item
             if future.set_running_or_notify_cancel():
-                try:
-                    future.set_result(call())
-                except BaseException as error:  # noqa: BLE001  (raised again by the thread that takes the result)
-                    future.set_exception(error)
+                settle(future, call)
             del item, future, call  # An idle thread holds no bytes.
             self._idle.release()
 
