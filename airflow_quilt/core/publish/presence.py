@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _VERSIONS: Final = 4
 """Versions of objects, for each one that is looked for, up to which listing them costs less than a request for each."""
-_PAGE: Final = 1000
+PAGE: Final = 1000
 """Versions that one request lists."""
 _SHOWN: Final = 10
 """The most entries that a message lists."""
@@ -107,9 +107,8 @@ class PresenceCheck:
 
     def _listed(self) -> Iterator[_Place]:
         for bucket, prefix in self._prefixes.items():
-            most = _VERSIONS * self._numbers[bucket] + _PAGE
             try:
-                for info in self._stores.remote.list_versions(PhysicalKey(bucket, prefix), most):
+                for info in list_current(self._stores, PhysicalKey(bucket, prefix), self._numbers[bucket]):
                     yield _Place.of(info.key, info.size)
             except AccessDeniedError as error:  # Then each is requested.
                 if error.transient:
@@ -124,6 +123,11 @@ class PresenceCheck:
                 raise
             self._denied.append(place.entry)
             return None
+
+
+def list_current(stores: Stores, prefix: PhysicalKey, objects: int) -> Iterator[ObjectInfo]:
+    """List the current versions below a prefix where so many objects are looked for, while it costs less than their requests."""
+    return stores.remote.list_versions(prefix, _VERSIONS * objects + PAGE)
 
 
 def _unlisted(places: Iterable[_Place], listed: Iterable[_Place]) -> Iterator[_Place]:

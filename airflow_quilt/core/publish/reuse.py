@@ -18,6 +18,7 @@ from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Transfer, Upload
+from airflow_quilt.core.publish.presence import PAGE, list_current
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.spool import Spool
@@ -26,10 +27,6 @@ _log = logging.getLogger(__name__)
 
 _LINE: Final = 1000
 """Bytes of a manifest, for each file to be sent, up to which reading it costs less than it saves."""
-_VERSIONS: Final = 4
-"""Versions of objects, for each file to be sent, up to which listing them costs less than it saves."""
-_PAGE: Final = 1000
-"""Versions that one request lists."""
 
 
 class _CurrentObject(msgspec.Struct, frozen=True, gc=False):
@@ -101,11 +98,11 @@ def _current_entries(
 ) -> Spool[Entry]:
     """Return the entries of the latest revision that name current versions of objects below a prefix."""
     current: Spool[Entry] = spool(Entry)
-    manifest = registry.read_small(package, latest.top_hash, _LINE * (files + _PAGE))
+    manifest = registry.read_small(package, latest.top_hash, _LINE * (files + PAGE))
     if manifest is None:
         return current
     listed: Spool[_CurrentObject] = spool(_CurrentObject)
-    infos = registry.stores.remote.list_versions(prefix, _VERSIONS * files + _PAGE)
+    infos = list_current(registry.stores, prefix, files)
     listed.extend(_CurrentObject(LogicalKey(info.key.key.removeprefix(prefix.key)), info.key) for info in infos)
 
     def entries() -> Iterator[Entry]:
