@@ -30,6 +30,8 @@ _START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 10
 _PR_SET_PDEATHSIG: Final = 1
 
+_taken: Final[list[socket.socket]] = []
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -143,17 +145,28 @@ def running_process(
 def free_ports(count: int, companion: int = 0) -> list[int]:
     """Find ports of loopback that are free, each together with the one that is ``companion`` above it.
 
-    All are below those that Linux gives to outgoing connections, which could take one before its server starts.
+    All are below those that Linux gives to outgoing connections, which could take one before its server starts. No other
+    process that asks here gets them while this one lives, since it may start its server first: the UDP ports of the same
+    numbers, which none of the servers uses, say that they are taken.
     """
     ports: list[int] = []
-    with contextlib.ExitStack() as held:
-        while len(ports) < count:
-            port = _FIRST_PORT + secrets.randbelow(_EPHEMERAL - _FIRST_PORT - companion)
-            with contextlib.suppress(OSError):
-                for number in {port, port + companion}:
-                    held.enter_context(socket.socket()).bind(("127.0.0.1", number))
-                ports.append(port)
+    while len(ports) < count:
+        port = _FIRST_PORT + secrets.randbelow(_EPHEMERAL - _FIRST_PORT - companion)
+        if all(_take(number) for number in {port, port + companion}):
+            ports.append(port)
     return ports
+
+
+def _take(port: int) -> bool:
+    """Take a port for this process if it is free."""
+    taken = socket.socket(type=socket.SOCK_DGRAM)
+    with contextlib.suppress(OSError), socket.socket() as server:
+        taken.bind(("127.0.0.1", port))
+        server.bind(("127.0.0.1", port))
+        _taken.append(taken)
+        return True
+    taken.close()
+    return False
 
 
 def _wait_until_up(

@@ -54,17 +54,22 @@ def buckets(s3: S3Server) -> Iterator[str]:
 def _make_buckets(s3: S3Server) -> Iterator[str]:
     client = s3.client()
 
-    def make(name: str) -> str:
+    def create(name: str) -> str:
         client.create_bucket(Bucket=name)
+        return name
+
+    def prepare(name: str) -> str:
         client.put_object(Bucket=name, Key="first", Body=b"x")
         client.delete_object(Bucket=name, Key="first")
         client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
         return name
 
-    while True:
-        with ThreadPoolExecutor(_BUCKETS_AT_ONCE) as pool:
-            made = list(pool.map(make, [f"bucket-{next(_serial)}" for _ in range(_BUCKETS_AT_ONCE)]))
-        yield from made
+    with ThreadPoolExecutor(_BUCKETS_AT_ONCE) as pool:
+        while True:
+            # Never both at once: SeaweedFS's master locks up for good when it lists its collections, which it does for each
+            # new bucket, while it makes one, which it does for the first object (a read lock that is taken twice).
+            names = [f"bucket-{next(_serial)}" for _ in range(_BUCKETS_AT_ONCE)]
+            yield from list(pool.map(prepare, list(pool.map(create, names))))
 
 
 @pytest.fixture
