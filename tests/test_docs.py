@@ -1,6 +1,10 @@
 """The code in the documents is real code."""
 
 import re
+import subprocess
+import sys
+import tarfile
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -38,3 +42,20 @@ def test_readme_names_make_targets() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make demo" in text
     assert "make test" in text
+
+
+def test_security_names_bounds() -> None:
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    table = re.findall(r"^\| ([\w-]+) \| (\d[\d.]*) \|", (ROOT / "SECURITY.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert table
+    assert {f"{name}>={bound}" for name, bound in table} <= set(required)
+
+
+def test_sdist_ships_security(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path], cwd=ROOT, check=True)
+    [archive] = tmp_path.iterdir()
+    with tarfile.open(archive) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+
+    assert {"SECURITY.md", "README.md", "LICENSE", "docs/entries.md", "airflow_quilt/__init__.py"} <= names
