@@ -21,14 +21,14 @@ demo: $(READY) ## Publish a real package twice with real Airflow, on an S3 store
 	@KEEP=$(KEEP) $(BIN)/python -m demo
 
 # Three workers, for two cores: a third of the time tests wait for servers.
-test: $(READY) $(LOCALSTACK)/.ready $(QUILT3_LOCAL)/.ready ## Run every test, against real servers on loopback
+test: $(READY) $(LOCALSTACK)/.ready $(QUILT3_LOCAL)/.ready ## Run the tests, against real servers on loopback; those of whole programs are `make e2e`
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-airflow-3.0: $(AIRFLOW_3_0)/.ready ## Run the provider's tests under Airflow 3.0; with Python 3.11 or 3.12, which it is for
 	@if [ -x $(AIRFLOW_3_0)/bin/python ]; then $(AIRFLOW_3_0)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_3_0); \
 	  else echo "Airflow 3.0 is for Python 3.11 and 3.12: its tests are left out"; fi
 
-e2e: $(READY) chromium ## Fill in the connection form in a browser, under a real Airflow; SCREENSHOTS=1 renews the picture of it
+e2e: $(READY) chromium ## Run whole programs: a real Airflow with a browser in front, the demo, the benchmarks; SCREENSHOTS=1 renews the pictures
 	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/e2e
 
 e2e-celery: $(READY) celery-services ## Push 20,000 objects with two Celery workers, then with local tasks, under a real Airflow, and kill half-way

@@ -21,9 +21,7 @@ from testbed.seaweedfs import seaweedfs
 from testbed.server import S3Server
 
 _LONGEST: Final = (
-    "test_benchmarks.py",
     "test_triggers.py",
-    "test_demo.py",
     "test_s3_crt.py",
     "test_login.py",
     "test_seaweedfs_faults.py",

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.works import WORKS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def run(module: str, *arguments: str, tmp: Path) -> str:
