@@ -13,18 +13,60 @@ from typing import Any, ClassVar, Final, TypeVar
 R = TypeVar("R")
 
 _MAX_LISTED: Final = 100
+_MAX_SHOWN: Final = 200
+"""Maximum characters of a text of others in a message."""
+_MAX_LINE: Final = 1000
+"""Maximum characters of a line of a list in a message, which may hold several such texts."""
+_MAX_MESSAGE: Final = 65_536
+
+
+def quoted(value: object) -> str:
+    """Return a value of others (a key, a URL, an id) as it stands in messages: in quotes, escaped, at most 200 characters.
+
+    Manifests, pointers and configs are written by strangers, and messages end in logs, in XCom and in Airflow's database.
+    """
+    try:
+        if isinstance(value, str):
+            return _cut(repr(_ends(value)), _MAX_SHOWN)
+        return _cut(repr(value), _MAX_SHOWN)
+    except (ValueError, RecursionError):  # An int of more digits than Python prints; a list that is nested too deeply.
+        return f"a value of type {type(value).__name__}"
+
+
+def plain(text: object, most: int = _MAX_SHOWN) -> str:
+    """Return text of others that needs no quotes (the message of a parser) as one line, escaped, at most ``most`` characters."""
+    line = " ".join(_ends(str(text), most).split())
+    return _cut(line if line.isprintable() else "".join(map(_escaped, line)), most)
+
+
+def _escaped(character: str) -> str:
+    return character if character.isprintable() else repr(character)[1:-1]
+
+
+def _ends(text: str, most: int = _MAX_SHOWN) -> str:
+    """Return the two ends of a text, long enough to be cut again; the middle of a long one is not copied or escaped."""
+    return text if len(text) <= 2 * most else text[:most] + text[-most:]
+
+
+def _cut(text: str, most: int) -> str:
+    """Shorten a text by its middle: a message about a list begins with the whole list, and names the rule at its end."""
+    half = most // 2 - 2
+    return text if len(text) <= most else f"{text[:half]} … {text[-half:]}"
 
 
 def _bullets(lines: Sequence[str]) -> str:
     """Return a list for a message: the first lines, and the number of the others."""
     more = [f"and {len(lines) - _MAX_LISTED:,} more"] if len(lines) > _MAX_LISTED else []
-    return "\n".join([*(f"- {line}" for line in lines[:_MAX_LISTED]), *more])
+    return "\n".join([*(f"- {plain(line, _MAX_LINE)}" for line in lines[:_MAX_LISTED]), *more])
 
 
 class QuiltError(Exception):
-    """Base of all errors that the core raises on purpose."""
+    """Base of all errors that the core raises on purpose; a message has at most 65,536 characters."""
 
     transient: ClassVar[bool] = False
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*[_cut(arg, _MAX_MESSAGE) if isinstance(arg, str) else arg for arg in args])
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         # Pickle would call __init__ with args, but args hold the finished message, not the arguments of __init__.
@@ -104,7 +146,7 @@ class WorkflowError(InputError):
     """
 
     def __init__(self, workflow: str, violations: Sequence[str]) -> None:
-        super().__init__(f"the package does not satisfy the workflow {workflow!r} of the registry:\n{_bullets(violations)}")
+        super().__init__(f"the package does not satisfy the workflow {quoted(workflow)} of the registry:\n{_bullets(violations)}")
         self.violations = tuple(violations)
 
 

@@ -383,9 +383,8 @@ def test_links_to_one_file_refused(
     assert [(out / key).read_bytes() for key in (first, f"{second}2")] == [b"one", b"other"]
 
 
-@pytest.mark.parametrize("parts", [3_000, 30_000])
-def test_long_path_is_refused(registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path, parts: int) -> None:
-    key = "a/" * parts + "x"
+def test_long_path_is_refused(registry: Registry, memory: MemoryStorage, recorder: Recorder, out: Path) -> None:
+    key = "a/" * 2_040 + "x"
     place = put(memory, "s3://source/data/x", b"x")
     commit(registry, NAME, [entry_of("!", b"x", place), entry_of(key, b"x", place)])
 

@@ -732,7 +732,7 @@ def test_ignore_rules_at_any_depth(world: World, rules: str, left: int) -> None:
 
 
 def test_hostile_keys_are_as_named() -> None:
-    assert parse_logical_key(DEEP).count("/") == 10_000
-    assert len(parse_logical_key(LONG)) == MIB
-    with pytest.raises(LogicalKeyError):
-        parse_logical_key("a/../../canary")
+    assert parse_logical_key(DEEPER_THAN_PYTHON).count("/") == 1_500
+    for key in (DEEP, LONG, "a/../../canary"):
+        with pytest.raises(LogicalKeyError):
+            parse_logical_key(key)

@@ -13,7 +13,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 from awscrt.checksums import combine_crc64nvme, crc64nvme
 
-from airflow_quilt.core.errors import EntryDamagedError, HashTypeError
+from airflow_quilt.core.errors import EntryDamagedError, HashTypeError, quoted
 
 CHUNKED: Final = "sha2-256-chunked"
 SHA256: Final = "SHA256"
@@ -189,7 +189,7 @@ def algorithm(hash_type: str) -> Algorithm:
     try:
         return _ALGORITHMS[hash_type]
     except (KeyError, TypeError):
-        raise HashTypeError(f"hash type {hash_type!r}: expected one of {', '.join(_ALGORITHMS)}") from None
+        raise HashTypeError(f"hash type {quoted(hash_type)}: expected one of {', '.join(_ALGORITHMS)}") from None
 
 
 def composite_hash(checksum: str | None, size: int) -> Hash | None:
@@ -211,7 +211,7 @@ def check_new_hash_type(hash_type: str) -> None:
         HashTypeError: the type is neither ``sha2-256-chunked`` nor ``CRC64NVME``.
     """
     if hash_type not in (CHUNKED, CRC64NVME):
-        raise HashTypeError(f"hash type {hash_type!r}: new entries get {CHUNKED!r} or {CRC64NVME!r}")
+        raise HashTypeError(f"hash type {quoted(hash_type)}: new entries get {CHUNKED!r} or {CRC64NVME!r}")
 
 
 def digest_of(chunks: Iterable[bytes | memoryview], digest: Digest) -> bytes:

@@ -8,16 +8,16 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from json.encoder import encode_basestring as _quoted
-from json.encoder import encode_basestring_ascii as _quoted_ascii
+from json.encoder import encode_basestring as _json_text
+from json.encoder import encode_basestring_ascii as _ascii_json_text
 from typing import IO, Annotated, Any, Final, TypeVar
 
 import msgspec
 
-from airflow_quilt.core.errors import MetadataError, RecordSizeError
+from airflow_quilt.core.errors import MetadataError, RecordSizeError, plain, quoted
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.metadata import check_json, check_meta, user_meta_of
-from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, TopHash, walk_order
+from airflow_quilt.core.format.names import MAX_UTF8_SIZE, DirectoryKey, LogicalKey, TopHash, walk_order
 from airflow_quilt.core.format.ordering import batched
 
 R = TypeVar("R")
@@ -30,8 +30,6 @@ LARGEST: Final = 2**63 - 1
 _line_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 """Returns the canonical JSON of a record, with the ``NaN`` and ``Infinity`` of old manifests as quilt3 hashes them."""
-_MAX_UTF8_SIZE: Final = 4
-"""Maximum bytes of a character in UTF-8."""
 _MAX_JSON_SIZE: Final = 6
 """Maximum bytes of a character in JSON: ``\\u001f``."""
 _FRAME_SIZE: Final = 200
@@ -119,7 +117,7 @@ def directory_line(key: DirectoryKey, meta: object) -> bytes:
         RecordSizeError: the line is longer than :data:`MAX_RECORD_SIZE`.
         MetadataError: a value is not JSON, or is nested too deeply.
     """
-    return _encode(_line_json, {"logical_key": key, "meta": meta}, f"directory {key!r}")
+    return _encode(_line_json, {"logical_key": key, "meta": meta}, f"directory {quoted(key)}")
 
 
 def entry_line(entry: Entry) -> bytes:
@@ -129,7 +127,7 @@ def entry_line(entry: Entry) -> bytes:
         RecordSizeError: the line is longer than :data:`MAX_RECORD_SIZE`.
         MetadataError: a value is not JSON, or is nested too deeply.
     """
-    return _encode(_entry_json, entry, f"entry {entry.logical_key!r}")
+    return _encode(_entry_json, entry, f"entry {quoted(entry.logical_key)}")
 
 
 def check_record(entry: Entry) -> None:
@@ -148,8 +146,8 @@ def canonical_entry(entry: Entry) -> str:
     """Return the canonical JSON of an entry, the part of it that the top hash covers."""
     meta = canonical_json(entry.meta) if entry.meta else "{}"
     return (
-        f'{{"hash":{{"type":{_quoted_ascii(entry.hash.type)},"value":{_quoted_ascii(entry.hash.value)}}},'
-        f'"logical_key":{_quoted_ascii(entry.logical_key)},"meta":{meta},"size":{entry.size}}}'
+        f'{{"hash":{{"type":{_ascii_json_text(entry.hash.type)},"value":{_ascii_json_text(entry.hash.value)}}},'
+        f'"logical_key":{_ascii_json_text(entry.logical_key)},"meta":{meta},"size":{entry.size}}}'
     )
 
 
@@ -159,11 +157,11 @@ def canonical_text(entries: Iterable[Entry]) -> bytes:
 
 
 def _entry_json(entry: Entry) -> str:
-    keys = ", ".join([_quoted(key) for key in entry.physical_keys])
+    keys = ", ".join([_json_text(key) for key in entry.physical_keys])
     meta = _line_json(entry.meta) if entry.meta else "{}"
     return (
-        f'{{"logical_key": {_quoted(entry.logical_key)}, "physical_keys": [{keys}], "size": {entry.size}, '
-        f'"hash": {{"type": {_quoted(entry.hash.type)}, "value": {_quoted(entry.hash.value)}}}, "meta": {meta}}}'
+        f'{{"logical_key": {_json_text(entry.logical_key)}, "physical_keys": [{keys}], "size": {entry.size}, '
+        f'"hash": {{"type": {_json_text(entry.hash.type)}, "value": {_json_text(entry.hash.value)}}}, "meta": {meta}}}'
     )
 
 
@@ -171,7 +169,7 @@ def _encode(to_json: Callable[[R], str], record: R, subject: str) -> bytes:
     try:
         line = to_json(record).encode()
     except (ValueError, RecursionError) as error:  # Only for metadata of other writers: the user's has been checked.
-        raise MetadataError(f"{subject}: its metadata cannot be written: {error}; give it other metadata") from error
+        raise MetadataError(f"{subject}: its metadata cannot be written: {plain(error)}; give it other metadata") from error
     if len(line) > MAX_RECORD_SIZE:
         raise RecordSizeError(
             f"{subject}: its record in the manifest has {len(line):,} bytes, the most is {MAX_RECORD_SIZE:,}; "
@@ -184,7 +182,7 @@ def _entry_lines(entries: Sequence[Entry]) -> bytes:
     """Return the lines of entries, each with its newline."""
     try:
         lines = [_entry_json(entry) for entry in entries]
-        if max(map(len, lines)) * _MAX_UTF8_SIZE <= MAX_RECORD_SIZE:
+        if max(map(len, lines)) * MAX_UTF8_SIZE <= MAX_RECORD_SIZE:
             return ("\n".join(lines) + "\n").encode()
     except (ValueError, RecursionError):
         pass  # The error must name its entry: encode one by one.

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from airflow_quilt.core.errors import LogicalKeyError, ManifestError, QuiltError
+from airflow_quilt.core.errors import LogicalKeyError, ManifestError, QuiltError, plain, quoted
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.manifest import LARGEST, Entry, canonical_entry, canonical_json, canonical_text, entry_line
 from airflow_quilt.core.format.names import DirectoryKey, are_keys, parse_directory_key, parse_logical_key
@@ -157,7 +157,7 @@ def _decode_line(number: int, line: bytes, directories: dict[DirectoryKey, Any])
         return _parse_entry(number, record)
     key = parse_directory_key(record.get("logical_key"))
     if key in directories:
-        raise LogicalKeyError(f"the metadata of {key!r} is given twice")
+        raise LogicalKeyError(f"the metadata of {quoted(key)} is given twice")
     if "meta" not in record:
         raise ManifestError(f"line {number}: neither an entry nor the metadata of a directory")
     _canonical(number, line, canonical_json, record)
@@ -193,7 +193,7 @@ def _canonical(number: int, line: bytes, to_json: Callable[[R], str], record: R)
             json.dumps(_read_json(line.decode()), ensure_ascii=False).encode()
         return to_json(record).encode()
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"line {number}: {error}") from error
+        raise ManifestError(f"line {number}: {plain(error)}") from error
 
 
 def _reject_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _decode_object(number: int, line: bytes) -> dict[str, Any]:
     try:
         record = _read_json(line.decode())
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"line {number}: {error}") from error
+        raise ManifestError(f"line {number}: {plain(error)}") from error
     if not isinstance(record, dict):
         raise ManifestError(f"line {number}: expected a JSON object")
     return record

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from airflow_quilt.core.errors import MetadataError
+from airflow_quilt.core.errors import MetadataError, plain, quoted
 
 _MAX_DEPTH: Final = 250
 _SHOWN: Final = 10
@@ -58,7 +58,7 @@ def lost_keys(there: object, given: object) -> list[str]:
 
 def name_lost(keys: Sequence[str]) -> str:
     """Return the first few keys that were lost, for a warning."""
-    return ", ".join(map(repr, keys[:_SHOWN])) + (", …" if len(keys) > _SHOWN else "")
+    return ", ".join(map(quoted, keys[:_SHOWN])) + (", …" if len(keys) > _SHOWN else "")
 
 
 def check_json(value: object, where: str, depth: int = 0) -> None:  # noqa: C901, PLR0912  (a table of kinds)
@@ -68,31 +68,31 @@ def check_json(value: object, where: str, depth: int = 0) -> None:  # noqa: C901
         MetadataError: it is not; the message names the path to the value.
     """
     if depth > _MAX_DEPTH:
-        raise MetadataError(f"{where[:80]}…: nested too deeply, more than {_MAX_DEPTH} levels")
+        raise MetadataError(f"{plain(where[:80])}…: nested too deeply, more than {_MAX_DEPTH} levels")
     match value:
         case str():
             try:
                 value.encode()
             except UnicodeEncodeError as error:
-                raise MetadataError(f"{where}: not valid Unicode") from error
+                raise MetadataError(f"{plain(where)}: not valid Unicode") from error
         case None | bool():
             pass
         case int():
             try:
                 str(value)
             except ValueError as error:  # Python limits the digits of an int that it prints and parses.
-                raise MetadataError(f"{where}: {error}") from error
+                raise MetadataError(f"{plain(where)}: {plain(error)}") from error
         case float():
             if not math.isfinite(value):
-                raise MetadataError(f"{where}: {value} is not JSON; leave it out or use null")
+                raise MetadataError(f"{plain(where)}: {value} is not JSON; leave it out or use null")
         case dict():
             for key, item in value.items():
                 if not isinstance(key, str):
-                    raise MetadataError(f"{where}: the key {key!r} is {type(key).__name__}, JSON keys are str")
+                    raise MetadataError(f"{plain(where)}: the key {quoted(key)} is {type(key).__name__}, JSON keys are str")
                 check_json(key, where)
                 check_json(item, f"{where}.{key}", depth + 1)
         case list() | tuple():
             for index, item in enumerate(value):
                 check_json(item, f"{where}[{index}]", depth + 1)
         case _:
-            raise MetadataError(f"{where}: {type(value).__name__} is not JSON; write it as a str or a number")
+            raise MetadataError(f"{plain(where)}: {type(value).__name__} is not JSON; write it as a str or a number")

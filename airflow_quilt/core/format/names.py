@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from operator import lt
-from typing import NewType, Self
+from typing import Final, NewType, Self
 
-from airflow_quilt.core.errors import InputError, LogicalKeyError, PackageNameError, TopHashError
+from airflow_quilt.core.errors import InputError, LogicalKeyError, PackageNameError, TopHashError, quoted
 
 LogicalKey = NewType("LogicalKey", str)
 """The path of a file inside a package, checked by :func:`parse_logical_key`."""
@@ -23,7 +23,12 @@ DirectoryKey = NewType("DirectoryKey", str)
 TopHash = NewType("TopHash", str)
 """64 lower-case hex digits, checked by :func:`parse_top_hash`."""
 
-_MOST_SHOWN = 200
+MAX_LOGICAL_KEY: Final = 4096
+"""Maximum bytes of a logical key in UTF-8. No object of S3 (1,024 bytes) and no file (``PATH_MAX``) can have a longer path."""
+MAX_UTF8_SIZE: Final = 4
+"""Maximum bytes of a character in UTF-8."""
+_MAX_PACKAGE_NAME: Final = 1024
+"""Maximum characters of a package's name: longer than the longest key of S3, so no registry there has such a package."""
 _PARTS = 2
 _PUBLISHED_NAME = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
 _EXISTING_NAME = re.compile(r"[\w-]+/[\w-]+")
@@ -65,18 +70,19 @@ class PackageName:
         Raises:
             PackageNameError: ``text`` is not two names of directories around one ``/``.
         """
-        parts = str(text).split("/") if isinstance(text, str | PackageName) else ()
+        name = str(text) if isinstance(text, str | PackageName) else ""
+        parts = name.split("/") if len(name) <= _MAX_PACKAGE_NAME else ()
         if len(parts) == _PARTS and all(map(is_name_part, parts)):
             return cls(*parts)
-        raise PackageNameError(f"package name {repr(text)[:_MOST_SHOWN]}: expected namespace/name")
+        raise PackageNameError(f"package name {quoted(text)}: expected namespace/name")
 
     @classmethod
     def _matching(cls, pattern: re.Pattern[str], text: object, alphabet: str) -> Self:
         if isinstance(text, cls):
             text = str(text)
-        if isinstance(text, str) and pattern.fullmatch(text):
+        if isinstance(text, str) and len(text) <= _MAX_PACKAGE_NAME and pattern.fullmatch(text):
             return cls(*text.split("/"))
-        raise PackageNameError(f"package name {repr(text)[:_MOST_SHOWN]}: expected namespace/name, each of {alphabet}")
+        raise PackageNameError(f"package name {quoted(text)}: expected namespace/name, each of {alphabet}")
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
@@ -87,25 +93,32 @@ def is_name_part(text: str) -> bool:
     return text not in {"", ".", ".."} and "\0" not in text
 
 
+def is_longer(text: str, most: int) -> bool:
+    """Return whether a text has more than ``most`` bytes in UTF-8; a short one is not encoded."""
+    return len(text) * MAX_UTF8_SIZE > most and len(text.encode("utf-8", "replace")) > most
+
+
 def parse_logical_key(text: object) -> LogicalKey:
     """Parse the key of a file inside a package, such as ``plots/bill length.png``.
 
     Raises:
-        LogicalKeyError: ``text`` is empty, ends in ``/``, has a part equal to ``""``, ``.`` or ``..``, holds a NUL, or is not
-            valid Unicode.
+        LogicalKeyError: ``text`` is empty, ends in ``/``, has a part equal to ``""``, ``.`` or ``..``, holds a NUL, is not
+            valid Unicode, or is longer than :data:`MAX_LOGICAL_KEY`.
     """
     if not isinstance(text, str) or not text:
-        raise LogicalKeyError(f"logical key {text!r}: expected a path inside the package")
+        raise LogicalKeyError(f"logical key {quoted(text)}: expected a path inside the package")
+    if is_longer(text, MAX_LOGICAL_KEY):
+        raise LogicalKeyError(f"logical key {quoted(text)}: longer than {MAX_LOGICAL_KEY:,} bytes; shorten its path")
     if text.endswith("/"):
-        raise LogicalKeyError(f"logical key {text!r}: a file's key does not end in '/'")
+        raise LogicalKeyError(f"logical key {quoted(text)}: a file's key does not end in '/'")
     if any(part in {"", ".", ".."} for part in text.split("/")):
-        raise LogicalKeyError(f"logical key {text!r}: no part may be empty, '.' or '..'")
+        raise LogicalKeyError(f"logical key {quoted(text)}: no part may be empty, '.' or '..'")
     if "\0" in text:
-        raise LogicalKeyError(f"logical key {text!r}: no key holds a NUL")
+        raise LogicalKeyError(f"logical key {quoted(text)}: no key holds a NUL")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise LogicalKeyError(f"logical key {text!r}: not valid Unicode, so no manifest can hold it") from error
+        raise LogicalKeyError(f"logical key {quoted(text)}: not valid Unicode, so no manifest can hold it") from error
     return LogicalKey(text)
 
 
@@ -116,7 +129,7 @@ def parse_directory_key(text: object) -> DirectoryKey:
         LogicalKeyError: ``text`` does not end in ``/``, or is no logical key without it.
     """
     if not isinstance(text, str) or not text.endswith("/"):
-        raise LogicalKeyError(f"logical key {text!r}: the key of a directory ends in '/'")
+        raise LogicalKeyError(f"logical key {quoted(text)}: the key of a directory ends in '/'")
     return DirectoryKey(f"{parse_logical_key(text[:-1])}/")
 
 
@@ -128,11 +141,20 @@ def walk_order(key: str) -> str:
 def are_keys(keys: Sequence[str]) -> bool:
     """Return whether keys of files are all valid.
 
-    Checks many keys at once as :func:`parse_logical_key` checks each one; only that one reports the reason. The keys must be
-    valid Unicode.
+    Checks many keys at once as :func:`parse_logical_key` checks each one; only that one reports the reason, and takes long keys
+    that are not mere ASCII. The keys must be valid Unicode.
     """
     text = f"/{'/|/'.join(keys)}/"
+    if max(map(len, keys), default=0) > (MAX_LOGICAL_KEY if text.isascii() else MAX_LOGICAL_KEY // MAX_UTF8_SIZE):
+        return all(map(_is_logical_key, keys))
     return not ("//" in text or "/./" in text or "/../" in text or "\0" in text)
+
+
+def _is_logical_key(key: str) -> bool:
+    try:
+        return bool(parse_logical_key(key))
+    except LogicalKeyError:
+        return False
 
 
 def is_ordered(keys: Sequence[str]) -> bool:
@@ -164,9 +186,9 @@ def check_next(previous: str | None, key: str) -> None:
     if previous is None:
         return
     if key == previous:
-        raise LogicalKeyError(f"logical key {key!r} is given twice")
+        raise LogicalKeyError(f"logical key {quoted(key)} is given twice")
     if key.startswith(previous + "/"):
-        raise LogicalKeyError(f"logical key {previous!r} is a file, and a directory that holds {key!r}")
+        raise LogicalKeyError(f"logical key {quoted(previous)} is a file, and a directory that holds {quoted(key)}")
 
 
 def check_file(key: str, directories: Sequence[str]) -> None:
@@ -178,7 +200,7 @@ def check_file(key: str, directories: Sequence[str]) -> None:
     below = f"{key}/"
     at = bisect_left(directories, below)
     if at < len(directories) and directories[at].startswith(below):
-        raise LogicalKeyError(f"logical key {key!r} is a file, and a directory that has metadata")
+        raise LogicalKeyError(f"logical key {quoted(key)} is a file, and a directory that has metadata")
 
 
 def parse_top_hash(text: object) -> TopHash:
@@ -189,7 +211,7 @@ def parse_top_hash(text: object) -> TopHash:
     """
     if isinstance(text, str) and _TOP_HASH.fullmatch(text):
         return TopHash(text)
-    raise TopHashError(f"top hash {text!r}: expected 64 lower-case hex digits")
+    raise TopHashError(f"top hash {quoted(text)}: expected 64 lower-case hex digits")
 
 
 def parse_hash_prefix(text: object) -> str:
@@ -200,7 +222,7 @@ def parse_hash_prefix(text: object) -> str:
     """
     if isinstance(text, str) and _HASH_PREFIX.fullmatch(text):
         return text
-    raise TopHashError(f"top hash {text!r}: expected 6 to 64 lower-case hex digits")
+    raise TopHashError(f"top hash {quoted(text)}: expected 6 to 64 lower-case hex digits")
 
 
 def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:
@@ -213,7 +235,7 @@ def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:
     found = sorted({top_hash for top_hash in hashes if top_hash.startswith(digits)})
     if len(found) == 1:
         return found[0]
-    raise TopHashError(f"top hash {digits!r} matches {', '.join(found) if found else 'no revision'}")
+    raise TopHashError(f"top hash {quoted(digits)} matches {', '.join(found) if found else 'no revision'}")
 
 
 def is_quilt_uri(text: object) -> bool:
@@ -230,7 +252,7 @@ def check_pattern(package: str) -> str:
     try:
         PackageName.parse_existing(package.replace("*", "x"))
     except InputError as error:
-        raise PackageNameError(f"{package!r}: expected namespace/name, in which '*' stands for any characters") from error
+        raise PackageNameError(f"{quoted(package)}: expected namespace/name, in which '*' stands for any characters") from error
     return package
 
 

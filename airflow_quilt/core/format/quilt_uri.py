@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, unquote
 
-from airflow_quilt.core.errors import LocationError, TopHashError
+from airflow_quilt.core.errors import LocationError, TopHashError, quoted
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
-from airflow_quilt.core.format.uris import RegistryLocation, check_unicode, split_url
+from airflow_quilt.core.format.uris import MAX_URL, RegistryLocation, check_unicode, split_url
 
 _PINNED: Final = re.compile(r"([^@:]*)([@:])(.*)", re.DOTALL)
 _HASH: Final = re.compile(r"[0-9a-f]{1,64}")
@@ -64,15 +64,17 @@ class QuiltUri:
             TopHashError: the part after ``@`` is neither a top hash nor the beginning of one.
             LogicalKeyError: the path is not a key of the package.
         """
+        if len(text) > 2 * MAX_URL:  # The location of a registry, and a path.
+            raise LocationError(f"{quoted(text)}: longer than any Quilt+ URI, {2 * MAX_URL:,} characters")
         parts = split_url(text)
         is_s3 = parts.scheme == "quilt+s3" and parts.netloc and parts.path in {"", "/"}
         if not (is_s3 or parts.scheme == "quilt+file") or parts.query:
-            raise LocationError(f"{text!r}: expected quilt+s3://bucket#package=namespace/name")
+            raise LocationError(f"{quoted(text)}: expected quilt+s3://bucket#package=namespace/name")
         fields = _parse_fields(text, parts.fragment)
         if unknown := fields.keys() - {"package", "path", "catalog"}:
-            raise LocationError(f"{text!r}: unknown part {min(unknown)!r}")
+            raise LocationError(f"{quoted(text)}: unknown part {quoted(min(unknown))}")
         if "package" not in fields:
-            raise LocationError(f"{text!r}: expected package=namespace/name after the '#'")
+            raise LocationError(f"{quoted(text)}: expected package=namespace/name after the '#'")
         name, pinned = _parse_pin(text, fields["package"])
         path = fields.get("path")
         if path:
@@ -109,17 +111,17 @@ class QuiltUri:
             "package": str(self.package),
             "top_hash": self.top_hash,
             "quilt_uri": str(self),
-            "catalog_url": f"{catalog}/b/{bucket}/packages/{_quoted(self.package)}/tree/{self.top_hash}/" if has_page else None,
+            "catalog_url": f"{catalog}/b/{bucket}/packages/{_encoded(self.package)}/tree/{self.top_hash}/" if has_page else None,
         }
 
     def __str__(self) -> str:
         pin = f"{'@' if self.pin.kind == 'hash' else ':'}{quote(self.pin.name, safe='')}" if self.pin else ""
         path = f"&path={quote(self.path, safe='/')}" if self.path else ""
         catalog = f"&catalog={quote(self.catalog, safe='/:')}" if self.catalog else ""
-        return f"quilt+{self.registry}#package={_quoted(self.package)}{pin}{path}{catalog}"
+        return f"quilt+{self.registry}#package={_encoded(self.package)}{pin}{path}{catalog}"
 
 
-def _quoted(package: PackageName) -> str:
+def _encoded(package: PackageName) -> str:
     """Return the name of a package in a URL; it is its own spelling but for names that a client should not have made."""
     return _NOT_IN_NAMES.sub(lambda found: quote(found[0]), str(package))
 
@@ -132,9 +134,9 @@ def _parse_fields(text: str, fragment: str) -> dict[str, str]:
         try:
             name, value = (unquote(part, errors="strict") for part in field.partition("=")[::2])
         except UnicodeDecodeError as error:
-            raise LocationError(f"{text!r}: the escapes in {field!r} are no UTF-8") from error
+            raise LocationError(f"{quoted(text)}: the escapes in {quoted(field)} are no UTF-8") from error
         if name in fields:
-            raise LocationError(f"{text!r}: {name}= is given twice")
+            raise LocationError(f"{quoted(text)}: {name}= is given twice")
         fields[name] = value
     return fields
 
@@ -146,11 +148,13 @@ def _parse_pin(text: str, package: str) -> tuple[str, dict[str, Any]]:
         return package, {}
     name, mark, pinned = found.groups()
     if "@" in pinned or ":" in pinned or not pinned:
-        raise LocationError(f"{text!r}: a package is pinned once, by @<top hash> or by :<tag>")
+        raise LocationError(f"{quoted(text)}: a package is pinned once, by @<top hash> or by :<tag>")
     if mark == ":":
         if "/" in pinned or pinned in {".", ".."} or "\0" in pinned:
-            raise LocationError(f"{text!r}: {pinned!r} is no name of a pointer")
+            raise LocationError(f"{quoted(text)}: {quoted(pinned)} is no name of a pointer")
         return name, {"tag": pinned}
     if not _HASH.fullmatch(pinned):
-        raise TopHashError(f"{text!r}: expected a top hash after '@', or the first of its lower-case hex digits, got {pinned!r}")
+        raise TopHashError(
+            f"{quoted(text)}: expected a top hash after '@', or the first of its lower-case hex digits, got {quoted(pinned)}"
+        )
     return name, {"top_hash" if len(pinned) == _WHOLE_HASH else "hash_prefix": pinned}

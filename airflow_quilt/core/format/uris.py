@@ -11,10 +11,18 @@ from urllib.parse import SplitResult, parse_qs, quote, quote_plus, unquote, urls
 
 import msgspec
 
-from airflow_quilt.core.errors import LocationError
+from airflow_quilt.core.errors import LocationError, plain, quoted
+from airflow_quilt.core.format.names import is_longer
 
 _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
 """An S3 URL without escapes, as nearly all are."""
+
+MAX_S3_KEY: Final = 1024
+"""Maximum bytes of a key in UTF-8, and of a version ("Naming Amazon S3 objects", Amazon S3 User Guide)."""
+MAX_PATH: Final = 4095
+"""Maximum bytes of a path: ``PATH_MAX`` of Linux without the NUL at the end."""
+MAX_URL: Final = 3 * MAX_PATH + 3 * MAX_S3_KEY
+"""Maximum characters of a URL: every byte of a path or a key is at most a ``%`` and two digits."""
 
 NULL_VERSION: Final = "null"
 """The version of objects that were written while their bucket had no versioning, or suspended it; one of each key at most."""
@@ -38,10 +46,13 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
         :func:`~airflow_quilt.core.storage.paths.resolve_location` resolves links, ``~`` and relative paths.
 
         Raises:
-            LocationError: ``text`` is something else; the message names the wrong part.
+            LocationError: ``text`` is something else, or longer than any location can be (a key of S3 has at most 1,024 bytes, a
+                path 4,095); the message names the wrong part.
         """
-        if plain := _PLAIN_S3.fullmatch(text):
-            return cls(*plain.groups())
+        if len(text) > MAX_URL:
+            raise LocationError(f"{quoted(text)}: longer than any location, {MAX_URL:,} characters")
+        if len(text) <= MAX_S3_KEY and (found := _PLAIN_S3.fullmatch(text)):
+            return cls(*found.groups())
         if not text:
             raise LocationError("an empty str is not a location")
         if text.startswith("s3:"):
@@ -50,29 +61,31 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
             return cls._parse_file(text)
         if text.startswith("/"):
             return cls.of_path(text)
-        raise LocationError(f"{text!r}: expected s3://bucket/key, file:///path or an absolute path")
+        raise LocationError(f"{quoted(text)}: expected s3://bucket/key, file:///path or an absolute path")
 
     @classmethod
     def _parse_s3(cls, text: str) -> Self:
         check_unicode(text)
         parts = split_url(text)
         if not parts.netloc:
-            raise LocationError(f"{text!r}: no bucket")
+            raise LocationError(f"{quoted(text)}: no bucket")
         query, key = parse_qs(parts.query, keep_blank_values=True), unquote(parts.path)
         versions = query.pop("versionId", [None])
         if query or len(versions) > 1:
-            raise LocationError(f"{text!r}: expected at most one versionId as query, got {parts.query!r}")
+            raise LocationError(f"{quoted(text)}: expected at most one versionId as query, got {quoted(parts.query)}")
         if parts.fragment:
-            raise LocationError(f"{text!r}: write '#' in a key as %23")
+            raise LocationError(f"{quoted(text)}: write '#' in a key as %23")
+        _check_size(text, key[1:], "key")
+        _check_size(text, versions[0] or "", "version")
         return cls(parts.netloc, key[1:], versions[0] or None)
 
     @classmethod
     def _parse_file(cls, text: str) -> Self:
         parts = split_url(text)
         if parts.netloc not in {"", "localhost"} or not parts.path.startswith("/"):
-            raise LocationError(f"{text!r}: expected file:///absolute/path")
+            raise LocationError(f"{quoted(text)}: expected file:///absolute/path")
         if parts.query or parts.fragment:
-            raise LocationError(f"{text!r}: write '?' and '#' in a path as %3F and %23")
+            raise LocationError(f"{quoted(text)}: write '?' and '#' in a path as %3F and %23")
         return cls.of_path(unquote(parts.path, errors="surrogateescape"))
 
     @classmethod
@@ -93,13 +106,17 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
         Raises:
             LocationError: no file can have this path.
         """
+        if len(path) > MAX_PATH:
+            raise LocationError(f"{quoted(path)}: longer than any path, {MAX_PATH:,} bytes")
         try:
-            text = path.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+            data = path.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
-            raise LocationError(f"{path!r}: not valid Unicode, which no path can hold") from error
-        if "\0" in text:
-            raise LocationError(f"{text!r}: a location holds no NUL")
-        return text
+            raise LocationError(f"{quoted(path)}: not valid Unicode, which no path can hold") from error
+        if len(data) > MAX_PATH:
+            raise LocationError(f"{quoted(path)}: longer than any path, {MAX_PATH:,} bytes")
+        if b"\0" in data:
+            raise LocationError(f"{quoted(path)}: a location holds no NUL")
+        return data.decode("utf-8", "surrogateescape")
 
     @property
     def is_local(self) -> bool:
@@ -126,8 +143,15 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
         return self.key.rstrip("/").rpartition("/")[2]
 
     def join(self, relative: str) -> Self:
-        """Return the key of ``relative`` below this directory or prefix."""
-        return type(self)(self.bucket, f"{self.key.rstrip('/')}/{relative}" if self.key else relative)
+        """Return the key of ``relative`` below this directory or prefix.
+
+        Raises:
+            LocationError: S3 has no keys of that length.
+        """
+        key = f"{self.key.rstrip('/')}/{relative}" if self.key else relative
+        if self.bucket is not None:
+            _check_size(key, key, "key")
+        return type(self)(self.bucket, key)
 
     def at_version(self, version_id: str | None) -> Self:
         """Return the same key at a version, or without one, as in buckets without versioning."""
@@ -158,7 +182,7 @@ class RegistryLocation:
             return cls(PhysicalKey(None, root.key.rstrip("/") or "/"))
         if root.key or root.version_id is not None:
             raise LocationError(
-                f"registry {text!r}: a registry is a whole bucket, write 's3://{root.bucket}'; "
+                f"registry {quoted(text)}: a registry is a whole bucket, write 's3://{root.bucket}'; "
                 "to choose where data lands use 'dest'"
             )
         return cls(root)
@@ -172,6 +196,11 @@ class RegistryLocation:
         return f"s3://{self.root.bucket}" if self.root.bucket else str(self.root)
 
 
+def _check_size(text: str, value: str, part: str) -> None:
+    if is_longer(value, MAX_S3_KEY):
+        raise LocationError(f"{quoted(text)}: its {part} is longer than the {MAX_S3_KEY:,} bytes that S3 allows; shorten it")
+
+
 def check_unicode(text: str) -> None:
     """Check that a URL is valid Unicode.
 
@@ -181,7 +210,7 @@ def check_unicode(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise LocationError(f"{text!r}: not valid Unicode, which no URL can hold") from error
+        raise LocationError(f"{quoted(text)}: not valid Unicode, which no URL can hold") from error
 
 
 def split_url(text: str) -> SplitResult:
@@ -191,8 +220,8 @@ def split_url(text: str) -> SplitResult:
         LocationError: it holds a tab or newline, or has no such parts.
     """
     if any(character in text for character in "\t\r\n"):
-        raise LocationError(f"{text!r}: write tabs and newlines in a URL as %09, %0D and %0A")
+        raise LocationError(f"{quoted(text)}: write tabs and newlines in a URL as %09, %0D and %0A")
     try:
         return urlsplit(text)
     except ValueError as error:
-        raise LocationError(f"{text!r}: {error}") from error
+        raise LocationError(f"{quoted(text)}: {plain(error)}") from None

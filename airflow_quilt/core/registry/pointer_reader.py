@@ -6,7 +6,7 @@ from typing import Final
 
 import pendulum
 
-from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, TopHashError
+from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, TopHashError, quoted
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_top_hash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
@@ -171,4 +171,4 @@ class PointerReader:
             return parse_top_hash(data.decode("ascii").strip())
         except (UnicodeDecodeError, TopHashError) as error:
             registry = RegistryLocation(self._root)
-            raise ManifestError(f"{registry}: the pointer {self.name}:{pointer} holds no top hash: {data[:80]!r}") from error
+            raise ManifestError(f"{registry}: the pointer {self.name}:{pointer} holds no top hash: {quoted(data[:80])}") from error

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import pendulum
 
-from airflow_quilt.core.errors import EntryNotFoundError, LocationError, ObjectNotFoundError
+from airflow_quilt.core.errors import EntryNotFoundError, LocationError, ObjectNotFoundError, quoted
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.diff import Change, compare
 from airflow_quilt.core.format.hashes import verify_stream
@@ -142,7 +142,7 @@ class RegistryReader:
             if entry.logical_key == logical_key:
                 found = entry
         if found is None:
-            raise EntryNotFoundError(f"{manifest.where} has no entry {logical_key!r}")
+            raise EntryNotFoundError(f"{manifest.where} has no entry {quoted(logical_key)}")
         return found
 
     def origin(self, entry: Entry) -> PhysicalKey:
@@ -154,9 +154,9 @@ class RegistryReader:
         try:
             key = PhysicalKey.parse(entry.physical_keys[0])
         except LocationError as error:
-            raise LocationError(f"entry {entry.logical_key!r}: {error}") from error
+            raise LocationError(f"entry {quoted(entry.logical_key)}: {error}") from error
         if key.is_local and not self.location.is_local:
-            raise LocationError(f"entry {entry.logical_key!r}: {key} is a file of some other machine, out of reach here")
+            raise LocationError(f"entry {quoted(entry.logical_key)}: {key} is a file of some other machine, out of reach here")
         return key
 
     def stream(self, entry: Entry) -> Iterator[bytes]:
@@ -170,7 +170,7 @@ class RegistryReader:
         """
         origin = self.origin(entry)
         chunks = self.stores.of(origin).stream(origin, 0, entry.size)
-        return verify_stream(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({origin})")
+        return verify_stream(chunks, entry.size, entry.hash, f"entry {quoted(entry.logical_key)} ({origin})")
 
     def read_bytes(self, entry: Entry) -> bytes:
         """Read the bytes of an entry whole, and check them; raises as :meth:`stream`."""

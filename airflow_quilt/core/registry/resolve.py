@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from airflow_quilt.core.errors import PackageNotFoundError, TopHashError, named
+from airflow_quilt.core.errors import PackageNotFoundError, TopHashError, named, plain, quoted
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
 from airflow_quilt.core.format.quilt_uri import Pin
@@ -36,7 +36,7 @@ def _resolve_pin(pointers: PointerReader, where: RegistryLocation, pin: Pin) -> 
         return top_hash
     if pin.name == layout.LATEST:
         raise PackageNotFoundError(f"{where}: there is no package {pointers.name}")
-    raise PackageNotFoundError(f"{where}: package {pointers.name} has no revision or tag {pin.name!r}")
+    raise PackageNotFoundError(f"{where}: package {pointers.name} has no revision or tag {quoted(pin.name)}")
 
 
 def _by_hash(pointers: PointerReader, where: RegistryLocation, revision: object) -> TopHash:
@@ -79,7 +79,7 @@ def parse_time(revision: object) -> datetime | None:
         try:
             revision = datetime.fromisoformat(revision)
         except ValueError as error:
-            raise TopHashError(f"revision {revision!r}: neither a top hash nor a time: {error}") from error
+            raise TopHashError(f"revision {quoted(revision)}: neither a top hash nor a time: {plain(error)}") from None
     if not isinstance(revision, datetime):
         return None
     return revision if revision.tzinfo else revision.replace(tzinfo=UTC)

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from airflow_quilt.core.errors import EntryDamagedError, EntryNotFoundError, HashTypeError, LocationError, SourceError, named
+from airflow_quilt.core.errors import (
+    EntryDamagedError,
+    EntryNotFoundError,
+    HashTypeError,
+    LocationError,
+    SourceError,
+    named,
+    quoted,
+)
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
 from airflow_quilt.core.format.quilt_uri import Pin, QuiltUri
@@ -38,7 +46,7 @@ def parse_destination(text: str) -> PhysicalKey:
     """
     place = resolve_location(text)
     if place.version_id is not None:
-        raise LocationError(f"{text!r}: a prefix has no version")
+        raise LocationError(f"{quoted(text)}: a prefix has no version")
     if place.is_local and Path(place.key).exists() and not Path(place.key).is_dir():
         raise LocationError(f"{place}: a file is where the directory is to be")
     return place
@@ -92,7 +100,7 @@ def select(registry: Registry, reference: Reference) -> Selection:
         return Selection(name, top_hash, [(entry.logical_key, entry) for entry in entries], uri, where)
     files = list(at(entries, reference.path))
     if not files:
-        raise EntryNotFoundError(f"{where} has nothing at {reference.path!r}")
+        raise EntryNotFoundError(f"{where} has nothing at {quoted(reference.path)}")
     return Selection(name, top_hash, files, uri, where)
 
 

@@ -12,7 +12,15 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from airflow_quilt.core.errors import EmptyPackageError, LogicalKeyError, ObjectNotFoundError, SourceError, named, named_stream
+from airflow_quilt.core.errors import (
+    EmptyPackageError,
+    LogicalKeyError,
+    ObjectNotFoundError,
+    SourceError,
+    named,
+    named_stream,
+    quoted,
+)
 from airflow_quilt.core.format.hashes import CHUNKED
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest
@@ -105,7 +113,7 @@ class SourceFinder:
         directories: dict[DirectoryKey, Any] = {}
         for more in map_concurrently(partial(self._find, found), others, self._stores.limits.max_concurrency):
             if twice := directories.keys() & more.keys():
-                raise LogicalKeyError(f"logical key {min(twice)!r}: metadata of this directory is given twice")
+                raise LogicalKeyError(f"logical key {quoted(min(twice))}: metadata of this directory is given twice")
             directories |= more
         return directories
 
@@ -145,16 +153,16 @@ class SourceFinder:
             yield file
         if is_empty and not self._options.allow_empty:
             raise EmptyPackageError(
-                f"entry {source.key!r}: there is no file below {source.location}; give allow_empty=True if it may be empty"
+                f"entry {quoted(source.key)}: there is no file below {source.location}; give allow_empty=True if it may be empty"
             )
 
     def _find_at(self, source: LocationSource, location: PhysicalKey) -> SourceTree:
         if not location.is_prefix and (stat := self._stat_file(source, location)):
             return SourceTree([self._single_file(source, stat)])
         if location.version_id is not None:
-            raise SourceError(f"entry {source.key!r}: {location} is a prefix, and only an object has versions")
+            raise SourceError(f"entry {quoted(source.key)}: {location} is a prefix, and only an object has versions")
         if location.is_local and not self._is_directory(location):
-            raise SourceError(f"entry {source.key!r}: there is no directory at {location}")
+            raise SourceError(f"entry {quoted(source.key)}: there is no directory at {location}")
         directories = _directory_meta(source, location)
         return SourceTree(self._files_below(source.key, location), directories)
 
@@ -165,7 +173,7 @@ class SourceFinder:
         except ObjectNotFoundError as error:
             if self._is_directory(location):
                 return None
-            raise SourceError(f"entry {source.key!r}: there is no file at {location}") from error
+            raise SourceError(f"entry {quoted(source.key)}: there is no file at {location}") from error
 
     def _is_directory(self, location: PhysicalKey) -> bool:
         if location.is_local:
@@ -230,7 +238,9 @@ class SourceFinder:
             with named(package.where, SourceError):
                 return SourceTree([self._from_entry(key, first, uri, meta)])
         if source.is_for_file:
-            raise _directory_error(source, uri) if first else SourceError(f"entry {source.key!r}: there is no file at {uri}")
+            raise (
+                _directory_error(source, uri) if first else SourceError(f"entry {quoted(source.key)}: there is no file at {uri}")
+            )
         below = {source.key + key.removeprefix(root): meta for key, meta in package.directories.items() if key.startswith(root)}
         directories = {DirectoryKey(key): meta for key, meta in below.items() if key}
         files = itertools.chain([first] if first else (), entries)
@@ -245,7 +255,7 @@ class SourceFinder:
             return source.meta
         given = source.meta["user_meta"]
         if self._options.merges_meta:
-            return {"user_meta": merge_meta(there, given, f"entry {source.key!r}")}
+            return {"user_meta": merge_meta(there, given, f"entry {quoted(source.key)}")}
         if lost := lost_keys(there, given):
             message = "entry %r: its meta replaces that of %s, whose keys are gone: %s; %s"
             _log.warning(message, source.key, uri, name_lost(lost), MERGE)
@@ -269,9 +279,9 @@ def _directory_meta(source: LocationSource, location: PhysicalKey | QuiltUri) ->
     if source.is_for_file:
         raise _directory_error(source, location)
     if source.meta and not source.key:
-        raise SourceError(f"entry {source.key!r}: {location} is the whole package; give its metadata as the package's own")
+        raise SourceError(f"entry {quoted(source.key)}: {location} is the whole package; give its metadata as the package's own")
     return {DirectoryKey(source.key): source.meta["user_meta"]} if source.meta else {}
 
 
 def _directory_error(source: LocationSource, location: PhysicalKey | QuiltUri) -> SourceError:
-    return SourceError(f"entry {source.key!r}: {location} is a directory; end the logical key in '/' to pack its files")
+    return SourceError(f"entry {quoted(source.key)}: {location} is a directory; end the logical key in '/' to pack its files")

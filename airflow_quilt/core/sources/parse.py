@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final, TypeGuard
 from urllib.parse import unquote
 
-from airflow_quilt.core.errors import QuiltError, SourceError
+from airflow_quilt.core.errors import QuiltError, SourceError, quoted
 from airflow_quilt.core.format.metadata import check_meta
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, is_quilt_uri, parse_logical_key
 from airflow_quilt.core.format.quilt_uri import QuiltUri
@@ -124,7 +124,7 @@ def _items(source: object) -> Iterator[object]:
 
 def _parse_key(key: object) -> str:
     if not isinstance(key, str):
-        raise SourceError(f"entry {key!r}: a logical key is a str, not {type(key).__name__}")
+        raise SourceError(f"entry {quoted(key)}: a logical key is a str, not {type(key).__name__}")
     if key in {"", "/"}:
         return ""
     return parse_logical_key(key.removesuffix("/")) + ("/" if key.endswith("/") else "")
@@ -133,13 +133,13 @@ def _parse_key(key: object) -> str:
 def _parse(key: str, source: object, resolve: Callable[[str], PhysicalKey]) -> ParsedSource:
     match source:
         case None:
-            raise SourceError(f"entry {key!r}: its source is None; does the task that it comes from return a value?")
+            raise SourceError(f"entry {quoted(key)}: its source is None; does the task that it comes from return a value?")
         case str() | os.PathLike():
             return _parse_location(key, source, {}, resolve)
         case Mapping() if has_source_keys(source):
             return _parse_described(key, source, resolve)
         case Mapping() if key.endswith("/") and source.keys() == {"meta"}:
-            return DirectoryMeta(DirectoryKey(key), check_meta(source["meta"], f"entry {key!r}: meta"))
+            return DirectoryMeta(DirectoryKey(key), check_meta(source["meta"], f"entry {quoted(key)}: meta"))
     return _parse_content(key, source, {})
 
 
@@ -150,14 +150,14 @@ def has_source_keys(source: Mapping[Any, Any]) -> bool:
 
 def _parse_described(key: str, source: Mapping[str, Any], resolve: Callable[[str], PhysicalKey]) -> ParsedSource:
     if "path" in source and "content" in source:
-        raise SourceError(f"entry {key!r}: give path or content, not both")
+        raise SourceError(f"entry {quoted(key)}: give path or content, not both")
     user_meta = source.get("meta")
-    meta = {} if user_meta is None else {"user_meta": check_meta(user_meta, f"entry {key!r}: meta")}
+    meta = {} if user_meta is None else {"user_meta": check_meta(user_meta, f"entry {quoted(key)}: meta")}
     if "content" in source:
         return _parse_content(_file_key(key), source["content"], meta)
     path = source["path"]
     if not isinstance(path, str | os.PathLike):
-        raise SourceError(f"entry {key!r}: expected path to be a path or URL, got {_describe(path)}")
+        raise SourceError(f"entry {quoted(key)}: expected path to be a path or URL, got {_describe(path)}")
     return _parse_location(key, path, meta, resolve)
 
 
@@ -166,13 +166,13 @@ def _parse_location(
 ) -> LocationSource:
     text = os.fspath(source)
     if not isinstance(text, str):
-        raise SourceError(f"entry {key!r}: the path {text!r} is bytes, not a str")
+        raise SourceError(f"entry {quoted(key)}: the path {quoted(text)} is bytes, not a str")
     try:
         if is_quilt_uri(text):
             return LocationSource(key, QuiltUri.parse(text), meta, "")
         location = resolve(text)
     except QuiltError as error:
-        raise SourceError(f"entry {key!r}: {error}") from error
+        raise SourceError(f"entry {quoted(key)}: {error}") from error
     # A link to a file lends it its name, although the physical key is that of the file.
     path = unquote(text) if text.startswith("file:") else text
     return LocationSource(key, location, meta, PurePosixPath(path).name if location.is_local else location.name)
@@ -185,7 +185,7 @@ def _parse_content(key: str, value: object, meta: Mapping[str, Any]) -> ContentS
         return ContentSource(_file_key(key), value, meta)
     cure = "; end the key in '/', or number its sources, as in 'part-{index}.csv'" if _is_list(value) else ""
     raise SourceError(
-        f"entry {key!r}: {_describe(value)} is no source; expected a path or URL, content as bytes, a data frame, "
+        f"entry {quoted(key)}: {_describe(value)} is no source; expected a path or URL, content as bytes, a data frame, "
         f"or a JSON value under a key that ends in .json{cure}"
     )
 
@@ -197,7 +197,7 @@ def _is_directory(key: str) -> bool:
 def _file_key(key: str) -> LogicalKey:
     if _is_directory(key):
         why = f"this is a directory; for a list of content give a key such as '{key}{INDEX}.csv'" if key else "as in {'a.csv': …}"
-        raise SourceError(f"entry {key!r}: content needs the key of a file, {why}")
+        raise SourceError(f"entry {quoted(key)}: content needs the key of a file, {why}")
     return LogicalKey(key)
 
 

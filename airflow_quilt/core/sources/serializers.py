@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from airflow_quilt.core.errors import SourceError
+from airflow_quilt.core.errors import SourceError, plain, quoted
 from airflow_quilt.core.format.names import LogicalKey
 
 _SCALARS: Final = frozenset({str, int, float, bool, type(None)})
@@ -37,7 +37,7 @@ def serialize(key: LogicalKey, content: object) -> bytes:
         try:
             return content.encode()
         except UnicodeEncodeError as error:
-            raise SourceError(f"entry {key!r}: its content is not valid Unicode") from error
+            raise SourceError(f"entry {quoted(key)}: its content is not valid Unicode") from error
     return write_frame(key, content) if is_frame(content) else write_json(key, content)
 
 
@@ -51,7 +51,7 @@ def write_json(key: LogicalKey, value: object) -> bytes:
         _check_keys(value)
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=_as_json).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise SourceError(f"entry {key!r}: its content is not JSON: {error}") from error
+        raise SourceError(f"entry {quoted(key)}: its content is not JSON: {plain(error)}") from error
 
 
 def write_frame(key: LogicalKey, frame: object) -> bytes:
@@ -64,11 +64,13 @@ def write_frame(key: LogicalKey, frame: object) -> bytes:
     formats = _WRITERS[_kind(frame)]
     write = formats.get(_suffix(key))
     if write is None:
-        raise SourceError(f"entry {key!r}: a {type(frame).__name__} needs a key that ends in one of {', '.join(sorted(formats))}")
+        raise SourceError(
+            f"entry {quoted(key)}: a {type(frame).__name__} needs a key that ends in one of {', '.join(sorted(formats))}"
+        )
     try:
         return write(frame)
     except Exception as error:  # Libraries raise anything; the user needs the key.
-        raise SourceError(f"entry {key!r}: its {type(frame).__name__} cannot be written: {error}") from error
+        raise SourceError(f"entry {quoted(key)}: its {type(frame).__name__} cannot be written: {plain(error)}") from error
 
 
 def _suffix(key: str) -> str:
@@ -106,7 +108,8 @@ def _check_labels(labels: Iterable[object], kind: str, spell: Callable[[object],
         key = spell(label)
         if key in seen:
             raise ValueError(
-                f"the {kind} {seen[key]!r} and {label!r} have one label in {form}, {key!r}; rename or drop one of them"
+                f"the {kind} {quoted(seen[key])} and {quoted(label)} have one label in {form}, {quoted(key)}; "
+                "rename or drop one of them"
             )
         seen[key] = label
 

@@ -16,7 +16,7 @@ from jsonschema import Draft3Validator, Draft4Validator, Draft6Validator, Draft7
 from jsonschema.validators import validator_for
 from referencing import Registry
 
-from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError
+from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError, quoted
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import StoredObject
 from airflow_quilt.core.storage.paths import resolve_location
@@ -111,15 +111,17 @@ def load_workflow(choice: Choice, config: StoredObject | None, read: Callable[[P
             although the config requires a workflow; or it is not ``...`` although there is no config.
     """
     if choice is not None and not isinstance(choice, str | EllipsisType):
-        raise WorkflowConfigError(f"workflow {choice!r}: expected the id of a workflow, or None, got {type(choice).__name__}")
+        raise WorkflowConfigError(
+            f"workflow {quoted(choice)}: expected the id of a workflow, or None, got {type(choice).__name__}"
+        )
     if config is None:
         if choice is ...:
             return None
-        raise WorkflowConfigError(f"workflow {choice!r}: the registry has no workflows config; leave the workflow out")
+        raise WorkflowConfigError(f"workflow {quoted(choice)}: the registry has no workflows config; leave the workflow out")
     label = f"workflows config {config.key}"
     settings = _parse_config(config.data, label)
     name, rules = _choose(choice, settings, label)
-    pattern = _parse_pattern(rules.get("handle_pattern"), f"{label}: workflow {name!r}")
+    pattern = _parse_pattern(rules.get("handle_pattern"), f"{label}: workflow {quoted(name)}")
     used = [schema for schema in (rules.get("metadata_schema"), rules.get("entries_schema")) if schema]
     loaded = _load_schemas(used, settings.get("schemas", {}), config.key, read)
     record: dict[str, Any] = {"id": name, "config": str(config.key)}
@@ -143,7 +145,7 @@ def check_config(config: StoredObject, read: Callable[[PhysicalKey], StoredObjec
     label = f"workflows config {config.key}"
     settings = _parse_config(config.data, label)
     for name, rules in settings["workflows"].items():
-        _parse_pattern(rules.get("handle_pattern"), f"{label}: workflow {name!r}")
+        _parse_pattern(rules.get("handle_pattern"), f"{label}: workflow {quoted(name)}")
         used = [rules[kind] for kind in ("metadata_schema", "entries_schema") if rules.get(kind)]
         _load_schemas(used, settings.get("schemas", {}), config.key, read)
     return _names(settings["workflows"])
@@ -161,7 +163,7 @@ def _parse_config(data: bytes, label: str) -> dict[str, Any]:
     version = config["version"] if isinstance(config["version"], str) else config["version"]["base"]
     if not _is_supported(version):
         newest = ".".join(map(str, _NEWEST_VERSION))
-        raise WorkflowConfigError(f"{label}: version {shorten(version)!r} is not supported, the newest that is: {newest!r}")
+        raise WorkflowConfigError(f"{label}: version {quoted(version)} is not supported, the newest that is: {newest!r}")
     return config
 
 
@@ -208,7 +210,7 @@ def _choose(choice: Choice, settings: Mapping[str, Any], label: str) -> tuple[st
         return None, {}
     if name not in workflows:
         default = "the default workflow" if choice is ... else "workflow"
-        raise WorkflowConfigError(f"{label}: {default} {name!r} is not in it; there are {_names(workflows)}")
+        raise WorkflowConfigError(f"{label}: {default} {quoted(name)} is not in it; there are {_names(workflows)}")
     return name, workflows[name]
 
 
@@ -222,7 +224,7 @@ def _parse_pattern(pattern: str | None, label: str) -> re.Pattern[str] | None:
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise WorkflowConfigError(f"{label}: handle_pattern {pattern!r} is not a regular expression: {error}") from error
+        raise WorkflowConfigError(f"{label}: handle_pattern {quoted(pattern)} is not a regular expression: {error}") from error
 
 
 def _load_schemas(
@@ -231,13 +233,13 @@ def _load_schemas(
     loaded: dict[str, Schema] = {}
     by_key: dict[PhysicalKey, Schema] = {}
     for schema in used:
-        label = f"workflows config {config}: schema {schema!r}"
+        label = f"workflows config {config}: schema {quoted(schema)}"
         if schema not in schemas:
             raise WorkflowConfigError(f"{label} is not among its schemas")
         url = schemas[schema]["url"]
         key = _parse_url(url, label)
         if key.is_local and not config.is_local:
-            raise WorkflowConfigError(f"{label}: {url!r} is a local file, which a registry on S3 cannot use; put it on S3")
+            raise WorkflowConfigError(f"{label}: {quoted(url)} is a local file, which a registry on S3 cannot use; put it on S3")
         if key not in by_key:
             by_key[key] = _load_schema(key, f"{label} at {url}", read)
         loaded[schema] = by_key[key]
@@ -257,7 +259,7 @@ def _parse_url(url: str, label: str) -> PhysicalKey:
             return PhysicalKey.parse(str(key))  # It is recorded, so it must print and parse.
     except (LocationError, ValueError) as error:
         raise WorkflowConfigError(f"{label}: {error}") from error
-    raise WorkflowConfigError(f"{label}: {url!r}: expected s3://bucket/key, ?versionId=… after it or not, or file:///path")
+    raise WorkflowConfigError(f"{label}: {quoted(url)}: expected s3://bucket/key, ?versionId=… after it or not, or file:///path")
 
 
 def _load_schema(key: PhysicalKey, label: str, read: Callable[[PhysicalKey], StoredObject]) -> Schema:
@@ -272,7 +274,7 @@ def _load_schema(key: PhysicalKey, label: str, read: Callable[[PhysicalKey], Sto
     except (ValueError, RecursionError) as error:
         raise WorkflowConfigError(f"{label}: not a JSON schema that Quilt can use: {error}") from error
     if isinstance(schema, dict) and schema.get("$schema", _META_SCHEMA) != _META_SCHEMA:
-        raise WorkflowConfigError(f"{label}: '$schema' is {schema['$schema']!r}, Quilt knows only {_META_SCHEMA!r}")
+        raise WorkflowConfigError(f"{label}: '$schema' is {quoted(schema['$schema'])}, Quilt knows only {_META_SCHEMA!r}")
     try:
         Draft7Validator.check_schema(schema)
     except (SchemaError, OverflowError, RecursionError) as error:
@@ -287,5 +289,5 @@ def _check_object(values: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("'$ref' is not supported, write what it refers to in its place")
     dialect = values.get("$schema")
     if isinstance(dialect, str) and validator_for(values, default=Draft7Validator) not in _DIALECTS:
-        raise ValueError(f"'$schema' is {dialect!r}, later than draft 7: write that schema in draft 7")
+        raise ValueError(f"'$schema' is {quoted(dialect)}, later than draft 7: write that schema in draft 7")
     return values

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from jsonschema import Draft7Validator
 
-from airflow_quilt.core.errors import WorkflowConfigError, WorkflowError
+from airflow_quilt.core.errors import WorkflowConfigError, WorkflowError, plain, quoted
 from airflow_quilt.core.format.uris import PhysicalKey
 
 _MOST_LETTERS: Final = 300
@@ -36,7 +36,7 @@ class Schema:
         try:
             return sorted_errors(self.validator, instance)
         except Exception as error:  # A schema inside a schema may choose a dialect whose keywords are unchecked.
-            raise WorkflowConfigError(f"{self.label}: cannot be applied to this package: {error!r}") from error
+            raise WorkflowConfigError(f"{self.label}: cannot be applied to this package: {plain(repr(error))}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Workflow:
         if self._message_required and not message:
             violations.append("a message is required")
         if self._name_pattern and not self._name_pattern.search(package):
-            violations.append(f"package name {package!r} does not match the pattern {self._name_pattern.pattern!r}")
+            violations.append(f"package name {quoted(package)} does not match the pattern {quoted(self._name_pattern.pattern)}")
         if self._metadata_schema:
             violations += [violation("metadata", path, text) for path, text in self._metadata_schema.errors(user_meta)]
         if self._entries_schema:
@@ -85,7 +85,7 @@ def _check_entries(schema: Schema, entries: Sequence[Mapping[str, Any]]) -> Iter
     for path, text in schema.errors(entries):
         if path:
             index, *inside = path
-            yield violation(f"entry {entries[index]['logical_key']!r}", inside, text)
+            yield violation(f"entry {quoted(entries[index]['logical_key'])}", inside, text)
         else:
             yield violation("entries", path, text)
 
@@ -99,7 +99,7 @@ def sorted_errors(validator: Draft7Validator, instance: object) -> Iterator[tupl
 
 def violation(document: str, path: Iterable[Any], text: str) -> str:
     """Return the line of a violation: the document, the place in it, and the message of the validator."""
-    place = "".join(f".{part}" if isinstance(part, str) and part.isprintable() else f"[{part!r}]" for part in path)
+    place = "".join(f".{part}" if isinstance(part, str) and part.isprintable() else f"[{quoted(part)}]" for part in path)
     return f"{document} at {place.removeprefix('.')}: {text}" if place else f"{document}: {text}"
 
 
