@@ -13,7 +13,7 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.install import install
 from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.sharded.run import ShardingOptions, commit_shards, plan_shards, transfer_shard
+from airflow_quilt.core.publish.sharded.run import ShardingOptions, ShardResult, commit_shards, plan_shards, transfer_shard
 from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
@@ -57,7 +57,7 @@ def plan_push(registry: str, package: str, source: str, staging: str, shards: in
     planned = plan_shards(
         opened, draft, push_planner(opened, draft.package), PhysicalKey.parse(staging), ShardingOptions(shards=shards)
     )
-    return {"shards": planned.shards}
+    return {"plan": str(planned.location)}
 
 
 def plan_build(registry: str, package: str, source: str, staging: str, shards: int) -> dict[str, Any]:
@@ -67,19 +67,19 @@ def plan_build(registry: str, package: str, source: str, staging: str, shards: i
     planned = plan_shards(
         opened, draft, build_planner(opened, draft.package), PhysicalKey.parse(staging), ShardingOptions(shards=shards)
     )
-    return {"shards": planned.shards}
+    return {"plan": str(planned.location)}
 
 
-def transfer_some(registry: str, staging: str, first: int, stop: int) -> dict[str, Any]:
+def transfer_some(registry: str, package: str, plan: str, first: int, stop: int) -> dict[str, Any]:
     """Transfer shards, one after the other."""
-    opened = _registry(registry)
-    done = [transfer_shard(opened, PhysicalKey.parse(staging), number) for number in range(first, stop)]
-    return {"entries": sum(each.entries for each in done)}
+    opened, location = _registry(registry), PhysicalKey.parse(plan)
+    return {"results": [transfer_shard(opened, package, location, number).to_xcom() for number in range(first, stop)]}
 
 
-def commit(registry: str, staging: str) -> dict[str, Any]:
+def commit(registry: str, package: str, plan: str, results: list[dict[str, Any]]) -> dict[str, Any]:
     """Commit all shards."""
-    return _told(commit_shards(_registry(registry), PhysicalKey.parse(staging)))
+    done = map(ShardResult.from_xcom, results)
+    return _told(commit_shards(_registry(registry), package, PhysicalKey.parse(plan), done))
 
 
 def resolve_and_push(registry: str, package: str, top_hash: str, source: str) -> dict[str, Any]:

@@ -44,12 +44,11 @@ def _frame(largest: int) -> Iterator[str]:
 
 def _build(stage: Stage, size: int) -> Iterator[Took]:
     registry, package = stage.package(size)
-    staging = _staging(stage)
     yield run(stage.ours("build_package", registry=registry, package="bench/one", source=package))
-    told = {"registry": registry, "staging": staging}
-    yield run(stage.ours("plan_build", **told, package="bench/many", source=package, shards=_SHARDS))
-    yield run(stage.ours("transfer_some", **told, first=0, stop=_SHARDS))
-    yield run(stage.ours("commit", **told))
+    told = {"registry": registry, "package": "bench/many"}
+    yield (plan := run(stage.ours("plan_build", **told, source=package, staging=_staging(stage), shards=_SHARDS)))
+    yield (moved := run(stage.ours("transfer_some", **told, **plan.facts, first=0, stop=_SHARDS)))
+    yield run(stage.ours("commit", **told, **plan.facts, **moved.facts))
 
 
 def _speed(files: int) -> Iterator[str]:
@@ -60,13 +59,14 @@ def _speed(files: int) -> Iterator[str]:
         store, source, alone = stage.server.process, f"{stage.files(files, 4096)}/", stage.bucket()
         one = run(stage.ours("push_directory", registry=alone, package="bench/one", source=source), store)
         yield f"| {files:,}, one process | {figure(one.seconds)} | {figure(one.cpu)} | {figure(one.store)} |"
-        told = {"registry": stage.bucket(), "staging": _staging(stage)}
-        plan = run(stage.ours("plan_push", **told, package="bench/many", source=source, shards=_SHARDS), store)
+        told = {"registry": stage.bucket(), "package": "bench/many"}
+        plan = run(stage.ours("plan_push", **told, source=source, staging=_staging(stage), shards=_SHARDS), store)
         half = _SHARDS // 2
-        commands = [stage.ours("transfer_some", **told, first=first, stop=first + half) for first in (0, half)]
+        commands = [stage.ours("transfer_some", **told, **plan.facts, first=first, stop=first + half) for first in (0, half)]
         with ThreadPoolExecutor(2) as pool:
             both = [*pool.map(run, commands, [store, None])]
-        end = run(stage.ours("commit", **told), store)
+        results = [result for took in both for result in took.facts["results"]]
+        end = run(stage.ours("commit", **told, **plan.facts, results=results), store)
         seconds = plan.seconds + max(took.seconds for took in both) + end.seconds
         cpu, by_store = (sum(getattr(took, what) for took in (plan, *both, end)) for what in ("cpu", "store"))
         yield f"| {files:,}, plan, two processes, commit | {figure(seconds)} | {figure(cpu)} | {figure(by_store)} |"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.plan.actions import Action, Source, plan_build
+from airflow_quilt.core.plan.placement import Landing
 from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.pipeline import publish
@@ -46,6 +47,11 @@ class BuildPlanner:
     def verb(self) -> str:
         """The work, as the log calls it."""
         return "Building"
+
+    @property
+    def landing(self) -> Landing:
+        """``"nowhere"``, as files stay where they are."""
+        return "nowhere"
 
     def plan(self, sources: Iterable[Source]) -> Iterator[Action]:
         """Yield the action for each source, in the same order."""

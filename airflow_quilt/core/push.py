@@ -8,7 +8,15 @@ from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.plan.actions import Action, Source, plan_push
-from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction, copy_policy, landing
+from airflow_quilt.core.plan.placement import (
+    CopyFunction,
+    CopyRule,
+    DestFunction,
+    Landing,
+    copy_policy,
+    landing,
+    landing_prefix,
+)
 from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.pipeline import publish
@@ -58,6 +66,11 @@ class PushPlanner:
     def verb(self) -> str:
         """The work, as the log calls it."""
         return "Pushing"
+
+    @property
+    def landing(self) -> Landing:
+        """The prefix of the copies, or ``"anywhere"`` for a function."""
+        return "anywhere" if callable(self.dest) else landing_prefix(self.dest, self.registry, self.package)
 
     def plan(self, sources: Iterable[Source]) -> Iterator[Action]:
         """Yield the action for each source, in the same order."""

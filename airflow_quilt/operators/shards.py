@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.errors import InputError, StorageError, quoted
 from airflow_quilt.hooks._settings import POSITIVE_INT, positive_int
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 from airflow_quilt.operators._events import check_partition
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from airflow_quilt.core.format.uris import PhysicalKey
     from airflow_quilt.core.publish.sharded.run import ShardingOptions
+    from airflow_quilt.core.registry.registry import Registry
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +64,8 @@ class QuiltPlanOperator(QuiltPublishOperator):
         self.staging = staging
 
     def execute(self, context: "Context") -> list[dict[str, Any]]:  # type: ignore[override]
-        """Plan; return the shards, each as its number and the location of the staged plan."""
-        from airflow_quilt.core.publish.sharded.run import plan_shards, staging_of, sweep
+        """Plan; return the shards, each as its number and the location of the staged plan, which holds the hash of the plan."""
+        from airflow_quilt.core.publish.sharded.run import plan_shards, staging_of
         from airflow_quilt.core.storage.paths import resolve_location
 
         with airflow_errors(self):
@@ -72,14 +73,13 @@ class QuiltPlanOperator(QuiltPublishOperator):
             registry = target.registry
             self._given_entries = given["entries"]
             root = registry.location.root.join(ROOT) if self.staging is None else resolve_location(self.staging)
-            if expired := sweep(registry, root, time.time(), _AGE):
-                _log.info("Deleted %s objects below %s, leftovers of earlier runs", expired, root)
+            _sweep(registry, root)
             staging = staging_of(root, attempt, began_of(context) or time.time())
             draft = self._draft(given, context, target)
-            plan = plan_shards(registry, draft, self.planner(target, draft), staging, self._options(), attempt=attempt)
+            plan = plan_shards(registry, draft, self.planner(target, draft), staging, self._options())
             self._check(plan.shards)
             self.outcome = {"registry": str(registry.location), "package": draft.package}
-        return [{"staging": str(staging), "number": number} for number in range(plan.shards)]
+        return [{"plan": str(plan.location), "number": number} for number in range(plan.shards)]
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":  # noqa: ARG002
         """Return no dataset: nothing is published yet."""
@@ -101,6 +101,17 @@ class QuiltPlanOperator(QuiltPublishOperator):
             )
 
 
+def _sweep(registry: "Registry", root: "PhysicalKey") -> None:
+    """Delete the leftovers of earlier runs. That they cannot be deleted is no reason not to plan: others may write there too."""
+    from airflow_quilt.core.publish.sharded.run import sweep
+
+    try:
+        if expired := sweep(registry, root, time.time(), _AGE):
+            _log.info("Deleted %s objects below %s, leftovers of earlier runs", expired, root)
+    except StorageError as error:
+        _log.warning("Leftovers of earlier runs below %s could not be deleted: %s", root, error)
+
+
 def _number(name: str, value: Any) -> int | None:
     if value is None:
         return None
@@ -120,7 +131,7 @@ class QuiltPlanBuildOperator(QuiltPlanOperator, QuiltBuildOperator):
 
 
 class QuiltShardOperator(QuiltOperator):
-    """Transfer one shard; do nothing if it is transferred already.
+    """Transfer one shard.
 
     :param shard: the shard, as the plan returned it.
     """
@@ -136,52 +147,52 @@ class QuiltShardOperator(QuiltOperator):
     """The label of the task instance in Airflow's pages, in place of its map index."""
 
     def execute(self, context: "Context") -> dict[str, Any]:
-        """Transfer the shard; return the counts and the bytes."""
+        """Transfer the shard; return the counts, the bytes, and the hash of its entries for the commit."""
         from airflow_quilt.core.publish.sharded.run import transfer_shard
         from airflow_quilt.core.runtime.progress import human_size
 
         with airflow_errors(self):
-            registry, number = self.hook.registry(self.registry), int(self.shard["number"])
+            registry, (plan, number) = self.hook.registry(self.registry), shard_of(self.shard)
             self.label = f"shard {number}"
             began = time.monotonic()
-            done = transfer_shard(registry, staging_location(self.shard), number, attempt=attempt_of(context))
+            done = transfer_shard(registry, self.package, plan, number, attempt=attempt_of(context))
             rate = done.bytes_copied / max(time.monotonic() - began, 0.001)
             self.label = f"shard {number}: {human_size(done.bytes)}, {human_size(int(rate))}/s"
-        return {
-            "number": number,
-            "entries": done.entries,
-            "bytes": done.bytes,
-            "bytes_copied": done.bytes_copied,
-            "bytes_reused": done.bytes_reused,
-        }
+        return done.to_xcom()
 
 
 class QuiltCommitOperator(QuiltRevisionOperator):
     """Make the transferred shards a revision.
 
     :param shards: the shards, as the plan returned them.
+    :param results: the results of the transfers, in any order.
     :param message: the message of the revision, for the event of its asset.
     :param partition_key: the partition of the asset that the revision belongs to (Airflow 3.3 and newer).
     """
 
-    required: ClassVar[frozenset[str]] = QuiltOperator.required | {"shards"}
-    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "shards", "message", "partition_key")
+    required: ClassVar[frozenset[str]] = QuiltOperator.required | {"shards", "results"}
+    template_fields: Sequence[str] = (*QuiltOperator.template_fields, "shards", "results", "message", "partition_key")
 
-    def __init__(self, *, shards: Any, message: str | None = None, partition_key: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, shards: Any, results: Any, message: str | None = None, partition_key: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.shards = shards
+        self.results = results
         self.message = message
         self.partition_key = partition_key
         add_outlet(self, self.package, self.registry)
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Commit; return the same result as a push by one task."""
-        from airflow_quilt.core.publish.sharded.run import commit_shards
+        from airflow_quilt.core.publish.sharded.run import ShardResult, commit_shards
 
         with airflow_errors(self):
             check_partition(self.partition_key)
             target = self.hook.open(self.registry)
-            published = commit_shards(target.registry, staging_location(self.shards[0]), attempt=attempt_of(context))
+            plan, _ = shard_of(self.shards[0])
+            results = map(ShardResult.from_xcom, all_of(self.results))
+            published = commit_shards(target.registry, self.package, plan, results, attempt=attempt_of(context))
         return self.emit(context, published.to_xcom(target.catalog))
 
 
@@ -205,14 +216,30 @@ class QuiltDiscardOperator(QuiltOperator):
         if not self.shards:
             return 0
         with airflow_errors(self):
-            return discard(self.hook.registry(self.registry), staging_location(self.shards[0]))
+            plan, _ = shard_of(self.shards[0])
+            return discard(self.hook.registry(self.registry), plan)
 
 
-def staging_location(shard: Mapping[str, Any]) -> "PhysicalKey":
-    """Return the location of the staged plan of a shard."""
+def shard_of(shard: Any) -> "tuple[PhysicalKey, int]":
+    """Return the location of the plan of a shard, and its number, as the plan returned them.
+
+    Raises:
+        InputError: it did not return this.
+    """
     from airflow_quilt.core.format.uris import PhysicalKey
 
-    return PhysicalKey.parse(shard["staging"])
+    match shard:
+        case {"plan": str(plan), "number": int(number)}:
+            return PhysicalKey.parse(plan), number
+    raise InputError(f"shard {quoted(shard)}: expected one of those that the plan returned")
+
+
+def all_of(results: Any) -> Any:
+    """Return the outputs of all instances of a mapped task: with one request to Airflow, where it takes one for all of them."""
+    try:
+        return results[:]
+    except (TypeError, ValueError):  # Airflow 3.0; mapped and zipped outputs.
+        return results
 
 
 PLANS: Final[Mapping[str, Callable[..., QuiltPlanOperator]]] = {"push": QuiltPlanPushOperator, "build": QuiltPlanBuildOperator}

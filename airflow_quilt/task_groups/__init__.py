@@ -23,8 +23,10 @@ _OF_ALL = ("package", "registry", "quilt_conn_id", "max_concurrency")
 _OF_COMMIT_ONLY = ("outlets", "partition_key")
 """Parameters of the commit, which the plan does not get."""
 _OF_COMMIT = ("message", *_OF_COMMIT_ONLY)
+_RESULT: Final[Mapping[str, Any]] = {"do_xcom_push": True, "multiple_outputs": False}
+"""Airflow's parameters of the tasks whose results others need."""
 _OWN: Final[Mapping[str, Mapping[str, Any]]] = {
-    "plan": {"do_xcom_push": True, "multiple_outputs": False, "outlets": []},
+    "plan": {**_RESULT, "outlets": []},
     "transfer": {"trigger_rule": "all_success", "outlets": []},
     "commit": {"trigger_rule": "all_success"},
     "clean_up": {"multiple_outputs": False, "outlets": []},
@@ -32,7 +34,7 @@ _OWN: Final[Mapping[str, Mapping[str, Any]]] = {
 """Airflow's parameters of each task that no ``default_args`` may change, as they would break the group.
 
 Airflow refuses a DAG in which a task right after a setup, here the plan, has another trigger rule. The transfers are mapped over
-the result of the plan. Only the commit publishes.
+the result of the plan, and the commit reads theirs. Only the commit publishes.
 """
 
 
@@ -106,10 +108,11 @@ def _tasks(kind: Literal["push", "build"], transfer: Mapping[str, Any], paramete
     of_plan = {name: value for name, value in parameters.items() if name not in _OF_COMMIT_ONLY}
     if "trigger_rule" in transfer:
         raise InputError("transfer: leave trigger_rule out; Airflow accepts no other than the group's after a setup task")
-    of_transfer = {"map_index_template": "{{ task.label }}", **_OWN["transfer"], **transfer}
+    of_transfer = {"map_index_template": "{{ task.label }}", **_OWN["transfer"], **transfer, **_RESULT}
     plan = PLANS[kind](task_id="plan", **of_plan, **_OWN["plan"])
     moved = QuiltShardOperator.partial(task_id="transfer", **of_all, **of_transfer).expand(shard=plan.output)
-    commit = QuiltCommitOperator(task_id="commit", shards=plan.output, **of_all, **of_commit, **_OWN["commit"])
+    staged = {"shards": plan.output, "results": moved.output, **of_all}
+    commit = QuiltCommitOperator(task_id="commit", **staged, **of_commit, **_OWN["commit"])
     clean_up = QuiltDiscardOperator(task_id="clean_up", shards=plan.output, **of_all, **_OWN["clean_up"])
-    moved >> commit >> clean_up.as_teardown(setups=plan)
+    commit >> clean_up.as_teardown(setups=plan)
     return commit.output

@@ -38,7 +38,7 @@ OPERATORS: list[tuple[Any, dict[str, Any]]] = [
     (QuiltPackageSensor, {}),
     (QuiltPlanPushOperator, {}),
     (QuiltShardOperator, {"shard": {}}),
-    (QuiltCommitOperator, {"shards": []}),
+    (QuiltCommitOperator, {"shards": [], "results": []}),
 ]
 WITH_NONE = {"quilt_conn_id", "workflow"}
 """Arguments for which None has a meaning."""

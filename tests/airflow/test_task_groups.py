@@ -1,5 +1,6 @@
 """A push and a build by many task instances."""
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ from airflow.sdk import DAG, AssetAlias, TaskGroup, task
 
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.names import LogicalKey, PackageName
+from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.plan.actions import Source, Upload
+from airflow_quilt.core.publish.sharded.staging import ActionBlock
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.codec import encode
 from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator
 from airflow_quilt.operators._parameters import BuildGroupParameters, PushGroupParameters
 from airflow_quilt.operators.shards import PLANS, ROOT
@@ -106,6 +111,31 @@ def test_failure_removes_staging(dag: DAG, connected: str, s3: S3Server, bucket:
     assert staged(s3, bucket) == []
 
 
+def test_forged_shard_fails_the_run(
+    dag: DAG, connected: str, s3: S3Server, bucket: str, s3_registry: Registry, files: Path, write: Callable[..., Path]
+) -> None:
+    """Send no file of the worker that another writer of the bucket orders, while a shard waits for its worker."""
+    secret, client = write("environ", "SECRET=1"), s3.client()
+    with dag:
+        quilt_push_group(package=str(NAME), registry=connected, entries=str(files), shards=2)
+
+    def forge(context: Any) -> None:
+        source = Source(logical_key=LogicalKey("0.txt"), origin=PhysicalKey(None, str(secret)), size=8)
+        block = encode(ActionBlock([], [Upload(source, PhysicalKey(bucket, "loot"))]))
+        for key in staged(s3, bucket):
+            if "/shards/" in key:
+                client.put_object(Bucket=bucket, Key=key, Body=struct.pack(">Q", len(block)) + block)
+
+    dag.get_task("push.transfer").partial_kwargs["pre_execute"] = forge
+
+    run = run_here(dag)
+
+    failed = {"plan": ["success"], "transfer": ["failed"] * 2, "commit": ["upstream_failed"], "clean_up": ["success"]}
+    assert states(run) == failed
+    assert client.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+    assert s3_registry.latest(NAME) is None
+
+
 @pytest.mark.usefixtures("connected")
 def test_failed_plan_stages_nothing(dag: DAG) -> None:
     with dag:
@@ -162,7 +192,7 @@ def test_default_args_keep_groups_whole(dag: DAG, connected: str, files: Path) -
 
 
 def test_group_arguments_keep_it_whole(dag: DAG, connected: str, s3: S3Server, bucket: str) -> None:
-    """Return the shards of the plan in any case: the transfers are mapped over them."""
+    """Return the shards of the plan, and the results of the transfers, in any case: the tasks after them need those."""
     s3.client().put_object(Bucket=bucket, Key="raw/a", Body=b"a")
     with dag, TaskGroup("outer", default_args={"do_xcom_push": False, "multiple_outputs": True, "trigger_rule": "all_done"}):
         quilt_build_group(
@@ -170,7 +200,7 @@ def test_group_arguments_keep_it_whole(dag: DAG, connected: str, s3: S3Server, b
             entries=f"{connected}/raw/",
             shards=1,
             default_args={"trigger_rule": "one_success", "depends_on_past": True, "do_xcom_push": False},
-            transfer={"pool_slots": 1, "outlets": []},
+            transfer={"pool_slots": 1, "outlets": [], "do_xcom_push": False, "multiple_outputs": True},
         )
 
     run = run_here(dag)

@@ -47,11 +47,10 @@ def test_shards_publish_as_one(s3: S3Server, place: str, tmp_path: Path) -> None
     draft = Draft(package="team/shards", entries=str(tmp_path))
     staging = staging_of(PhysicalKey(place, "staging/"), ATTEMPT, 1.7e9)
     planner = push_planner(worker(s3, place), draft.package)
-    plan = plan_shards(worker(s3, place), draft, planner, staging, ShardingOptions(shards=3), attempt=ATTEMPT)
-    for number in reversed(range(plan.shards)):
-        assert not transfer_shard(worker(s3, place), staging, number).was_there
-        assert transfer_shard(worker(s3, place), staging, number).was_there
-    published = commit_shards(worker(s3, place), staging, attempt=ATTEMPT)
+    plan = plan_shards(worker(s3, place), draft, planner, staging, ShardingOptions(shards=3))
+    shards = reversed(range(plan.shards))
+    done = [transfer_shard(worker(s3, place), draft.package, plan.location, number) for number in shards]
+    published = commit_shards(worker(s3, place), draft.package, plan.location, done, attempt=ATTEMPT)
 
     assert (published.created, published.entries, published.bytes_copied) == (True, 4, PART + 3)
     again = push(worker(s3, place), draft)
@@ -66,8 +65,8 @@ def test_overwritten_source_is_named(s3: S3Server, bucket: str) -> None:
     registry.stores.remote.put(source, b"bytes")
     draft = Draft(package="team/shards", entries=f"s3://{source.bucket}/d/")
     staging = staging_of(PhysicalKey(bucket, "staging/"), ATTEMPT, 1.7e9)
-    plan_shards(registry, draft, push_planner(registry, draft.package), staging, ShardingOptions())
+    plan = plan_shards(registry, draft, push_planner(registry, draft.package), staging, ShardingOptions())
     registry.stores.remote.put(source, b"other")
 
     with pytest.raises(SourceChangedError, match=r"d/a\.txt"):
-        transfer_shard(worker(s3, bucket), staging, 0)
+        transfer_shard(worker(s3, bucket), draft.package, plan.location, 0)

@@ -50,11 +50,11 @@ class Sharded:
         attempt = Attempt()
         staging = staging_of(STAGING, attempt, 1.7e9)
         cut = ShardingOptions(shards=self.shards)
-        plan = plan_shards(registry, draft, self.planner(registry, draft.package), staging, cut, attempt=attempt)
+        plan = plan_shards(registry, draft, self.planner(registry, draft.package), staging, cut)
         numbers = list(range(plan.shards))
         self.shuffle(numbers)
-        done = [transfer_shard(registry, staging, number) for number in numbers]
-        published = commit_shards(registry, staging, attempt=attempt)
+        done = [transfer_shard(registry, draft.package, plan.location, number) for number in numbers]
+        published = commit_shards(registry, draft.package, plan.location, done, attempt=attempt)
 
         assert plan.shards <= self.shards
         assert (sum(each.entries for each in done), sum(each.bytes for each in done)) == (plan.entries, plan.bytes)

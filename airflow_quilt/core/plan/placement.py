@@ -40,6 +40,10 @@ CopyFunction = Callable[[LogicalKey, EntryInfo], bool]
 DestFunction = Callable[[LogicalKey, EntryInfo], str]
 """Returns the ``s3://`` URL at which an entry lands."""
 
+Landing = PhysicalKey | Literal["anywhere", "nowhere"]
+"""The prefix below which the files of a package land, under their logical keys; ``"anywhere"`` that a user's function names;
+``"nowhere"`` where none is moved."""
+
 _RULES: Final = get_args(CopyRule)
 
 
@@ -89,8 +93,17 @@ def landing(dest: str | DestFunction | None, registry: RegistryLocation, name: P
     """
     if callable(dest):
         return _CheckedDest(dest)
-    prefix = registry.root.join(str(name)) if dest is None else parse_dest(dest, registry)
+    prefix = landing_prefix(dest, registry, name)
     return lambda source: prefix.join(source.logical_key)
+
+
+def landing_prefix(dest: str | None, registry: RegistryLocation, name: PackageName) -> PhysicalKey:
+    """Return the prefix below which the files of a package land.
+
+    Raises:
+        LocationError: as for :func:`parse_dest`.
+    """
+    return registry.root.join(str(name)) if dest is None else parse_dest(dest, registry)
 
 
 def parse_dest(dest: str, registry: RegistryLocation) -> PhysicalKey:

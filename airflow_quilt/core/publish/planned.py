@@ -11,6 +11,7 @@ from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.ordering import Record, batched, merge_join
 from airflow_quilt.core.plan.actions import Action, Copy, HashInPlace, Source, Transfer, Upload
+from airflow_quilt.core.plan.placement import Landing
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.resolve import ResolvedRevision
 from airflow_quilt.core.runtime.spool import Spool
@@ -26,6 +27,11 @@ class Planner(Protocol):
     @property
     def verb(self) -> str:
         """The work, as the log calls it: ``Pushing``."""
+        ...
+
+    @property
+    def landing(self) -> Landing:
+        """The place of the files that are moved."""
         ...
 
     def plan(self, sources: Iterable[Source]) -> Iterator[Action]:

@@ -110,9 +110,11 @@ def test_any_order_is_a_package(order: str, target: Registry, memory: MemoryStor
         staging = PhysicalKey("source", f"staging/1700000000-{'0' * 31}{len(results)}/")
         whole = Draft(package=f"{name}-sharded", entries={"a0": {"content": b"new"}, "s/": f"{uri}@{top_hash}"})
         planner = push_planner(target, whole.package)
-        plan_shards(target, whole, planner, staging, ShardingOptions(shards=2))
-        assert transfer_shard(target, staging, 0).entries + transfer_shard(target, staging, 1).entries == len(KEYS) + 1
-        results.append((updated.top_hash, changes, copied.top_hash, below.top_hash, commit_shards(target, staging).top_hash))
+        plan = plan_shards(target, whole, planner, staging, ShardingOptions(shards=2)).location
+        done = [transfer_shard(target, whole.package, plan, number) for number in (0, 1)]
+        assert done[0].entries + done[1].entries == len(KEYS) + 1
+        sharded = commit_shards(target, whole.package, plan, done)
+        results.append((updated.top_hash, changes, copied.top_hash, below.top_hash, sharded.top_hash))
         assert [entry.logical_key for entry in target.read(name).entries] == ["a/b", "a/c/d", "a/c/e", "a.txt", "a0", "b"]
     assert results[0] == results[1]
     assert open_files() <= before

@@ -40,9 +40,8 @@ def base(registry: Registry, memory: MemoryStorage, user_meta: object = ABSENT) 
 def by_shards(registry: Registry, given: Draft) -> PublishResult:
     staging = staging_of(PhysicalKey("registry", "staging/"), Attempt("work"), 1_700_000_000)
     plan = plan_shards(registry, given, push_planner(registry, given.package), staging, ShardingOptions(shards=2))
-    for number in range(plan.shards):
-        transfer_shard(registry, staging, number)
-    return commit_shards(registry, staging)
+    done = [transfer_shard(registry, given.package, plan.location, number) for number in range(plan.shards)]
+    return commit_shards(registry, given.package, plan.location, done)
 
 
 def header_of(registry: Registry, published: PublishResult) -> Mapping[str, Any]:

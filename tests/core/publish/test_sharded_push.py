@@ -18,7 +18,6 @@ from airflow_quilt.core.errors import (
     QuiltError,
     RevisionConflictError,
     SourceChangedError,
-    StorageError,
     StorageUnavailableError,
 )
 from airflow_quilt.core.format.manifest import Entry
@@ -39,6 +38,7 @@ from airflow_quilt.core.publish.sharded.run import (
     sweep,
     transfer_shard,
 )
+from airflow_quilt.core.publish.sharded.staging import Seal
 from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
@@ -48,7 +48,7 @@ from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_path
-from tests.core.faulty import Before, Fault, Recorder, is_put_of
+from tests.core.faulty import Before, Fault, Recorder
 from tests.core.packages import entry_of, files_below, put
 from tests.support import read, through
 
@@ -73,15 +73,20 @@ def plan(
 ) -> ShardPlan:
     given = given or draft()
     planner = push_planner(registry, given.package)
-    return plan_shards(registry, given, planner, staging, cut or ShardingOptions(shards=3), attempt=attempt())
+    return plan_shards(registry, given, planner, staging, cut or ShardingOptions(shards=3))
 
 
-def transfer(registry: Registry, shards: int, staging: PhysicalKey = STAGING) -> list[ShardResult]:
-    return [transfer_shard(registry, staging, number, attempt=attempt()) for number in range(shards)]
+def transfer(registry: Registry, planned: ShardPlan, package: str = "team/package") -> list[ShardResult]:
+    numbers = range(planned.shards)
+    return [transfer_shard(registry, package, planned.location, number, attempt=attempt()) for number in numbers]
 
 
-def commit(registry: Registry, *, retry: bool = False, staging: PhysicalKey = STAGING) -> PublishResult:
-    return commit_shards(registry, staging, attempt=attempt(retry=retry))
+def commit(registry: Registry, done: list[ShardResult], *, retry: bool = False, package: str = "team/package") -> PublishResult:
+    return commit_shards(registry, package, done[0].plan, done, attempt=attempt(retry=retry))
+
+
+def sharded(registry: Registry, given: Draft | None = None, cut: ShardingOptions | None = None) -> PublishResult:
+    return commit(registry, transfer(registry, plan(registry, given, cut)))
 
 
 def staged(memory: MemoryStorage) -> list[str]:
@@ -90,28 +95,27 @@ def staged(memory: MemoryStorage) -> list[str]:
 
 def test_steps_return_results(registry: Registry) -> None:
     planned = plan(registry)
-    done = transfer(registry, planned.shards)
-    published = commit(registry)
+    done = transfer(registry, planned)
+    published = commit(registry, done[::-1])
 
-    assert planned == ShardPlan(shards=3, entries=6, bytes=54, bytes_to_copy=54)
-    assert done == [ShardResult(number=number, entries=2, bytes=18, bytes_copied=18, bytes_reused=0) for number in range(3)]
+    assert planned == ShardPlan(location=planned.location, shards=3, entries=6, bytes=54, bytes_to_copy=54)
+    assert [replace(each, plan=STAGING, seal=Seal(0, "")) for each in done] == [
+        ShardResult(plan=STAGING, seal=Seal(0, ""), number=number, entries=2, bytes=18, bytes_copied=18, bytes_reused=0)
+        for number in range(3)
+    ]
+    assert [ShardResult.from_xcom(each.to_xcom()) for each in done] == done
     assert (published.entries, published.bytes, published.bytes_copied, published.created) == (6, 54, 54, True)
     assert list(read(registry, published)) == sorted(CONTENT)
 
 
-def test_repeat_writes_nothing(registry: Registry) -> None:
+def test_steps_may_be_repeated(registry: Registry) -> None:
     planned = plan(registry)
-    done = transfer(registry, planned.shards)
-    published = commit(registry)
-    recorder = Recorder()
-    tapped = through(registry, recorder)
+    done = transfer(registry, planned)
+    published = commit(registry, done)
 
-    assert plan(tapped) == planned
-    assert [(each.was_there, each.bytes_copied) for each in transfer(tapped, planned.shards)] == [
-        (True, each.bytes_copied) for each in done
-    ]
-    assert recorder.writes == []
-    assert commit(tapped, retry=True).revision == published.revision
+    assert plan(registry).entries == planned.entries
+    assert commit(registry, done, retry=True).revision == published.revision
+    assert commit(registry, transfer(registry, planned), retry=True).top_hash == published.top_hash
     assert len(list(registry.revisions(NAME))) == 1
 
 
@@ -122,78 +126,72 @@ def test_killed_plan_is_made_again(registry: Registry, memory: MemoryStorage, mo
     with pytest.raises(StorageUnavailableError):
         plan(through(registry, fault))
     planned = plan(registry)
-    transfer(registry, planned.shards)
 
-    assert commit(registry).entries == 6
-    discard(registry, STAGING)
+    assert commit(registry, transfer(registry, planned)).entries == 6
+    discard(registry, planned.location)
     assert staged(memory) == []
 
 
 def test_killed_transfer_resumes(registry: Registry) -> None:
     planned = plan(registry, cut=ShardingOptions(shards=1))
-    fault = Fault(1, "killed before", among=is_put_of("-0"))
+    fault = Fault(1, "killed before", among=lambda call: call.operation == "put" and "/done/" in call.key.key)
     with pytest.raises(StorageUnavailableError):
-        transfer(through(registry, fault), planned.shards)
+        transfer(through(registry, fault), planned)
     recorder = Recorder()
-    done = transfer_shard(through(registry, recorder), STAGING, 0, attempt=attempt(retry=True))
+    done = transfer_shard(through(registry, recorder), NAME, planned.location, 0, attempt=attempt(retry=True))
 
     assert recorder.of("upload") == []
-    assert (done.bytes_copied, done.bytes_reused, done.was_there) == (0, 54, False)
-    published = commit(registry)
+    assert (done.bytes_copied, done.bytes_reused) == (0, 54)
+    published = commit(registry, [done])
     assert (published.bytes_copied, published.bytes_reused) == (0, 54)
 
 
 @pytest.mark.parametrize("place", ["/latest", ".quilt/packages/"])
 @pytest.mark.parametrize("mode", ["killed before", "killed after"])
 def test_killed_commit_one_revision(registry: Registry, place: str, mode: Any) -> None:
-    transfer(registry, plan(registry).shards)
+    done = transfer(registry, plan(registry))
     fault = Fault(1, mode, among=lambda call: call.operation == "put" and place in call.key.key)
     with pytest.raises(StorageUnavailableError):
-        commit(through(registry, fault))
-    published = commit(registry, retry=True)
+        commit(through(registry, fault), done)
+    published = commit(registry, done, retry=True)
 
     assert published.created
     assert [revision.top_hash for revision in registry.revisions(NAME)] == [published.top_hash]
 
 
-def test_first_transfer_wins(registry: Registry) -> None:
-    planned = plan(registry, cut=ShardingOptions(shards=1))
-    other: list[ShardResult] = []
-    meanwhile = Before(is_put_of("-0"), lambda: other.extend(transfer(registry, planned.shards)))
-    [done] = transfer(through(registry, meanwhile), planned.shards)
-
-    assert (done.was_there, other[0].was_there) == (True, False)
-    assert commit(registry).entries == 6
-
-
-def test_first_plan_wins(registry: Registry) -> None:
+def test_attempts_do_not_meet(registry: Registry) -> None:
+    """Plan twice at the same time, in other shards; each result belongs to its own plan."""
     other: list[ShardPlan] = []
-    meanwhile = Before(is_put_of("/plan"), lambda: other.append(plan(registry, cut=ShardingOptions(shards=2))))
+    meanwhile = Before(lambda call: "/plan/" in call.key.key, lambda: other.append(plan(registry, cut=ShardingOptions(shards=2))))
     planned = plan(through(registry, meanwhile), cut=ShardingOptions(shards=5))
+    first, second = transfer(registry, planned), transfer(registry, other[0])
 
-    assert [planned] == other
-    transfer(registry, planned.shards)
-    assert commit(registry).entries == 6
+    assert (len(first), len(second)) == (5, 2)
+    with pytest.raises(InputError, match="of 5 shards of this plan these have not been transferred: 0, 1, 2, 3, 4"):
+        commit_shards(registry, NAME, planned.location, second)
+    assert commit_shards(registry, NAME, planned.location, [*second, *first]).entries == 6
 
 
 def test_commit_names_missing_shards(registry: Registry) -> None:
-    plan(registry, cut=ShardingOptions(shards=4))
-    transfer_shard(registry, STAGING, 2)
+    planned = plan(registry, cut=ShardingOptions(shards=4))
+    done = transfer(registry, planned)
 
-    with pytest.raises(ObjectNotFoundError, match=r"of 4 shards these have not been transferred: 0, 1, 3"):
-        commit(registry)
+    with pytest.raises(InputError, match=r"of 4 shards of this plan these have not been transferred: 0, 1, 3"):
+        commit(registry, done[2:3])
     assert registry.latest(NAME) is None
 
 
 @pytest.mark.parametrize("number", [-1, 3])
 def test_unknown_shard_is_refused(registry: Registry, number: int) -> None:
-    plan(registry)
+    planned = plan(registry)
     with pytest.raises(InputError, match=f"shard {number}: the plan has 3"):
-        transfer_shard(registry, STAGING, number)
+        transfer_shard(registry, NAME, planned.location, number)
 
 
 def test_missing_plan_is_an_error(registry: Registry) -> None:
-    for step in (lambda: transfer_shard(registry, STAGING, 0), lambda: commit(registry)):
+    done = transfer(registry, plan(registry))
+    discard(registry, STAGING)
+    for step in (lambda: transfer_shard(registry, NAME, done[0].plan, 0), lambda: commit(registry, done)):
         with pytest.raises(ObjectNotFoundError, match="there is no plan"):
             step()
 
@@ -202,11 +200,11 @@ def test_missing_plan_is_an_error(registry: Registry) -> None:
 def test_changed_file_is_named(registry: Registry, write: Callable[..., Path], data: bytes | None) -> None:
     path = write("d/file.txt", b"bytes")
     os.utime(path, (1, 1))
-    plan(registry, draft({"file.txt": str(path)}))
+    planned = plan(registry, draft({"file.txt": str(path)}))
     path.unlink() if data is None else path.write_bytes(data)
 
     with pytest.raises(SourceChangedError, match=r"d/file\.txt"):
-        transfer_shard(registry, STAGING, 0)
+        transfer(registry, planned)
 
 
 class Unlisted(MemoryStorage):
@@ -229,35 +227,35 @@ def test_changed_object_is_named(
     memory = store()
     registry = Registry(RegistryLocation.parse("s3://registry"), Stores(LocalStorage(), memory))
     key = put(memory, "s3://source/d/a.txt", b"bytes", "SHA256")
-    plan_shards(registry, draft(entries), planner(registry, "team/package"), STAGING, ShardingOptions())
+    planned = plan_shards(registry, draft(entries), planner(registry, "team/package"), STAGING, ShardingOptions())
     memory.delete([key]) if data is None else put(memory, "s3://source/d/a.txt", data, "SHA256")
 
     with pytest.raises(SourceChangedError, match=r"s3://source/d/a\.txt"):
-        transfer_shard(registry, STAGING, 0)
+        transfer(registry, planned)
 
 
 def test_versioned_object_as_planned(registry: Registry, memory: MemoryStorage) -> None:
     put(memory, "s3://source/d/a.txt", b"bytes")
-    plan(registry, draft("s3://source/d/"))
+    planned = plan(registry, draft("s3://source/d/"))
     put(memory, "s3://source/d/a.txt", b"other")
-    transfer_shard(registry, STAGING, 0)
+    published = commit(registry, transfer(registry, planned))
 
-    assert registry.read_bytes(read(registry, commit(registry))["a.txt"]) == b"bytes"
+    assert registry.read_bytes(read(registry, published)["a.txt"]) == b"bytes"
 
 
 def test_moved_latest_is_conflict(registry: Registry) -> None:
-    transfer(registry, plan(registry).shards)
+    done = transfer(registry, plan(registry))
     other = push(registry, draft({"other": b"other"}))
 
     with pytest.raises(RevisionConflictError):
-        commit(registry)
+        commit(registry, done)
     assert registry.resolve(NAME) == other.top_hash
 
 
 def test_overwrite_wins(registry: Registry) -> None:
-    transfer(registry, plan(registry, draft(conflict="overwrite")).shards)
+    done = transfer(registry, plan(registry, draft(conflict="overwrite")))
     other = push(registry, draft({"other": b"other"}))
-    published = commit(registry)
+    published = commit(registry, done)
 
     assert registry.resolve(NAME) == published.top_hash
     assert published.previous == other.top_hash
@@ -265,8 +263,7 @@ def test_overwrite_wins(registry: Registry) -> None:
 
 def test_unchanged_makes_no_revision(registry: Registry) -> None:
     first = push(registry, draft())
-    transfer(registry, plan(registry).shards)
-    again = commit(registry)
+    again = sharded(registry)
 
     assert (again.revision, again.created, again.bytes_copied, again.bytes_reused) == (first.revision, False, 0, 54)
 
@@ -274,14 +271,14 @@ def test_unchanged_makes_no_revision(registry: Registry) -> None:
 @pytest.mark.parametrize("conflict", ["fail", "overwrite"])
 def test_unchanged_judged_at_commit(registry: Registry, conflict: Any) -> None:
     first = push(registry, draft())
-    transfer(registry, plan(registry, draft(conflict=conflict)).shards)
+    done = transfer(registry, plan(registry, draft(conflict=conflict)))
     push(registry, draft({"other": b"other"}))
 
     if conflict == "fail":
         with pytest.raises(RevisionConflictError):
-            commit(registry)
+            commit(registry, done)
     else:
-        assert commit(registry).created
+        assert commit(registry, done).created
         assert registry.resolve(NAME) == first.top_hash
 
 
@@ -290,11 +287,11 @@ def test_unchanged_judged_at_commit(registry: Registry, conflict: Any) -> None:
 def test_retry_finds_its_revision(registry: Registry, mode: Any, conflict: Any) -> None:
     push(registry, draft())
     update = draft({"new": b"new"}, mode=mode, conflict=conflict)
-    transfer(registry, plan(registry, update).shards)
-    published = commit(registry)
+    done = transfer(registry, plan(registry, update))
+    published = commit(registry, done)
     push(registry, draft({"newer": b"newer"}, mode="update"))
 
-    assert commit(registry, retry=True).revision == published.revision
+    assert commit(registry, done, retry=True).revision == published.revision
     assert len(list(registry.revisions(NAME))) == 3
 
 
@@ -314,32 +311,22 @@ def test_plan_refuses_bad_draft(registry: Registry, memory: MemoryStorage, given
 
 
 def test_empty_package_has_a_shard(registry: Registry) -> None:
-    assert plan(registry, draft({}, allow_empty=True)).shards == 1
-    assert transfer_shard(registry, STAGING, 0).entries == 0
-    assert commit(registry).entries == 0
+    planned = plan(registry, draft({}, allow_empty=True))
+    assert planned.shards == 1
+    assert commit(registry, transfer(registry, planned)).entries == 0
 
 
 def test_other_plan_is_refused(registry: Registry, local_registry: Registry) -> None:
-    plan(registry)
-    with pytest.raises(InputError, match="a plan of other work, to publish team/package"):
-        plan(registry, Draft(package="team/other", entries=CONTENT))
+    done = transfer(registry, plan(registry))
+    with pytest.raises(InputError, match="the plan is to publish team/package, not team/other"):
+        commit(registry, done, package="team/other")
     with pytest.raises(InputError, match="the plan is for s3://registry"):
-        commit(local_registry)
-
-
-@pytest.mark.parametrize("area", ["plan", "shards/", "done/"])
-@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: data[:-1] + b"?", lambda _data: b""])
-def test_damaged_staging_is_refused(
-    registry: Registry, memory: MemoryStorage, area: str, damage: Callable[[bytes], bytes]
-) -> None:
-    plan(registry, cut=ShardingOptions(shards=1))
-    if area == "done/":
-        transfer_shard(registry, STAGING, 0)
-    [key] = [stat.key for stat in memory.list_objects(STAGING) if stat.key.key.startswith(STAGING.key + area)]
-    memory.put(key, damage(memory.get(key).data))
-
-    with pytest.raises(StorageError, match="damaged"):
-        commit(registry) if area == "done/" else transfer_shard(registry, STAGING, 0)
+        commit(local_registry, done)
+    with pytest.raises(InputError, match="expected the result of a transfer"):
+        ShardResult.from_xcom({"plan": str(STAGING), "number": 0})
+    for location in (STAGING, STAGING.join("plan/other"), done[0].plan.at_version("1")):
+        with pytest.raises(LocationError):
+            transfer_shard(registry, NAME, location, 0)
 
 
 @pytest.mark.parametrize(
@@ -365,8 +352,7 @@ def test_staging_may_be_local(registry: Registry, tmp_path: Path) -> None:
     odd.write_bytes(b"odd")
     place = staging_of(resolve_path(tmp_path / "staging"), Attempt("work"), BEGAN)
     entries = {"odd": {"path": os.fspath(odd), "meta": {"big": 2**80, "text": "é"}}, **CONTENT}
-    transfer(registry, plan(registry, draft(entries), staging=place).shards, place)
-    published = commit(registry, staging=place)
+    published = commit(registry, transfer(registry, plan(registry, draft(entries), staging=place)))
 
     assert read(registry, published)["odd"].meta == {"user_meta": {"big": 2**80, "text": "é"}}
     assert registry.read_bytes(read(registry, published)["odd"]) == b"odd"
@@ -463,9 +449,7 @@ def test_spilled_plan_is_the_same(memory: MemoryStorage, registry: Registry) -> 
     published = []
     for each, name in ((registry, "team/large"), (small, "team/small")):
         given = Draft(package=name, entries={f"{i:04}": f"{i}".encode() for i in range(2500)})
-        place = staging_of(ROOT, Attempt(name), BEGAN)
-        transfer(each, plan(each, given, staging=place).shards, place)
-        published.append(commit(each, staging=place))
+        published.append(commit(each, transfer(each, plan(each, given), name), package=name))
 
     assert published[0].top_hash == published[1].top_hash
     assert [one.entries for one in published] == [2500, 2500]

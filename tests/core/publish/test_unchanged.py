@@ -35,9 +35,8 @@ def draft(entries: object = None, **more: Any) -> Draft:
 def by_shards(registry: Registry, given: Draft) -> PublishResult:
     staging = staging_of(PhysicalKey("registry", "staging/"), Attempt(), 1_700_000_000)
     plan = plan_shards(registry, given, push_planner(registry, given.package), staging, ShardingOptions(shards=3))
-    for number in range(plan.shards):
-        transfer_shard(registry, staging, number)
-    return commit_shards(registry, staging)
+    done = [transfer_shard(registry, given.package, plan.location, number) for number in range(plan.shards)]
+    return commit_shards(registry, given.package, plan.location, done)
 
 
 def destroy(memory: MemoryStorage, *keys: str) -> None:

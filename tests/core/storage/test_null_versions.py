@@ -88,12 +88,12 @@ def test_null_proves_no_content(registry: Registry, memory: MemoryStorage, write
 def test_shard_notices_replaced_null(registry: Registry, memory: MemoryStorage) -> None:
     staging = staging_of(PhysicalKey("registry", "staging/"), Attempt("work"), 1_700_000_000)
     given = draft("s3://source/d/")
-    plan_shards(registry, given, push_planner(registry, given.package), staging, ShardingOptions(shards=1))
+    plan = plan_shards(registry, given, push_planner(registry, given.package), staging, ShardingOptions(shards=1))
     memory.set_versioning("Suspended")
     memory.put(OLD, b"new bytes")
 
     with pytest.raises(SourceChangedError):
-        transfer_shard(registry, staging, 0)
+        transfer_shard(registry, given.package, plan.location, 0)
 
 
 def test_suspended_bucket_is_warned_of(registry: Registry, memory: MemoryStorage, caplog: pytest.LogCaptureFixture) -> None:

@@ -70,8 +70,8 @@ def test_content_of_many_parts(registry: Registry) -> None:
     staging = PhysicalKey("source", f"staging/1700000000-{'0' * 32}/")
     draft = Draft(package="team/large", entries={"a": {"content": data}, "b": {"content": "small"}})
     push(registry, draft)
-    plan_shards(registry, draft, push_planner(registry, "team/large"), staging, ShardingOptions(shards=1))
-    assert transfer_shard(registry, staging, 0).entries == 2
+    plan = plan_shards(registry, draft, push_planner(registry, "team/large"), staging, ShardingOptions(shards=1))
+    assert transfer_shard(registry, "team/large", plan.location, 0).entries == 2
 
     found = {entry.logical_key: registry.read_bytes(entry) for entry in registry.read("team/large").entries}
     assert found == {"a": bytes(data), "b": b"small"}

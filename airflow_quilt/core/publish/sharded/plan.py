@@ -21,7 +21,8 @@ from airflow_quilt.core.publish.pipeline import Workspace, announce, check_writa
 from airflow_quilt.core.publish.planned import PlannedRevision, Planner, bytes_of, decide
 from airflow_quilt.core.publish.resolve import discover, resolve
 from airflow_quilt.core.publish.reuse import attach_previous
-from airflow_quilt.core.publish.sharded.staging import StagedPlan, Staging
+from airflow_quilt.core.publish.sharded.bounds import Bounds
+from airflow_quilt.core.publish.sharded.staging import StagedPlan, StagedShard, Staging
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.progress import count
@@ -78,16 +79,20 @@ def _weight(action: Action) -> int:
     return _KEPT if isinstance(action, Entry) else _TRANSFER + action.source.size
 
 
-def stage_plan(  # noqa: PLR0913, PLR0917  (the parts of a plan)
+def stage_plan(
     registry: Registry,
     draft: Draft,
     package: PackageName,
     planner: Planner,
     staging: Staging,
-    identity: str,
     options: ShardingOptions,
 ) -> StagedPlan:
-    """Plan a draft, and stage the plan in shards; return the plan that is staged, which may be that of another attempt."""
+    """Plan a draft, and stage its shards; return the plan, which is not staged yet.
+
+    Raises:
+        InputError: the draft cannot be published.
+        StorageError: a store refused or failed.
+    """
     with Workspace(registry, package, Attempt()) as work, work.round():
         latest = registry.latest(package)
         added = discover(registry, draft, work.spool(Source), work.contents.put)  # 1. which files there are
@@ -103,29 +108,26 @@ def stage_plan(  # noqa: PLR0913, PLR0917  (the parts of a plan)
         transfers: Iterable[Transfer] = planned.transfers
         if latest and to_move:
             transfers = attach_previous(registry, package, latest, planned.transfers, work.round_spool)
-        # 4. The shards, and the plan after them: a plan that is there is complete.
+        # 4. The shards: the plan holds their seals.
         actions = (transfer or entry for entry, transfer in merge_join(planned.kept, transfers))
-        _stage_shards(staging, identity, lengths, actions)
-        if spec.update is not None:
-            staging.write_added(identity, added.sources)
-        return staging.write_plan(
-            StagedPlan(
-                identity=identity,
-                registry=str(registry.location),
-                spec=spec,
-                base=latest,
-                shards=lengths,
-                bytes=planned.size,
-                bytes_to_copy=to_move,
-            )
+        return StagedPlan(
+            registry=str(registry.location),
+            spec=spec,
+            bounds=Bounds.of(registry, draft, planner),
+            base=latest,
+            shards=_stage_shards(staging, lengths, (action for action in actions if action)),
+            added=None if spec.update is None else staging.write_added(added.sources),
+            bytes=planned.size,
+            bytes_to_copy=to_move,
         )
 
 
-def _stage_shards(staging: Staging, identity: str, lengths: Iterable[int], actions: Iterator[Action | None]) -> None:
-    present = (action for action in actions if action)
-    for number, length in enumerate(lengths):
+def _stage_shards(staging: Staging, lengths: Iterable[int], actions: Iterator[Action]) -> list[StagedShard]:
+    shards = []
+    for length in lengths:
         check_stop()
-        staging.write_shard(identity, number, itertools.islice(present, length))
+        shards.append(StagedShard(length, staging.write_shard(itertools.islice(actions, length))))
+    return shards
 
 
 def _pinned(stores: Stores, sources: Iterable[Source]) -> Iterator[Source]:
