@@ -55,8 +55,8 @@ def install(
 ) -> InstallResult:
     """Install files of a package to a directory or an S3 prefix.
 
-    Every byte is checked against the manifest's hash before a file takes its name; an object on S3 takes its name first where
-    only the copy itself can be checked. Files that are already right are not downloaded again. Other files are left alone.
+    Every byte is checked against the manifest's hash before a file or object takes its name. Files that are already right are
+    not downloaded again. Other files are left alone.
 
     Args:
         registry: a registry on S3 or on the local disk.
@@ -69,6 +69,7 @@ def install(
         PackageNotFoundError: there is no such package or revision.
         EntryNotFoundError: the revision has nothing at the path.
         EntryDamagedError: an object is gone, or does not hold the bytes that the manifest names.
+        HashTypeError: a hash is of an unknown type; nothing was installed.
         LocationError: an entry would land outside of the directory, in a registry's own area or where another one lands, or is
             a file of another machine; or ``dest`` is a file.
         StorageError: a store refused or failed.
@@ -84,6 +85,7 @@ def _install(registry: Registry, reference: Reference, root: PhysicalKey, attemp
     progress = Progress(f"Installing {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
     with selection.named_errors():
+        selection.check_hash_types()
         if root.is_local:
             paths, reused = _to_directory(registry, root, selection, Downloader(registry.stores, progress=progress))
         else:

@@ -90,6 +90,7 @@ def verify(
 def _verify(registry: Registry, reference: Reference, src: str | None, *, read_all: bool) -> Verification:
     selection = select(registry, reference)
     with selection.named_errors():
+        selection.check_hash_types()
         places, extra = _places(registry, selection, src)
     progress = Progress(f"Verifying {selection.package}")
     progress.begin(len(selection.files), selection.bytes)

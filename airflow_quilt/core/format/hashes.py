@@ -214,6 +214,18 @@ def check_new_hash_type(hash_type: str) -> None:
         raise HashTypeError(f"hash type {quoted(hash_type)}: new entries get {CHUNKED!r} or {CRC64NVME!r}")
 
 
+def check_hash_type(logical_key: str, given: Hash) -> None:
+    """Check that the hash of an entry can be compared with its bytes, before any of them moves.
+
+    Raises:
+        HashTypeError: its type is unknown.
+    """
+    if given.type not in _ALGORITHMS:
+        unknown = f"entry {quoted(logical_key)}: its hash has the unknown type {quoted(given.type)}"
+        cure = f"leave the entry out, or let its package be published again with {CHUNKED!r}"
+        raise HashTypeError(f"{unknown}, so its bytes cannot be checked; {cure}")
+
+
 def digest_of(chunks: Iterable[bytes | memoryview], digest: Digest) -> bytes:
     """Return the digest of bytes that arrive in chunks."""
     for chunk in chunks:
@@ -221,11 +233,46 @@ def digest_of(chunks: Iterable[bytes | memoryview], digest: Digest) -> bytes:
     return digest.digest()
 
 
-def hash_of(data: bytes, hash_type: str = CHUNKED) -> Hash:
+def hash_of(data: bytes | memoryview, hash_type: str = CHUNKED) -> Hash:
     """Return the hash of bytes in memory."""
     hashing = algorithm(hash_type)
     digests = [digest_of([data[start:stop]], hashing.new()) for start, stop in hashing.parts(len(data))]
     return hashing.combine(digests, len(data))
+
+
+class RunningHash:
+    """Hash of an object whose bytes come in order, cut where the parts of the algorithm end.
+
+    Args:
+        hash_type: the type of the hash.
+        size: bytes of the object.
+
+    Raises:
+        HashTypeError: the type is unknown.
+    """
+
+    def __init__(self, hash_type: str, size: int) -> None:
+        self._algorithm = algorithm(hash_type)
+        self._size = size
+        self._stops = [stop for _, stop in self._algorithm.parts(size)]
+        self._digests: list[bytes] = []
+        self._digest = self._algorithm.new()
+        self.length = 0
+        """Bytes so far."""
+
+    def update(self, data: bytes) -> None:
+        """Add the next bytes."""
+        digests, stops = self._digests, self._stops
+        while len(digests) < len(stops) - 1 and self.length + len(data) > (stop := stops[len(digests)]):
+            self._digest.update(data[: stop - self.length])
+            digests.append(self._digest.digest())
+            data, self.length, self._digest = data[stop - self.length :], stop, self._algorithm.new()
+        self._digest.update(data)
+        self.length += len(data)
+
+    def hash(self) -> Hash:
+        """Return the hash, once all bytes have been added."""
+        return self._algorithm.combine([*self._digests, self._digest.digest()] if self._stops else [], self._size)
 
 
 def verify_stream(chunks: Iterable[bytes], size: int, expected: Hash, where: str) -> Iterator[bytes]:
@@ -241,19 +288,11 @@ def verify_stream(chunks: Iterable[bytes], size: int, expected: Hash, where: str
         EntryDamagedError: size or hash differ; the caller has all chunks by then.
         HashTypeError: the hash is of an unknown type.
     """
-    hashing = algorithm(expected.type)
-    stops = [stop for _, stop in hashing.parts(size)]
-    digest, digests, at = hashing.new(), list[bytes](), 0
+    running = RunningHash(expected.type, size)
     for chunk in chunks:
         yield chunk
-        rest = chunk
-        while len(digests) < len(stops) - 1 and at + len(rest) > (stop := stops[len(digests)]):
-            digest.update(rest[: stop - at])
-            digests.append(digest.digest())
-            rest, at, digest = rest[stop - at :], stop, hashing.new()
-        digest.update(rest)
-        at += len(rest)
-    if stops:
-        digests.append(digest.digest())
-    if at != size or hashing.combine(digests, size) != expected:
-        raise EntryDamagedError(f"{where}: the bytes differ from those in the manifest; {at:,} bytes of {size:,} came")
+        running.update(chunk)
+    if running.length != size or running.hash() != expected:
+        raise EntryDamagedError(
+            f"{where}: the bytes differ from those in the manifest; {running.length:,} bytes of {size:,} came"
+        )

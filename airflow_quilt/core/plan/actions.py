@@ -5,9 +5,9 @@ from typing import Any, NamedTuple, Self
 
 import msgspec
 
-from airflow_quilt.core.errors import LocationError, SourceError
+from airflow_quilt.core.errors import LocationError, SourceError, plain, quoted
 from airflow_quilt.core.format import layout
-from airflow_quilt.core.format.hashes import CHUNKED, Hash
+from airflow_quilt.core.format.hashes import CHUNKED, Hash, check_hash_type
 from airflow_quilt.core.format.manifest import Entry, check_record
 from airflow_quilt.core.format.metadata import user_meta_of
 from airflow_quilt.core.format.names import LogicalKey
@@ -36,7 +36,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         origin: the location of the bytes; for content, the bytes themselves or their place in a temporary file.
         etag: the ETag of the origin when it was listed, if the store gives one.
-        hash: the hash, if it is known without reading the bytes.
+        hash: the hash, if it is known without reading the bytes: the store proves it, or a package gives it. That of a package
+            may be of any type, and is a claim, which is checked before its bytes move or get another hash.
         meta: all metadata of the entry, as in a manifest.
         hash_type: the hash type for bytes that are hashed.
         physical_keys: for an entry of a package, the physical keys of its manifest as written; kept if the bytes stay there.
@@ -84,7 +85,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         try:
             origin = PhysicalKey.parse(entry.physical_keys[0])
         except LocationError as error:
-            raise SourceError(f"entry {key!r}: the package that it comes from is damaged: {error}") from error
+            raise SourceError(f"entry {quoted(key)}: the package that it comes from is damaged: {error}") from error
         return cls(
             logical_key=key,
             origin=origin,
@@ -130,10 +131,7 @@ class Upload(_SourceAction, frozen=True, gc=False, tag=True):
 
 
 class Copy(_SourceAction, frozen=True, gc=False, tag=True):
-    """Copy an object on the server side.
-
-    ``exact`` is as for :class:`Upload`, and also requires proof that the copy has the hash of the source.
-    """
+    """Copy an object on the server side; ``exact`` is as for :class:`Upload`."""
 
     origin: PhysicalKey
     destination: PhysicalKey
@@ -159,6 +157,7 @@ def plan_push(
 
     Raises:
         SourceError: a local file or content would stay where it is, or a file is on another machine.
+        HashTypeError: an entry of a package would move, and its hash is of an unknown type.
         LocationError: an entry would land in the registry's own area.
     """
     for source in sources:
@@ -166,8 +165,8 @@ def plan_push(
         is_copied = copies(source)
         if not is_copied and (not isinstance(origin, PhysicalKey) or origin.is_local):
             raise SourceError(
-                f"entry {source.logical_key!r}: its source is no object on S3, and by the copy policy it would stay where it is; "
-                "let it be copied, or build the package"
+                f"entry {quoted(source.logical_key)}: its source is no object on S3, and by the copy policy it would stay where "
+                "it is; let it be copied, or build the package"
             )
         destination = land(source) if is_copied else None
         if isinstance(origin, PhysicalKey) and (destination is None or _is_same_object(origin, destination)):
@@ -182,9 +181,11 @@ def _is_same_object(first: PhysicalKey, second: PhysicalKey) -> bool:
 
 def _plan_move(source: Source, destination: PhysicalKey) -> Upload | Copy:
     if destination.key.startswith(layout.OWN):
-        raise LocationError(f"entry {source.logical_key!r} would land in the registry's own area, {layout.OWN}")
+        raise LocationError(f"entry {quoted(source.logical_key)} would land in the registry's own area, {layout.OWN}")
     if not source.movable:
         raise out_of_reach(source)
+    if source.hash:
+        check_hash_type(source.logical_key, source.hash)
     _check_record_size(source, destination.at_version(_PLACEHOLDER_VERSION))
     if isinstance(source.origin, PhysicalKey) and not source.origin.is_local:
         return Copy(source, source.origin, destination)
@@ -198,9 +199,9 @@ def origin_of(source: Source) -> str:
 
 def out_of_reach(source: Source) -> SourceError:
     """Return the error for an entry of a package on S3 that names a local file."""
-    where = source.physical_keys[0]
+    where = plain(source.physical_keys[0])
     return SourceError(
-        f"entry {source.logical_key!r}: the package that it comes from names {where}, a file of some other machine"
+        f"entry {quoted(source.logical_key)}: the package that it comes from names {where}, a file of some other machine"
     )
 
 
@@ -213,7 +214,7 @@ def plan_build(sources: Iterable[Source]) -> Iterator[Action]:
     for source in sources:
         if not isinstance(source.origin, PhysicalKey):
             raise SourceError(
-                f"entry {source.logical_key!r}: its source is content, and build copies no data; "
+                f"entry {quoted(source.logical_key)}: its source is content, and build copies no data; "
                 "write it to a file or object first, or push the package"
             )
         yield _plan_in_place(source, source.origin)

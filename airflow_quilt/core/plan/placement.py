@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from airflow_quilt.core.errors import InputError, LocationError
+from airflow_quilt.core.errors import InputError, LocationError, quoted
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.names import LogicalKey, PackageName
@@ -58,7 +58,7 @@ def copy_policy(copy: CopyRule | CopyFunction, registry: RegistryLocation) -> Ca
     if callable(copy):
         return lambda source: source.is_content or _call_copy(copy, source)
     if copy not in _RULES:
-        raise InputError(f"copy {copy!r}: expected one of {', '.join(map(repr, _RULES))}, or a function")
+        raise InputError(f"copy {quoted(copy)}: expected one of {', '.join(map(repr, _RULES))}, or a function")
     return {
         "if-outside": lambda source: _bucket_of(source) != registry.root.bucket,
         "all": lambda _source: True,
@@ -74,7 +74,9 @@ def _bucket_of(source: Source) -> str | None:
 def _call_copy(function: CopyFunction, source: Source) -> bool:
     answer = function(source.logical_key, _entry_info(source))
     if not isinstance(answer, bool):
-        raise InputError(f"entry {source.logical_key!r}: the function given as copy returned {answer!r}, expected True or False")
+        raise InputError(
+            f"entry {quoted(source.logical_key)}: the function given as copy returned {quoted(answer)}, expected True or False"
+        )
     return answer
 
 
@@ -113,8 +115,8 @@ def parse_dest(dest: str, registry: RegistryLocation) -> PhysicalKey:
         LocationError: ``dest`` is not in the registry's bucket, is pinned to a version, or is in the registry's own area.
     """
     if not isinstance(dest, str):
-        raise LocationError(f"dest {dest!r}: expected an s3:// prefix or a function")
-    wrong = f"dest {dest!r}: expected a prefix in the registry's bucket, {registry}/…"
+        raise LocationError(f"dest {quoted(dest)}: expected an s3:// prefix or a function")
+    wrong = f"dest {quoted(dest)}: expected a prefix in the registry's bucket, {registry}/…"
     try:
         key = PhysicalKey.parse(dest)
     except LocationError as error:
@@ -122,9 +124,9 @@ def parse_dest(dest: str, registry: RegistryLocation) -> PhysicalKey:
     if key.bucket != registry.root.bucket:
         raise LocationError(wrong)
     if key.version_id is not None:
-        raise LocationError(f"dest {dest!r}: a prefix has no version")
+        raise LocationError(f"dest {quoted(dest)}: a prefix has no version")
     if f"{key.key}/".startswith(layout.OWN):
-        raise LocationError(f"dest {dest!r}: {layout.OWN} is where the registry keeps its own files")
+        raise LocationError(f"dest {quoted(dest)}: {layout.OWN} is where the registry keeps its own files")
     return key
 
 
@@ -137,7 +139,7 @@ class _CheckedDest:
 
     def __call__(self, source: Source) -> PhysicalKey:
         url = self._function(source.logical_key, _entry_info(source))
-        where = f"entry {source.logical_key!r}: the function given as dest returned {url!r}"
+        where = f"entry {quoted(source.logical_key)}: the function given as dest returned {quoted(url)}"
         if not isinstance(url, str):
             raise LocationError(f"{where}, expected an s3:// URL")
         try:
@@ -147,7 +149,7 @@ class _CheckedDest:
         if key.is_local or key.is_prefix or key.version_id is not None:
             raise LocationError(f"{where}, expected s3://bucket/key without a version")
         if key in self._taken:
-            raise LocationError(f"{where}, as for {self._taken[key]!r}; two entries cannot share one object")
+            raise LocationError(f"{where}, as for {quoted(self._taken[key])}; two entries cannot share one object")
         self._taken[key] = source.logical_key
         return key
 

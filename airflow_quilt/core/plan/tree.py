@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from airflow_quilt.core.errors import quoted
 from airflow_quilt.core.format.metadata import lost_keys, merge_meta
 from airflow_quilt.core.format.names import DirectoryKey, parse_logical_key
 from airflow_quilt.core.format.ordering import merge_join
@@ -94,7 +95,7 @@ class Additions:
 
     def _meta(self, key: str, there: Any, given: Any) -> Any:
         if self._merges:
-            return merge_meta(there, given, f"entry {key!r}")
+            return merge_meta(there, given, f"entry {quoted(key)}")
         if lost := lost_keys(there, given):
             self.losses += 1
             if len(self.lost) < _SHOWN:

@@ -171,4 +171,6 @@ class PointerReader:
             return parse_top_hash(data.decode("ascii").strip())
         except (UnicodeDecodeError, TopHashError) as error:
             registry = RegistryLocation(self._root)
-            raise ManifestError(f"{registry}: the pointer {self.name}:{pointer} holds no top hash: {quoted(data[:80])}") from error
+            raise ManifestError(
+                f"{registry}: the pointer {self.name}:{pointer} holds no top hash: {quoted(data[:80])}"
+            ) from error

@@ -15,6 +15,7 @@ from airflow_quilt.core.errors import (
     named,
     quoted,
 )
+from airflow_quilt.core.format.hashes import check_hash_type
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
 from airflow_quilt.core.format.quilt_uri import Pin, QuiltUri
@@ -77,6 +78,15 @@ class Selection:
 
     def __str__(self) -> str:
         return f"{self.package}@{self.top_hash}"
+
+    def check_hash_types(self) -> None:
+        """Check that the bytes of all files can be compared with their hashes.
+
+        Raises:
+            HashTypeError: a hash is of an unknown type.
+        """
+        for _, entry in self.files:
+            check_hash_type(entry.logical_key, entry.hash)
 
     def named_errors(self) -> AbstractContextManager[None]:
         """Name the registry, the package and the top hash in errors about its entries."""

@@ -5,12 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from airflow_quilt.core.errors import (
-    EntryDamagedError,
-    ObjectNotFoundError,
-    SourceChangedError,
-    StorageUnavailableError,
-)
+from airflow_quilt.core.errors import EntryDamagedError, ObjectNotFoundError, SourceChangedError, StorageUnavailableError, quoted
 from airflow_quilt.core.format.hashes import Digest, algorithm, part_size, verify_stream
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -93,7 +88,7 @@ class Downloader:
         file = self._create(download)
         chunks = self._chunks(download, 0, entry.size)
         try:
-            file.write(0, verify_stream(chunks, entry.size, entry.hash, f"entry {entry.logical_key!r} ({download.origin})"))
+            file.write(0, verify_stream(chunks, entry.size, entry.hash, f"entry {quoted(entry.logical_key)} ({download.origin})"))
         except (StorageUnavailableError, EntryDamagedError) as error:
             file.abort()  # The next attempt creates another one.
             self._open.remove(file)
@@ -145,5 +140,5 @@ def _digested(chunks: Iterable[bytes], digest: Digest) -> Iterator[bytes]:
 def _damaged(download: Download) -> EntryDamagedError:
     entry, size = download.entry, f"{download.entry.size:,}"
     return EntryDamagedError(
-        f"entry {entry.logical_key!r}: {download.origin} is gone, or does not hold the {size} bytes that the package names"
+        f"entry {quoted(entry.logical_key)}: {download.origin} is gone, or does not hold the {size} bytes that the package names"
     )

@@ -2,10 +2,10 @@
 
 import itertools
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from airflow_quilt.core.errors import (
     ChecksumMismatchError,
@@ -14,8 +14,9 @@ from airflow_quilt.core.errors import (
     PreconditionError,
     QuiltError,
     SourceChangedError,
+    quoted,
 )
-from airflow_quilt.core.format.hashes import Hash, algorithm, composite_hash, digest_of, part_ranges
+from airflow_quilt.core.format.hashes import Algorithm, Hash, RunningHash, algorithm, composite_hash, digest_of, part_ranges
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Content, Source
 from airflow_quilt.core.runtime.executor import Executor, Steps
@@ -69,48 +70,95 @@ class Reader:
 
     def hash(self, origin: PhysicalKey, size: int, hash_type: str) -> Steps[Hash]:
         """Return the steps that hash a file or object of ``size`` bytes."""
-        kind = algorithm(hash_type)
-        parts = list(kind.parts(size))
-        digests = (yield [partial(self._digest, origin, start, stop, hash_type) for start, stop in parts]) if parts else []
-        return kind.combine(digests, size)
+        (found,) = yield from self._hashes(origin, size, [hash_type])
+        return found
 
-    def _digest(self, origin: PhysicalKey, start: int, stop: int, hash_type: str) -> bytes:
-        return digest_of(self.stream(origin, start, stop), algorithm(hash_type).new())
+    def _hashes(self, origin: PhysicalKey, size: int, types: Sequence[str]) -> Steps[list[Hash]]:
+        """Return the steps that hash a file or object by several algorithms, in one pass over its bytes."""
+        kinds = [algorithm(hash_type) for hash_type in types]
+        if not all(kind.by_parts for kind in kinds):
+            (whole,) = yield [partial(self._hashes_of_whole, origin, size, types)]
+            return cast("list[Hash]", whole)
+        parts = list(part_ranges(size))
+        digests = (yield [partial(self._digests, origin, start, stop, kinds) for start, stop in parts]) if parts else []
+        return [kind.combine([part[at] for part in digests], size) for at, kind in enumerate(kinds)]
+
+    def _digests(self, origin: PhysicalKey, start: int, stop: int, kinds: Sequence[Algorithm]) -> list[bytes]:
+        digests = [kind.new() for kind in kinds]
+        for chunk in self.stream(origin, start, stop):
+            for digest in digests:
+                digest.update(chunk)
+        return [digest.digest() for digest in digests]
+
+    def _hashes_of_whole(self, origin: PhysicalKey, size: int, types: Sequence[str]) -> list[Hash]:
+        running = [RunningHash(hash_type, size) for hash_type in types]
+        for chunk in self.stream(origin, 0, size):
+            for each in running:
+                each.update(chunk)
+        return [each.hash() for each in running]
 
     def hash_source(self, source: Source, origin: PhysicalKey) -> Steps[Hash]:
-        """Return the steps that hash a source, or its copy; over a connection without TLS they read it at least twice.
+        """Return the steps that hash a source, or its copy, and check it against the hash that its package gives, of any type.
+
+        Over a connection without TLS they read it until the given hash comes out; at least twice where none is given.
 
         Raises:
+            EntryDamagedError: the bytes do not have the given hash.
             SourceChangedError: the source changed while it was read.
             ChecksumMismatchError: without TLS, no two readings are equal.
         """
-        digest = yield from self.hash(origin, source.size, source.hash_type)
+        types = hash_types(source)
+        digest, *others = yield from self._hashes(origin, source.size, types)
         if not origin.is_local and not self._stores.remote.is_tls:
-            digest = yield from self._confirm(digest, source, origin)
+            digest, *others = yield from self._confirm([digest, *others], source, origin)
+        for found in (digest, *others):
+            check_hash(source, found)
         if origin == source.origin:
             yield [partial(self.check_unchanged, source)]
         return digest
 
-    def _confirm(self, digest: Hash, source: Source, origin: PhysicalKey) -> Steps[Hash]:
-        """Read an object until it is the same twice: without TLS nothing else shows that no byte changed on its way."""
+    def _confirm(self, hashes: list[Hash], source: Source, origin: PhysicalKey) -> Steps[list[Hash]]:
+        """Read an object until it has its hash, or is the same twice: without TLS nothing else shows that no byte changed."""
         for _ in range(_ATTEMPTS):
+            if source.hash in hashes:
+                return hashes
             self._executor.progress.add(size=-source.size)
-            again = yield from self.hash(origin, source.size, source.hash_type)
-            if again == digest:
-                return digest
-            digest = again
+            again = yield from self._hashes(origin, source.size, hash_types(source))
+            if again == hashes:
+                return hashes
+            hashes = again
         raise ChecksumMismatchError(f"{origin}: each time that it is read other bytes come")
 
-    def proven(self, source: Source, stat: ObjectInfo) -> Steps[Hash | None]:
+    def proven(self, stat: ObjectInfo, hash_type: str) -> Steps[Hash | None]:
         """Return the hash that the store's checksums prove, or None.
 
         A composite checksum proves it only if the parts have the sizes that the hash type demands.
         """
-        known, composite = stat.proven(source.hash_type), composite_hash(stat.sha256, stat.size)
-        if known or composite is None or composite.type != source.hash_type:
+        known, composite = stat.proven(hash_type), composite_hash(stat.sha256, stat.size)
+        if known or composite is None or composite.type != hash_type:
             return known
         (sizes,) = yield [partial(self._stores.remote.part_sizes, stat)]
         return composite if sizes == [stop - start for start, stop in part_ranges(stat.size)] else None
+
+    def check_origin(self, source: Source, origin: ObjectInfo) -> Steps[Hash | None]:
+        """Check an object against the hash that its package gives, of any type, before it is copied (ADR 0024).
+
+        The checksums of the store prove it; where they do not, the bytes are read, once for both hashes.
+
+        Returns:
+            The hash of the type ``source.hash_type``, as far as this has shown it.
+
+        Raises:
+            EntryDamagedError: the object does not have the given hash.
+        """
+        if source.hash is None:
+            return origin.proven(source.hash_type)
+        if (proven := (yield from self.proven(origin, source.hash.type))) is None:
+            found = yield from self.hash_source(source, origin.key)
+            self._executor.progress.add(size=-source.size)  # They are counted when they have been copied.
+            return found
+        check_hash(source, proven)
+        return origin.proven(source.hash_type) or source.known
 
     def read(self, source: Source, start: int, stop: int) -> Data:
         """Return the bytes of a source from ``start`` up to ``stop``; more than a chunk of them in pages of their own."""
@@ -164,6 +212,11 @@ def _pieces(origin: bytes | Content, start: int, stop: int) -> Iterator[bytes]:
         yield read_content(origin, first, last)
 
 
+def hash_types(source: Source) -> list[str]:
+    """Return the types of the hashes of a source: that of its future entry, and that of the hash that is given, if it differs."""
+    return [source.hash_type, *([source.hash.type] if source.hash and source.hash.type != source.hash_type else [])]
+
+
 def check_hash(source: Source, digest: Hash | None) -> None:
     """Check bytes against the hash that their package names, before they appear under their new name."""
     if source.hash and digest and source.hash.type == digest.type and source.hash != digest:
@@ -184,4 +237,6 @@ def _entry_as_damaged(source: Source) -> Iterator[None]:
 def damaged(source: Source) -> EntryDamagedError:
     """Return the error for an entry of a package that has lost its bytes."""
     where = "its content" if source.is_content else str(source.origin)
-    return EntryDamagedError(f"entry {source.logical_key!r}: {where} is gone, or does not hold the bytes that its package names")
+    return EntryDamagedError(
+        f"entry {quoted(source.logical_key)}: {where} is gone, or does not hold the bytes that its package names"
+    )

@@ -9,7 +9,7 @@ from typing import Final, cast
 import msgspec
 
 from airflow_quilt.core.errors import UploadVanishedError
-from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of, part_ranges, part_size
+from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of, hash_of, part_ranges, part_size
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
@@ -17,7 +17,7 @@ from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.threads import ByteBudget
 from airflow_quilt.core.storage.base import MultipartUpload, ObjectInfo, Stores
-from airflow_quilt.core.transfer.hashing import Reader, check_hash, damaged, source_changed
+from airflow_quilt.core.transfer.hashing import Reader, check_hash, damaged, hash_types, source_changed
 from airflow_quilt.core.transfer.multipart import MultipartUploads
 
 _ATTEMPTS: Final = 3
@@ -82,7 +82,7 @@ class Uploader:
         if not origin.is_local:
             (stat,) = yield [partial(self._reader.stat, source, origin)]
             source = msgspec.structs.replace(source, etag=stat.etag)
-            if known := (yield from self._reader.proven(source, stat)):
+            if known := (yield from self._reader.proven(stat, source.hash_type)):
                 self._progress.add(size=source.size)
                 return source.entry(origin, known)
         return source.entry(origin, (yield from self._reader.hash_source(source, origin)))
@@ -108,22 +108,29 @@ class Uploader:
         raise last
 
     def _send_parts(self, source: Source, destination: PhysicalKey) -> Steps[Entry]:
-        kind = algorithm(source.hash_type)
-        (upload,) = yield [partial(self._uploads.begin, destination, kind.store)]
+        kinds = [algorithm(hash_type) for hash_type in hash_types(source)]
+        by_parts = [kind for kind in kinds if kind.by_parts]
+        (upload,) = yield [partial(self._uploads.begin, destination, kinds[0].store)]
         digests = yield [
             partial(self._send_part, upload, number, source, start, stop)
             for number, (start, stop) in enumerate(part_ranges(source.size), 1)
         ]
         yield [partial(self._reader.check_unchanged, source)]
-        if kind.by_parts:
-            digest = kind.combine(digests, source.size)
-        elif not isinstance(source.origin, PhysicalKey):
-            digest = yield from self._reader.hash_content(source, source.origin)
-        else:
-            digest = yield from self._reader.hash_source(source, source.origin)
-        check_hash(source, digest)
-        (stat,) = yield [partial(self._uploads.complete, upload, destination, digest)]
-        return source.entry(stat.key, digest)
+        hashes = [kind.combine([part[kinds.index(kind)] for part in digests], source.size) for kind in by_parts]
+        if len(by_parts) < len(kinds):  # A hash of the whole: the digests of parts, which come in any order, do not give it.
+            again = yield from self._hash_source(source)
+            if kinds[0].by_parts and again != hashes[0]:
+                raise damaged(source)  # Other bytes than those that were sent.
+            hashes = [again]
+        for found in hashes:
+            check_hash(source, found)
+        (stat,) = yield [partial(self._uploads.complete, upload, destination, hashes[0])]
+        return source.entry(stat.key, hashes[0])
+
+    def _hash_source(self, source: Source) -> Steps[Hash]:
+        if isinstance(source.origin, PhysicalKey):
+            return (yield from self._reader.hash_source(source, source.origin))
+        return (yield from self._reader.hash_content(source, source.origin))
 
     def _reuse(self, transfer: Upload | Copy) -> Steps[Entry | None]:
         """Return the entry if the object at the destination is already the right one, or None."""
@@ -154,12 +161,13 @@ class Uploader:
             return source.hash
         if isinstance(transfer, Copy):
             (origin,) = yield [partial(self._reader.stat, source, transfer.origin)]
-            return origin.proven(source.hash_type) or source.known
+            known: Hash | None = origin.proven(source.hash_type)
+            if source.hash:  # Only a claim about the origin, until an object is shown to have it.
+                known = (source.known or existing.proven(source.hash_type)) if existing.proves(source.hash) else None
+            return known
         if existing.sha256 is None and existing.crc64nvme is None:
             return None  # The store has no checksum to compare it with.
-        if not isinstance(source.origin, PhysicalKey):
-            return (yield from self._reader.hash_content(source, source.origin))
-        return (yield from self._reader.hash_source(source, source.origin))
+        return (yield from self._hash_source(source))
 
     def _count_reused(self, size: int) -> None:
         with self._lock:
@@ -179,23 +187,34 @@ class Uploader:
         if source.hash and origin.contradicts(source.hash):
             raise damaged(source)
         if source.size <= part_size(source.size):
+            known = yield from self._reader.check_origin(source, origin)
             (copied,) = yield [partial(self._copy_whole, source, origin, transfer.destination)]
             proven = copied.proven(source.hash_type)
+            _check_copy(source, known, proven)
         else:
-            copied, proven = yield from self._copy_parts(source, origin, transfer.destination)
-        # Without a checksum of the store, and with no other hash to trust, the copy has to be read.
-        digest = proven or (None if transfer.exact else source.known) or (yield from self._reader.hash_source(source, copied.key))
-        check_hash(source, digest)
+            copied, known, proven = yield from self._copy_parts(source, origin, transfer.destination)
+        digest = proven or (known if origin.key.is_immutable else None)
+        if digest is None:  # No checksum of the store shows what was copied, so the copy is read.
+            digest = yield from self._reader.hash_source(source, copied.key)
+            self._progress.add(size=-source.size)  # They have been counted as copied.
+            _check_copy(source, known, digest)
         return source.entry(copied.key, digest)
 
-    def _copy_parts(self, source: Source, origin: ObjectInfo, destination: PhysicalKey) -> Steps[tuple[ObjectInfo, Hash | None]]:
-        """Let the store copy an object in parts; return the copy, and its hash if the store's checksums prove it.
+    def _copy_parts(
+        self, source: Source, origin: ObjectInfo, destination: PhysicalKey
+    ) -> Steps[tuple[ObjectInfo, Hash | None, Hash | None]]:
+        """Let the store copy an object in parts; it appears once the hash that its package gives is shown to be right.
 
         Parts of an earlier attempt are reused only if the hash of all parts can be checked: the source may have changed between
         the attempts.
+
+        Returns:
+            The copy; its hash as far as the origin has shown it, and as far as the store's checksums of the parts prove it.
         """
         kind, ranges = algorithm(source.hash_type), dict(enumerate(part_ranges(source.size), 1))
-        expected = (origin.proven(source.hash_type) or source.known) if kind.by_parts else None
+        given = source.known if kind.by_parts else None  # The checksums of the parts will prove it, if the store states them.
+        known = None if given else (yield from self._reader.check_origin(source, origin))
+        expected = (given or known) if kind.by_parts else None
         (upload,) = yield [partial(self._uploads.begin, destination, kind.store, may_resume=expected is not None)]
         sizes = {number: stop - start for number, (start, stop) in ranges.items()}
         arrived = {number: digest for number, size in sizes.items() if (digest := upload.arrived(number, size))}
@@ -207,12 +226,14 @@ class Uploader:
         if arrived and proven != expected:
             upload.abort()
             raise UploadVanishedError("the parts of an earlier attempt are not of this object", str(destination))
-        check_hash(source, proven)
-        (copied,) = yield [partial(self._uploads.complete, upload, destination, proven)]
+        if given and not proven:
+            known = yield from self._reader.check_origin(source, origin)
+        _check_copy(source, known, proven)
+        (copied,) = yield [partial(self._uploads.complete, upload, destination, proven or known)]
         for number in arrived:
             self._count_reused(sizes[number])
             self._progress.add(size=sizes[number])
-        return copied, proven
+        return copied, known, proven
 
     def _send_whole(self, transfer: Upload) -> Entry:
         source, kind = transfer.source, algorithm(transfer.source.hash_type)
@@ -222,22 +243,25 @@ class Uploader:
             digest = digest_of([data], kind.new())
             whole = kind.combine([digest for _ in kind.parts(source.size)], source.size)
             check_hash(source, whole)
+            for other in hash_types(source)[1:]:
+                check_hash(source, hash_of(data, other))
             if transfer.previous and transfer.previous.hash == whole:
                 self._count_reused(source.size)
                 return source.entry(PhysicalKey.parse(transfer.previous.physical_keys[0]), whole)
             with self._uncounted_on_error(source.size):
                 return source.entry(self._stores.remote.upload(transfer.destination, data, digest, kind.store).key, whole)
 
-    def _send_part(self, upload: MultipartUpload, number: int, source: Source, start: int, stop: int) -> bytes:
+    def _send_part(self, upload: MultipartUpload, number: int, source: Source, start: int, stop: int) -> list[bytes]:
+        """Send a part; return its digests, one for each hash of the source."""
         with self._memory.hold(_COPIES * (stop - start)):
             data = self._reader.read(source, start, stop)
-            digest = digest_of([data], algorithm(source.hash_type).new())
-            if upload.has(number, data, digest):
+            digests = [digest_of([data], algorithm(hash_type).new()) for hash_type in hash_types(source)]
+            if upload.has(number, data, digests[0]):
                 self._count_reused(len(data))
             else:
                 with self._uncounted_on_error(len(data)):
-                    upload.send(number, data, digest)
-        return digest
+                    upload.send(number, data, digests[0])
+        return digests
 
     @contextmanager
     def _uncounted_on_error(self, size: int) -> Iterator[None]:
@@ -259,3 +283,10 @@ class Uploader:
             digest = upload.copy(number, origin, start, stop)
         self._progress.add(size=stop - start)
         return digest
+
+
+def _check_copy(source: Source, known: Hash | None, found: Hash | None) -> None:
+    """Check a copy, or its parts, against the hash that its package gives and the one that its origin has shown."""
+    check_hash(source, found)
+    if known and found and known != found:
+        raise damaged(source)

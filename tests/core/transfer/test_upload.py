@@ -217,14 +217,18 @@ def test_silent_copy_is_read_once(recorder: Recorder, size: int) -> None:
 
 @pytest.mark.parametrize("size", [5, 2 * PART + 5], ids=["small", "in parts"])
 @pytest.mark.parametrize("hash_type", [CHUNKED, CRC64NVME])
-def test_copy_keeps_known_hash(recorder: Recorder, size: int, hash_type: str) -> None:
-    silent = SilentStorage(["registry", "source"])
+@pytest.mark.parametrize("versioned", [True, False], ids=["versioned", "not versioned"])
+def test_given_hash_is_no_proof(recorder: Recorder, size: int, hash_type: str, *, versioned: bool) -> None:
+    """A store without checksums: the object is read before it is copied; the copy too, if another may have taken its place."""
+    silent = SilentStorage(["registry", "source"], versioned=versioned)
     data = os.urandom(size)
     source = changed(object_source(silent, data), hash=hash_of(data, hash_type), hash_type=hash_type)
     (entry,) = run(Stores(LocalStorage(), silent), [copy_of(source)], recorder)
 
     assert entry.hash == hash_of(data, hash_type)
-    assert recorder.bytes_read == 0
+    assert recorder.bytes_read == (size if versioned else 2 * size)
+    calls = [call.operation for call in recorder.calls if call.operation in {"stream", "copy", "complete"}]
+    assert calls[0] == "stream"
 
 
 @pytest.mark.parametrize("size", [0, 5, 2 * PART + 5], ids=["empty", "small", "in parts"])
