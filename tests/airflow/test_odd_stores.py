@@ -56,4 +56,4 @@ def test_odd_stores_take_a_dag(
     [entry] = s3_registry.read("team/old").entries
     assert entry.physical_keys == (f"s3://{plain_bucket}/d/old.txt?versionId=null",)
     assert sorted(map(str, s3_registry.packages())) == ["team/local", "team/many", "team/old"]
-    assert proxy.count_faults()["unknown"] == 6  # Learned once by each of the tasks that publish or stage.
+    assert proxy.count_faults()["unknown"] == 3  # Learned once by each of the tasks that publish.
