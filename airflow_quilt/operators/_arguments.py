@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import BaseOperator, ObjectStoragePath
 from jinja2.nativetypes import NativeEnvironment
 
 from airflow_quilt.core.errors import InputError
+from airflow_quilt.operators._mapped import parsed_task
 from airflow_quilt.operators._templates import TextTemplates
 from airflow_quilt.operators._values import TEXTS, text
 
@@ -141,7 +142,9 @@ class ArgumentsOperator(BaseOperator):
         is_described = has_source_keys(content)
         is_text, is_whole = self._is_text, self._is_whole and not is_described
         rendered = {}
-        for key, name in texts.render_keys(content, context).items():
+        # Airflow takes the names of a function's parameters as they are; a task may have returned those of a mapped one.
+        names = {key: key for key in content} if texts.where == "op_kwargs" else texts.render_keys(content, context)
+        for key, name in names.items():
             # Of a source, only the path is text: a mapping or a list may be the content of a JSON file.
             is_json = isinstance(content[key], list | tuple) and is_json_key(str(name)) and INDEX not in name
             self._is_text, self._is_whole = is_text and (not is_json if is_whole else key == "path" and is_described), False
@@ -151,12 +154,6 @@ class ArgumentsOperator(BaseOperator):
                     texts.faults.append(f"{texts.where} is None: {_origin(content[key])}; give a value, or leave it out")
         self._is_text, self._is_whole = is_text, is_whole
         return rendered
-
-
-def parsed_task(operator: Any) -> Any:
-    """Return the task as the DAG has it: of an instance of a mapped task, the mapped task; None without a DAG."""
-    dag = operator.get_dag()
-    return dag.task_dict.get(operator.task_id) if dag else None
 
 
 def _mapped_arguments(operator: BaseOperator, names: AbstractSet[str], context: "Context") -> set[str]:

@@ -12,6 +12,7 @@ from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.links.catalog import QuiltCatalogLink
 from airflow_quilt.operators._arguments import ArgumentsOperator
+from airflow_quilt.operators._outlets import QuiltPartial
 
 if TYPE_CHECKING:
     import threading
@@ -57,6 +58,13 @@ class QuiltOperator(ArgumentsOperator):
         self.registry = registry
         self.quilt_conn_id = quilt_conn_id
         self.max_concurrency = max_concurrency
+
+    @classmethod
+    def partial(cls, **kwargs: Any) -> QuiltPartial:
+        """Return the operator with a part of its arguments, for ``expand()``, as of every operator."""
+        made = super().partial(**kwargs)
+        made._expand_called = True  # noqa: SLF001  (or it would report that it was never mapped)
+        return QuiltPartial(operator_class=made.operator_class, kwargs=made.kwargs, params=made.params)
 
     @cached_property
     def hook(self) -> QuiltHook:

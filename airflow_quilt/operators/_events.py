@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import Asset, AssetAlias
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.assets.uri import SCHEME
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.operators._arguments import parsed_task
+from airflow_quilt.operators._mapped import parsed_task
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context

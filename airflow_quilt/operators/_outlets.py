@@ -12,7 +12,7 @@ from airflow.sdk.definitions.mappedoperator import OperatorPartial
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.assets.uri import is_known
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.operators._arguments import parsed_task
+from airflow_quilt.operators._mapped import mark_data, parsed_task
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, XComArg
@@ -76,6 +76,7 @@ class QuiltPartial(OperatorPartial):
     def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> "MappedOperator":
         """Make the mapped task, with its outlets."""
         operator = super().expand_kwargs(kwargs, strict=strict)
+        mark_data(operator)
         add_outlets_of_mapped(operator)
         return operator
 
@@ -92,5 +93,7 @@ class QuiltTask(_TaskDecorator[..., Any, Any]):
     def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> "XComArg":
         """Make the mapped task, with its outlets."""
         made = super().expand_kwargs(kwargs, strict=strict)
-        add_outlets_of_mapped(made.operator)  # type: ignore[attr-defined]
+        operator: MappedOperator = made.operator  # type: ignore[attr-defined]
+        mark_data(operator)
+        add_outlets_of_mapped(operator)
         return made

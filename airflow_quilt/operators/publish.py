@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 from airflow_quilt.operators._events import check_partition, emit_event
-from airflow_quilt.operators._outlets import QuiltPartial, add_outlet
+from airflow_quilt.operators._outlets import add_outlet
 from airflow_quilt.operators._provenance import KEY, provenance_of
 from airflow_quilt.operators._state import PublishedState
 from airflow_quilt.operators._values import attempt_of, flag, plain
@@ -30,13 +30,6 @@ class QuiltRevisionOperator(QuiltOperator):
 
     message: str | None
     partition_key: str | None
-
-    @classmethod
-    def partial(cls, **kwargs: Any) -> QuiltPartial:
-        """Return the operator with a part of its arguments, for ``expand()``, as of every operator."""
-        made = super().partial(**kwargs)
-        made._expand_called = True  # noqa: SLF001  (or it would report that it was never mapped)
-        return QuiltPartial(operator_class=made.operator_class, kwargs=made.kwargs, params=made.params)
 
     def emit(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
         """Emit the event of the package's asset, and keep the result for the link and the lineage; return it."""
