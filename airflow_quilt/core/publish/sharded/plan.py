@@ -94,7 +94,7 @@ def stage_plan(
         StorageError: a store refused or failed.
     """
     with Workspace(registry, package, Attempt()) as work, work.round():
-        latest = registry.latest(package)
+        latest, bounds = registry.latest(package), Bounds.of(registry, draft, planner)
         added = discover(registry, draft, work.spool(Source), work.contents.put)  # 1. which files there are
         revision = resolve(registry, package, draft, added, latest)  # 2. header, tree, workflow
         tree = SourceTree(_pinned(registry.stores, revision.tree.sources), revision.tree.directories)
@@ -113,7 +113,7 @@ def stage_plan(
         return StagedPlan(
             registry=str(registry.location),
             spec=spec,
-            bounds=Bounds.of(registry, draft, planner),
+            bounds=bounds,
             base=latest,
             shards=_stage_shards(staging, lengths, (action for action in actions if action)),
             added=None if spec.update is None else staging.write_added(added.sources),
