@@ -238,7 +238,7 @@ def all_of(results: Any) -> Any:
     """Return the outputs of all instances of a mapped task: with one request to Airflow, where it takes one for all of them."""
     try:
         return results[:]
-    except (TypeError, ValueError):  # Airflow 3.0; mapped and zipped outputs.
+    except (TypeError, ValueError):  # It takes one for each, as for mapped and zipped outputs.
         return results
 
 
