@@ -48,7 +48,7 @@ def test_written_manifest_reads_back(header: dict[str, Any], tree: PackageTree, 
     assert found == tree.entries
     assert same([entry.meta for entry in found], [entry.meta for entry in tree.entries])
     assert same(manifest.header, header)
-    assert same(manifest.directories, tree.directories)
+    assert same(dict(manifest.directories), tree.directories)
     assert (summary.entries, summary.bytes) == (len(found), sum(entry.size for entry in found))
 
 

@@ -10,22 +10,39 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from airflow_quilt.core.errors import LogicalKeyError, ManifestError, QuiltError, plain, quoted
+from airflow_quilt.core.errors import LogicalKeyError, ManifestError, QuiltError, plain
 from airflow_quilt.core.format.hashes import Hash
-from airflow_quilt.core.format.manifest import LARGEST, Entry, canonical_entry, canonical_json, canonical_text, entry_line
-from airflow_quilt.core.format.names import DirectoryKey, are_keys, parse_directory_key, parse_logical_key
+from airflow_quilt.core.format.manifest import (
+    LARGEST,
+    MAX_RECORD_SIZE,
+    Entry,
+    canonical_entry,
+    canonical_json,
+    canonical_text,
+    entry_line,
+)
+from airflow_quilt.core.format.metadata import is_nested_deeper
+from airflow_quilt.core.format.names import are_keys, parse_directory_key, parse_logical_key
+from airflow_quilt.core.format.packed import DirectoryMetadata
 
 R = TypeVar("R")
 
 _MAX_LINE_SIZE: Final = 16 * 1024 * 1024
 """Maximum bytes of a line to read: quilt3's writers can be configured to exceed ``MAX_RECORD_SIZE``."""
 
+_MAX_MARKS: Final = MAX_RECORD_SIZE
+"""Maximum commas and brackets of a line: as many as the longest line for Quilt's own services can have. A value of two bytes
+becomes one of a hundred in memory, so longer lines must not be nothing but values."""
+
+_MAX_NESTING: Final = 256
+"""Maximum objects and lists inside of each other: the metadata that is written has 251, below an entry's two."""
+
 _BLOCK_SIZE: Final = 256 * 1024
 """Bytes that are decoded at once."""
 
 _QUOTES: Final = 22
 """Quotes in the line of an entry with one physical key and no metadata, as nearly all have, and no quote in its values. An
-unknown or repeated key in an object makes more."""
+unknown or repeated key in an object makes more, and a line without metadata cannot end in an object."""
 
 _DECODE_ERRORS: Final = (ValueError, msgspec.DecodeError, RecursionError)
 """Errors for a line that is not an entry; those of msgspec are a ``ValueError`` only since its later releases."""
@@ -73,7 +90,6 @@ def decode_header(line: bytes) -> tuple[dict[str, Any], bytes]:
     Raises:
         ManifestError: the line is not a JSON object.
     """
-    _check_size(1, line)
     header = _decode_object(1, line)
     header.pop("top_hash", None)  # Obsolete; quilt3 drops it too.
     return header, _canonical(1, line, canonical_json, header)
@@ -93,9 +109,7 @@ def decode_keys(block: bytes) -> list[str] | None:
     return texts if len(texts) == len(keys) else None
 
 
-def decode_block(
-    number: int, block: bytes, directories: dict[DirectoryKey, Any]
-) -> Generator[tuple[list[Entry], bytes], None, int]:
+def decode_block(number: int, block: bytes, directories: DirectoryMetadata) -> Generator[tuple[list[Entry], bytes], None, int]:
     """Yield the entries of a block of lines, some at a time, each time with their canonical JSON; return the count of its lines.
 
     Args:
@@ -125,10 +139,10 @@ def _decode_plain_block(block: bytes) -> list[Entry] | None:
     """Decode all lines of a block at once; None unless cheap checks prove every one of them the valid line of an entry.
 
     The lines are one object each, and all keys of an entry are there once: with any other, a line has more quotes. No line has
-    metadata: each ends in an empty object, which no other field may be.
+    metadata: each ends in an empty object, which no other field may be. No object goes on in the next line.
     """
     lines, more = divmod(block.count(b'"'), _QUOTES)
-    is_lines = block[:1] == b"{" and block[-4:] == b"{}}\n" and block.count(b"{}}\n{") == lines - 1
+    is_lines = block[:1] == b"{" and block[-4:] == b"{}}\n" and block.count(b"{}}\n{") == lines - 1 == block.count(b"\n") - 1
     if more or not is_lines or len(block) > _MAX_LINE_SIZE:
         return None
     try:
@@ -143,6 +157,8 @@ def _decode_plain(line: bytes) -> Entry | None:
 
     Equal bytes exclude all that msgspec's decoder overlooks, such as repeated or unknown keys.
     """
+    if _count_openings(line) > _MAX_NESTING:
+        return None
     try:
         entry = _decoder.decode(line)
         return entry if entry_line(entry) == line and parse_logical_key(entry.logical_key) else None
@@ -150,18 +166,16 @@ def _decode_plain(line: bytes) -> Entry | None:
         return None
 
 
-def _decode_line(number: int, line: bytes, directories: dict[DirectoryKey, Any]) -> Entry | None:
+def _decode_line(number: int, line: bytes, directories: DirectoryMetadata) -> Entry | None:
     """Decode a line of any spelling: return an entry, or keep the metadata of a directory and return None."""
     record = _decode_object(number, line)
     if record.get("physical_keys"):
         return _parse_entry(number, record)
     key = parse_directory_key(record.get("logical_key"))
-    if key in directories:
-        raise LogicalKeyError(f"the metadata of {quoted(key)} is given twice")
     if "meta" not in record:
         raise ManifestError(f"line {number}: neither an entry nor the metadata of a directory")
     _canonical(number, line, canonical_json, record)
-    directories[key] = record["meta"]
+    directories.add(key, record["meta"])
     return None
 
 
@@ -210,12 +224,15 @@ _read_json = json.JSONDecoder(object_pairs_hook=_reject_repeated_keys).decode
 
 
 def _decode_object(number: int, line: bytes) -> dict[str, Any]:
+    _check_size(number, line)
     try:
         record = _read_json(line.decode())
     except (ValueError, RecursionError) as error:
         raise ManifestError(f"line {number}: {plain(error)}") from error
     if not isinstance(record, dict):
         raise ManifestError(f"line {number}: expected a JSON object")
+    if _count_openings(line) > _MAX_NESTING and is_nested_deeper(record, _MAX_NESTING):
+        raise ManifestError(f"line {number}: nested too deeply, more than {_MAX_NESTING} levels")
     return record
 
 
@@ -227,3 +244,9 @@ def _numbered(number: int, block: bytes) -> Iterable[tuple[int, bytes]]:
 def _check_size(number: int, line: bytes) -> None:
     if len(line) > _MAX_LINE_SIZE:
         raise ManifestError(f"line {number}: longer than {_MAX_LINE_SIZE:,} bytes")
+    if len(line) > _MAX_MARKS and line.count(b",") + _count_openings(line) > _MAX_MARKS:
+        raise ManifestError(f"line {number}: more than {_MAX_MARKS:,} commas and brackets")
+
+
+def _count_openings(line: bytes) -> int:
+    return line.count(b"{") + line.count(b"[")

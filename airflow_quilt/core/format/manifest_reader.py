@@ -16,6 +16,7 @@ from airflow_quilt.core.format.manifest import Entry, canonical_text
 from airflow_quilt.core.format.manifest_lines import check_end, decode_block, decode_header, decode_keys, split_blocks
 from airflow_quilt.core.format.names import DirectoryKey, TopHash, check_file, check_next, is_ordered
 from airflow_quilt.core.format.ordering import batched, sort_key, validate_order
+from airflow_quilt.core.format.packed import DirectoryMetadata, pack, unpack
 
 Sort = Callable[[Iterable[Entry]], AbstractContextManager[Iterable[Entry]]]
 """Reads all entries, and returns them in walk order for as long as its context lasts."""
@@ -76,7 +77,7 @@ class _EntryReader:
     """Reader of the entries of one manifest, which checks their top hash."""
 
     def __init__(self, header: bytes, top_hash: TopHash | None, sort: Sort) -> None:
-        self.directories: dict[DirectoryKey, Any] = {}
+        self.directories = DirectoryMetadata()
         self._header = header
         self._top_hash = top_hash
         self._sort = sort
@@ -103,12 +104,15 @@ class _EntryReader:
     def _sorted(self, decoded: Iterable[tuple[list[Entry], bytes]], chunks: Iterable[bytes]) -> Iterator[Entry]:
         """Yield entries that come in any order, in walk order."""
         lines = _KeyOrder(self._header)
-        with self._sort(lines.seen(decoded)) as entries:
+        with self._sort(map(pack, lines.seen(decoded))) as entries:
             digest = hashlib.sha256(self._header)
             try:
                 for batch in batched(validate_order(entries, self.directories)):
-                    digest.update(canonical_text(batch))
-                    yield from batch
+                    # One at a time, where there is metadata: a batch of it could be a thousand long lines.
+                    for part in ([entry] for entry in batch) if any(entry.meta for entry in batch) else [batch]:
+                        unpacked = list(map(unpack, part))
+                        digest.update(canonical_text(unpacked))
+                        yield from unpacked
             except LogicalKeyError as error:
                 # A stream cannot be read once more; of all others the error names the line.
                 number = _line_of(_clash(entries, self.directories), chunks) if isinstance(chunks, list) else 0
@@ -214,6 +218,8 @@ class _Order:
             files = list(itertools.dropwhile(lambda key: key.endswith("/"), keys))
             self._directories += keys[: len(keys) - len(files)]
             keys = files
+            if files:  # There will be no more directories.
+                self._directories.sort()
         is_ordered_so_far = is_ordered([*self._last, *keys]) and self._are_files(keys)
         self._last = keys[-1:] or self._last
         return is_ordered_so_far
@@ -221,10 +227,9 @@ class _Order:
     def _are_files(self, keys: Iterable[str]) -> bool:
         """Return whether no key is also a directory that has metadata."""
         if self._directories:
-            with_meta = sorted(self._directories)
             try:
                 for key in keys:
-                    check_file(key, with_meta)
+                    check_file(key, self._directories)
             except LogicalKeyError:
                 return False
         return True

@@ -61,6 +61,17 @@ def name_lost(keys: Sequence[str]) -> str:
     return ", ".join(map(quoted, keys[:_SHOWN])) + (", …" if len(keys) > _SHOWN else "")
 
 
+def is_nested_deeper(value: Any, most: int) -> bool:
+    """Return whether a JSON value has more than ``most`` objects and lists inside of each other."""
+    level: list[Any] = [value]
+    for _ in range(most + 1):
+        level = [item for item in level if isinstance(item, dict | list)]
+        if not level:
+            return False
+        level = [below for item in level for below in (item.values() if isinstance(item, dict) else item)]
+    return True
+
+
 def check_json(value: object, where: str, depth: int = 0) -> None:  # noqa: C901, PLR0912  (a table of kinds)
     """Check that a value is JSON, which has no dates, no infinite numbers and only ``str`` keys.
 

@@ -81,6 +81,7 @@ class RevisionCondition:
     @staticmethod
     def _has_path(registry: Registry, name: PackageName, top_hash: TopHash, path: str) -> bool:
         try:
-            return any(at(registry.read(name, top_hash).entries, path))
+            # To the end of the manifest, where its top hash is checked.
+            return sum(1 for _ in at(registry.read(name, top_hash).entries, path)) > 0
         except PackageNotFoundError:  # Its manifest is gone, so nobody can read it.
             return False

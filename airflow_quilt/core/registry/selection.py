@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from airflow_quilt.core.errors import (
     EntryDamagedError,
     EntryNotFoundError,
@@ -60,7 +62,7 @@ class Selection:
     Attributes:
         package: its name.
         top_hash: of the revision.
-        files: the paths and entries, in walk order.
+        files: the paths and entries, in walk order, without metadata: all of them are in memory.
         uri: the revision.
         where: the registry, the package and the top hash, for errors.
     """
@@ -104,7 +106,7 @@ def select(registry: Registry, reference: Reference) -> Selection:
     name = PackageName.parse_existing(reference.package)
     top_hash = registry.resolve(name, reference.revision)
     manifest = registry.read(name, top_hash)
-    entries, where = manifest.entries, manifest.where
+    entries, where = map(_without_meta, manifest.entries), manifest.where
     uri = QuiltUri(registry=registry.location, package=name, top_hash=top_hash)
     if reference.path is None:
         return Selection(name, top_hash, [(entry.logical_key, entry) for entry in entries], uri, where)
@@ -112,6 +114,10 @@ def select(registry: Registry, reference: Reference) -> Selection:
     if not files:
         raise EntryNotFoundError(f"{where} has nothing at {quoted(reference.path)}")
     return Selection(name, top_hash, files, uri, where)
+
+
+def _without_meta(entry: Entry) -> Entry:
+    return replace(entry, meta={}) if entry.meta else entry
 
 
 def at(entries: Iterable[Entry], path: str) -> Iterator[tuple[str, Entry]]:

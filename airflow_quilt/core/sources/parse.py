@@ -20,6 +20,7 @@ from airflow_quilt.core.sources.serializers import is_frame, is_json_key
 from airflow_quilt.core.storage.paths import resolve_location
 
 _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
+_END: Final = object()
 INDEX: Final = "{index}"
 """Stands in the key of a list for the number of each source in it, counted from 0."""
 
@@ -115,11 +116,16 @@ def _is_list(source: object) -> TypeGuard[Sequence[object]]:
 
 
 def _items(source: object) -> Iterator[object]:
-    if _is_list(source):
-        for item in source:
-            yield from _items(item)
-    else:
-        yield source
+    """Yield the sources of lists in lists; without recursion, as results of other tasks may be nested to any depth."""
+    rest = [iter([source])]
+    while rest:
+        item = next(rest[-1], _END)
+        if item is _END:
+            rest.pop()
+        elif _is_list(item):
+            rest.append(iter(item))
+        else:
+            yield item
 
 
 def _parse_key(key: object) -> str:

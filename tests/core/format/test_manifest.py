@@ -231,7 +231,7 @@ def test_cyclic_meta_is_refused() -> None:
 
 def test_writable_meta_is_readable() -> None:
     outcomes = set()
-    for depth in range(200, 1100, 7):
+    for depth in (200, 253, 254, 255, 256, 500, *range(900, 1100, 20)):
         try:
             header = make_header(None, nested(depth))
             _, lines = written(header, [replace(ENTRY, meta={"user_meta": nested(depth)})])
@@ -807,7 +807,7 @@ def test_empty_entry_meta_is_none(meta: Any) -> None:
 
 def test_readable_meta_is_writable() -> None:
     outcomes = set()
-    for depth in range(200, 1100, 7):
+    for depth in (200, 253, 254, 255, 256, 500, *range(900, 1100, 20)):
         line = having(meta=0).replace(b'"meta": 0', b'"meta": ' + b'{"a": ' * depth + b"1" + b"}" * depth)
         try:
             entries = list(read_manifest([HEADER + b"\n" + line]).entries)
@@ -815,14 +815,10 @@ def test_readable_meta_is_writable() -> None:
             assert str(error).startswith("line 2: ")  # noqa: PT017
             outcomes.add("refused")
         else:
-            try:
-                at_depth(100, lambda entries=entries: written({}, entries))
-                outcomes.add("written")
-            except MetadataError as error:
-                assert str(error).startswith("entry 'ê': ")  # noqa: PT017
-                outcomes.add("too deep to write")
+            at_depth(100, lambda entries=entries: written({}, entries))
+            outcomes.add("written")
 
-    assert outcomes == {"refused", "too deep to write", "written"}
+    assert outcomes == {"refused", "written"}
 
 
 def at_depth(depth: int, call: Callable[[], object]) -> None:
