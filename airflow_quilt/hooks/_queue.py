@@ -5,7 +5,6 @@ A stack publishes them through EventBridge: source ``com.quiltdata``, detail typ
 at least once, in no order, so an event is only a reason to poll.
 """
 
-import json
 import logging
 import re
 from collections.abc import Collection
@@ -13,7 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import urlsplit
 
-from airflow_quilt.core.errors import QuiltError
+import msgspec
+from msgspec import Raw, Struct
+
+from airflow_quilt.core.errors import InputError, StorageError, plain, quoted
+from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.storage.s3.errors import translated
 from airflow_quilt.hooks.aws import BoundedAwsHook
 
@@ -29,8 +32,24 @@ _LONGEST: Final = 20
 _GRACE: Final = 5
 """Seconds that an answer may take in addition."""
 _KIND: Final = "package-revision"
+_MOST_CHARACTERS: Final = 65_536
+"""The longest body that is parsed, some fifty times an event's; SQS takes up to 1 MiB of anything."""
 _OF_AWS: Final = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.")
 """The beginning of a URL of AWS, with its region."""
+
+
+class _Detail(Struct, rename="camel"):
+    bucket: str
+    handle: str
+    top_hash: str
+
+
+class _Message(Struct, rename={"kind": "detail-type", "detail": "detail", "wrapped": "Message"}):
+    """A message of EventBridge, or of SNS with one in it."""
+
+    kind: str | None = None
+    detail: Raw = Raw(b"null")
+    wrapped: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +67,28 @@ class PackageEvent:
     top_hash: str
 
     @classmethod
-    def parse(cls, body: str) -> Self | None:
-        """Parse the body of a message, which SNS wraps once more; return None for an event of another kind."""
+    def parse(cls, body: object) -> Self | None:
+        """Parse the body of a message, which SNS wraps once more; return None for an event of another kind.
+
+        Raises:
+            InputError: it is no event at all: anyone who may write to the queue chose it.
+        """
         try:
-            event: Any = json.loads(body)
-            if isinstance(event, dict) and "Message" in event:
-                event = json.loads(event["Message"])
-            if event["detail-type"] != _KIND:
+            message = _decoded(body)
+            if message.wrapped is not None:
+                message = _decoded(message.wrapped)
+            if message.kind != _KIND:
                 return None
-            detail = event["detail"]
-            return cls(f"s3://{detail['bucket']}", str(detail["handle"]), str(detail["topHash"]))
-        except (ValueError, TypeError, KeyError):
-            return None
+            detail = msgspec.json.decode(message.detail, type=_Detail)
+            return cls(f"s3://{detail.bucket}", str(PackageName.parse_existing(detail.handle)), detail.top_hash)
+        except (ValueError, RecursionError) as error:  # msgspec's errors, those of texts that UTF-8 cannot hold, and ours.
+            raise InputError(f"no event of a package: {plain(error)}") from error
+
+
+def _decoded(body: object) -> _Message:
+    if not isinstance(body, str) or len(body) > _MOST_CHARACTERS:
+        raise InputError(f"expected text of at most {_MOST_CHARACTERS:,} characters")
+    return msgspec.json.decode(body, type=_Message)
 
 
 class PackageQueue:
@@ -85,10 +114,13 @@ class PackageQueue:
             of_sqs.setdefault("endpoint_url", f"{parts.scheme}://{parts.netloc}")
         region = found[1] if (found := _OF_AWS.match(url)) else hook.region_name
         self._client: Any = hook.get_client_type(region_name=region)
-        self._receipts: list[dict[str, str]] = []
+        self._receipts: list[str] = []
 
     def receive(self, seconds: float) -> Collection[PackageEvent]:
-        """Wait for messages, at most for so many seconds; return their events. Other messages are dropped.
+        """Wait for messages, at most for so many seconds; return their events.
+
+        Other messages are dropped, and those that are no events at all logged, one for all of an answer: :meth:`done` deletes
+        them too, so that none comes back.
 
         Raises:
             QuiltError: the queue cannot be read.
@@ -96,19 +128,31 @@ class PackageQueue:
         wait = max(1, min(_LONGEST, int(seconds)))
         with translated(self._url):
             response = self._client.receive_message(QueueUrl=self._url, MaxNumberOfMessages=_BATCH, WaitTimeSeconds=wait)
-        messages = response.get("Messages", ())
-        self._receipts += [
-            {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
-            for number, message in enumerate(messages, len(self._receipts))
-        ]
-        return [event for message in messages if (event := PackageEvent.parse(message["Body"]))]
+            messages = [(message["ReceiptHandle"], message.get("Body")) for message in response.get("Messages", ())]
+        self._receipts += [receipt for receipt, _ in messages]
+        events, faults = list[PackageEvent](), list[str]()
+        for _, body in messages:
+            try:
+                event = PackageEvent.parse(body)
+            except InputError as error:
+                faults.append(f"{error}: {quoted(body)}")
+            else:
+                events += [event] if event else []
+        if faults:
+            _log.warning("%s of %s messages of the queue are dropped, the first: %s", len(faults), len(messages), faults[0])
+        return events
 
     def done(self) -> None:
-        """Delete the received messages; until then the queue delivers them again, in case their receiver is lost."""
-        while self._receipts:
-            batch, self._receipts = self._receipts[:_BATCH], self._receipts[_BATCH:]
-            try:
-                with translated(self._url):
-                    self._client.delete_message_batch(QueueUrl=self._url, Entries=batch)
-            except QuiltError as error:
-                _log.warning("Events stay in the queue and will be delivered again: %s", error)
+        """Delete the received messages; until then the queue delivers them again, in case their receiver is lost.
+
+        Raises:
+            QuiltError: some could not be deleted, and are delivered again.
+        """
+        receipts, self._receipts = self._receipts, []
+        for start in range(0, len(receipts), _BATCH):
+            entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(receipts[start:][:_BATCH])]
+            with translated(self._url):
+                answer = self._client.delete_message_batch(QueueUrl=self._url, Entries=entries)
+                failed = [str(each.get("Code")) for each in answer.get("Failed", ())]
+            if failed:
+                raise StorageError(f"{len(failed)} messages could not be deleted ({plain(failed[0])})", self._url)

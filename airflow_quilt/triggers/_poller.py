@@ -172,8 +172,7 @@ class _Source:
         """Wait until the next poll is due, a trigger joins, or the queue has an event of a watched package."""
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        if self.queue:
-            await self.thread.run(self.queue.done)  # All subscribers have the snapshot by now.
+        await self._delete_events()  # All subscribers have the snapshot by now.
         while (left := until - loop.time()) > 0 and not subscriptions.joined.is_set():
             if await self._has_event(left, subscriptions):
                 return
@@ -185,15 +184,28 @@ class _Source:
             return False
         try:
             events = await self.thread.run(self.queue.receive, min(seconds, self.longest))
-        except QuiltError as error:
-            _log.warning("Packages are polled every poll_interval only, until the queue can be read again: %s", error)
+        except Exception as error:  # noqa: BLE001  (of any kind, as for a poll: a watcher goes on watching)
+            message = "Packages are polled every poll_interval only, until the queue can be read again: %s"
+            _log.warning(message, error, exc_info=not isinstance(error, QuiltError))
             await _until(subscriptions.joined, min(seconds, _QUEUE_PAUSE))
             return False
         here = str(self.watch.registry.location)
         if any(event.registry == here and _is_watched(event.package, subscriptions) for event in events):
             return True
-        await self.thread.run(self.queue.done)
+        if not await self._delete_events():  # Not at once again: it might deliver the same ones without end.
+            await _until(subscriptions.joined, min(seconds, _QUEUE_PAUSE))
         return False
+
+    async def _delete_events(self) -> bool:
+        """Delete the received messages; return whether the queue has done so."""
+        try:
+            if self.queue:
+                await self.thread.run(self.queue.done)
+        except Exception as error:  # noqa: BLE001  (of any kind, as above)
+            message = "Events stay in the queue and will be delivered again: %s"
+            _log.warning(message, error, exc_info=not isinstance(error, QuiltError))
+            return False
+        return True
 
 
 def _is_watched(package: str, subscriptions: Subscriptions) -> bool:
