@@ -733,7 +733,7 @@ def test_fixed_connection_is_reread(connected: str, monkeypatch: pytest.MonkeyPa
 def test_queue_event_causes_poll(
     queue: Queue, connected: str, start: Callable[[QuiltPackageTrigger], Watching], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The queue is read where its URL says: the endpoint of the AWS connection is S3's. What is no event is dropped for good."""
+    """The queue is read where its URL says: the endpoint of the AWS connection is S3's. Other messages are dropped."""
     first = publish("team/data", "first")
     kept = Kept()
 
