@@ -129,6 +129,12 @@ def get_provider_info() -> dict[str, Any]:
                         "where it can make the requests, or boto3.",
                         "schema": {"type": ["string", "null"]},
                     },
+                    "allowed_buckets": {
+                        "label": "Allowed buckets",
+                        "description": "Buckets that packages of other registries may name, with commas between them; "
+                        "any when empty.",
+                        "schema": {"type": ["string", "null"]},
+                    },
                     "provenance": {
                         "label": "Provenance",
                         "description": "Write the DAG, task and run that published a package into its metadata.",

@@ -37,12 +37,14 @@ class InstallResult:
         paths: the files, or the URLs of the objects, in walk order of their entries.
         bytes: their total size.
         reused: count of those that were already in place.
+        checksum_only: count of those whose hash is a CRC64NVME checksum, which finds damage but proves no intent.
     """
 
     top_hash: TopHash
     paths: list[str]
     bytes: int
     reused: int
+    checksum_only: int = 0
 
 
 def install(
@@ -92,7 +94,13 @@ def _install(registry: Registry, reference: Reference, root: PhysicalKey, attemp
             uploader = Uploader(registry.stores, progress=progress, since=attempt.earliest if attempt else None)
             paths, reused = _to_prefix(registry, root, selection, uploader)
     _log.info("Installed %s: %s, of which %s were there already", selection, files, f"{reused:,}")
-    return InstallResult(top_hash=selection.top_hash, paths=paths, bytes=selection.bytes, reused=reused)
+    return InstallResult(
+        top_hash=selection.top_hash,
+        paths=paths,
+        bytes=selection.bytes,
+        reused=reused,
+        checksum_only=selection.warn_of_checksums(),
+    )
 
 
 def _to_directory(registry: Registry, root: PhysicalKey, selection: Selection, downloader: Downloader) -> tuple[list[str], int]:

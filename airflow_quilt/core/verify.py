@@ -35,6 +35,7 @@ class Verification:
         missing: entries without a file or object.
         modified: entries whose file or object has another size or hash.
         extra: files or objects that no entry names.
+        checksum_only: count of entries whose hash is a CRC64NVME checksum, which finds damage but proves no intent.
     """
 
     top_hash: TopHash
@@ -43,6 +44,7 @@ class Verification:
     missing: list[str] = field(default_factory=list)
     modified: list[str] = field(default_factory=list)
     extra: list[str] = field(default_factory=list)
+    checksum_only: int = 0
 
     def check(self, *, extra_files_ok: bool = False) -> None:
         """Raise an error if there is a difference.
@@ -106,6 +108,7 @@ def _verify(registry: Registry, reference: Reference, src: str | None, *, read_a
         missing=[entry.logical_key for entry, _ in places if findings.get(entry.logical_key) == "missing"],
         modified=[entry.logical_key for entry, _ in places if findings.get(entry.logical_key) == "modified"],
         extra=extra,
+        checksum_only=selection.warn_of_checksums(),
     )
     _log.info("Verified %s: %s: %s", selection, count(found.entries, "entry", "entries"), found)
     return found

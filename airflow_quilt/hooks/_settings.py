@@ -1,9 +1,10 @@
 """The settings of a Quilt connection, read once and checked."""
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from airflow_quilt.core.errors import SettingsError
+from airflow_quilt.core.errors import SettingsError, quoted
 from airflow_quilt.core.runtime.limits import Limits
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _NO_VALUE: Final = frozenset({"", "null", "none"})
 _FLAGS: Final = {"true": True, "false": False}
+_BUCKET: Final = re.compile(r"[A-Za-z0-9._-]+")
 _TIMEOUT: Final = 30.0
 _LIMITS: Final = Limits()
 
@@ -51,6 +53,7 @@ class QuiltSettings:
         max_bytes_in_flight: the transfer buffer: the most bytes of objects and parts in memory.
         spill_entries: the most entries of a package in memory; the rest spills to a temporary file.
         transport: ``"auto"`` for S3 requests through the AWS Common Runtime where it can make them, ``"boto3"`` for none.
+        allowed_buckets: the buckets that packages of other registries may name, besides that of their own; None for any.
         provenance: write the run that published a package into its metadata; an operator's ``provenance`` overrides it.
     """
 
@@ -69,6 +72,7 @@ class QuiltSettings:
     max_bytes_in_flight: int = _LIMITS.max_bytes_in_flight
     spill_entries: int = _LIMITS.spill_entries
     transport: "Transport" = "auto"
+    allowed_buckets: frozenset[str] | None = None
     provenance: bool = False
 
     @property
@@ -100,6 +104,7 @@ class QuiltSettings:
             max_bytes_in_flight=extras.count("max_bytes_in_flight", _LIMITS.max_bytes_in_flight),
             spill_entries=extras.count("spill_entries", _LIMITS.spill_entries),
             transport=extras.transport("transport"),
+            allowed_buckets=extras.buckets("allowed_buckets"),
             provenance=extras.flag("provenance"),
         )
         where = f"connection {connection.conn_id!r}"
@@ -166,6 +171,19 @@ class _Extras:
         if number is None:
             raise self._wrong(name, value, POSITIVE_INT)
         return number
+
+    def buckets(self, name: str) -> frozenset[str] | None:
+        """Return names of buckets, from a list or a `str` with commas; None for no value."""
+        value = self._value(name)
+        given = value.split(",") if isinstance(value, str) else value
+        if given is None:
+            return None
+        if not isinstance(given, list) or not all(isinstance(each, str) for each in given):
+            raise self._wrong(name, value, "a list of buckets, or a str with commas between them")
+        buckets = frozenset(each.strip().removeprefix("s3://").removesuffix("/") for each in given)
+        if wrong := [each for each in buckets if not _BUCKET.fullmatch(each)]:
+            raise SettingsError(f"{self._where}: the extra {name!r} has {quoted(min(wrong))}, expected the name of a bucket")
+        return buckets
 
     def transport(self, name: str) -> "Transport":
         """Return a way of S3 requests; ``"auto"`` for no value."""

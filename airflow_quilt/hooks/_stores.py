@@ -11,10 +11,12 @@ from botocore.config import Config
 
 from airflow_quilt.core.catalog.client import CATALOG_RETRY, Catalog, HttpSettings
 from airflow_quilt.core.errors import AccessDeniedError, QuiltError, SettingsError
+from airflow_quilt.core.plan.reach import Reach
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.stop import call_apart
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.crt.route import frozen_credentials
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
 from airflow_quilt.hooks._sessions import session_errors
@@ -91,7 +93,15 @@ def make_client(settings: "QuiltSettings", aws: BoundedAwsHook, catalog: Catalog
 
 def make_stores(settings: "QuiltSettings", client: "S3Client", retry: RetryPolicy) -> Stores:
     """Return the storages of a connection; ``retry`` is for failures that botocore does not repeat, see :class:`S3Storage`."""
-    return Stores(LocalStorage(), S3Storage(client, retry, transport=settings.transport), limits=settings.limits)
+    remote = S3Storage(client, retry, transport=settings.transport)
+    return Stores(LocalStorage(), remote, limits=settings.limits, reach=_reach(settings))
+
+
+def _reach(settings: "QuiltSettings") -> Reach | None:
+    if settings.allowed_buckets is None:
+        return None
+    own = [resolve_registry(settings.registry)] if settings.registry else []
+    return Reach(settings.allowed_buckets, frozenset(own))
 
 
 def identify(aws: BoundedAwsHook, client: "S3Client") -> str:

@@ -48,6 +48,7 @@ class QuiltInstallOperator(QuiltReadOperator):
                     files=len(installed.paths),
                     bytes=installed.bytes,
                     reused=installed.reused,
+                    checksum_only=installed.checksum_only,
                     paths=installed.paths if return_paths else None,
                 )
             )

@@ -39,7 +39,12 @@ class QuiltVerifyOperator(QuiltReadOperator):
             found = verify(target.registry, reference, self.src, read_all=flag("read_all", self.read_all))
             outcome = self.finish(
                 target.to_xcom(
-                    reference.package, found.top_hash, entries=found.entries, bytes=found.bytes, extra=len(found.extra)
+                    reference.package,
+                    found.top_hash,
+                    entries=found.entries,
+                    bytes=found.bytes,
+                    extra=len(found.extra),
+                    checksum_only=found.checksum_only,
                 )
             )
             found.check(extra_files_ok=flag("extra_files_ok", self.extra_files_ok))

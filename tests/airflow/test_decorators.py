@@ -146,6 +146,7 @@ def test_xcom_and_context_are_passed(dag: DAG, connected: str, s3_registry: Regi
         "published_at": revision.published_at.to_iso8601_string(),
         "created": True,
         "previous": None,
+        "checksum_only": 0,
     }
 
 

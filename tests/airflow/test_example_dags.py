@@ -73,6 +73,7 @@ def test_penguins_weekly_publishes(publish: Publish, s3_registry: Registry, buck
         "published_at": revision.published_at.to_iso8601_string(),
         "created": True,
         "previous": None,
+        "checksum_only": 0,
     }
 
 

@@ -15,7 +15,7 @@ from typing import IO, Annotated, Any, Final, TypeVar
 import msgspec
 
 from airflow_quilt.core.errors import MetadataError, RecordSizeError, plain, quoted
-from airflow_quilt.core.format.hashes import Hash
+from airflow_quilt.core.format.hashes import CRC64NVME, Hash
 from airflow_quilt.core.format.metadata import check_json, check_meta, user_meta_of
 from airflow_quilt.core.format.names import MAX_UTF8_SIZE, DirectoryKey, LogicalKey, TopHash, walk_order
 from airflow_quilt.core.format.ordering import batched
@@ -57,11 +57,24 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Totals of a manifest that was written; ``bytes`` counts the files, not the manifest."""
+    """Totals of a manifest that was written.
+
+    Attributes:
+        top_hash: its top hash.
+        entries: count of files.
+        bytes: the sum of their sizes.
+        checksum_only: count of files whose hash is a CRC64NVME (:func:`count_checksums`).
+    """
 
     top_hash: TopHash
     entries: int
     bytes: int
+    checksum_only: int = 0
+
+
+def count_checksums(entries: Iterable[Entry]) -> int:
+    """Return the count of entries whose hash is a CRC64NVME: it finds damage, but is easily made to fit other bytes."""
+    return sum([entry.hash.type == CRC64NVME for entry in entries])
 
 
 def make_header(
@@ -211,10 +224,11 @@ def write_manifest(
     digest = hashlib.sha256(canonical_json(header).encode())
     for key, meta in sorted((directories or {}).items(), key=lambda item: walk_order(item[0])):
         out.write(directory_line(key, meta) + b"\n")
-    count = size = 0
+    count = size = checksum_only = 0
     for batch in batched(entries):
         out.write(_entry_lines(batch))
         digest.update(canonical_text(batch))
         count += len(batch)
         size += sum([entry.size for entry in batch])
-    return Summary(TopHash(digest.hexdigest()), count, size)
+        checksum_only += count_checksums(batch)
+    return Summary(TopHash(digest.hexdigest()), count, size, checksum_only)

@@ -23,6 +23,7 @@ from airflow_quilt.core.publish.stored import StoredManifest
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Latest, Revision
+from airflow_quilt.core.registry.selection import warn_of_checksums
 from airflow_quilt.core.runtime.spool import disk_full_as_error
 
 _log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class PublishResult:
         created: whether the revision was made now; false where nothing changed. Then its objects are known to exist: if some were
             gone and have been copied again, its manifest names the copies by now.
         previous: the top hash of the revision before one that was made now, if there is one.
+        checksum_only: count of files whose hash is a CRC64NVME checksum, which finds damage but proves no intent.
     """
 
     registry: RegistryLocation
@@ -59,6 +61,7 @@ class PublishResult:
     bytes_reused: int
     created: bool
     previous: TopHash | None = None
+    checksum_only: int = 0
 
     @property
     def uri(self) -> QuiltUri:
@@ -81,6 +84,7 @@ class PublishResult:
             "bytes_reused": self.bytes_reused,
             "created": self.created,
             "previous": self.previous,
+            "checksum_only": self.checksum_only,
         }
 
 
@@ -211,6 +215,7 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
         bytes_reused=stats.reused,
         created=created,
         previous=_previous(registry, package, revision, latest, attempt) if created else None,
+        checksum_only=warn_of_checksums(package, summary.checksum_only, summary.entries),
     )
     _log.info("%s %s", "Published" if created else "Unchanged, no new revision:", result.uri)
     return result

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from typing import Any
 
 from msgspec.structs import replace
@@ -76,7 +77,10 @@ def discover(registry: Registry, draft: Draft, found: Spool[Source], keep: KeepC
         hash_type=draft.hash_type,
         merges_meta=draft.meta_mode == "merge",
     )
-    finder = SourceFinder(registry.stores, _package_reader(registry), options, keep)
+    stores = registry.stores
+    if stores.reach:  # The writers of the registry that takes the package are trusted.
+        stores = replace_fields(stores, reach=stores.reach.trusting(registry.location))
+    finder = SourceFinder(stores, _package_reader(registry), options, keep)
     if len(requests) == 1 and (tree := finder.stream(requests[0])):
         if draft.mode == "replace":
             return tree

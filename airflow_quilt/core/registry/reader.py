@@ -149,7 +149,8 @@ class RegistryReader:
         """Return the physical key of an entry of this registry.
 
         Raises:
-            LocationError: it is malformed, or is a file although the registry is not on this machine.
+            LocationError: it is malformed, is a file although the registry is not on this machine, or is in a bucket that
+                packages of this registry may not name.
         """
         try:
             key = PhysicalKey.parse(entry.physical_keys[0])
@@ -157,6 +158,8 @@ class RegistryReader:
             raise LocationError(f"entry {quoted(entry.logical_key)}: {error}") from error
         if key.is_local and not self.location.is_local:
             raise LocationError(f"entry {quoted(entry.logical_key)}: {key} is a file of some other machine, out of reach here")
+        if self.stores.reach:
+            self.stores.reach.check(entry.logical_key, key, self.location)
         return key
 
     def stream(self, entry: Entry) -> Iterator[bytes]:

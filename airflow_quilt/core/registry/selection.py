@@ -1,5 +1,6 @@
 """References to a revision, or to files of it, and the entries that they select."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ from airflow_quilt.core.errors import (
     named,
     quoted,
 )
-from airflow_quilt.core.format.hashes import check_hash_type
-from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.hashes import CHUNKED, check_hash_type
+from airflow_quilt.core.format.manifest import Entry, count_checksums
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
 from airflow_quilt.core.format.quilt_uri import Pin, QuiltUri
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.storage.paths import resolve_location
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,10 @@ class Selection:
         """The sum of the sizes of the files."""
         return sum(entry.size for _, entry in self.files)
 
+    def warn_of_checksums(self) -> int:
+        """Log, and return, the count of files whose hash is a checksum only."""
+        return warn_of_checksums(self.package, count_checksums(entry for _, entry in self.files), len(self.files))
+
     def __str__(self) -> str:
         return f"{self.package}@{self.top_hash}"
 
@@ -93,6 +101,20 @@ class Selection:
     def named_errors(self) -> AbstractContextManager[None]:
         """Name the registry, the package and the top hash in errors about its entries."""
         return named(self.where, LocationError, HashTypeError, EntryDamagedError, SourceError)
+
+
+def warn_of_checksums(package: PackageName, checksum_only: int, entries: int) -> int:
+    """Log that entries of a package have a CRC64NVME checksum only, if there are any; return their count."""
+    if checksum_only:
+        _log.warning(
+            "%s: the hashes of %s of its %s are CRC64NVME checksums, which find damage but prove no intent: an attacker can make "
+            "other bytes fit them. Publish with hash_type=%r where that matters",
+            package,
+            f"{checksum_only:,}",
+            count(entries, "entry", "entries"),
+            CHUNKED,
+        )
+    return checksum_only
 
 
 def select(registry: Registry, reference: Reference) -> Selection:

@@ -271,6 +271,8 @@ class SourceFinder:
         source = Source.of_entry(entry, key, meta, self._options.hash_type)
         if source.is_local and not uri.registry.is_local:
             raise out_of_reach(source)
+        if self._stores.reach and isinstance(source.origin, PhysicalKey):
+            self._stores.reach.check(key, source.origin, uri.registry)
         return source
 
 

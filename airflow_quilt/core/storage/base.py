@@ -11,6 +11,7 @@ from typing import IO, Final, Literal, Protocol
 from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError, QuiltError, StorageError
 from airflow_quilt.core.format.hashes import Hash, StoreAlgorithm, algorithm, composite_hash
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.plan.reach import Reach
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.retry import RetryPolicy
 
@@ -364,6 +365,7 @@ class Stores:
         limits: the bounds of the work.
         without_conditions: the buckets that are known to keep no conditional writes
             (:class:`~airflow_quilt.core.storage.conditional.ConditionalWriter`).
+        reach: the buckets that packages of other registries may name; None for any.
     """
 
     local: FileStore
@@ -371,6 +373,7 @@ class Stores:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     limits: Limits = field(default_factory=Limits)
     without_conditions: set[str | None] = field(default_factory=set, repr=False, compare=False)
+    reach: Reach | None = None
 
     def of(self, key: PhysicalKey) -> Storage:
         """Return the storage that holds ``key``."""
