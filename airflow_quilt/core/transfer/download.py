@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from airflow_quilt.core.errors import EntryDamagedError, ObjectNotFoundError, SourceChangedError, StorageUnavailableError, quoted
+from airflow_quilt.core.errors import EntryDamagedError, ObjectNotFoundError, QuiltError, SourceChangedError, quoted
 from airflow_quilt.core.format.hashes import Digest, algorithm, part_size, verify_stream
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -89,10 +89,12 @@ class Downloader:
         chunks = self._chunks(download, 0, entry.size)
         try:
             file.write(0, verify_stream(chunks, entry.size, entry.hash, f"entry {quoted(entry.logical_key)} ({download.origin})"))
-        except (StorageUnavailableError, EntryDamagedError) as error:
-            file.abort()  # The next attempt creates another one.
-            self._open.remove(file)
-            if is_last or isinstance(error, StorageUnavailableError):
+        except QuiltError as error:
+            is_damaged = isinstance(error, EntryDamagedError)
+            if error.transient or is_damaged:
+                file.abort()  # The next attempt creates another one.
+                self._open.remove(file)
+            if is_last or not is_damaged:
                 raise
             self._executor.progress.add(size=-entry.size)
             return self._download_small(download, is_last=True)  # A byte may change on its way.

@@ -11,16 +11,19 @@ import pytest
 
 from airflow_quilt.core.errors import (
     CancelledError,
+    CredentialsExpiredError,
     EntryDamagedError,
     HashTypeError,
     ObjectNotFoundError,
     StorageError,
     StorageUnavailableError,
+    ThrottledError,
 )
 from airflow_quilt.core.format.hashes import CHUNKED, Hash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.progress import Progress
+from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.stop import stoppable
 from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
@@ -265,6 +268,27 @@ def test_failure_leaves_only_whole(
     with pytest.raises(StorageUnavailableError, match="fault"):
         fetch(stores, [make_download("good", data), make_download("bad", data)], GoodFirst(), fault)
     assert files_below(out) == {"good": data}
+
+
+@pytest.mark.parametrize("error", [CredentialsExpiredError, ThrottledError, StorageUnavailableError])
+@TWO_SIZES
+def test_repeated_read_leaves_nothing(
+    stores: Stores, make_download: Callable[..., Download], out: Path, error: type[StorageError], data: bytes
+) -> None:
+    """Every kind of failure that is tried again leaves no temporary file beside the right one."""
+    failed = threading.Event()
+
+    class FailsOnce:
+        def __call__(self, call: Call, run: Callable[[], T]) -> T:
+            if call.operation == "stream" and not call.key.is_local and not failed.is_set():
+                failed.set()
+                raise error("not now", str(call.key))
+            return run()
+
+    patient = replace(tapped(stores, FailsOnce()), retry=RetryPolicy(60, 0.001, 0.001))
+    assert [is_new for _, is_new in Downloader(patient).run([make_download("file", data)])] == [True]
+    assert failed.is_set()
+    assert files_below(out) == {"file": data}
 
 
 def test_failed_abort_hides_nothing(
