@@ -1,4 +1,5 @@
 import hashlib
+import io
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -268,6 +269,19 @@ def test_get_explains_head_error(reason: str, status: int, kind: type[Exception]
             S3Storage(client, NO_RETRY).stat(PhysicalKey("bucket", "object"))
 
     assert type(caught.value) is kind
+
+
+def test_refused_head_is_transient() -> None:
+    """A store that serves what it does not describe may describe it next time."""
+    client = lonely_client()
+    with Stubber(client) as stubber:
+        stubber.add_client_error("head_object", "400", "Bad Request", 400)
+        stubber.add_response("get_object", {"Body": StreamingBody(io.BytesIO(b"x"), 1), "ContentLength": 1, "ETag": '"e"'})
+        stubber.add_client_error("head_object", "400", "Bad Request", 400)
+        with pytest.raises(
+            StorageUnavailableError, match="s3://bucket/object: the store serves the object, but does not describe it"
+        ):
+            S3Storage(client, NO_RETRY).stat(PhysicalKey("bucket", "object"))
 
 
 class Unread:

@@ -123,7 +123,7 @@ def translated(key: PhysicalKey | str) -> Iterator[None]:
     except ClientError as error:
         details = error.response.get("Error", {})
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        raise error_of(details.get("Code", ""), details.get("Message", ""), status, str(key)) from error
+        raise error_of(code_of(error), details.get("Message", ""), status, str(key)) from error
     except FlexibleChecksumError as error:
         raise ChecksumMismatchError(f"{key}: other bytes came than the store has: {error}") from error
     except BotoCoreError as error:
@@ -133,6 +133,11 @@ def translated(key: PhysicalKey | str) -> Iterator[None]:
         raise
     except Exception as error:  # For an answer that was damaged on its way botocore raises errors of many kinds.
         raise StorageUnavailableError(f"the answer cannot be read: {error!r}", str(key)) from error
+
+
+def code_of(error: ClientError) -> str:
+    """Return the code of an error of S3: its name or, where the answer has no body, its status."""
+    return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def error_of(code: str, message: str, status: int, location: str) -> QuiltError:

@@ -36,7 +36,7 @@ from airflow_quilt.core.storage.base import (
 )
 from airflow_quilt.core.storage.s3.body import boto_body
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime, Transport
-from airflow_quilt.core.storage.s3.errors import error_of, translated
+from airflow_quilt.core.storage.s3.errors import code_of, error_of, translated
 from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, version_of
 from airflow_quilt.core.storage.s3.listings import BucketListings
 from airflow_quilt.core.storage.s3.multipart import S3Upload, unfinished_uploads
@@ -153,7 +153,7 @@ class S3Storage:
             try:
                 answer = self._client.get_object(**address(key), Range=f"bytes={start}-{stop - 1}", **state)
             except ClientError as error:
-                if error.response["Error"]["Code"] in _BEYOND_THE_END:
+                if code_of(error) in _BEYOND_THE_END:
                     return
                 raise
             state["IfMatch"] = answer["ETag"]
@@ -221,10 +221,9 @@ class S3Storage:
                     raise ObjectNotFoundError("there is no such object", str(key))
                 answer = answer or self._client.head_object(**address(key), ChecksumMode="ENABLED")
             except ClientError as error:
-                if error.response["Error"]["Code"] != _NO_REASON:
+                if code_of(error) != _NO_REASON:
                     raise
-                self._ask_why(key)
-                answer = self._client.head_object(**address(key), ChecksumMode="ENABLED")
+                answer = self._head_again(key)
         version = version_of(answer) if key.version_id is None else key.version_id
         return stat_of(key.at_version(version), answer["ContentLength"], answer["ETag"], answer)
 
@@ -252,13 +251,19 @@ class S3Storage:
             _log.info("The parts of an object are not known, so it is read: %s", error)
             return []
 
-    def _ask_why(self, key: PhysicalKey) -> None:
+    def _head_again(self, key: PhysicalKey) -> Any:
         """Read one byte, to raise the error that HEAD cannot report; boto renews expired credentials on the way."""
         try:
             self._client.get_object(**address(key), Range="bytes=0-0")["Body"].close()
         except ClientError as error:
-            if error.response["Error"]["Code"] not in _BEYOND_THE_END:
+            if code_of(error) not in _BEYOND_THE_END:
                 raise
+        try:
+            return self._client.head_object(**address(key), ChecksumMode="ENABLED")
+        except ClientError as error:
+            if code_of(error) != _NO_REASON:
+                raise
+            raise StorageUnavailableError("the store serves the object, but does not describe it for now", str(key)) from error
 
     def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
         """List the objects below a prefix, without versions."""
