@@ -1,14 +1,9 @@
 """Install: bring the files of a revision to a directory or to a prefix on S3, checked."""
 
 import logging
-import os
 import threading
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
-from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import TopHash
@@ -18,14 +13,12 @@ from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference, Selection, parse_destination, select
 from airflow_quilt.core.runtime.progress import Progress, count, human_size
-from airflow_quilt.core.runtime.stop import check_stop, stoppable
+from airflow_quilt.core.runtime.stop import stoppable
 from airflow_quilt.core.transfer.download import Download, Downloader
+from airflow_quilt.core.transfer.places import find_places, in_own_area
 from airflow_quilt.core.transfer.upload import Uploader
 
 _log = logging.getLogger(__name__)
-
-_LONGEST_PATH: Final = 4096
-"""Linux refuses longer paths, and resolving their links takes time that grows with the square of the length."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +65,8 @@ def install(
         EntryNotFoundError: the revision has nothing at the path.
         EntryDamagedError: an object is gone, or does not hold the bytes that the manifest names.
         HashTypeError: a hash is of an unknown type; nothing was installed.
-        LocationError: an entry would land outside of the directory, in a registry's own area or where another one lands, or is
-            a file of another machine; or ``dest`` is a file.
+        LocationError: an entry would land outside of the directory, in a registry's own area or where another one lands, also
+            because the disk takes their names for one another, or is a file of another machine; or ``dest`` is a file.
         StorageError: a store refused or failed.
     """
     with stoppable(stop):
@@ -104,63 +97,17 @@ def _install(registry: Registry, reference: Reference, root: PhysicalKey, attemp
 
 
 def _to_directory(registry: Registry, root: PhysicalKey, selection: Selection, downloader: Downloader) -> tuple[list[str], int]:
-    _check_places(root, selection)
-    downloads = (Download(entry, registry.origin(entry), root.join(relative)) for relative, entry in selection.files)
+    place_of = find_places(registry.stores.local, root, selection.files)
+    downloads = (Download(entry, registry.origin(entry), place_of(relative)) for relative, entry in selection.files)
     reused = sum(not is_new for _, is_new in downloader.run(downloads))
     return [root.join(relative).key for relative, _ in selection.files], reused
-
-
-def _check_places(root: PhysicalKey, selection: Selection) -> None:
-    """Check that each file lands below a directory, at its own path and in no registry, wherever links lead."""
-    real: dict[str, str] = {}
-    for relative, entry in selection.files:
-        directory = relative.rpartition("/")[0]
-        if directory not in real:
-            check_stop()
-            real[directory] = _real_directory(root, directory, entry)
-    shared = {place for place, times in Counter(real.values()).items() if times > 1}
-    if shared:  # By a link: the files of one directory have different names.
-        _check_apart(root, selection, {directory: place for directory, place in real.items() if place in shared})
-
-
-def _check_apart(root: PhysicalKey, selection: Selection, real: Mapping[str, str]) -> None:
-    taken: dict[str, Entry] = {}
-    for relative, entry in selection.files:
-        directory, _, name = relative.rpartition("/")
-        other = taken.setdefault(f"{real[directory]}{name}", entry) if directory in real else entry
-        if other is not entry:
-            raise LocationError(
-                f"entry {entry.logical_key!r}: by a link in {root} it would land on {other.logical_key!r}; "
-                "remove the link, or install to another directory"
-            )
-
-
-def _real_directory(root: PhysicalKey, directory: str, entry: Entry) -> str:
-    """Return the real path of a directory of a package, with a ``/`` at its end; ``entry`` is one that lands in it."""
-    path = root.join(directory).key
-    if len(path) > _LONGEST_PATH:
-        long = f"entry {entry.logical_key!r}: its directory would have a path of {len(path):,} characters"
-        raise LocationError(f"{long}, which is too long; install other parts of the package")
-    real = f"{os.path.realpath(path).rstrip('/')}/"
-    if not real.startswith(f"{root.key.rstrip('/')}/"):
-        raise LocationError(f"entry {entry.logical_key!r}: a link in {root} leads out of it, and the file would go there")
-    if f"/{layout.OWN}" in real:
-        raise _in_own_area(entry, real)
-    return real
-
-
-def _in_own_area(entry: Entry, place: object) -> LocationError:
-    return LocationError(
-        f"entry {entry.logical_key!r}: {place} is in a registry's own area, {layout.OWN}; "
-        "install to another place, or other parts of the package"
-    )
 
 
 def _to_prefix(registry: Registry, root: PhysicalKey, selection: Selection, uploader: Uploader) -> tuple[list[str], int]:
     def transfer(relative: str, entry: Entry) -> Upload | Copy:
         origin, target = registry.origin(entry), root.join(relative)
         if target.key.startswith(layout.OWN):
-            raise _in_own_area(entry, target)
+            raise in_own_area(entry, target)
         source = Source.of_entry(entry, hash_type=entry.hash.type)
         return Upload(source, target, exact=True) if origin.is_local else Copy(source, origin, target, exact=True)
 

@@ -34,7 +34,7 @@ class Verification:
         bytes: their total size.
         missing: entries without a file or object.
         modified: entries whose file or object has another size or hash.
-        extra: files or objects that no entry names.
+        extra: files or objects that no entry names; in a directory everything that is no directory, such as links and pipes.
         checksum_only: count of entries whose hash is a CRC64NVME checksum, which finds damage but proves no intent.
     """
 
@@ -119,11 +119,14 @@ def _places(registry: Registry, selection: Selection, src: str | None) -> tuple[
     if src is None:
         return [(entry, registry.origin(entry)) for _, entry in selection.files], []
     root = parse_destination(src)
-    extra = set(_relative_files(registry.stores, root)).difference(relative for relative, _ in selection.files)
+    extra = set(_relative_items(registry.stores, root)).difference(relative for relative, _ in selection.files)
     return [(entry, root.join(relative)) for relative, entry in selection.files], sorted(extra)
 
 
-def _relative_files(stores: Stores, root: PhysicalKey) -> Iterator[str]:
+def _relative_items(stores: Stores, root: PhysicalKey) -> Iterator[str]:
+    if root.is_local:
+        yield from stores.local.list_items(root)
+        return
     directory = root.join("")
     for stat in stores.of(root).list_objects(directory):
         if not stat.key.is_prefix:

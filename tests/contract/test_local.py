@@ -275,7 +275,7 @@ def test_write_below_dead_link_fails(storage: LocalStorage, tmp_path: Path, name
     key = PhysicalKey(None, str(tmp_path / name))
 
     for write in (lambda: storage.create(key, 5), lambda: storage.put(key, b"x")):
-        with pytest.raises(StorageError, match=f"{name}: .* a link to nowhere, is in the way of a directory") as caught:
+        with pytest.raises(StorageError, match=f"{name}: .* a link.*, is in the way of a directory") as caught:
             write()
         assert not caught.value.transient
     assert not (tmp_path / "nowhere").exists()

@@ -222,6 +222,15 @@ class TappedFileStore(TappedStorage):
     def remove_directory(self, prefix: PhysicalKey) -> bool:
         return self._tap(Call("remove directory", prefix), lambda: self._store.remove_directory(prefix))
 
+    def stat(self, key: PhysicalKey, *, follow: bool = True) -> ObjectInfo:
+        return self._tap(Call("stat", key), lambda: self._store.stat(key, follow=follow))
+
+    def list_items(self, prefix: PhysicalKey) -> Iterator[str]:
+        return iter(self._tap(Call("scan", prefix), lambda: list(self._store.list_items(prefix))))
+
+    def forget_directories(self) -> None:
+        self._store.forget_directories()
+
     def create(self, key: PhysicalKey, size: int) -> PartialFile:
         return TappedFile(key, self._tap(Call("create", key, size=size), lambda: self._store.create(key, size)), self._tap)
 

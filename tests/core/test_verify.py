@@ -215,16 +215,6 @@ def test_prefix_is_a_directory(src: str) -> None:
     check(registry, src).check()
 
 
-def test_temporary_files_not_extra(registry: Registry, memory: MemoryStorage, write: Callable[..., Path]) -> None:
-    publish(registry, memory, {"a.txt": b"a"})
-    directory = write("out/a.txt", b"a").parent
-    write(f"out/.{'0' * 32}.tmp", b"left by a process that was killed")
-    (directory / "empty").mkdir()
-    (directory / "dangling").symlink_to("nothing")
-
-    check(registry, str(directory)).check()
-
-
 @pytest.mark.parametrize("kind", ["a directory", "a link to a directory", "a link to nothing", "below a file"])
 def test_non_file_is_missing(
     registry: Registry, memory: MemoryStorage, write: Callable[..., Path], tmp_path: Path, kind: str

@@ -2,16 +2,18 @@
 
 import logging
 import os
+import stat as modes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
-from airflow_quilt.core.errors import ObjectNotFoundError, SourceError
+from airflow_quilt.core.errors import SourceChangedError, SourceError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.runtime.stop import check_stop
-from airflow_quilt.core.storage.base import FileStore, ObjectInfo
-from airflow_quilt.core.storage.disk import is_temporary, list_directory
+from airflow_quilt.core.storage.base import ObjectInfo
+from airflow_quilt.core.storage.descriptors import Directories, Kind
+from airflow_quilt.core.storage.disk import info_of, is_temporary, translated
 from airflow_quilt.core.storage.paths import resolve_path
 
 _log = logging.getLogger(__name__)
@@ -60,17 +62,16 @@ class DirectoryWalk:
     ============================  ======================================================  ===============================
 
     Args:
-        storage: the local files.
         root: the directory, its path resolved.
         ignored: whether a path is left out; that of a directory has a ``/`` at its end.
         follow: follow links to directories, and links that lead out.
     """
 
-    def __init__(self, storage: FileStore, root: PhysicalKey, ignored: Callable[[str], bool], *, follow: bool) -> None:
-        self._storage = storage
+    def __init__(self, root: PhysicalKey, ignored: Callable[[str], bool], *, follow: bool) -> None:
         self._root = root
         self._ignored = ignored
         self._follow = follow
+        self._directories = Directories()
         self._links = LeftOut("link to a directory", "links to directories")
         self._special = LeftOut("pipe, socket or device", "pipes, sockets and devices")
         self._leftovers = LeftOut("leftover of a killed installation", "leftovers of killed installations")
@@ -80,63 +81,109 @@ class DirectoryWalk:
 
         Raises:
             SourceError: a link cannot be packed; the message names it and the cure.
+            SourceChangedError: a directory or file became something else since it was listed, such as a link.
             StorageError: a directory or file cannot be read.
         """
-        # Beside each item, the directories of the links on the way to it. Without recursion, whose depth is limited.
-        pending: list[tuple[os.DirEntry[str], tuple[str, ...]]] = [(item, ()) for item in list_directory(self._root.key)]
+        # Without recursion, whose depth is limited.
+        pending = list(self._below(self._root.key, self._root.key.rstrip("/"), ()))
         while pending:
             check_stop()
-            item, links = pending.pop()
-            if item.is_dir(follow_symlinks=False):
-                pending += [(below, links) for below in list_directory(item.path)]
-            elif self._ignored(item.path):
-                continue
-            else:
-                key = self._target(item) if item.is_symlink() else PhysicalKey(None, item.path)
-                if item.is_dir():
-                    pending += [(below, way) for way in self._entered(item, key, links) for below in list_directory(item.path)]
-                elif info := self._file(item, resolve_path(key.key) if links else key):
+            item = pending.pop()
+            if item.kind == "directory":
+                pending += self._below(f"{item.path}/", item.real, item.links)
+            elif not self._ignored(item.path):
+                key = self._target(item) if item.kind == "link" else PhysicalKey(None, item.real)
+                status = self._status(item, key)
+                if status and modes.S_ISDIR(status.st_mode):
+                    pending += (below for way in self._entered(item, key) for below in self._below(f"{item.path}/", key.key, way))
+                elif status and (info := self._file(item, key, status)):
                     yield self._name(item), info
         for left_out in (self._links, self._special, self._leftovers):
             left_out.warn(self._root)
 
-    def _target(self, link: os.DirEntry[str]) -> PhysicalKey:
-        target, key = resolve_path(link.path), PhysicalKey(None, link.path)
-        if not os.path.exists(link.path):  # noqa: PTH110  (a Path raises where links make a circle)
-            raise SourceError(
-                f"{key}: this link leads nowhere: {target.key} is not there, or out of reach; put it there, {_CURE}"
-            )
+    def _below(self, path: str, real: str, links: tuple[str, ...]) -> Iterator["_Item"]:
+        for name, kind in self._directories.items(real):
+            yield _Item(f"{path}{name}", f"{real}/{name}", kind, links)
+
+    def _target(self, link: "_Item") -> PhysicalKey:
+        target = resolve_path(link.real)
         if not self._follow and not f"{target.key}/".startswith(self._root.key):
+            self._status(link, target)  # A link that leads nowhere is named as one.
             raise SourceError(
-                f"{key}: this link leads out of {self._root}, to {target.key}; copy the file, give follow_symlinks=True, {_CURE}"
+                f"{PhysicalKey(None, link.path)}: this link leads out of {self._root}, to {target.key}; copy the file, give "
+                f"follow_symlinks=True, {_CURE}"
             )
         return target
 
-    def _entered(self, link: os.DirEntry[str], target: PhysicalKey, links: tuple[str, ...]) -> list[tuple[str, ...]]:
+    def _status(self, item: "_Item", key: PhysicalKey) -> os.stat_result | None:
+        """Return the status of a file, or of the target of a link; None for a file that was deleted since it was listed.
+
+        No link leads to either any more: a path with resolved links was checked, and another way to it is an error.
+        """
+        with translated(key):
+            try:
+                status = self._directories.status(key.key)
+            except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+                if item.kind == "link":
+                    raise _leads_nowhere(item, key) from error
+                if isinstance(error, FileNotFoundError):
+                    return None
+                if isinstance(error, NotADirectoryError):
+                    raise _changed(key) from error
+                raise
+        if modes.S_ISLNK(status.st_mode):
+            raise _leads_nowhere(item, key) if item.kind == "link" else _changed(key)
+        if item.kind == "file" and not modes.S_ISREG(status.st_mode):
+            raise _changed(key)
+        return status
+
+    def _entered(self, link: "_Item", target: PhysicalKey) -> list[tuple[str, ...]]:
         """Return the directories of the links on the way, if a link to a directory is followed; else nothing."""
         if self._ignored(f"{link.path}/"):
             return []
         if not self._follow:
             self._links.add(self._name(link))
             return []
-        way = (*links, resolve_path(link.path.rpartition("/")[0]).key)
+        way = (*link.links, link.real.rpartition("/")[0])
         if any(f"{directory}/".startswith(f"{target.key.rstrip('/')}/") for directory in way):
             raise SourceError(
                 f"{PhysicalKey(None, link.path)}: this link leads back to {target.key}, in a circle; remove it, {_CURE}"
             )
         return [way]
 
-    def _file(self, item: os.DirEntry[str], key: PhysicalKey) -> ObjectInfo | None:
-        if is_temporary(item.name):
+    def _file(self, item: "_Item", key: PhysicalKey, status: os.stat_result) -> ObjectInfo | None:
+        if is_temporary(item.path.rpartition("/")[2]):
             self._leftovers.add(self._name(item))
-        elif not item.is_file():
+        elif not modes.S_ISREG(status.st_mode):
             self._special.add(self._name(item))
         else:
-            try:
-                return self._storage.stat(key)
-            except ObjectNotFoundError:  # Deleted since it was listed.
-                return None
+            return info_of(key, status)
         return None
 
-    def _name(self, item: os.DirEntry[str]) -> str:
+    def _name(self, item: "_Item") -> str:
         return item.path.removeprefix(self._root.key)
+
+
+class _Item(NamedTuple):
+    """An item that was listed.
+
+    Attributes:
+        path: its path by way of the root, which may lead through links that are followed.
+        real: the same item, all links in its directory resolved.
+        kind: of the item itself.
+        links: the real directories of the links on the way.
+    """
+
+    path: str
+    real: str
+    kind: Kind
+    links: tuple[str, ...]
+
+
+def _leads_nowhere(link: _Item, target: PhysicalKey) -> SourceError:
+    key = PhysicalKey(None, link.path)
+    return SourceError(f"{key}: this link leads nowhere: {target.key} is not there, or out of reach; put it there, {_CURE}")
+
+
+def _changed(key: PhysicalKey) -> SourceChangedError:
+    return SourceChangedError(f"{key}: this file, or a directory above it, became something else since it was listed")

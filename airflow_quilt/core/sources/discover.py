@@ -205,7 +205,7 @@ class SourceFinder:
 
     def _files_in(self, key: str, directory: PhysicalKey) -> Iterator[Source]:
         ignored = ignore_rules(self._stores.local, directory)
-        walk = DirectoryWalk(self._stores.local, directory, ignored, follow=self._options.follow_symlinks)
+        walk = DirectoryWalk(directory, ignored, follow=self._options.follow_symlinks)
         return (self._source(parse_logical_key(key + path), info) for path, info in walk.files())
 
     def _objects_below(self, key: str, prefix: PhysicalKey) -> Iterator[Source]:

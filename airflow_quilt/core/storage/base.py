@@ -66,7 +66,7 @@ class ObjectInfo:
             requested.
         crc64nvme: S3's ``ChecksumCRC64NVME``, base64; None likewise.
         written: in a listing, differs between any two writings of the object, also of the same bytes; empty where that is not
-            certain. It is not compared.
+            certain. Of a file on the disk, the time at which anything of it changed last. It is not compared.
     """
 
     key: PhysicalKey
@@ -213,7 +213,11 @@ class PartialFile(Protocol):
         ...
 
     def complete(self) -> None:
-        """Give the file its name; a file that had it is replaced."""
+        """Give the file its name; a file that had it is replaced.
+
+        Raises:
+            PreconditionError: at once another program replaced it.
+        """
         ...
 
     def abort(self) -> None:
@@ -222,16 +226,42 @@ class PartialFile(Protocol):
 
 
 class FileStore(Storage, Protocol):
-    """The target of an install."""
+    """The files of a machine: sources, and the target of an install."""
+
+    def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
+        """Read a range as in :class:`Storage`; at a version, which is the ETag of a file, of exactly that file in one state.
+
+        Raises:
+            PreconditionError: another file is there, or it has other bytes.
+            StorageUnavailableError: it was touched while it was read; another attempt may find it at rest.
+        """
+        ...
+
+    def stat(self, key: PhysicalKey, *, follow: bool = True) -> ObjectInfo:
+        """Return size and ETag of a file; without ``follow``, only of one that no link leads to.
+
+        Raises:
+            ObjectNotFoundError: there is no such file.
+        """
+        ...
+
+    def list_items(self, prefix: PhysicalKey) -> Iterator[str]:
+        """List the relative paths of all items below a directory that are no directories: links, pipes, temporary files too."""
+        ...
 
     def create(self, key: PhysicalKey, size: int) -> PartialFile:
         """Begin a file of ``size`` bytes, and the directories above it; the caller completes or aborts it.
 
+        The links in ``key`` are resolved: one on the way came later, and is an error.
         It is not synced to the disk: an installed file is checked before it is used again.
 
         Raises:
-            StorageError: no file can be that large here, or a file is in the way of a directory.
+            StorageError: no file can be that large here, or a file or a link is in the way of a directory.
         """
+        ...
+
+    def forget_directories(self) -> None:
+        """Close the directories that :meth:`create` and :meth:`stat` keep open for the next files."""
         ...
 
 

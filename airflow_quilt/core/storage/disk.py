@@ -16,6 +16,7 @@ from typing import Final
 from airflow_quilt.core.errors import AccessDeniedError, DiskError, ObjectNotFoundError, StorageError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.stop import check_stop, sleep
+from airflow_quilt.core.storage.base import ObjectInfo
 
 _MOST_ATTEMPTS: Final = 100
 _LOCK_POLL_INTERVAL: Final = (0.001, 0.01)
@@ -140,9 +141,34 @@ def _sync(directory: Path) -> None:
         os.close(descriptor)
 
 
-def temporary_name(directory: Path) -> Path:
+def temporary_name() -> str:
     """Return a new name for a file that is being written."""
-    return directory / f".{uuid.uuid4().hex}.tmp"  # As in _TEMPORARY.
+    return f".{uuid.uuid4().hex}.tmp"  # As in _TEMPORARY.
+
+
+def info_of(key: PhysicalKey, status: os.stat_result) -> ObjectInfo:
+    """Return the metadata of a file; its ETag is that of the file itself, by any path.
+
+    Raises:
+        ObjectNotFoundError: it is a directory, a link, a pipe, a socket or a device.
+    """
+    check_regular(key, status)
+    return ObjectInfo(key, status.st_size, etag_of(status), written=str(status.st_ctime_ns))
+
+
+def check_regular(key: PhysicalKey, status: os.stat_result) -> None:
+    """Check that an item is a file.
+
+    Raises:
+        ObjectNotFoundError: it is a directory, a link, a pipe, a socket or a device.
+    """
+    if not modes.S_ISREG(status.st_mode):
+        raise ObjectNotFoundError("it is not a file", str(key))
+
+
+def etag_of(status: os.stat_result) -> str:
+    """Return the ETag of a file: without the device, whose number differs between the machines of a network disk."""
+    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
 
 
 @contextlib.contextmanager

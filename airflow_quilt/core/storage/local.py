@@ -2,15 +2,17 @@
 
 import contextlib
 import os
+import resource
 import shutil
-import stat as modes
+import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Final
 
-from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, QuiltError
+from airflow_quilt.core.errors import PreconditionError, QuiltError, StorageUnavailableError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.stop import check_stop
 from airflow_quilt.core.storage.base import (
@@ -23,18 +25,22 @@ from airflow_quilt.core.storage.base import (
     check_whole,
     raise_first,
 )
+from airflow_quilt.core.storage.descriptors import Directories
 from airflow_quilt.core.storage.disk import (
+    check_regular,
+    etag_of,
     holds_object,
+    info_of,
     is_object,
     list_directory,
     locked,
     made_and_locked,
-    make,
     remove_empty,
     temporary_name,
     translated,
     walk,
 )
+from airflow_quilt.core.storage.partial import LocalFile
 
 _TAG: Final = "user.airflow_quilt"
 """The extended attribute that holds the writer tag of a file."""
@@ -50,25 +56,41 @@ class LocalStorage:
 
     Args:
         most: the most bytes of a file that is read whole.
+        most_open: the most large files that stay open while they are written; None for a quarter of the descriptors that the
+            process may have.
     """
 
-    def __init__(self, most: int = MOST_WHOLE) -> None:
+    def __init__(self, most: int = MOST_WHOLE, most_open: int | None = None) -> None:
         self._most = most
+        self._directories = Directories()
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4 if most_open is None else most_open
+        self._may_stay_open = threading.Semaphore(limit if limit >= 0 else sys.maxsize)
 
     def get(self, key: PhysicalKey) -> StoredObject:
         """Read a file whole."""
-        with _opened(key) as descriptor, open(descriptor, "rb", closefd=False) as file:
-            status = os.fstat(descriptor)
+        with _opened(key) as (descriptor, status), open(descriptor, "rb", closefd=False) as file:
             check_whole(key, status.st_size, self._most)
-            return StoredObject(file.read(), _etag(status), key, _read_tag(descriptor))
+            return StoredObject(file.read(), etag_of(status), key, _read_tag(descriptor))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
-        """Read a range of a file in chunks."""
-        with _opened(key) as descriptor:
+        """Read a range of a file in chunks; at a version, its ETag, of exactly that file in one state, by any path.
+
+        Raises, beside the errors of every storage:
+            PreconditionError: another file is there, or it has other bytes.
+            StorageUnavailableError: it was touched while it was read; another attempt may find it at rest.
+        """
+        with _opened(key) as (descriptor, before):
+            _check_version(key, before)
             while start < stop and (chunk := os.pread(descriptor, min(CHUNK, stop - start), start)):
                 start += len(chunk)
                 yield chunk
                 check_stop()
+            if key.version_id is not None:
+                after = os.fstat(descriptor)
+                if (after.st_ctime_ns, after.st_mtime_ns) != (before.st_ctime_ns, before.st_mtime_ns):
+                    _check_version(key, after)
+                    # No program can set the time of the last change. A hard link or chmod does it too, so this is no other file.
+                    raise StorageUnavailableError("it was touched while it was read", str(key))
 
     def put(
         self, key: PhysicalKey, body: bytes | IO[bytes], mode: WriteMode = "overwrite", writer_tag: str | None = None
@@ -78,23 +100,22 @@ class LocalStorage:
         with (
             translated(key),
             made_and_locked(key, path.parent) as directory,
-            _temporary(path.parent, body, writer_tag) as temporary,
+            _temporary(directory, body, writer_tag) as (temporary, status),
         ):
-            _check(key, mode)
-            status = temporary.stat()
-            temporary.replace(path)
+            _check(key, mode, path.name, directory)
+            os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
-        return ObjectInfo(key, status.st_size, _etag(status))
+        return info_of(key, status)
 
     def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:  # noqa: ARG002
         """Return True: conditions hold, since a disk without working locks refuses to write."""
         return True
 
-    def stat(self, key: PhysicalKey) -> ObjectInfo:
-        """Return size and ETag of a file."""
+    def stat(self, key: PhysicalKey, *, follow: bool = True) -> ObjectInfo:
+        """Return size and ETag of a file; without ``follow``, of one that no link leads to."""
         with translated(key):
-            status = _status(key)
-        return ObjectInfo(key, status.st_size, _etag(status))
+            status = os.stat(key.key) if follow else self._directories.status(key.key)  # noqa: PTH116  (which takes half as long)
+        return info_of(key, status)
 
     def list_objects(self, prefix: PhysicalKey, after: str = "") -> Iterator[ObjectInfo]:
         """List the files below a directory, in order; links to directories are not followed."""
@@ -103,7 +124,7 @@ class LocalStorage:
                 if (not after or item.path > prefix.key + after) and is_object(item):
                     with contextlib.suppress(FileNotFoundError):  # Deleted since it was listed.
                         status = item.stat()
-                        etag = _etag(status)
+                        etag = etag_of(status)
                         written = etag if status.st_mtime < time.time() - _SECOND else ""
                         yield ObjectInfo(PhysicalKey(None, item.path), status.st_size, etag, written=written)
 
@@ -135,101 +156,51 @@ class LocalStorage:
                 failed.append(error)
         raise_first(failed, len(keys))
 
-    def create(self, key: PhysicalKey, size: int) -> "LocalFile":
+    def list_items(self, prefix: PhysicalKey) -> Iterator[str]:
+        """List the relative paths of all items below a directory but directories, of any kind."""
+        return Directories().walk(prefix.key.rstrip("/"))
+
+    def create(self, key: PhysicalKey, size: int) -> LocalFile:
         """Begin a file of ``size`` bytes, and the directories above it."""
         with translated(key):
-            return LocalFile(key, size)
+            return LocalFile(key, size, self._directories, self._may_stay_open)
 
-
-class LocalFile:
-    """A file that is written in parts, from several threads, under a temporary name."""
-
-    def __init__(self, key: PhysicalKey, size: int) -> None:
-        self._key = key
-        path = Path(key.key)
-        make(key, path.parent)
-        self._temporary = temporary_name(path.parent)
-        self._held = [os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)]
-        if size > CHUNK:  # A file that the disk cannot hold is refused before its bytes come.
-            with self._opened() as descriptor, contextlib.ExitStack() as on_failure:
-                on_failure.callback(self._temporary.unlink)
-                os.truncate(descriptor, size)
-                on_failure.pop_all()
-
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[int]:
-        """Open the file for writing; the first time it is open already."""
-        try:
-            descriptor = self._held.pop()
-        except IndexError:
-            descriptor = os.open(self._temporary, os.O_WRONLY)
-        try:
-            yield descriptor
-        finally:
-            os.close(descriptor)
-
-    def write(self, start: int, chunks: Iterable[bytes]) -> None:
-        """Write bytes from an offset on."""
-        with translated(self._key), self._opened() as descriptor:
-            for chunk in chunks:
-                rest = memoryview(chunk)
-                while rest:
-                    written = os.pwrite(descriptor, rest, start)
-                    start, rest = start + written, rest[written:]
-
-    def complete(self) -> None:
-        """Give the file its name."""
-        self._close()
-        with translated(self._key):
-            self._temporary.replace(self._key.key)
-
-    def _close(self) -> None:
-        while self._held:
-            os.close(self._held.pop())
-
-    def abort(self) -> None:
-        """Remove the temporary file."""
-        self._close()
-        with translated(self._key):
-            self._temporary.unlink(missing_ok=True)
-
-
-def _status(key: PhysicalKey) -> os.stat_result:
-    status = os.stat(key.key)  # noqa: PTH116  (which takes half as long)
-    if not modes.S_ISREG(status.st_mode):
-        raise ObjectNotFoundError("it is not a file", str(key))
-    return status
+    def forget_directories(self) -> None:
+        """Close the directories of the last files."""
+        self._directories.forget()
 
 
 @contextlib.contextmanager
-def _opened(key: PhysicalKey) -> Iterator[int]:
+def _opened(key: PhysicalKey) -> Iterator[tuple[int, os.stat_result]]:
     """Open a regular file for reading; to open a pipe or a device might block, or have an effect."""
     with translated(key):
-        _status(key)
-        descriptor = os.open(key.key, os.O_RDONLY | os.O_NONBLOCK)  # A pipe may have replaced the file since.
+        check_regular(key, os.stat(key.key))  # noqa: PTH116
+        descriptor = os.open(key.key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            yield descriptor
+            check_regular(key, status := os.fstat(descriptor))  # A pipe may have replaced the file since.
+            yield descriptor, status
         finally:
             os.close(descriptor)
+
+
+def _check_version(key: PhysicalKey, status: os.stat_result) -> None:
+    if key.version_id not in {None, etag_of(status)}:
+        raise PreconditionError("another file is there than the one that was listed, or it was written to", str(key))
 
 
 def _delete(key: PhysicalKey) -> None:
     path = Path(key.key)
     with translated(key), contextlib.suppress(FileNotFoundError), locked(path.parent) as directory:
-        path.unlink()
+        os.unlink(path.name, dir_fd=directory)
         os.fsync(directory)
         with contextlib.suppress(OSError):  # Not empty.
             path.parent.rmdir()
             path.parent.parent.rmdir()
 
 
-def _etag(status: os.stat_result) -> str:
-    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}"
-
-
-def _check(key: PhysicalKey, mode: WriteMode) -> None:
+def _check(key: PhysicalKey, mode: WriteMode, name: str, directory: int) -> None:
     try:
-        etag = _etag(Path(key.key).stat())
+        etag = etag_of(os.stat(name, dir_fd=directory))
     except FileNotFoundError:
         etag = None
     if mode == "create" and etag is not None:
@@ -239,20 +210,22 @@ def _check(key: PhysicalKey, mode: WriteMode) -> None:
 
 
 @contextlib.contextmanager
-def _temporary(directory: Path, body: bytes | IO[bytes], writer_tag: str | None) -> Iterator[Path]:
-    """Write a temporary file, and remove it unless it was renamed."""
-    path = temporary_name(directory)
+def _temporary(directory: int, body: bytes | IO[bytes], writer_tag: str | None) -> Iterator[tuple[str, os.stat_result]]:
+    """Write a temporary file in a directory, and remove it unless it was renamed."""
+    name = temporary_name()
+    descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=directory)
     try:
-        with path.open("xb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             source = BytesIO(body) if isinstance(body, bytes) else body
             source.seek(0)
             shutil.copyfileobj(source, file, CHUNK)
-            _write_tag(file.fileno(), writer_tag)
+            _write_tag(descriptor, writer_tag)
             file.flush()
-            os.fsync(file.fileno())
-        yield path
+            os.fsync(descriptor)
+        yield name, os.stat(name, dir_fd=directory, follow_symlinks=False)
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
 
 
 def _read_tag(descriptor: int) -> str | None:

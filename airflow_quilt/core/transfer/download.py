@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from airflow_quilt.core.errors import EntryDamagedError, ObjectNotFoundError, QuiltError, SourceChangedError, quoted
+from airflow_quilt.core.errors import (
+    EntryDamagedError,
+    ObjectNotFoundError,
+    PreconditionError,
+    QuiltError,
+    SourceChangedError,
+    quoted,
+)
 from airflow_quilt.core.format.hashes import Digest, algorithm, part_size, verify_stream
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -21,7 +28,7 @@ _ATTEMPTS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """An entry, the location of its bytes, and the file to write."""
+    """An entry, the location of its bytes, and the file to write; the links in its path are resolved."""
 
     entry: Entry
     origin: PhysicalKey
@@ -60,6 +67,8 @@ class Downloader:
         except BaseException as error:
             self._open.abort(error)
             raise
+        finally:
+            self._stores.local.forget_directories()
 
     def _steps(self, download: Download) -> Steps[bool]:
         entry = download.entry
@@ -78,7 +87,7 @@ class Downloader:
             self._executor.progress.add(size=-entry.size)
         else:
             raise _damaged(download)
-        yield [partial(self._complete, file)]
+        yield [partial(self._complete, file, download)]
         return True
 
     def _download_small(self, download: Download, *, is_last: bool = False) -> bool:
@@ -98,18 +107,20 @@ class Downloader:
                 raise
             self._executor.progress.add(size=-entry.size)
             return self._download_small(download, is_last=True)  # A byte may change on its way.
-        self._complete(file)
+        self._complete(file, download)
         return True
 
     def _is_right(self, download: Download) -> bool:
-        """Whether the file exists and holds the right bytes."""
-        entry, target = download.entry, download.target
+        """Whether the file exists and holds the right bytes; no link to such a file is one."""
+        entry, local = download.entry, self._stores.local
         try:
-            if self._stores.local.stat(target).size != entry.size:
+            there = local.stat(download.target, follow=False)
+            if there.size != entry.size:
                 return False
-            for _ in verify_stream(self._stores.local.stream(target, 0, entry.size), entry.size, entry.hash, str(target)):
+            chunks = local.stream(download.target.at_version(there.etag), 0, entry.size)
+            for _ in verify_stream(chunks, entry.size, entry.hash, str(download.target)):
                 check_stop()
-        except (ObjectNotFoundError, EntryDamagedError):
+        except (ObjectNotFoundError, PreconditionError, EntryDamagedError):
             return False
         self._executor.progress.add(size=entry.size)
         return True
@@ -128,8 +139,14 @@ class Downloader:
     def _create(self, download: Download) -> PartialFile:
         return self._open.add(self._stores.local.create(download.target, download.entry.size))
 
-    def _complete(self, file: PartialFile) -> None:
-        file.complete()
+    def _complete(self, file: PartialFile, download: Download) -> None:
+        try:
+            file.complete()
+        except PreconditionError:  # Another installation may have been faster.
+            if not self._is_right(download):
+                raise
+            self._executor.progress.add(size=-download.entry.size)
+            file.abort()
         self._open.remove(file)
 
 

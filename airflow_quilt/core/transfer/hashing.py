@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final, cast
 
+import msgspec
+
 from airflow_quilt.core.errors import (
     ChecksumMismatchError,
     EntryDamagedError,
@@ -16,7 +18,16 @@ from airflow_quilt.core.errors import (
     SourceChangedError,
     quoted,
 )
-from airflow_quilt.core.format.hashes import Algorithm, Hash, RunningHash, algorithm, composite_hash, digest_of, part_ranges
+from airflow_quilt.core.format.hashes import (
+    Algorithm,
+    Hash,
+    RunningHash,
+    algorithm,
+    composite_hash,
+    digest_of,
+    part_ranges,
+    part_size,
+)
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Content, Source
 from airflow_quilt.core.runtime.executor import Executor, Steps
@@ -48,16 +59,17 @@ class Reader:
         self._stores = stores
         self._executor = executor
 
-    def stream(self, origin: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
-        """Read exactly the bytes from ``start`` up to ``stop``, in chunks.
+    def stream(self, origin: PhysicalKey, start: int, stop: int, etag: str | None = None) -> Iterator[bytes]:
+        """Read exactly the bytes from ``start`` up to ``stop``, in chunks; of a file with an ETag, of no other one.
 
         Raises:
-            SourceChangedError: the file or object is shorter or gone.
+            SourceChangedError: the file or object is shorter or gone, or it is another file.
         """
         left = stop - start
+        pinned = origin.at_version(etag) if origin.is_local else origin
         try:
             with source_changed(origin):
-                for chunk in self._stores.of(origin).stream(origin, start, stop):
+                for chunk in self._stores.of(origin).stream(pinned, start, stop):
                     check_stop()
                     left -= len(chunk)
                     self._executor.progress.add(size=len(chunk))
@@ -68,31 +80,31 @@ class Reader:
         if left:
             raise SourceChangedError(f"{origin}: ended {left} bytes before its size")
 
-    def hash(self, origin: PhysicalKey, size: int, hash_type: str) -> Steps[Hash]:
-        """Return the steps that hash a file or object of ``size`` bytes."""
-        (found,) = yield from self._hashes(origin, size, [hash_type])
+    def hash(self, origin: PhysicalKey, size: int, hash_type: str, etag: str | None = None) -> Steps[Hash]:
+        """Return the steps that hash a file or object of ``size`` bytes; of a file with an ETag, no other one."""
+        (found,) = yield from self._hashes(origin, size, [hash_type], etag)
         return found
 
-    def _hashes(self, origin: PhysicalKey, size: int, types: Sequence[str]) -> Steps[list[Hash]]:
+    def _hashes(self, origin: PhysicalKey, size: int, types: Sequence[str], etag: str | None = None) -> Steps[list[Hash]]:
         """Return the steps that hash a file or object by several algorithms, in one pass over its bytes."""
         kinds = [algorithm(hash_type) for hash_type in types]
         if not all(kind.by_parts for kind in kinds):
-            (whole,) = yield [partial(self._hashes_of_whole, origin, size, types)]
+            (whole,) = yield [partial(self._hashes_of_whole, origin, size, types, etag)]
             return cast("list[Hash]", whole)
         parts = list(part_ranges(size))
-        digests = (yield [partial(self._digests, origin, start, stop, kinds) for start, stop in parts]) if parts else []
+        digests = (yield [partial(self._digests, origin, start, stop, kinds, etag) for start, stop in parts]) if parts else []
         return [kind.combine([part[at] for part in digests], size) for at, kind in enumerate(kinds)]
 
-    def _digests(self, origin: PhysicalKey, start: int, stop: int, kinds: Sequence[Algorithm]) -> list[bytes]:
+    def _digests(self, origin: PhysicalKey, start: int, stop: int, kinds: Sequence[Algorithm], etag: str | None) -> list[bytes]:
         digests = [kind.new() for kind in kinds]
-        for chunk in self.stream(origin, start, stop):
+        for chunk in self.stream(origin, start, stop, etag):
             for digest in digests:
                 digest.update(chunk)
         return [digest.digest() for digest in digests]
 
-    def _hashes_of_whole(self, origin: PhysicalKey, size: int, types: Sequence[str]) -> list[Hash]:
+    def _hashes_of_whole(self, origin: PhysicalKey, size: int, types: Sequence[str], etag: str | None) -> list[Hash]:
         running = [RunningHash(hash_type, size) for hash_type in types]
-        for chunk in self.stream(origin, 0, size):
+        for chunk in self.stream(origin, 0, size, etag):
             for each in running:
                 each.update(chunk)
         return [each.hash() for each in running]
@@ -107,15 +119,43 @@ class Reader:
             SourceChangedError: the source changed while it was read.
             ChecksumMismatchError: without TLS, no two readings are equal.
         """
-        types = hash_types(source)
-        digest, *others = yield from self._hashes(origin, source.size, types)
+        types, before = hash_types(source), None
+        if origin.is_local and source.size > part_size(source.size):
+            (before,) = yield [partial(self.stat, source, origin)]
+        etag = before.etag if before else source.etag
+        digest, *others = yield from self._hashes(origin, source.size, types, etag)
         if not origin.is_local and not self._stores.remote.is_tls:
             digest, *others = yield from self._confirm([digest, *others], source, origin)
         for found in (digest, *others):
             check_hash(source, found)
-        if origin == source.origin:
+        if before:
+            yield from self.check_at_rest(source, before, digest)
+        elif origin == source.origin:
             yield [partial(self.check_unchanged, source)]
         return digest
+
+    def check_at_rest(self, source: Source, before: ObjectInfo, digest: Hash | None) -> Steps[None]:
+        """Check after the parts of a file were read, each by itself, that they are of one state of one file.
+
+        A file that was only touched, as by ``chmod`` or a hard link, is read again and must have the same hash: the time of its
+        last change is the one that no program can set.
+
+        Args:
+            source: the file.
+            before: its state before the first part was read.
+            digest: the hash of the parts that were read; None where it was not computed from them.
+
+        Raises:
+            SourceChangedError: it is another file, or it changed.
+        """
+        origin = before.key
+        (after,) = yield [partial(self.stat, msgspec.structs.replace(source, etag=before.etag), origin)]
+        if after.written == before.written:
+            return
+        with _entry_as_damaged(source):
+            self._executor.progress.add(size=-source.size if digest else 0)
+            if digest is None or (yield from self.hash(origin, source.size, digest.type, before.etag)) != digest:
+                raise SourceChangedError(f"{origin}: changed while it was read")
 
     def _confirm(self, hashes: list[Hash], source: Source, origin: PhysicalKey) -> Steps[list[Hash]]:
         """Read an object until it has its hash, or is the same twice: without TLS nothing else shows that no byte changed."""
@@ -170,7 +210,7 @@ class Reader:
                 self._executor.progress.add(size=stop - start)
                 chunks = _pieces(source.origin, start, stop)
             else:
-                chunks = self.stream(source.origin, start, stop)
+                chunks = self.stream(source.origin, start, stop, source.etag)
             if stop - start <= CHUNK:
                 return b"".join(chunks)
             # Not of the allocator: it keeps the freed blocks of each thread, which come to more than the bytes in flight.

@@ -110,18 +110,24 @@ class Uploader:
     def _send_parts(self, source: Source, destination: PhysicalKey) -> Steps[Entry]:
         kinds = [algorithm(hash_type) for hash_type in hash_types(source)]
         by_parts = [kind for kind in kinds if kind.by_parts]
+        before = None
+        if isinstance(source.origin, PhysicalKey):  # A file.
+            (before,) = yield [partial(self._reader.stat, source, source.origin)]
+            source = msgspec.structs.replace(source, etag=before.etag)
         (upload,) = yield [partial(self._uploads.begin, destination, kinds[0].store)]
         digests = yield [
             partial(self._send_part, upload, number, source, start, stop)
             for number, (start, stop) in enumerate(part_ranges(source.size), 1)
         ]
-        yield [partial(self._reader.check_unchanged, source)]
         hashes = [kind.combine([part[kinds.index(kind)] for part in digests], source.size) for kind in by_parts]
+        sent = hashes[0] if hashes else None
         if len(by_parts) < len(kinds):  # A hash of the whole: the digests of parts, which come in any order, do not give it.
             again = yield from self._hash_source(source)
             if kinds[0].by_parts and again != hashes[0]:
                 raise damaged(source)  # Other bytes than those that were sent.
             hashes = [again]
+        if before:
+            yield from self._reader.check_at_rest(source, before, sent)
         for found in hashes:
             check_hash(source, found)
         (stat,) = yield [partial(self._uploads.complete, upload, destination, hashes[0])]

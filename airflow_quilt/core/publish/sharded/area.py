@@ -122,7 +122,7 @@ def sweep(stores: Stores, root: PhysicalKey, before: float) -> int:
 
 def _write_file(root: PhysicalKey, kind: str, name: str, body: IO[bytes]) -> None:
     with translated(root), _entered(root, kind) as directory, contextlib.ExitStack() as on_failure:
-        temporary = temporary_name(Path()).name
+        temporary = temporary_name()
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
         on_failure.callback(os.unlink, temporary, dir_fd=directory)
         with os.fdopen(descriptor, "wb") as file:
