@@ -11,7 +11,7 @@ import pytest
 from airflow_quilt.core.build import build
 from airflow_quilt.core.errors import EntryDamagedError
 from airflow_quilt.core.format import layout
-from airflow_quilt.core.format.hashes import CRC64NVME, hash_of, part_ranges
+from airflow_quilt.core.format.hashes import CRC64NVME, SHA256, hash_of, part_ranges
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
@@ -25,6 +25,7 @@ from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy
 from testbed.server import S3Server
+from tests.core.packages import commit, entry_of
 
 MIB = 1024 * 1024
 COUNT = 20
@@ -108,6 +109,22 @@ def test_copies_send_no_bytes(s3: S3Server, counted: Registry, proxy: S3Proxy, o
     assert published.bytes_copied == COUNT * 100
     assert proxy.count(lambda request: "x-amz-copy-source" in request.headers) == COUNT
     assert (proxy.count(reads), proxy.count(sends)) == (0, 0)
+
+
+def test_old_hashes_are_read_once(s3: S3Server, counted: Registry, proxy: S3Proxy, other_bucket: str) -> None:
+    """A given hash is compared before the copy; without TLS too, one reading is enough where it has that hash."""
+    theirs, root = Registry(RegistryLocation.parse(f"s3://{other_bucket}"), counted.stores), fill(s3, other_bucket)
+    names = [f"{i:02}" for i in range(COUNT)]
+    objects = {name: s3.client().get_object(Bucket=other_bucket, Key=f"data/{name}")["Body"].read() for name in names}
+    old = [entry_of(name, data, f"{root}{name}", hash_type=SHA256) for name, data in objects.items()]
+    commit(theirs, PackageName("their", "old"), old)
+    published = push(counted, Draft(package="team/data", entries=f"quilt+s3://{other_bucket}#package=their/old"))
+
+    assert {entry.logical_key: entry.hash for entry in counted.read("team/data").entries} == {
+        key: hash_of(data) for key, data in objects.items()
+    }
+    assert published.bytes_copied == COUNT * 100
+    assert (proxy.count(reads), proxy.count(sends)) == (COUNT, 0)
 
 
 def test_content_is_sent_once(counted: Registry, proxy: S3Proxy) -> None:

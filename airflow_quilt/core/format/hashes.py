@@ -222,8 +222,8 @@ def check_hash_type(logical_key: str, given: Hash) -> None:
     """
     if given.type not in _ALGORITHMS:
         unknown = f"entry {quoted(logical_key)}: its hash has the unknown type {quoted(given.type)}"
-        cure = f"leave the entry out, or let its package be published again with {CHUNKED!r}"
-        raise HashTypeError(f"{unknown}, so its bytes cannot be checked; {cure}")
+        cure = "leave the entry out, or let its package be published again"
+        raise HashTypeError(f"{unknown}, so its bytes cannot be checked: expected one of {', '.join(_ALGORITHMS)}; {cure}")
 
 
 def digest_of(chunks: Iterable[bytes | memoryview], digest: Digest) -> bytes:

@@ -41,6 +41,8 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         meta: all metadata of the entry, as in a manifest.
         hash_type: the hash type for bytes that are hashed.
         physical_keys: for an entry of a package, the physical keys of its manifest as written; kept if the bytes stay there.
+        is_claim: whether the hash is compared with the bytes also where they stay: a package of another registry gives it for an
+            object in the bucket of this one, where a later push would take the object for its own.
         movable: whether the bytes may be read; False for a local file that a manifest on S3 names, as its writer chose the path.
     """
 
@@ -53,6 +55,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     hash_type: str = CHUNKED
     physical_keys: tuple[str, ...] = ()
     movable: bool = True
+    is_claim: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -113,7 +116,7 @@ class _SourceAction(msgspec.Struct, frozen=True, gc=False):
 
 
 class HashInPlace(_SourceAction, frozen=True, gc=False, tag=True):
-    """Hash an object or file where it is, and leave it there."""
+    """Hash an object or file where it is, or compare it with the hash that a package gives, and leave it there."""
 
     origin: PhysicalKey
 
@@ -222,7 +225,9 @@ def plan_build(sources: Iterable[Source]) -> Iterator[Action]:
 
 def _plan_in_place(source: Source, origin: PhysicalKey) -> Entry | HashInPlace:
     entry = _check_record_size(source, origin)
-    return HashInPlace(source, origin) if source.hash is None else entry
+    if source.hash and source.is_claim:
+        check_hash_type(source.logical_key, source.hash)
+    return HashInPlace(source, origin) if source.hash is None or source.is_claim else entry
 
 
 def _check_record_size(source: Source, physical_key: PhysicalKey) -> Entry:

@@ -75,6 +75,7 @@ def discover(registry: Registry, draft: Draft, found: Spool[Source], keep: KeepC
         follow_symlinks=draft.follow_symlinks,
         unversioned=draft.unversioned,
         hash_type=draft.hash_type,
+        target=registry.location,
         merges_meta=draft.meta_mode == "merge",
     )
     stores = registry.stores

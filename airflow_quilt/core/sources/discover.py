@@ -27,7 +27,7 @@ from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.metadata import MERGE, lost_keys, merge_meta, name_lost
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, parse_logical_key
 from airflow_quilt.core.format.quilt_uri import QuiltUri
-from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.plan.actions import Content, Source, out_of_reach
 from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.spool import Spool
@@ -58,6 +58,7 @@ class FindOptions:
         follow_symlinks: pack files behind links that lead out of the packed directory, and behind links to directories.
         unversioned: name objects without their versions.
         hash_type: the type of hash of new entries.
+        target: the registry that takes the package.
         merges_meta: merge given metadata with that of the file or directory of a package.
     """
 
@@ -65,6 +66,7 @@ class FindOptions:
     follow_symlinks: bool = False
     unversioned: bool = False
     hash_type: str = CHUNKED
+    target: RegistryLocation | None = None
     merges_meta: bool = False
 
 
@@ -89,6 +91,7 @@ class SourceFinder:
         self._read_package = read_package
         self._options = options or FindOptions()
         self._keep = keep
+        self._bucket = self._options.target.root.bucket if self._options.target else None
 
     def find(self, parsed: Iterable[ParsedSource], found: Spool[Source]) -> Mapping[DirectoryKey, Any]:
         """Put the files of a package into ``found``; return the metadata of its directories.
@@ -273,7 +276,13 @@ class SourceFinder:
             raise out_of_reach(source)
         if self._stores.reach and isinstance(source.origin, PhysicalKey):
             self._stores.reach.check(key, source.origin, uri.registry)
-        return source
+        return replace(source, is_claim=True) if self._is_claim(source, uri) else source
+
+    def _is_claim(self, source: Source, uri: QuiltUri) -> bool:
+        """Whether a package of another registry names an object in the bucket of the one that takes it."""
+        if self._bucket is None or not isinstance(source.origin, PhysicalKey):
+            return False
+        return source.origin.bucket == self._bucket and uri.registry != self._options.target
 
 
 def _directory_meta(source: LocationSource, location: PhysicalKey | QuiltUri) -> dict[DirectoryKey, Any]:

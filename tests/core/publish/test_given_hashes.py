@@ -1,6 +1,7 @@
 """The hash that a stranger's manifest gives is a claim: its bytes neither move nor get a hash of ours until it is shown to be true."""
 
 import base64
+import itertools
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_quilt.core.build import build
 from airflow_quilt.core.errors import EntryDamagedError, HashTypeError, QuiltError
 from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, Hash, StoreAlgorithm, hash_of
 from airflow_quilt.core.format.manifest import Entry
@@ -181,6 +183,34 @@ def test_old_package_is_promoted(tmp_path: Path, hash_type: str) -> None:
         again = Recorder()
         unchanged = push(through(world.ours, again), Draft(package="our/copy", mode="update"))
         assert (unchanged.created, [call for call in again.of("stream") if not call.key.key.startswith(".quilt/")]) == (False, [])
+
+
+@pytest.mark.parametrize("hash_type", HASH_TYPES)
+def test_claim_on_own_object_is_checked(tmp_path: Path, hash_type: str) -> None:
+    """An entry that stays in our bucket keeps its hash, which another registry gives, once it is shown to be true."""
+    for data, told, verb, is_true in itertools.product((SMALL, LARGE), TOLD, (push, build), (True, False)):
+        world = World(tmp_path)
+        place = put(world.memory, "s3://ours/our/copy/x", data, *told)
+        right = hash_of(data, hash_type)
+        claim = Entry(LogicalKey("x"), (str(place),), len(data), right if is_true else Hash(hash_type, FALSE[hash_type]))
+        top_hash = commit(world.theirs, THEIRS, [claim])
+        ours, draft = through(world.ours, world.recorder), Draft(package="our/copy", entries=world.uri)
+        if not is_true:
+            with pytest.raises(EntryDamagedError, match="entry 'x'"):
+                verb(ours, draft)
+            assert world.ours.latest("our/copy") is None
+            continue
+        published = verb(ours, draft)
+        stat = world.memory.stat(place)
+        reads = [call for call in world.recorder.of("stream") if call.key == place]
+
+        assert (published.top_hash, read(world.ours, published)) == (top_hash, {"x": claim})
+        assert sum(call.size for call in reads) == (0 if stat.proves(right) else len(data))
+        assert len([call for call in world.recorder.of("stat") if call.key == place]) == 1
+        # The package of the own registry is trusted: no request for it.
+        again = Recorder()
+        verb(through(world.ours, again), Draft(package="our/other", entries="quilt+s3://ours#package=our/copy"))
+        assert [call for call in again.calls if call.key.key == place.key] == []
 
 
 def test_swapped_file_is_not_lent_hash(tmp_path: Path) -> None:
