@@ -107,6 +107,12 @@ def get_provider_info() -> dict[str, Any]:
                         "description": "Allow requests without TLS to a catalog on another machine.",
                         "schema": {"type": ["boolean", "null"]},
                     },
+                    "registry_host": {
+                        "label": "Service host",
+                        "description": "The only host that the catalog may name as its service (registryUrl), "
+                        "such as registry.example.com; empty: any.",
+                        "schema": {"type": ["string", "null"]},
+                    },
                     "max_concurrency": {
                         "label": "Max concurrent S3 requests",
                         "description": "The most concurrent S3 requests of a task; 16 when empty.",

@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from airflow_quilt.core.errors import InputError, LocationError
 from airflow_quilt.core.format.names import check_pattern, is_pattern
+from airflow_quilt.core.format.web_url import refuse_login
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Asset
@@ -26,9 +27,10 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
     """Check the URI of an asset; Airflow calls this for each asset of the scheme.
 
     Raises:
-        ValueError: the URI names no package; the message shows the right form.
+        ValueError: the URI names no package, or holds a login; the message shows the right form.
     """
     text = uri.geturl()
+    refuse_login(text)
     if not uri.netloc or uri.query or uri.fragment or "@" in uri.netloc:
         raise _wrong(text)
     try:
@@ -60,6 +62,7 @@ def asset_uri(package: str, registry: str) -> str:
     Raises:
         LocationError: the registry is no bucket, or the package has no name.
     """
+    refuse_login(registry)
     parts = urlsplit(registry)
     if parts.scheme != "s3" or not parts.netloc or parts.path not in {"", "/"} or parts.query or parts.fragment:
         raise LocationError(f"registry {registry!r}: give a bucket, s3://bucket; packages of other registries have no asset")
@@ -84,6 +87,7 @@ def package_of(uri: str) -> tuple[str, str]:
     Raises:
         LocationError: the URI is not that of a package's asset.
     """
+    refuse_login(uri)
     parts = urlsplit(uri)
     if parts.scheme != SCHEME:
         raise _wrong(uri)

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-from airflow_quilt.core.errors import QuiltError, StorageError
+from airflow_quilt.core.errors import QuiltError, StorageError, plain
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.workflows.config import check_config
 
 Verdict = Literal["ok", "warning", "failed"]
+
+_MAX_DETAIL: Final = 2000
+"""Maximum characters of the detail of a check, as it is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +25,7 @@ class CheckResult:
 
     def __str__(self) -> str:
         label = {"ok": "OK", "warning": "WARNING", "failed": "FAILED"}[self.verdict]
-        return f"{label} {self.part}: {self.detail}"
+        return f"{label} {self.part}: {plain(self.detail, _MAX_DETAIL)}"  # With texts of others: one line.
 
 
 def run_check(part: str, check: Callable[[], str], *, on_error: Verdict = "failed") -> CheckResult:

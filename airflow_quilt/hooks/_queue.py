@@ -18,6 +18,7 @@ from msgspec import Raw, Struct
 from airflow_quilt.core.errors import InputError, StorageError, plain, quoted
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.storage.s3.errors import translated
+from airflow_quilt.hooks._secrets import check_url
 from airflow_quilt.hooks.aws import BoundedAwsHook
 
 if TYPE_CHECKING:
@@ -102,10 +103,12 @@ class PackageQueue:
         longest: the most seconds for which one request waits for messages.
 
     Raises:
+        SettingsError: the URL holds a login.
         QuiltError: no session can be made with the AWS connection.
     """
 
     def __init__(self, url: str, settings: "QuiltSettings", longest: float = _LONGEST) -> None:
+        check_url("queue", url)
         self._url = url
         hook = BoundedAwsHook(settings.aws_conn_id, region_name=settings.region_name, client_type="sqs", timeout=longest + _GRACE)
         of_sqs = hook.conn_config.service_config.setdefault("sqs", {})

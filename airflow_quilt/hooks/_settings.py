@@ -1,11 +1,13 @@
 """The settings of a Quilt connection, read once and checked."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from airflow_quilt.core.errors import SettingsError, quoted
+from airflow_quilt.core.errors import LocationError, SettingsError, quoted
+from airflow_quilt.core.format.web_url import WebUrl
 from airflow_quilt.core.runtime.limits import Limits
+from airflow_quilt.hooks._secrets import check_sendable, check_url, named_setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,7 +41,8 @@ class QuiltSettings:
 
     Attributes:
         catalog: the catalog's URL, without a trailing ``/``.
-        secret: the API key or refresh token of the login that gives S3 credentials.
+        secret: the API key or refresh token of the login that gives S3 credentials; visible ASCII.
+        registry_host: the only host, maybe with a port, that the catalog may name as its service; None for any.
         registry: the default registry.
         aws_conn_id: the AWS connection for S3; None is boto3's own chain.
         region_name: the region of the registry; used only if the AWS connection has none.
@@ -59,6 +62,7 @@ class QuiltSettings:
 
     catalog: str | None = None
     secret: str | None = field(default=None, repr=False)
+    registry_host: str | None = None
     registry: str | None = None
     aws_conn_id: str | None = "aws_default"
     region_name: str | None = None
@@ -91,10 +95,11 @@ class QuiltSettings:
         settings = cls(
             catalog=_catalog_url(connection),
             secret=(connection.password or "").strip() or None,
-            registry=extras.text("registry"),
+            registry_host=extras.host("registry_host"),
+            registry=extras.url("registry"),
             aws_conn_id=extras.text("aws_conn_id") if "aws_conn_id" in connection.extra_dejson else "aws_default",
             region_name=extras.text("region_name"),
-            dest=extras.text("dest"),
+            dest=extras.url("dest"),
             workflow=extras.text("workflow"),
             anonymous=extras.flag("anonymous"),
             verify=extras.flag_or_text("verify", default=True),
@@ -108,9 +113,11 @@ class QuiltSettings:
             provenance=extras.flag("provenance"),
         )
         where = f"connection {connection.conn_id!r}"
+        check_sendable(settings.secret, f"{where}: its password")
         if settings.secret and not settings.catalog:
             raise SettingsError(f"{where}: it has a password but no host; set the host to the URL of the catalog to log in to")
         if settings.registry and "://" not in settings.registry and settings.registry[0] not in "/~.":
+            check_url(f"{where}: the extra 'registry'", f"s3://{settings.registry}")
             raise SettingsError(
                 f"{where}: the extra 'registry' is {settings.registry!r}; a bucket is written s3://{settings.registry}"
             )
@@ -132,6 +139,25 @@ class _Extras:
         if value is None or isinstance(value, str):
             return value
         raise self._wrong(name, value, "a str")
+
+    def url(self, name: str) -> str | None:
+        """Return a `str` that may be a URL, and holds no login; None for no value."""
+        text = self.text(name)
+        check_url(f"{self._where}: the extra {name!r}", text)
+        return text
+
+    def host(self, name: str) -> str | None:
+        """Return the name or address of a server, maybe with a port; None for no value."""
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            url = WebUrl.parse(f"https://{text}")
+        except LocationError:
+            url = None
+        if url is None or url.path:
+            raise SettingsError(f"{self._where}: the extra {name!r}: expected the name of a server, such as registry.example.com")
+        return url.host if url.host == text.lower() else f"{url.host}:{url.port}"
 
     def flag(self, name: str) -> bool:
         """Return a `bool`; False for no value."""
@@ -212,5 +238,8 @@ def _catalog_url(connection: "Connection") -> str | None:
         raise SettingsError(
             f"connection {connection.conn_id!r}: the host is the URL of the catalog; a registry goes into the extra 'registry'"
         )
+    where = f"connection {connection.conn_id!r}: its host"
     url = host if "://" in host else f"https://{host}"
-    return f"{url}:{connection.port}" if connection.port else url
+    with named_setting(where, url):
+        parsed = WebUrl.parse(url)
+        return str(WebUrl.parse(str(replace(parsed, port=connection.port))) if connection.port else parsed)

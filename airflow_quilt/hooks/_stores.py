@@ -5,7 +5,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import mask_secret
 from botocore import UNSIGNED
 from botocore.config import Config
 
@@ -19,6 +18,7 @@ from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.crt.route import frozen_credentials
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
+from airflow_quilt.hooks._secrets import mask
 from airflow_quilt.hooks._sessions import session_errors
 from airflow_quilt.hooks.aws import BoundedAwsHook, QuiltAwsHook
 
@@ -48,7 +48,8 @@ def make_catalog(settings: "QuiltSettings", conn_id: str | None, timeout: float 
     seconds = min(timeout, settings.timeout) if timeout else settings.timeout
     http = HttpSettings(verify=settings.verify, timeout=seconds, allow_http=settings.allow_http)
     retry = replace(CATALOG_RETRY, attempts=1) if timeout else CATALOG_RETRY
-    return Catalog(settings.catalog, settings.secret, http=http, retry=retry, on_secret=mask_secret)
+    host = settings.registry_host
+    return Catalog(settings.catalog, settings.secret, http=http, retry=retry, on_secret=mask, registry_host=host)
 
 
 def make_aws_hook(

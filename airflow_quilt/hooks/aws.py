@@ -10,6 +10,7 @@ import botocore.session
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from botocore.credentials import ReadOnlyCredentials
 
+from airflow_quilt.hooks._secrets import check_sendable, check_url
 from airflow_quilt.hooks._sessions import bounded, session_errors
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class BoundedAwsHook(AwsGenericHook[Any]):
         """
         with session_errors(self.aws_conn_id):
             found = super().conn_config
+            _check(found)
         if self._timeout:
             found.botocore_config = bounded(found.botocore_config, self._timeout)
         return found
@@ -89,7 +91,23 @@ class BoundedAwsHook(AwsGenericHook[Any]):
     def get_client_type(self, *args: Any, **kwargs: Any) -> Any:
         """Return a client; raise as :meth:`get_session`."""
         with session_errors(self.aws_conn_id):
-            return super().get_client_type(*args, **kwargs)
+            client: Any = super().get_client_type(*args, **kwargs)
+        check_url("the endpoint of AWS", client.meta.endpoint_url)  # Which the environment or a profile may name too.
+        return client
+
+
+def _check(config: "AwsConnectionWrapper") -> None:
+    """Check the keys and the endpoints of an AWS connection.
+
+    Raises:
+        SettingsError: one cannot be sent, or holds a login.
+    """
+    where = f"AWS connection {config.conn_id!r}"
+    for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
+        check_sendable(getattr(config, name), f"{where}: its {name}")
+    check_url(f"{where}: its endpoint_url", config.endpoint_url)
+    for service in config.service_config:
+        check_url(f"{where}: its endpoint_url for {service!r}", config.get_service_endpoint_url(service))
 
 
 class QuiltAwsHook(QuiltCredentialsMixin, BoundedAwsHook):

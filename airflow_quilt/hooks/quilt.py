@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_quilt.core.errors import InputError, SettingsError, SettingsUnavailableError
+from airflow_quilt.hooks._secrets import mask
 from airflow_quilt.hooks._settings import POSITIVE_INT, QuiltSettings, positive_int
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class QuiltHook(BaseHook):
         if (connection := self._loaded) is None:
             with self._lookup_errors():
                 connection = self.get_connection(self.quilt_conn_id)
+        mask(connection.password)
         return QuiltSettings.of(connection)
 
     @contextmanager
@@ -98,8 +100,16 @@ class QuiltHook(BaseHook):
             ) from error
         except PermissionError as error:
             raise SettingsError(f"connection {self.quilt_conn_id!r}: {error}") from error
+        except ValueError as error:
+            failure = SettingsUnavailableError(
+                f"connection {self.quilt_conn_id!r} cannot be read for now ({type(error).__name__}); is it JSON, or a URI with "
+                "special characters escaped?"
+            )
         except Exception as error:
             raise SettingsUnavailableError(f"connection {self.quilt_conn_id!r} cannot be read for now: {error}") from error
+        else:
+            return
+        raise failure  # Without the error of a parser: it repeats the text, in which the password is.
 
     async def aload(self) -> None:
         """Look the connection up without blocking the event loop; use everything else of the hook on a thread.

@@ -18,5 +18,6 @@ class QuiltCatalogLink(BaseOperatorLink):
     name = "Quilt Catalog"
 
     def get_link(self, operator: "BaseOperator", *, ti_key: Any) -> str:  # noqa: ARG002  (Airflow's signature)
-        """Return the URL of the page, or an empty `str`."""
-        return getattr(operator, "catalog_url", None) or ""
+        """Return the URL of the page, or an empty `str`, also for a URL that is no web page's."""
+        url = getattr(operator, "catalog_url", None)
+        return url if isinstance(url, str) and url.startswith(("https://", "http://")) else ""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.links.catalog import QuiltCatalogLink
 from airflow_quilt.operators import (
     QuiltDeleteOperator,
@@ -68,3 +69,15 @@ def test_failure_keeps_known_link(page: str, tmp_path: Path) -> None:
     with pytest.raises(AirflowFailException):
         install.execute({})
     assert link(install) == ""
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "JavaScript://x/%0aalert(1)", "data:text/html,x", " https://x", "//x", 5])
+def test_only_web_pages_are_linked(url: Any) -> None:
+    """A browser runs the scheme ``javascript:``: such a catalog has no page, nor is one linked that a result names."""
+    task = QuiltVerifyOperator(task_id="t", package="team/data")
+    task.catalog_url = url
+    assert link(task) == ""
+
+    uri = QuiltUri.parse(f"quilt+s3://bucket#package=team/data@{'0' * 64}")
+    assert uri.to_xcom(str(url))["catalog_url"] is None
+    assert uri.to_xcom(f"{CATALOG}/")["catalog_url"] == f"{CATALOG}/b/bucket/packages/team/data/tree/{'0' * 64}/"

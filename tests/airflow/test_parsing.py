@@ -56,7 +56,7 @@ def test_asset_imports_little(of_an_asset: set[str]) -> None:
 
     assert "airflow_quilt.assets.uri" in ours
     assert {name for name in ours if name.startswith("airflow_quilt.core.")} <= {
-        f"airflow_quilt.core.{name}" for name in ("errors", "format", "format.names")
+        f"airflow_quilt.core.{name}" for name in ("errors", "format", "format.names", "format.web_url")
     }
     assert not {name for name in ours if name.startswith(("airflow_quilt.operators", "airflow_quilt.triggers"))}
 

@@ -113,6 +113,32 @@ def test_retry_reaches_stores(through: S3Proxy, bucket: str) -> None:
     assert len(pauses) == 2
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "catalog"),
+    [
+        ("catalog.example.com", None, "https://catalog.example.com"),
+        (" https://Catalog.example.com/ ", None, "https://catalog.example.com"),
+        ("catalog.example.com", 8443, "https://catalog.example.com:8443"),
+        ("http://localhost:3000/path/", None, "http://localhost:3000/path"),
+        ("https://[::1]", 443, "https://[::1]"),
+    ],
+)
+def test_catalog_url_is_normal(host: str, port: int | None, catalog: str) -> None:
+    assert settings(host=host, port=port).catalog == catalog
+
+
+def test_registry_host() -> None:
+    hosts = {
+        None: None,
+        "": None,
+        " Registry.example.com": "registry.example.com",
+        "10.0.0.1:8443": "10.0.0.1:8443",
+        "[::1]": "[::1]",
+    }
+
+    assert {given: settings(extra={"registry_host": given}).registry_host for given in hosts} == hosts
+
+
 def test_password_is_not_printed() -> None:
     found = settings(**LOGIN)
 
@@ -143,6 +169,24 @@ def test_password_is_not_printed() -> None:
         ),
         ({"extra": {"registry": "my-bucket"}}, "a bucket is written s3://my-bucket"),
         ({"extra": {"workflow": ["alpha"]}}, "'workflow' is list, expected a str"),
+        *(
+            ({"host": host}, "its host: ")
+            for host in (
+                *(
+                    "javascript:alert(1)",
+                    "javascript://x/%0aalert(1)",
+                    "data:text/html,x",
+                    "https://x?y",
+                    "ftp://x",
+                    "https://a b",
+                ),
+                *("https://x\\@y", "http://evil\\@127.0.0.1", "https://127.1", "xn\u00e9.com"),
+            )
+        ),
+        *(
+            ({"extra": {"registry_host": host}}, "'registry_host': expected the name of a server")
+            for host in ("https://registry.example.com", "registry.example.com/path", "a b", "a,b", "user@registry.example.com")
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

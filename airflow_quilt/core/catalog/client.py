@@ -1,25 +1,24 @@
-"""The Quilt service: the configuration of a catalog, and temporary S3 credentials for a login. The only HTTP besides S3.
+"""The Quilt service: the configuration of a catalog, and temporary S3 credentials for a login.
 
 A login is an API key (``qk_…``), or a refresh token, which the service exchanges for an access token and a new refresh token
 each time. The requests are ``config.json``, ``/api/token`` and ``/api/auth/get_credentials``, as in quilt3's ``session``.
 """
 
-import ipaddress
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import partial
 from typing import Any, Final
-from urllib.parse import urljoin, urlsplit
 
-import pendulum
-import requests
-
-from airflow_quilt.core.errors import CatalogError, CatalogUnavailableError, LoginError
+from airflow_quilt.core.catalog.answers import CatalogConfig, TemporaryCredentials, parse_config, parse_credentials, parse_tokens
+from airflow_quilt.core.catalog.exchange import Answer, HttpSettings, exchange
+from airflow_quilt.core.catalog.secrets import is_sendable
+from airflow_quilt.core.errors import CatalogError, CatalogUnavailableError, LocationError, LoginError
+from airflow_quilt.core.format.web_url import WebUrl
 from airflow_quilt.core.runtime.retry import RetryPolicy, retried
-from airflow_quilt.core.runtime.stop import call_apart
+
+__all__ = ["API_KEY_PREFIX", "CATALOG_RETRY", "Catalog", "CatalogConfig", "HttpSettings", "TemporaryCredentials"]
 
 API_KEY_PREFIX: Final = "qk_"
 
@@ -30,60 +29,16 @@ _MOST_SKEW: Final = 15 * 60
 """Seconds; S3 refuses signatures that are older."""
 _EARLY: Final = 60
 """Seconds of its life in which an access token is not used any more."""
-_SHORTEST_LIFE: Final = 15 * 60.0
-"""Seconds that S3 credentials live at least: their lifetime where the service states none."""
+_LONGEST_ACCESS: Final = 24 * 3600.0
+"""Seconds for which an access token is used at most, whatever the service states."""
+_OK: Final = 200
 _BUSY: Final = 429
 _SERVER_ERROR: Final = 500
 _NOT_FOUND: Final = 404
 _REJECTED: Final = frozenset({400, 401, 403})
-_MOST_SHOWN: Final = 200
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CatalogConfig:
-    """The public configuration of a catalog, its ``config.json``.
-
-    Attributes:
-        registry_url: the URL of the service, without a trailing ``/``.
-        region: the AWS region of the buckets; None where the catalog states none.
-        stack_version: the version of the platform; None where the catalog states none.
-    """
-
-    registry_url: str
-    region: str | None
-    stack_version: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class TemporaryCredentials:
-    """S3 credentials.
-
-    Attributes:
-        access_key: the access key ID.
-        secret_key: the secret access key.
-        session_token: the session token.
-        lifetime: seconds from the moment of the answer, by the clock of the service.
-    """
-
-    access_key: str
-    secret_key: str = field(repr=False)
-    session_token: str = field(repr=False)
-    lifetime: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpSettings:
-    """The settings of HTTP connections to the service.
-
-    Attributes:
-        verify: True to verify its TLS certificate, False to accept any, or the path of a CA bundle (PEM).
-        timeout: seconds to connect, and between two bytes of an answer.
-        allow_http: True to connect to other machines without TLS; this machine is always reached without.
-    """
-
-    verify: bool | str = True
-    timeout: float = 30.0
-    allow_http: bool = False
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_MOST_HEADER: Final = 64
+"""Characters of a header with a time."""
 
 
 class Catalog:
@@ -95,6 +50,12 @@ class Catalog:
         http: the settings of its connections.
         retry: the policy for requests that fail for now.
         on_secret: receives each secret that the login yields, before any code can print it.
+        registry_host: the only host that the catalog may name as its service, maybe with a port; None for any but those that
+            are refused anyway.
+
+    Raises:
+        CatalogError: the URL is none of a web server.
+        LoginError: the secret has other characters than visible ASCII; the message does not repeat it.
     """
 
     def __init__(
@@ -105,13 +66,22 @@ class Catalog:
         http: HttpSettings | None = None,
         retry: RetryPolicy = CATALOG_RETRY,
         on_secret: Callable[[str], object] = lambda _secret: None,
+        registry_host: str | None = None,
     ) -> None:
-        self.url = url.rstrip("/")
+        if secret is not None and not is_sendable(secret):
+            raise LoginError("the API key or refresh token is not visible ASCII in one piece: copy it again, without line breaks")
+        try:
+            self._url = WebUrl.parse(url)
+        except LocationError as error:
+            raise CatalogError(f"{error}; expected https://…, or http with the connection's extra 'allow_http'") from None
+        self.url = str(self._url)
         self._http = http or HttpSettings()
         self._retry = retry
         self._on_secret = on_secret
+        self._registry_host = registry_host
         self._lock = threading.RLock()
         self._config: CatalogConfig | None = None
+        self._service = self._url
         self._api_key = secret if secret and secret.startswith(API_KEY_PREFIX) else None
         self._refresh_token = None if self._api_key else secret
         self._access_token = ""
@@ -121,20 +91,16 @@ class Catalog:
         """Return the configuration of the catalog; it is requested once.
 
         Raises:
-            CatalogError: the URL is no catalog's, its certificate is not trusted, or it would be reached without TLS.
+            CatalogError: the URL is no catalog's, its certificate is not trusted, it would be reached without TLS, or it names a
+                service that is not permitted.
             CatalogUnavailableError: the catalog cannot be reached, or fails for now.
         """
         with self._lock:
             if self._config is None:
-                answer, _ = self._call("GET", f"{self.url}/config.json")
-                registry = answer.get("registryUrl")
-                if not isinstance(registry, str) or not registry:
-                    raise CatalogError(f"{self.url}/config.json names no registryUrl; is this the URL of a Quilt catalog?")
-                self._config = CatalogConfig(
-                    registry_url=urljoin(f"{self.url}/", registry).rstrip("/"),
-                    region=answer.get("region"),
-                    stack_version=answer.get("stackVersion"),
-                )
+                answer = self._call("GET", self._url.join("/config.json"))
+                config, service = parse_config(answer.body, self._url)
+                self._check_service(service)
+                self._config, self._service = config, service
             return self._config
 
     def credentials(self) -> TemporaryCredentials:
@@ -146,17 +112,15 @@ class Catalog:
             CatalogUnavailableError: the service cannot be reached, or fails for now.
         """
         with self._lock:
-            url = f"{self.config().registry_url}/api/auth/get_credentials"
-            answer, clock = self._call("GET", url, headers={"Authorization": f"Bearer {self._token()}"})
+            self.config()
+            url = self._service.join("/api/auth/get_credentials")
+            answer = self._call("GET", url, headers={"Authorization": f"Bearer {self._token()}"})
+            clock = _date(answer.headers)
             self._check_clock(clock)
-            try:
-                access, secret, token = (str(answer[name]) for name in ("AccessKeyId", "SecretAccessKey", "SessionToken"))
-                lifetime = _lifetime(answer["Expiration"], clock or pendulum.now("UTC"))
-            except (KeyError, TypeError, ValueError) as error:
-                raise CatalogError(f"{url} did not answer with credentials: {error!r}") from error
-            self._on_secret(secret)
-            self._on_secret(token)
-            return TemporaryCredentials(access, secret, token, lifetime)
+            found = parse_credentials(answer.body, str(url), clock or datetime.now(UTC))
+            self._on_secret(found.secret_key)
+            self._on_secret(found.session_token)
+            return found
 
     def _token(self) -> str:
         """Return the proof of the login: the API key, or an access token that lives for a minute more."""
@@ -165,21 +129,21 @@ class Catalog:
         if not self._refresh_token:
             raise LoginError(f"{self.url}: there is nothing to log in with; put an API key into the connection's password")
         if time.monotonic() > self._access_ends - _EARLY:
-            url = f"{self.config().registry_url}/api/token"
-            answer, clock = self._call("POST", url, data={"refresh_token": self._refresh_token})
+            url = self._service.join("/api/token")
+            answer = self._call("POST", url, data={"refresh_token": self._refresh_token})
             try:
-                access, refresh, ends = str(answer["access_token"]), str(answer["refresh_token"]), float(answer["expires_at"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise self._rejected(str(answer.get("error", f"no token in the answer of {url}"))) from error
-            self._on_secret(access)
-            self._on_secret(refresh)
-            self._access_token, self._refresh_token = access, refresh
-            self._access_ends = time.monotonic() + ends - (clock.timestamp() if clock else time.time())
+                tokens = parse_tokens(answer.body, str(url))
+            except CatalogError as error:
+                raise self._rejected(str(error)) from None
+            self._on_secret(tokens.access_token)
+            self._on_secret(tokens.refresh_token)
+            self._access_token, self._refresh_token = tokens.access_token, tokens.refresh_token
+            clock = _date(answer.headers)
+            life = tokens.expires_at - (clock.timestamp() if clock else time.time())
+            self._access_ends = time.monotonic() + min(life, _LONGEST_ACCESS)
         return self._access_token
 
     def _rejected(self, reason: str) -> LoginError:
-        if secret := self._api_key or self._refresh_token:
-            reason = reason.replace(secret, "***")
         if self._api_key:
             return LoginError(
                 f"{self.url} does not accept the API key ({reason}): it was revoked or has expired; "
@@ -190,8 +154,8 @@ class Catalog:
             "once; put an API key into the connection's password instead, which several workers can share"
         )
 
-    def _check_clock(self, clock: pendulum.DateTime | None) -> None:
-        skew = (pendulum.now("UTC") - clock).total_seconds() if clock else 0.0
+    def _check_clock(self, clock: datetime | None) -> None:
+        skew = (datetime.now(UTC) - clock).total_seconds() if clock else 0.0
         if abs(skew) > _MOST_SKEW:
             raise CatalogError(
                 f"the clock of this machine is {abs(skew) / 60:,.0f} minutes {'ahead of' if skew > 0 else 'behind'} that of "
@@ -199,101 +163,85 @@ class Catalog:
             )
 
     @retried
-    def _call(self, method: str, url: str, /, **options: Any) -> tuple[Mapping[str, Any], pendulum.DateTime | None]:
-        """Make a request; return the fields of the answer, and the time of the service's clock."""
-        self._check_url(url)
-        http = self._http
-        with requests.Session() as session:
-            session.trust_env = True
-            session.auth = _NoAuth()  # A .netrc file must not replace the login.
-            try:
-                options = {"timeout": http.timeout, "verify": http.verify, "allow_redirects": False, **options}
-                response = call_apart(partial(session.request, method, url, **options))
-            except requests.exceptions.SSLError as error:
-                raise CatalogError(
-                    f"{url}: its TLS certificate is not trusted; 'verify' may name its authority ({error})"
-                ) from error
-            except requests.exceptions.Timeout as error:
-                raise CatalogUnavailableError(f"{url}: no answer within {http.timeout:g} seconds") from error
-            except requests.exceptions.ConnectionError as error:
-                raise CatalogUnavailableError(f"{url} cannot be reached: {error}") from error
-            except (requests.exceptions.RequestException, OSError) as error:
-                raise CatalogError(f"{url}: {error}") from error
-        return self._read(url, response)
+    def _call(self, method: str, url: WebUrl, /, **content: Any) -> Answer:
+        """Make a request; return the answer, which has the status 200."""
+        self._check_tls(url)
+        answer = exchange(method, url, self._http, **content)
+        if answer.status != _OK:
+            raise self._refused(url, answer)
+        return answer
 
-    def _read(self, url: str, response: requests.Response) -> tuple[Mapping[str, Any], pendulum.DateTime | None]:
-        status = response.status_code
-        if response.is_redirect:
-            raise CatalogError(
-                f"{url} redirects to {response.headers['Location']}: nothing was sent there; "
+    def _refused(self, url: WebUrl, answer: Answer) -> CatalogError:
+        """Return the error for a status; none repeats a text of the answer, which may echo the secret of the request."""
+        status, is_login = answer.status, "/api/" in url.path
+        if status in _REDIRECTS:
+            return CatalogError(
+                f"{url} redirects to {'elsewhere' if is_login else _target(answer.headers)}: nothing was sent there; "
                 "if that is where the catalog is, give the connection that URL"
             )
         if status == _BUSY or status >= _SERVER_ERROR:
-            raise CatalogUnavailableError(f"{url} failed for now, with status {status}", _retry_after(response))
-        if status in _REJECTED and "/api/" in url:
-            raise self._rejected(f"status {status}: {response.text[:_MOST_SHOWN]}")
-        if status == _NOT_FOUND and url.endswith("/api/token"):
-            raise LoginError(
+            return CatalogUnavailableError(f"{url} failed for now, with status {status}", _retry_after(answer.headers))
+        if status in _REJECTED and is_login:
+            return self._rejected(f"status {status}")
+        if status == _NOT_FOUND and url.path.endswith("/api/token"):
+            return LoginError(
                 f"{self.url} takes no refresh tokens; put an API key ({API_KEY_PREFIX}…) into the connection's password"
             )
-        if not response.ok:
-            raise CatalogError(f"{url} answered with status {status}; is {self.url} the URL of a Quilt catalog?")
-        try:
-            answer = response.json()
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict):
-            raise CatalogError(f"{url} answered with something else than JSON; is {self.url} the URL of a Quilt catalog?")
-        return answer, _date(response)
+        return CatalogError(f"{url} answered with status {status}; is {self.url} the URL of a Quilt catalog?")
 
-    def _check_url(self, url: str) -> None:
+    def _check_tls(self, url: WebUrl) -> None:
         """Check that a request goes over TLS, or to this machine, or that it may go without.
 
         Raises:
             CatalogError: it may not.
         """
-        parts = urlsplit(url)
-        if parts.scheme == "https" and parts.hostname:
-            return
-        if parts.scheme == "http" and parts.hostname and (self._http.allow_http or _is_loopback(parts.hostname)):
-            return
-        raise CatalogError(f"{url}: expected https://…; to do without TLS set the connection's extra 'allow_http' to true")
+        if url.scheme != "https" and not self._http.allow_http and not url.is_loopback:
+            raise CatalogError(f"{url}: expected https://…; to do without TLS set the connection's extra 'allow_http' to true")
+
+    def _check_service(self, service: WebUrl) -> None:
+        """Check that the catalog may name this service, to which the login is sent.
+
+        Raises:
+            CatalogError: it may not.
+        """
+        pinned = self._registry_host
+        if pinned and pinned not in {service.host, f"{service.host}:{service.port}"}:
+            raise CatalogError(
+                f"{self.url}/config.json names the service {service}, and the connection's extra 'registry_host' is {pinned!r}: "
+                "nothing was sent there; correct the extra, or ask the owner of the catalog"
+            )
+        is_own = service.host == self._url.host or (service.is_loopback and self._url.is_loopback)
+        if service.is_internal and not is_own and not pinned:
+            raise CatalogError(
+                f"{self.url}/config.json names the service {service}, which is this machine or its own network link: nothing was "
+                "sent there; if it is meant, set the connection's extra 'registry_host' to it"
+            )
 
 
-def _lifetime(expiration: object, clock: pendulum.DateTime) -> float:
-    if expiration is None:  # As Quilt's own local catalog answers, whose web pages take that for no end.
-        return _SHORTEST_LIFE
-    end = pendulum.parse(str(expiration), strict=False)
-    if not isinstance(end, pendulum.DateTime):
-        raise TypeError(f"{expiration!r} is no time")
-    return (end - clock).total_seconds()
-
-
-class _NoAuth(requests.auth.AuthBase):
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        return request
-
-
-def _is_loopback(host: str) -> bool:
+def _target(headers: Mapping[str, str]) -> str:
+    """Return the target of a redirect, if it is the plain URL of a web server."""
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        return str(WebUrl.parse(headers.get("Location", "")))
+    except LocationError:
+        return "elsewhere"
 
 
-def _retry_after(response: requests.Response) -> float | None:
+def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds that an answer asks to wait, given as such or as a date; None if it does not ask."""
-    text = response.headers.get("Retry-After", "")
-    if text.isdigit():
+    text = headers.get("Retry-After", "")[:_MOST_HEADER]
+    if text.isascii() and text.isdigit():
         return float(text)
-    try:
-        return (parsedate_to_datetime(text) - pendulum.now("UTC")).total_seconds()
-    except (TypeError, ValueError):
-        return None
+    moment = _time(text)
+    return (moment - datetime.now(UTC)).total_seconds() if moment else None
 
 
-def _date(response: requests.Response) -> pendulum.DateTime | None:
+def _date(headers: Mapping[str, str]) -> datetime | None:
+    return _time(headers.get("Date", "")[:_MOST_HEADER])
+
+
+def _time(text: str) -> datetime | None:
     try:
-        return pendulum.instance(parsedate_to_datetime(response.headers.get("Date", "")))
-    except (TypeError, ValueError):
+        moment = parsedate_to_datetime(text)
+    except (TypeError, ValueError, IndexError, OverflowError):
         return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 from airflow_quilt.core.errors import LocationError, TopHashError, quoted
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
 from airflow_quilt.core.format.uris import MAX_URL, RegistryLocation, check_unicode, split_url
+from airflow_quilt.core.format.web_url import WebUrl, refuse_login
 
 _PINNED: Final = re.compile(r"([^@:]*)([@:])(.*)", re.DOTALL)
 _HASH: Final = re.compile(r"[0-9a-f]{1,64}")
@@ -64,6 +65,7 @@ class QuiltUri:
             TopHashError: the part after ``@`` is neither a top hash nor the beginning of one.
             LogicalKeyError: the path is not a key of the package.
         """
+        refuse_login(text)
         if len(text) > 2 * MAX_URL:  # The location of a registry, and a path.
             raise LocationError(f"{quoted(text)}: longer than any Quilt+ URI, {2 * MAX_URL:,} characters")
         parts = split_url(text)
@@ -102,17 +104,23 @@ class QuiltUri:
 
         Returns:
             ``registry``, ``package``, ``top_hash``, ``quilt_uri`` and ``catalog_url``: the catalog's page of the revision, or
-            None without a catalog, without a top hash, or for a registry on a disk.
+            None without a top hash, for a registry on a disk, or where the catalog is no URL of a web server.
         """
         bucket = self.registry.root.bucket
-        has_page = catalog and bucket and self.top_hash
         return {
             "registry": str(self.registry),
             "package": str(self.package),
             "top_hash": self.top_hash,
             "quilt_uri": str(self),
-            "catalog_url": f"{catalog}/b/{bucket}/packages/{_encoded(self.package)}/tree/{self.top_hash}/" if has_page else None,
+            "catalog_url": self._page(catalog, bucket) if catalog and bucket and self.top_hash else None,
         }
+
+    def _page(self, catalog: str, bucket: str) -> str | None:
+        try:
+            url = WebUrl.parse(catalog)  # A browser follows the link: javascript: would run there.
+        except LocationError:
+            return None
+        return str(url.join(f"/b/{quote(bucket, safe='')}/packages/{_encoded(self.package)}/tree/{self.top_hash}/"))
 
     def __str__(self) -> str:
         pin = f"{'@' if self.pin.kind == 'hash' else ':'}{quote(self.pin.name, safe='')}" if self.pin else ""

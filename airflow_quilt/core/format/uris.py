@@ -13,6 +13,7 @@ import msgspec
 
 from airflow_quilt.core.errors import LocationError, plain, quoted
 from airflow_quilt.core.format.names import is_longer
+from airflow_quilt.core.format.web_url import refuse_login
 
 _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
 """An S3 URL without escapes, as nearly all are."""
@@ -46,13 +47,14 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
         :func:`~airflow_quilt.core.storage.paths.resolve_location` resolves links, ``~`` and relative paths.
 
         Raises:
-            LocationError: ``text`` is something else, or longer than any location can be (a key of S3 has at most 1,024 bytes, a
-                path 4,095); the message names the wrong part.
+            LocationError: ``text`` is something else, holds a login, or is longer than any location can be (a key of S3 has at
+                most 1,024 bytes, a path 4,095); the message names the wrong part.
         """
-        if len(text) > MAX_URL:
-            raise LocationError(f"{quoted(text)}: longer than any location, {MAX_URL:,} characters")
         if len(text) <= MAX_S3_KEY and (found := _PLAIN_S3.fullmatch(text)):
             return cls(*found.groups())
+        refuse_login(text)
+        if len(text) > MAX_URL:
+            raise LocationError(f"{quoted(text)}: longer than any location, {MAX_URL:,} characters")
         if not text:
             raise LocationError("an empty str is not a location")
         if text.startswith("s3:"):
@@ -182,7 +184,7 @@ class RegistryLocation:
             return cls(PhysicalKey(None, root.key.rstrip("/") or "/"))
         if root.key or root.version_id is not None:
             raise LocationError(
-                f"registry {quoted(text)}: a registry is a whole bucket, write 's3://{root.bucket}'; "
+                f"registry {quoted(text)}: a registry is a whole bucket, write {quoted(f's3://{root.bucket}')}; "
                 "to choose where data lands use 'dest'"
             )
         return cls(root)
@@ -217,8 +219,9 @@ def split_url(text: str) -> SplitResult:
     """Split a URL into its parts, which are not decoded.
 
     Raises:
-        LocationError: it holds a tab or newline, or has no such parts.
+        LocationError: it holds a tab, a newline or a login, or has no such parts.
     """
+    refuse_login(text)
     if any(character in text for character in "\t\r\n"):
         raise LocationError(f"{quoted(text)}: write tabs and newlines in a URL as %09, %0D and %0A")
     try:

@@ -186,16 +186,18 @@ def _cancelled() -> CancelledError:
     return CancelledError("stopped on request: the work ended before it was complete")
 
 
-def call_apart(function: Callable[[], R]) -> R:
+def call_apart(function: Callable[[], R], seconds: float = _NEVER) -> R:
     """Call a function that cannot be ended, such as a request of boto3; on a stop, leave it to a thread of its own.
 
-    On a thread that its pool would leave behind the call is made directly, and so is one outside of any scope.
+    On a thread that its pool would leave behind the call is made directly, and so is one outside of any scope; but none that is
+    bounded in seconds.
 
     Raises:
         CancelledError: a stop was requested; the call may still be under way.
+        TimeoutError: it has not ended after so many seconds; it is still under way.
     """
     scope = current()
-    if scope is None or getattr(_thread, "is_worker", False):
+    if seconds == _NEVER and (scope is None or getattr(_thread, "is_worker", False)):
         return function()
     check_stop()
     future: Future[R] = Future()
@@ -205,7 +207,7 @@ def call_apart(function: Callable[[], R]) -> R:
         settle(future, function)
 
     threading.Thread(target=call, name="quilt-call", daemon=True).start()
-    return await_result(future)
+    return await_result(future, seconds)
 
 
 _thread: Final = threading.local()

@@ -18,6 +18,7 @@ from referencing import Registry
 
 from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError, quoted
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.format.web_url import refuse_login
 from airflow_quilt.core.storage.base import StoredObject
 from airflow_quilt.core.storage.paths import resolve_location
 from airflow_quilt.core.workflows.rules import Schema, Workflow, shorten, sorted_errors, violation
@@ -249,6 +250,7 @@ def _load_schemas(
 def _parse_url(url: str, label: str) -> PhysicalKey:
     """Return the location of a schema; as in quilt3, the rules are laxer than for other URLs."""
     try:
+        refuse_login(url)
         parts = urlsplit(url)
         if parts.scheme == "file":
             return resolve_location(f"file://{parts.netloc}{parts.path}" + (f"?{parts.query}" if parts.query else ""))

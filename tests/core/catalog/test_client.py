@@ -99,9 +99,9 @@ def test_revoked_key_names_cure(catalog: CatalogServer, sleeps: Sleeps) -> None:
 def test_error_hides_echoed_key(catalog: CatalogServer) -> None:
     catalog.fail("credentials", 403, body={"message": f"the key {catalog.api_key} is unknown"})
 
-    with pytest.raises(LoginError, match=r"the key \*\*\* is unknown") as raised:
+    with pytest.raises(LoginError, match=r"does not accept the API key \(status 403\)") as raised:
         login(catalog).credentials()
-    assert catalog.api_key not in str(raised.value)
+    assert "unknown" not in str(raised.value)
 
 
 def test_login_needs_a_secret(catalog: CatalogServer) -> None:
@@ -162,7 +162,8 @@ def test_no_credentials_is_refused(catalog: CatalogServer, body: dict[str, str])
 def test_redirect_is_not_followed(catalog: CatalogServer, s3: S3Server, endpoint: Any) -> None:
     with running_catalog(s3) as elsewhere:
         catalog.fail(endpoint, 302, headers={"Location": f"{elsewhere.url}/api/auth/get_credentials"})
-        with pytest.raises(CatalogError, match=f"redirects to {elsewhere.url}.*nothing was sent there"):
+        shown = elsewhere.url if endpoint == "config" else "elsewhere"  # The answer to a login may echo the key.
+        with pytest.raises(CatalogError, match=f"redirects to {shown}.*nothing was sent there"):
             login(catalog).credentials()
 
         assert elsewhere.requests == []
