@@ -272,7 +272,7 @@ def test_get_explains_head_error(reason: str, status: int, kind: type[Exception]
 
 
 def test_refused_head_is_transient() -> None:
-    """A store that serves what it does not describe may describe it next time."""
+    """A store that serves an object without describing it may describe it next time."""
     client = lonely_client()
     with Stubber(client) as stubber:
         stubber.add_client_error("head_object", "400", "Bad Request", 400)
