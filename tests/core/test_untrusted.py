@@ -726,9 +726,10 @@ def test_deep_directory_or_refused(world: World, depth: int) -> None:
 def test_ignore_rules_at_any_depth(world: World, rules: str, left: int) -> None:
     deep_file(world.home / "deep", 1_100)
     (world.home / "deep/.quiltignore").write_text(rules)
-    published = push(world.ours, Draft(package=COPIED, entries=str(world.home / "deep")))
+    # In a directory: S3 has no key of so many characters.
+    ours = Registry(resolve_registry(str(world.home / "ours")), world.ours.stores)
 
-    assert published.entries == left
+    assert build(ours, Draft(package=COPIED, entries=str(world.home / "deep"))).entries == left
 
 
 def test_hostile_keys_are_as_named() -> None:
