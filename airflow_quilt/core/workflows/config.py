@@ -3,7 +3,6 @@
 Its rules are quilt3's.
 """
 
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,29 +10,28 @@ from types import EllipsisType
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import yaml
-from jsonschema import Draft3Validator, Draft4Validator, Draft6Validator, Draft7Validator, SchemaError
+from jsonschema import Draft7Validator, SchemaError
 from jsonschema.validators import validator_for
-from referencing import Registry
 
-from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError, quoted
+from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError, plain, quoted
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.format.web_url import refuse_login
 from airflow_quilt.core.storage.base import StoredObject
 from airflow_quilt.core.storage.paths import resolve_location
-from airflow_quilt.core.workflows.rules import Schema, Workflow, shorten, sorted_errors, violation
+from airflow_quilt.core.workflows.bounded_yaml import YAML_ERRORS, parse_yaml
+from airflow_quilt.core.workflows.metered import DIALECTS, BudgetError, MeteredSchema
+from airflow_quilt.core.workflows.rules import Schema, Workflow, sorted_errors, violation
 
 Choice = str | EllipsisType | None
 """The id of a workflow, None for no workflow, or ``...`` for the registry's default."""
 
 _NEWEST_VERSION: Final = (1, 1, 0)
 _META_SCHEMA: Final = "http://json-schema.org/draft-07/schema#"
-_DIALECTS: Final = frozenset({Draft3Validator, Draft4Validator, Draft6Validator, Draft7Validator})
-"""Dialects for a schema inside a schema: without '$ref' they validate each part of it once."""
-_MOST_NODES: Final = 100_000
-_LONGEST_NUMBER: Final = 1000
-"""Characters: to parse a YAML number of base 60 takes time that grows with the square of its length."""
-_NUMBERS: Final = frozenset({"tag:yaml.org,2002:int", "tag:yaml.org,2002:float"})
+_MOST_BYTES: Final = 1024 * 1024
+"""Maximum bytes of a config, and of a schema."""
+_MOST_PATTERNS: Final = 1000
+"""Maximum ``patternProperties`` of one object in a schema: for each key of a value they are searched one after the other."""
+_LONGEST_PATTERN: Final = 65_536
 _MOST_SHOWN: Final = 20
 
 _FLAG: Final = {"type": "boolean"}
@@ -153,11 +151,12 @@ def check_config(config: StoredObject, read: Callable[[PhysicalKey], StoredObjec
 
 
 def _parse_config(data: bytes, label: str) -> dict[str, Any]:
+    _check_size(data, label)
     try:
-        config: dict[str, Any] = _parse_yaml(data.decode())
+        config: dict[str, Any] = parse_yaml(data.decode())
         errors = list(sorted_errors(_CONFIG, config))
-    except Exception as error:  # PyYAML passes on the errors of int(), datetime() and its own lookups.
-        raise WorkflowConfigError(f"{label}: cannot be read as YAML: {error}") from error
+    except YAML_ERRORS as error:
+        raise WorkflowConfigError(f"{label}: cannot be read as YAML: {plain(error)}") from None
     if errors:
         lines = "\n".join("- " + violation("config", path, text) for path, text in errors[:_MOST_SHOWN])
         raise WorkflowConfigError(f"{label}: not a workflows config as Quilt defines it:\n{lines}")
@@ -168,31 +167,9 @@ def _parse_config(data: bytes, label: str) -> dict[str, Any]:
     return config
 
 
-def _parse_yaml(text: str) -> Any:
-    loader = yaml.SafeLoader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        if _count(node, {}) > _MOST_NODES:
-            raise ValueError(f"more than {_MOST_NODES:,} values, aliases counted as their anchors")
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _count(node: yaml.Node, known: dict[int, int]) -> int:
-    if id(node) not in known:
-        known[id(node)] = 0  # For an alias inside its own anchor.
-        if node.tag in _NUMBERS and len(node.value) > _LONGEST_NUMBER:
-            raise ValueError(f"a number of more than {_LONGEST_NUMBER:,} characters")
-        children: Iterable[yaml.Node] = ()
-        if isinstance(node, yaml.MappingNode):
-            children = itertools.chain.from_iterable(node.value)
-        elif isinstance(node, yaml.SequenceNode):
-            children = node.value
-        known[id(node)] = 1 + sum(_count(child, known) for child in children)
-    return known[id(node)]
+def _check_size(data: bytes, label: str) -> None:
+    if len(data) > _MOST_BYTES:
+        raise WorkflowConfigError(f"{label}: {len(data):,} bytes, the most is {_MOST_BYTES:,}")
 
 
 def _is_supported(version: str) -> bool:
@@ -216,16 +193,20 @@ def _choose(choice: Choice, settings: Mapping[str, Any], label: str) -> tuple[st
 
 
 def _names(workflows: Iterable[object]) -> str:
-    return shorten(", ".join(map(repr, workflows)))
+    return plain(", ".join(map(repr, workflows)))
 
 
 def _parse_pattern(pattern: str | None, label: str) -> re.Pattern[str] | None:
     if not pattern:
         return None
+    if len(pattern) > _LONGEST_PATTERN:
+        raise WorkflowConfigError(f"{label}: handle_pattern has more than {_LONGEST_PATTERN:,} characters")
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise WorkflowConfigError(f"{label}: handle_pattern {quoted(pattern)} is not a regular expression: {error}") from error
+        raise WorkflowConfigError(
+            f"{label}: handle_pattern {quoted(pattern)} is not a regular expression: {plain(error)}"
+        ) from None
 
 
 def _load_schemas(
@@ -260,7 +241,7 @@ def _parse_url(url: str, label: str) -> PhysicalKey:
             key = PhysicalKey(parts.netloc, unquote(parts.path)[1:], versions[0])
             return PhysicalKey.parse(str(key))  # It is recorded, so it must print and parse.
     except (LocationError, ValueError) as error:
-        raise WorkflowConfigError(f"{label}: {error}") from error
+        raise WorkflowConfigError(f"{label}: {plain(error)}") from None
     raise WorkflowConfigError(f"{label}: {quoted(url)}: expected s3://bucket/key, ?versionId=… after it or not, or file:///path")
 
 
@@ -271,25 +252,32 @@ def _load_schema(key: PhysicalKey, label: str, read: Callable[[PhysicalKey], Sto
         if error.transient:
             raise
         raise WorkflowConfigError(f"{label}: cannot be read: {error}") from error
+    _check_size(stored.data, label)
     try:
         schema = json.loads(stored.data.decode(), object_hook=_check_object)
     except (ValueError, RecursionError) as error:
-        raise WorkflowConfigError(f"{label}: not a JSON schema that Quilt can use: {error}") from error
+        raise WorkflowConfigError(f"{label}: not a JSON schema that Quilt can use: {plain(error)}") from None
     if isinstance(schema, dict) and schema.get("$schema", _META_SCHEMA) != _META_SCHEMA:
         raise WorkflowConfigError(f"{label}: '$schema' is {quoted(schema['$schema'])}, Quilt knows only {_META_SCHEMA!r}")
     try:
-        Draft7Validator.check_schema(schema)
+        return Schema(label, stored.key, MeteredSchema(schema))
+    except BudgetError as error:
+        raise WorkflowConfigError(f"{label}: to check it takes {error}") from None
     except (SchemaError, OverflowError, RecursionError) as error:
-        reason = violation("schema", error.path, shorten(error.message)) if isinstance(error, SchemaError) else error
-        raise WorkflowConfigError(f"{label}: not valid by draft 7: {reason}") from error
-    return Schema(label, stored.key, Draft7Validator(schema, registry=Registry()))  # This registry fetches nothing.
+        reason = violation("schema", error.path, plain(error.message)) if isinstance(error, SchemaError) else plain(error)
+        raise WorkflowConfigError(f"{label}: not valid by draft 7: {reason}") from None
 
 
 def _check_object(values: dict[str, Any]) -> dict[str, Any]:
-    """Refuse constructs that multiply the work of validation: references, and dialects that have other ones."""
+    """Refuse constructs that multiply the work of validation: references, dialects that have other ones, endless patterns."""
     if "$ref" in values:
         raise ValueError("'$ref' is not supported, write what it refers to in its place")
     dialect = values.get("$schema")
-    if isinstance(dialect, str) and validator_for(values, default=Draft7Validator) not in _DIALECTS:
+    if isinstance(dialect, str) and validator_for(values, default=Draft7Validator) not in DIALECTS:
         raise ValueError(f"'$schema' is {quoted(dialect)}, later than draft 7: write that schema in draft 7")
+    patterns = values.get("patternProperties", {})
+    if isinstance(patterns, dict) and len(patterns) > _MOST_PATTERNS:
+        raise ValueError(f"an object with more than {_MOST_PATTERNS:,} 'patternProperties'")
+    if any(isinstance(each, str) and len(each) > _LONGEST_PATTERN for each in (*patterns, values.get("pattern"))):
+        raise ValueError(f"a pattern of more than {_LONGEST_PATTERN:,} characters")
     return values

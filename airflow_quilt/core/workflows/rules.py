@@ -3,14 +3,13 @@
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from jsonschema import Draft7Validator
 
 from airflow_quilt.core.errors import WorkflowConfigError, WorkflowError, plain, quoted
 from airflow_quilt.core.format.uris import PhysicalKey
-
-_MOST_LETTERS: Final = 300
+from airflow_quilt.core.workflows.metered import BudgetError, MeteredSchema
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +19,12 @@ class Schema:
     Attributes:
         label: its name in messages.
         key: its location, at the version that was read.
-        validator: checks JSON values.
+        rules: the schema, which checks JSON values.
     """
 
     label: str
     key: PhysicalKey
-    validator: Draft7Validator
+    rules: MeteredSchema
 
     def errors(self, instance: object) -> Iterator[tuple[list[Any], str]]:
         """Yield the place and the message of each violation, in the order of places.
@@ -34,7 +33,9 @@ class Schema:
             WorkflowConfigError: the schema cannot be applied.
         """
         try:
-            return sorted_errors(self.validator, instance)
+            return sorted_errors(self.rules, instance)
+        except BudgetError as error:
+            raise WorkflowConfigError(f"{self.label}: to apply it to this package takes {error}") from None
         except Exception as error:  # A schema inside a schema may choose a dialect whose keywords are unchecked.
             raise WorkflowConfigError(f"{self.label}: cannot be applied to this package: {plain(repr(error))}") from error
 
@@ -90,9 +91,9 @@ def _check_entries(schema: Schema, entries: Sequence[Mapping[str, Any]]) -> Iter
             yield violation("entries", path, text)
 
 
-def sorted_errors(validator: Draft7Validator, instance: object) -> Iterator[tuple[list[Any], str]]:
+def sorted_errors(validator: Draft7Validator | MeteredSchema, instance: object) -> Iterator[tuple[list[Any], str]]:
     """Yield the place and the message of each violation, in the order of places."""
-    errors = [(list(error.path), shorten(error.message)) for error in validator.iter_errors(instance)]
+    errors = [(list(error.path), plain(error.message)) for error in validator.iter_errors(instance)]
     errors.sort(key=lambda error: [(0, part, "") if isinstance(part, int) else (1, 0, str(part)) for part in error[0]])
     return iter(errors)
 
@@ -100,10 +101,4 @@ def sorted_errors(validator: Draft7Validator, instance: object) -> Iterator[tupl
 def violation(document: str, path: Iterable[Any], text: str) -> str:
     """Return the line of a violation: the document, the place in it, and the message of the validator."""
     place = "".join(f".{part}" if isinstance(part, str) and part.isprintable() else f"[{quoted(part)}]" for part in path)
-    return f"{document} at {place.removeprefix('.')}: {text}" if place else f"{document}: {text}"
-
-
-def shorten(text: str) -> str:
-    """Shorten a message by its middle: one about a list begins with the whole list."""
-    half = _MOST_LETTERS // 2
-    return text if len(text) <= _MOST_LETTERS else f"{text[:half]} … {text[-half:]}"
+    return f"{document} at {plain(place.removeprefix('.'))}: {text}" if place else f"{document}: {text}"
