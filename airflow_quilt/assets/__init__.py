@@ -6,7 +6,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import Asset
 
 from airflow_quilt.assets.uri import asset_uri, from_quilt_uri
-from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.errors import InputError, plain, quoted
 from airflow_quilt.core.format.names import is_quilt_uri
 
 __all__ = ["quilt_asset"]
@@ -36,10 +36,10 @@ def quilt_asset(
     """
     if is_quilt_uri(package):
         if registry is not None:
-            raise InputError(f"registry {registry!r}: leave it out; the Quilt+ URI {package} names the registry")
+            raise InputError(f"registry {quoted(registry)}: leave it out; the Quilt+ URI {plain(package)} names the registry")
         uri = from_quilt_uri(package)
     elif registry is None:
-        raise InputError(f"asset of {package!r}: give registry='s3://bucket'; no connection is read while a DAG is parsed")
+        raise InputError(f"asset of {quoted(package)}: give registry='s3://bucket'; no connection is read while a DAG is parsed")
     else:
         uri = asset_uri(package, registry)
     options: dict[str, Any] = {"group": group} if group is not None else {}

@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, urlsplit
 
-from airflow_quilt.core.errors import InputError, LocationError
+from airflow_quilt.core.errors import InputError, LocationError, quoted
 from airflow_quilt.core.format.names import check_pattern, is_pattern
 from airflow_quilt.core.format.web_url import refuse_login
 
@@ -42,8 +42,8 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
 
 def _wrong(text: str) -> LocationError:
     return LocationError(
-        f"asset {text!r}: the asset of a Quilt package is written {_FORM}. Pass a Quilt+ URI (quilt+s3://bucket#package=…) to "
-        "quilt_asset(), which writes it so: of an asset's URI Airflow drops '#' and the rest"
+        f"asset {quoted(text)}: the asset of a Quilt package is written {_FORM}. Pass a Quilt+ URI (quilt+s3://bucket#package=…) "
+        "to quilt_asset(), which writes it so: of an asset's URI Airflow drops '#' and the rest"
     )
 
 
@@ -64,8 +64,10 @@ def asset_uri(package: str, registry: str) -> str:
     """
     refuse_login(registry)
     parts = urlsplit(registry)
-    if parts.scheme != "s3" or not parts.netloc or parts.path not in {"", "/"} or parts.query or parts.fragment:
-        raise LocationError(f"registry {registry!r}: give a bucket, s3://bucket; packages of other registries have no asset")
+    is_bucket = parts.scheme == "s3" and parts.netloc and parts.netloc.isprintable() and parts.path in {"", "/"}
+    if not is_bucket or parts.query or parts.fragment:
+        cure = "give a bucket, s3://bucket; packages of other registries have no asset"
+        raise LocationError(f"registry {quoted(registry)}: {cure}")
     return f"{SCHEME}://{parts.netloc}/{check_pattern(package)}"
 
 
@@ -108,7 +110,7 @@ def to_quilt_uri(uri: str, top_hash: str | None = None) -> str:
 
     registry, package = package_of(uri)
     if is_pattern(package):
-        raise LocationError(f"asset {uri!r}: name one package; a pattern of packages has no Quilt+ URI")
+        raise LocationError(f"asset {quoted(uri)}: name one package; a pattern of packages has no Quilt+ URI")
     pin = parse_top_hash(top_hash) if top_hash is not None else None
     location, name = RegistryLocation.parse(registry), PackageName.parse_existing(package)
     return str(QuiltUri(registry=location, package=name, top_hash=pin))

@@ -6,6 +6,7 @@ something changes. A retry policy can name four kinds: :class:`PermanentError`, 
 :class:`RevisionConflictError` and :class:`ThrottledError`.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Final, TypeVar
@@ -18,6 +19,8 @@ _MAX_SHOWN: Final = 200
 _MAX_LINE: Final = 1000
 """Maximum characters of a line of a list in a message, which may hold several such texts."""
 _MAX_MESSAGE: Final = 65_536
+_LOGIN: Final = re.compile(r"(?<=[A-Za-z0-9]://)[^/\\?#\s]+@")
+"""The user name and password of a URL. Those that are read as URLs are refused; a text of others may hold one too."""
 
 
 def quoted(value: object) -> str:
@@ -27,7 +30,7 @@ def quoted(value: object) -> str:
     """
     try:
         if isinstance(value, str):
-            return _cut(repr(_ends(value)), _MAX_SHOWN)
+            return _cut(repr(_LOGIN.sub("***@", _ends(value))), _MAX_SHOWN)
         return _cut(repr(value), _MAX_SHOWN)
     except (ValueError, RecursionError):  # An int of more digits than Python prints; a list that is nested too deeply.
         return f"a value of type {type(value).__name__}"
@@ -35,7 +38,7 @@ def quoted(value: object) -> str:
 
 def plain(text: object, most: int = _MAX_SHOWN) -> str:
     """Return text of others that needs no quotes (the message of a parser) as one line, escaped, at most ``most`` characters."""
-    line = " ".join(_ends(str(text), most).split())
+    line = _LOGIN.sub("***@", " ".join(_ends(str(text), most).split()))
     return _cut(line if line.isprintable() else "".join(map(_escaped, line)), most)
 
 

@@ -8,10 +8,12 @@ from airflow.providers.common.compat.sdk import AirflowException
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, TokenRetrievalError
 
-from airflow_quilt.core.errors import QuiltError, SettingsError, StorageUnavailableError
+from airflow_quilt.core.errors import QuiltError, SettingsError, StorageUnavailableError, plain
 from airflow_quilt.core.storage.s3.errors import NO_CREDENTIALS, UNAVAILABLE, translated
 
 _LONGEST_CONNECT: Final = 5.0
+_MOST_TEXT: Final = 1000
+"""Characters of the message of a library; identity providers and processes write parts of them."""
 _OF_SERVICES: Final = (ClientError, TokenRetrievalError, *NO_CREDENTIALS, *UNAVAILABLE)
 _OF_SETTINGS: Final = (
     BotoCoreError,  # All others: a profile, a file or a region that is not there, an option that botocore does not know.
@@ -48,9 +50,9 @@ def session_errors(conn_id: str | None) -> Iterator[None]:
             raise
     except _OF_SETTINGS as error:
         text = str(error) if isinstance(error, BotoCoreError | AirflowException | ValueError) else repr(error)
-        raise SettingsError(f"{where}: {text}") from error
+        raise SettingsError(f"{where}: {plain(text, _MOST_TEXT)}") from error
     except Exception as error:  # Of the libraries of identity providers, which each have their own.
-        raise StorageUnavailableError(f"no session for now: {error!r}", where) from error
+        raise StorageUnavailableError(f"no session for now: {plain(repr(error), _MOST_TEXT)}", where) from error
 
 
 def bounded(own: Config | None, seconds: float) -> Config:

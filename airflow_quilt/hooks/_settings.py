@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from airflow_quilt.core.errors import LocationError, SettingsError, quoted
+from airflow_quilt.core.errors import LocationError, SettingsError, plain, quoted
 from airflow_quilt.core.format.web_url import WebUrl
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.hooks._secrets import check_sendable, check_url, named_setting
@@ -119,7 +119,7 @@ class QuiltSettings:
         if settings.registry and "://" not in settings.registry and settings.registry[0] not in "/~.":
             check_url(f"{where}: the extra 'registry'", f"s3://{settings.registry}")
             raise SettingsError(
-                f"{where}: the extra 'registry' is {settings.registry!r}; a bucket is written s3://{settings.registry}"
+                f"{where}: the extra 'registry' is {quoted(settings.registry)}; a bucket is written s3://{plain(settings.registry)}"
             )
         if settings.secret and settings.anonymous:
             raise SettingsError(f"{where}: it has a password and the extra 'anonymous'; remove one of them")
@@ -218,7 +218,7 @@ class _Extras:
             return "auto"
         if value == "boto3":
             return "boto3"
-        raise SettingsError(f"{self._where}: the extra {name!r} is {value!r}, expected 'auto' or 'boto3'")
+        raise SettingsError(f"{self._where}: the extra {name!r} is {quoted(value)}, expected 'auto' or 'boto3'")
 
     def _value(self, name: str) -> Any:
         value = self._extras.get(name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_quilt.core.errors import InputError, SettingsError, SettingsUnavailableError
+from airflow_quilt.core.errors import InputError, SettingsError, SettingsUnavailableError, plain, quoted
 from airflow_quilt.hooks._secrets import mask
 from airflow_quilt.hooks._settings import POSITIVE_INT, QuiltSettings, positive_int
 
@@ -96,17 +96,17 @@ class QuiltHook(BaseHook):
         except AirflowNotFoundException as error:
             raise SettingsUnavailableError(
                 f"there is no connection {self.quilt_conn_id!r}: add one of type 'quilt', or set "
-                f"AIRFLOW_CONN_{str(self.quilt_conn_id).upper()}; if there is one, its secrets backend failed"
+                f"AIRFLOW_CONN_{plain(self.quilt_conn_id).upper()}; if there is one, its secrets backend failed"
             ) from error
         except PermissionError as error:
-            raise SettingsError(f"connection {self.quilt_conn_id!r}: {error}") from error
+            raise SettingsError(f"connection {self.quilt_conn_id!r}: {plain(error)}") from error
         except ValueError as error:
             failure = SettingsUnavailableError(
                 f"connection {self.quilt_conn_id!r} cannot be read for now ({type(error).__name__}); is it JSON, or a URI with "
                 "special characters escaped?"
             )
         except Exception as error:
-            raise SettingsUnavailableError(f"connection {self.quilt_conn_id!r} cannot be read for now: {error}") from error
+            raise SettingsUnavailableError(f"connection {self.quilt_conn_id!r} cannot be read for now: {plain(error)}") from error
         else:
             return
         raise failure  # Without the error of a parser: it repeats the text, in which the password is.
@@ -186,7 +186,8 @@ class QuiltHook(BaseHook):
             ("path", path, uri.path),
         ):
             if given is not None and in_uri is not None and given != in_uri:
-                raise InputError(f"{name} {given!r}: leave it out, or make the package {uri} name the same; it names {in_uri!r}")
+                cure = f"leave it out, or make the package {uri} name the same; it names {quoted(in_uri)}"
+                raise InputError(f"{name} {quoted(given)}: {cure}")
         return self.open(str(uri.registry)), Reference(str(uri.package), uri.pin or revision, uri.path or path)
 
     def report_read(self, uri: "QuiltUri | str") -> None:

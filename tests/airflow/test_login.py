@@ -75,6 +75,19 @@ def test_role_decides_access(connect: Connect, catalog: CatalogServer) -> None:
     assert QuiltVerifyOperator(task_id="verify", package="team/data").execute({})["entries"] == 1
 
 
+def test_other_service_fails_the_test(connect: Connect, catalog: CatalogServer) -> None:
+    connect(registry_host="registry.example.com")
+
+    ok, answer = QuiltHook().test_connection()
+    assert not ok
+    assert f"names the service {catalog.url}, and the connection's extra 'registry_host' is 'registry.example.com'" in answer
+    with pytest.raises(AirflowFailException, match="nothing was sent there"):
+        push()
+    assert not catalog.saw(catalog.api_key)
+    connect(registry_host="127.0.0.1")
+    assert push()["created"]
+
+
 def test_revoked_key_is_permanent(connect: Connect, catalog: CatalogServer) -> None:
     connect()
     catalog.revoke()

@@ -133,6 +133,18 @@ def test_endpoint_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not fragments(str(raised.value))
 
 
+def test_wrapped_token_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"registry": "s3://bucket", "aws_conn_id": None, "transport": "boto3"}
+    monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", quilt(extra=extra))
+    environment = {"ACCESS_KEY_ID": "AKIDEXAMPLE", "SECRET_ACCESS_KEY": "x" * 9, "SESSION_TOKEN": f"{SECRET}\n"}
+    for name, value in {**environment, "ENDPOINT_URL_S3": "http://127.0.0.1:9", "DEFAULT_REGION": "us-east-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+
+    with pytest.raises(QuiltError, match="the credentials have line breaks") as raised:
+        list(QuiltHook().registry().packages())
+    assert not fragments("".join(traceback.format_exception(raised.value)))
+
+
 def test_all_forms_of_a_key_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A key with blanks around it is used without them, and masked with and without, and encoded; so is an escaped password."""
     key, password = f"qk_{SECRET[::-1]}/+=", f"pass/word+{SECRET[9:]}{SECRET[:9]}"  # Masked by no other test.

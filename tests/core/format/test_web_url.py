@@ -2,7 +2,7 @@
 
 import pytest
 
-from airflow_quilt.core.errors import LocationError
+from airflow_quilt.core.errors import LocationError, plain, quoted
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.format.web_url import WebUrl
@@ -80,3 +80,11 @@ def test_logins_are_not_repeated(url: str) -> None:
             parse(url)
         assert "wJalr" not in str(raised.value)
         assert "K7MDENG" not in str(raised.value)
+
+
+def test_messages_hide_logins() -> None:
+    """A text of others that no parser of URLs saw is shown without the login in it; paths with an ``@`` stay."""
+    for show in (quoted, plain):
+        assert "secret" not in show("could not connect to http://ada:secret@host/x and s3://A:secret@b")
+        assert "//***@host/x" in show("could not connect to http://ada:secret@host/x")
+        assert "file:///data@v1/a" in show("there is no file at file:///data@v1/a or s3://bucket/a@b")

@@ -113,6 +113,8 @@ _KINDS: Final[Sequence[tuple[tuple[type[BotoCoreError], ...], type[StorageError]
     (UNAVAILABLE, StorageUnavailableError, ""),
     ((BotoCoreError,), StorageError, ""),
 )
+_INVALID_HEADER: Final = "Invalid header value"
+"""The beginning of http.client's message about a header that it does not send; the value follows."""
 
 
 @contextlib.contextmanager
@@ -128,6 +130,10 @@ def translated(key: PhysicalKey | str) -> Iterator[None]:
         raise ChecksumMismatchError(f"{key}: other bytes came than the store has: {error}") from error
     except BotoCoreError as error:
         kind, meaning = next((kind, meaning) for kinds, kind, meaning in _KINDS if isinstance(error, kinds))
+        if _INVALID_HEADER in str(error):  # And then the session token, or the access key.
+            raise AccessDeniedError(
+                "the credentials have line breaks, or other characters that no request holds", str(key)
+            ) from None
         raise kind(f"{meaning}{error}", str(key)) from error
     except QuiltError:
         raise
