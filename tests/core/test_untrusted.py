@@ -493,6 +493,45 @@ def test_bad_key_is_error_or_kept(s3_registry: Registry, key: str) -> None:
         assert s3_registry.read_bytes(s3_registry.entry(NAME, key)) == b"x"
 
 
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes, which a log prints too."""
+    while error:
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+NASTY: Final = "\x1b[2J\n" + LONG
+
+
+def test_megabytes_stay_out_of_errors(home: Path) -> None:
+    good = entry("a/b")
+    cases: list[list[Record | bytes]] = [
+        [entry(NASTY)],
+        [entry("a/b", physical_keys=[NASTY])],
+        [entry("a/b", physical_keys=[f"s3://source/{LONG}"])],
+        [entry("a/b", physical_keys=[f"file:///{DEEP}"])],
+        [entry("a/b", hash={"type": NASTY, "value": ""})],
+        [entry("a/b", hash={"type": "SHA256", "value": NASTY})],
+        [entry("a/b", meta={NASTY: {NASTY: [float("nan")]}}), good],
+        [directory(f"{NASTY}/"), good],
+        [NASTY.encode()],
+    ]
+    problems = []
+    for number, records in enumerate(cases):
+        for label in IN_SHORT:
+            place = home / f"{number}{label}"
+            place.mkdir()
+            world = world_in(place)
+            plant(world.theirs, records)
+            result, _ = used(USES[label], world)
+            texts = [str(each) for each in chain_of(result if isinstance(result, QuiltError) else None)]
+            problems += [
+                (number, label, text[:300]) for text in texts if len(text) > 2000 or not text.replace("\n", "").isprintable()
+            ]
+
+    assert problems == []
+
+
 # Time and memory.
 
 

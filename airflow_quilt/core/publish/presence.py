@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import msgspec
 
-from airflow_quilt.core.errors import AccessDeniedError, EntryDamagedError
+from airflow_quilt.core.errors import AccessDeniedError, EntryDamagedError, quoted
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.ordering import merge_join
@@ -82,7 +82,7 @@ class PresenceCheck:
             missing, first = 0, []
             for place in filter(None, checked):
                 missing += 1
-                first += [f"{place.entry!r}: {place.key}"] if missing <= _SHOWN else []
+                first += [f"{quoted(place.entry)}: {place.key}"] if missing <= _SHOWN else []
         if self._denied:
             _log.warning(
                 "Access is denied to %s, so their presence is not checked", count(len(self._denied), "object", "objects")

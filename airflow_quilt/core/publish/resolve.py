@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from airflow_quilt.core.errors import InputError, SourceError, named_stream
+from airflow_quilt.core.errors import InputError, SourceError, named_stream, quoted
 from airflow_quilt.core.format.manifest import Entry, directory_line, header_line, make_header
 from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.metadata import MERGE, lost_keys, merge_meta, name_lost
@@ -163,7 +163,7 @@ def _update(base: SourceTree, removal: Removal, additions: Additions) -> SourceT
         if absent := removal.absent:  # Known only when all files have passed.
             _log.warning("Not in the revision that is updated, so there is nothing to remove: %s", ", ".join(absent))
         if lost := additions.lost:
-            shown = "; ".join(f"{key!r}: {name_lost(keys)}" for key, keys in lost.items())
+            shown = "; ".join(f"{quoted(key)}: {name_lost(keys)}" for key, keys in lost.items())
             entries = count(additions.losses, "entry", "entries")
             _log.warning("%s replaced without keys of the metadata that was there: %s; %s", entries, shown, MERGE)
 

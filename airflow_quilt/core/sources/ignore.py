@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from fnmatch import fnmatch
+from fnmatch import translate
 from typing import Final
 
 from airflow_quilt.core.errors import ObjectNotFoundError, SourceError
@@ -10,6 +10,11 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import Storage
 
 _FILE: Final = ".quiltignore"
+_MOST_BYTES: Final = 1024 * 1024
+_MOST_RULES: Final = 10_000
+"""Maximum rules: each path of the directory is matched with all of them."""
+_MOST_SEARCHED: Final = 10_000_000
+"""Maximum characters that are searched for the ``]`` of a ``[``: without one, ``fnmatch`` looks through the rest of the rule."""
 
 
 def ignore_rules(storage: Storage, directory: PhysicalKey) -> Callable[[str], bool]:
@@ -19,16 +24,14 @@ def ignore_rules(storage: Storage, directory: PhysicalKey) -> Callable[[str], bo
     that is left out takes everything below it along.
 
     Raises:
-        SourceError: ``.quiltignore`` is not UTF-8.
+        SourceError: ``.quiltignore`` is not UTF-8, or too much: more than 1 MiB, or 10,000 rules. Others may write to a directory
+            that is packed.
     """
     try:
-        text = storage.get(directory.join(_FILE)).data.decode()
+        data = storage.get(directory.join(_FILE)).data
     except ObjectNotFoundError:
         return lambda _path: False
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{directory.join(_FILE)}: not UTF-8") from error
-    lines = re.split("\r\n|\r|\n", text)  # Not splitlines(): a form feed ends no rule.
-    rules = [f"*/{line}" for line in lines if line]
+    is_match = _parse_rules(data, directory.join(_FILE))
     left_out = {directory.key.rstrip("/"): False}
 
     def is_left_out(folder: str) -> bool:
@@ -37,8 +40,25 @@ def ignore_rules(storage: Storage, directory: PhysicalKey) -> Callable[[str], bo
             above.append(folder)
             folder = folder.rpartition("/")[0]
         for each in reversed(above):  # From the root down: a parent's verdict holds for the folder.
-            left_out[each] = left_out[folder] or any(fnmatch(each, rule) or fnmatch(f"{each}/", rule) for rule in rules)
+            left_out[each] = left_out[folder] or is_match(each) or is_match(f"{each}/")
             folder = each
         return left_out[folder]
 
-    return lambda path: any(fnmatch(path, rule) for rule in rules) or is_left_out(path.rpartition("/")[0])
+    return lambda path: is_match(path) or is_left_out(path.rpartition("/")[0])
+
+
+def _parse_rules(data: bytes, file: PhysicalKey) -> Callable[[str], bool]:
+    """Return a predicate for paths: whether one of the rules of a file matches."""
+    if len(data) > _MOST_BYTES:
+        raise SourceError(f"{file}: {len(data):,} bytes, the most is {_MOST_BYTES:,}")
+    try:
+        lines = re.split("\r\n|\r|\n", data.decode())  # Not splitlines(): a form feed ends no rule.
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{file}: not UTF-8") from error
+    rules = [f"*/{line}" for line in dict.fromkeys(lines) if line]
+    if len(rules) > _MOST_RULES:
+        raise SourceError(f"{file}: {len(rules):,} rules, the most is {_MOST_RULES:,}")
+    if sum(rule.count("[") * len(rule) for rule in rules) > _MOST_SEARCHED:
+        raise SourceError(f"{file}: too many '[' in long rules; write [[] for the character")
+    matches = [re.compile(translate(rule)).match for rule in rules]
+    return lambda path: any(match(path) for match in matches)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from airflow_quilt.core.errors import LocationError, StorageError
+from airflow_quilt.core.errors import LocationError, StorageError, quoted
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -63,7 +63,7 @@ def find_places(local: FileStore, root: PhysicalKey, files: Sequence[tuple[str, 
 def in_own_area(entry: Entry, place: object) -> LocationError:
     """Return the error for an entry that would land where a registry keeps its own files."""
     return LocationError(
-        f"entry {entry.logical_key!r}: {place} is in a registry's own area, {layout.OWN}; "
+        f"entry {quoted(entry.logical_key)}: {place} is in a registry's own area, {layout.OWN}; "
         "install to another place, or other parts of the package"
     )
 
@@ -72,11 +72,11 @@ def _real_directory(root: PhysicalKey, directory: str, entry: Entry) -> str:
     """Return the real path of a directory of a package, with a ``/`` at its end; ``entry`` is one that lands in it."""
     path = root.join(directory).key
     if len(path) > _LONGEST_PATH:
-        long = f"entry {entry.logical_key!r}: its directory would have a path of {len(path):,} characters"
+        long = f"entry {quoted(entry.logical_key)}: its directory would have a path of {len(path):,} characters"
         raise LocationError(f"{long}, which is too long; install other parts of the package")
     real = f"{os.path.realpath(path).rstrip('/')}/"
     if not real.startswith(f"{root.key.rstrip('/')}/"):
-        raise LocationError(f"entry {entry.logical_key!r}: a link in {root} leads out of it, and the file would go there")
+        raise LocationError(f"entry {quoted(entry.logical_key)}: a link in {root} leads out of it, and the file would go there")
     if f"/{layout.OWN}" in real:
         raise in_own_area(entry, real)
     return real
@@ -97,7 +97,7 @@ def _check_apart(local: FileStore, root: PhysicalKey, group: Iterable[tuple[str,
         other = taken.setdefault(place, entry)
         if other is not entry:
             raise LocationError(
-                f"entry {entry.logical_key!r}: by a link in {root} it would land on {other.logical_key!r}; "
+                f"entry {quoted(entry.logical_key)}: by a link in {root} it would land on {quoted(other.logical_key)}; "
                 "remove the link, or install to another directory"
             )
     if len(taken) == 1:
@@ -112,8 +112,8 @@ def _check_apart(local: FileStore, root: PhysicalKey, group: Iterable[tuple[str,
         other = on_disk.setdefault(tuple(same[name] for same, name in zip(merged, names, strict=True)), entry)
         if (other.size, other.hash) != (entry.size, entry.hash):
             raise LocationError(
-                f"entry {entry.logical_key!r}: it would land on {other.logical_key!r}: the disk of {root} takes their names for "
-                "one another; install to another disk, or parts of the package"
+                f"entry {quoted(entry.logical_key)}: it would land on {quoted(other.logical_key)}: the disk of {root} "
+                "takes their names for one another; install to another disk, or parts of the package"
             )
 
 

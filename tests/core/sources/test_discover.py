@@ -490,6 +490,28 @@ def test_binary_quiltignore_refused(find: Finder, write: Write) -> None:
         find(write("raw/.quiltignore", b"\xff\xfe").parent)
 
 
+@pytest.mark.parametrize(
+    ("rules", "words"),
+    [
+        pytest.param("x" * (1024 * 1024 + 1), "bytes, the most is 1,048,576", id="large"),
+        pytest.param("\n".join(map(str, range(10_001))), "10,001 rules, the most is 10,000", id="many rules"),
+        pytest.param("[" * 100_000, r"too many '\['", id="open brackets"),
+        pytest.param("\n".join("[" * 900 + str(number) for number in range(900)), r"too many '\['", id="many open brackets"),
+    ],
+)
+def test_costly_quiltignore_refused(find: Finder, write: Write, rules: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        find(write("raw/.quiltignore", rules).parent)
+
+
+def test_stars_of_quiltignore_are_linear(find: Finder, write: Write) -> None:
+    name = "a" * 200
+    write(f"raw/{name}")
+    rules = "\n".join(["*a" * 400 + "b", "*" * 100_000 + "c", *(f"{number}*" for number in range(9000))])
+
+    assert find.keys(write("raw/.quiltignore", rules).parent) == [".quiltignore", name]
+
+
 # Objects and prefixes.
 
 
