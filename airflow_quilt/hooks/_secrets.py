@@ -23,6 +23,14 @@ def mask(secret: str | None) -> None:
         mask_secret(form)
 
 
+def mask_login(url: str) -> None:
+    """Mask the password of a URL, if it has one, or else its user name."""
+    if found := _LOGIN.search(url):
+        password = found[1].partition(":")[2] or found[1]
+        mask(password)
+        mask(unquote(password))
+
+
 def check_sendable(secret: str | None, name: str) -> None:
     """Check that a secret is visible ASCII, in one piece. The libraries of HTTP print one that is not, as an invalid header.
 
@@ -51,10 +59,7 @@ def named_setting(name: str, text: str | None) -> "Iterator[None]":
         refuse_login(text or "")
         yield
     except LocationError as error:
-        if text and (found := _LOGIN.search(text)):
-            password = found[1].partition(":")[2] or found[1]
-            mask(password)
-            mask(unquote(password))
+        mask_login(text or "")
         raise SettingsError(f"{name}: {error}") from None
 
 

@@ -1,5 +1,6 @@
 """S3 credentials of the Quilt service for hooks of the Amazon provider."""
 
+import os
 import re
 import threading
 from functools import cached_property
@@ -10,7 +11,7 @@ import botocore.session
 from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from botocore.credentials import ReadOnlyCredentials
 
-from airflow_quilt.hooks._secrets import check_sendable, check_url
+from airflow_quilt.hooks._secrets import check_sendable, check_url, mask, mask_login
 from airflow_quilt.hooks._sessions import bounded, session_errors
 
 if TYPE_CHECKING:
@@ -92,12 +93,12 @@ class BoundedAwsHook(AwsGenericHook[Any]):
         """Return a client; raise as :meth:`get_session`."""
         with session_errors(self.aws_conn_id):
             client: Any = super().get_client_type(*args, **kwargs)
-        check_url("the endpoint of AWS", client.meta.endpoint_url)  # Which the environment or a profile may name too.
+        check_url("the endpoint of AWS", client.meta.endpoint_url)  # Which a profile may name too.
         return client
 
 
 def _check(config: "AwsConnectionWrapper") -> None:
-    """Check the keys and the endpoints of an AWS connection.
+    """Check the keys and the endpoints of an AWS connection and of the environment, and mask its secrets.
 
     Raises:
         SettingsError: one cannot be sent, or holds a login.
@@ -105,9 +106,16 @@ def _check(config: "AwsConnectionWrapper") -> None:
     where = f"AWS connection {config.conn_id!r}"
     for name in ("aws_access_key_id", "aws_secret_access_key", "aws_session_token"):
         check_sendable(getattr(config, name), f"{where}: its {name}")
+    mask(config.aws_secret_access_key)
+    mask(config.aws_session_token)
     check_url(f"{where}: its endpoint_url", config.endpoint_url)
     for service in config.service_config:
         check_url(f"{where}: its endpoint_url for {service!r}", config.get_service_endpoint_url(service))
+    for name, value in os.environ.items():
+        if name.startswith("AWS_ENDPOINT_URL"):
+            check_url(f"the environment: its {name}", value)
+    for url in (getattr(config.botocore_config, "proxies", None) or {}).values():  # They may have a login.
+        mask_login(str(url))
 
 
 class QuiltAwsHook(QuiltCredentialsMixin, BoundedAwsHook):

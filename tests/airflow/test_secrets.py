@@ -128,7 +128,7 @@ def test_endpoint_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://{LOGIN}@127.0.0.1:9")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
 
-    with pytest.raises(QuiltError, match="the endpoint of AWS: .*not repeated here") as raised:
+    with pytest.raises(QuiltError, match="its AWS_ENDPOINT_URL_S3: .*not repeated here") as raised:
         QuiltHook().registry()
     assert not fragments(str(raised.value))
 
@@ -154,7 +154,11 @@ def test_all_forms_of_a_key_are_masked(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(QuiltError):
         QuiltHook("other").settings  # noqa: B018
 
-    for secret in (key, password):
+    proxies = {"https": f"http://ada:{SECRET[5:]}{SECRET[:5]}@127.0.0.1:9"}  # It may have a password, which is masked.
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", aws(extra={"region_name": "us-east-1", "config_kwargs": {"proxies": proxies}}))
+    QuiltHook(None).registry("s3://bucket")
+
+    for secret in (key, password, f"{SECRET[5:]}{SECRET[:5]}"):
         assert not [form for form in forms_of(secret) if fragments(str(redact(f"before {form} after")), form)]
         assert redact(f"Bearer {secret}") == "Bearer ***"
 

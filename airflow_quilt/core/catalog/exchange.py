@@ -20,7 +20,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -68,7 +68,7 @@ class Answer:
 
     status: int
     headers: Mapping[str, str]
-    body: bytes
+    body: bytes = field(repr=False)
 
 
 def exchange(method: str, url: WebUrl, http: HttpSettings, **content: Any) -> Answer:

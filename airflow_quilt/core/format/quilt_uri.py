@@ -78,6 +78,8 @@ class QuiltUri:
         if "package" not in fields:
             raise LocationError(f"{quoted(text)}: expected package=namespace/name after the '#'")
         name, pinned = _parse_pin(text, fields["package"])
+        catalog = fields.get("catalog")
+        refuse_login(f"https://{catalog}" if catalog and "://" not in catalog else catalog or "")
         path = fields.get("path")
         if path:
             parse_logical_key(path.removesuffix("/"))
@@ -85,7 +87,7 @@ class QuiltUri:
             registry=RegistryLocation.parse(f"s3://{parts.netloc}" if is_s3 else f"file://{parts.netloc}{parts.path}"),
             package=PackageName.parse_existing(name),
             path=path or None,
-            catalog=fields.get("catalog") or None,
+            catalog=catalog or None,
             **pinned,
         )
 

@@ -88,3 +88,10 @@ def test_messages_hide_logins() -> None:
         assert "secret" not in show("could not connect to http://ada:secret@host/x and s3://A:secret@b")
         assert "//***@host/x" in show("could not connect to http://ada:secret@host/x")
         assert "file:///data@v1/a" in show("there is no file at file:///data@v1/a or s3://bucket/a@b")
+
+
+@pytest.mark.parametrize("catalog", ["ada:wJalrXUtn@host", "https://ada:wJalrXUtn@host", "ada%3AwJalrXUtn%40host"])
+def test_login_of_a_uri_s_catalog(catalog: str) -> None:
+    with pytest.raises(LocationError, match="not repeated here") as raised:
+        QuiltUri.parse(f"quilt+s3://bucket#package=a/b&catalog={catalog}")
+    assert "wJalr" not in str(raised.value)
