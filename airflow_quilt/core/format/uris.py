@@ -219,9 +219,8 @@ def split_url(text: str) -> SplitResult:
     """Split a URL into its parts, which are not decoded.
 
     Raises:
-        LocationError: it holds a tab, a newline or a login, or has no such parts.
+        LocationError: it holds a tab or newline, or has no such parts.
     """
-    refuse_login(text)
     if any(character in text for character in "\t\r\n"):
         raise LocationError(f"{quoted(text)}: write tabs and newlines in a URL as %09, %0D and %0A")
     try:
