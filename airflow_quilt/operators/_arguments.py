@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from airflow.providers.common.compat.sdk import BaseOperator, ObjectStoragePath
 from jinja2.nativetypes import NativeEnvironment
 
-from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.errors import InputError, quoted
 from airflow_quilt.operators._mapped import parsed_task
 from airflow_quilt.operators._templates import TextTemplates
 from airflow_quilt.operators._values import TEXTS, text
@@ -169,6 +169,6 @@ def _origin(given: Any) -> str:
     if given is None:
         return "expand() gave it to this instance of the task"
     if isinstance(given, str):
-        return f"its template {given!r} has no value"
+        return f"its template {quoted(given)} has no value"
     tasks = " and ".join(sorted({repr(task.task_id) for task, _ in getattr(given, "iter_references", tuple)()}))
     return f"it comes from the task {tasks}, which returned nothing or was skipped" if tasks else "it was rendered to that"

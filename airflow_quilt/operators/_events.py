@@ -8,7 +8,7 @@ from airflow.providers.common.compat.sdk import Asset, AssetAlias
 
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.assets.uri import SCHEME
-from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.errors import InputError, quoted
 from airflow_quilt.operators._mapped import parsed_task
 
 if TYPE_CHECKING:
@@ -32,10 +32,11 @@ def check_partition(key: str | None) -> None:
 
     if key is None:
         return
+    given = f"partition_key {quoted(key)}"
     if not hasattr(OutletEventAccessor, "add_partitions"):
-        raise InputError(f"partition_key {key!r}: leave it out, or use Airflow 3.3 or newer; this one has no asset partitions")
+        raise InputError(f"{given}: leave it out, or use Airflow 3.3 or newer; this one has no asset partitions")
     if not key.strip() or len(key) > _LONGEST_PARTITION:
-        raise InputError(f"partition_key {key!r}: Airflow takes 1 to {_LONGEST_PARTITION} characters that are not all blank")
+        raise InputError(f"{given}: Airflow takes 1 to {_LONGEST_PARTITION} characters that are not all blank")
 
 
 def emit_event(operator: "BaseOperator", context: "Context", result: Mapping[str, Any], partition_key: str | None) -> None:
@@ -75,4 +76,4 @@ def _add_event(
     if not aliases and asset not in known:
         _log.info("No outlet of the task was known to be %s, so it may have no event: give outlets=[AssetAlias(…)]", asset.uri)
     if partition_key is not None and not own:
-        _log.warning("The partition %r is lost: it needs outlets=[quilt_asset(…)] with %s", partition_key, asset.uri)
+        _log.warning("The partition %s is lost: it needs outlets=[quilt_asset(…)] with %s", quoted(partition_key), asset.uri)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Undefined
 from jinja2.nativetypes import native_concat
 
+from airflow_quilt.core.errors import quoted
+
 if TYPE_CHECKING:
     import jinja2
 
@@ -61,14 +63,16 @@ class TextTemplates:
         for key in keys:
             rendered[key] = name = self._render_key(key, context) if isinstance(key, str) else key
             if first.setdefault(name, key) is not key:
-                both = f"{first[name]!r} and {key!r}"
-                self.faults.append(f"{self.where}: the keys {both} are both rendered to {name!r}; give them different values")
+                both = f"{quoted(first[name])} and {quoted(key)}"
+                self.faults.append(
+                    f"{self.where}: the keys {both} are both rendered to {quoted(name)}; give them different values"
+                )
         return rendered
 
     @contextmanager
     def below(self, key: object) -> Iterator[None]:
         """Render a value of a mapping, whose key messages name."""
-        above, self.where = self.where, f"{self.where}[{key!r}]"
+        above, self.where = self.where, f"{self.where}[{quoted(key)}]"
         try:
             yield
         finally:
@@ -76,17 +80,19 @@ class TextTemplates:
 
     def _render_key(self, key: str, context: Mapping[str, Any]) -> str:
         if (rendered := self.render(key, context)) is None:
-            self.faults.append(f"{self.where}: the key {key!r} has no value")
+            self.faults.append(f"{self.where}: the key {quoted(key)} has no value")
         return str(rendered)
 
     def _check(self, template: str, text: str) -> None:
         if NoneType in self._odd:
-            self.faults.append(f"{self.where}: an expression in {template!r} has no value, and it would read {text!r}")
+            self.faults.append(
+                f"{self.where}: an expression in {quoted(template)} has no value, and it would read {quoted(text)}"
+            )
         elif self._odd:
             kinds = " and ".join(sorted(kind.__name__ for kind in self._odd))
-            self.faults.append(f"{self.where}: an expression in {template!r} is a value of type {kinds}, and no text")
+            self.faults.append(f"{self.where}: an expression in {quoted(template)} is a value of type {kinds}, and no text")
         elif template and not text:
-            self.faults.append(f"{self.where}: {template!r} is rendered to an empty str")
+            self.faults.append(f"{self.where}: {quoted(template)} is rendered to an empty str")
 
     def _finalize(self, value: Any) -> Any:
         """Keep the type of a value that is no text: Jinja calls this with each one before it is printed."""

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath
 
-from airflow_quilt.core.errors import InputError, SourceError
+from airflow_quilt.core.errors import InputError, SourceError, quoted
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -70,7 +70,7 @@ def flag(name: str, value: object) -> bool:
             return value
         case str() if value.strip().lower() in {"true", "false"}:
             return value.strip().lower() == "true"
-    raise InputError(f"{name} {value!r}: expected true or false")
+    raise InputError(f"{name} {quoted(value)}: expected true or false")
 
 
 def plain(value: Any) -> Any:

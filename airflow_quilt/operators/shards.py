@@ -116,7 +116,7 @@ def _number(name: str, value: Any) -> int | None:
     if value is None:
         return None
     if (number := positive_int(value)) is None:
-        raise InputError(f"{name} {value!r}: expected {POSITIVE_INT}")
+        raise InputError(f"{name} {quoted(value)}: expected {POSITIVE_INT}")
     return number
 
 

@@ -14,7 +14,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs
 
 from airflow_quilt.core import errors
-from airflow_quilt.core.errors import QuiltError
+from airflow_quilt.core.errors import QuiltError, plain, quoted
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 from airflow_quilt.operators._values import flag
 from airflow_quilt.sensors._templates import is_known_in_the_triggerer
@@ -130,8 +130,8 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
 
     @property
     def _condition(self) -> str:
-        newer = "" if self.newer_than is None else f", newer than {self.newer_than}"
-        return f"package {self.package}{newer}" + ("" if self.path is None else f", with {self.path}")
+        newer = "" if self.newer_than is None else f", newer than {plain(self.newer_than)}"
+        return f"package {plain(self.package)}{newer}" + ("" if self.path is None else f", with {quoted(self.path)}")
 
     def execute(self, context: "Context") -> Any:
         """Wait, here or in the triggerer."""

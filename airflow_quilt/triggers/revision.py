@@ -14,6 +14,8 @@ from airflow_quilt.core.errors import (
     QuiltError,
     SettingsError,
     SettingsUnavailableError,
+    plain,
+    quoted,
 )
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.triggers._registries import RegistryAccess
@@ -72,7 +74,7 @@ class QuiltRevisionTrigger(BaseTrigger):
         """Render an argument of a sensor that starts here; one without a value ends the wait with an error, as on a worker."""
         rendered = super().render_template(content, *arguments, **more)
         if isinstance(content, str) and rendered != content and rendered in {"", "None"}:
-            self._faults.append(f"template {content!r}: it has no value; give a value, or leave the argument out")
+            self._faults.append(f"template {quoted(content)}: it has no value; give a value, or leave the argument out")
         return rendered
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -107,7 +109,7 @@ class QuiltRevisionTrigger(BaseTrigger):
                 if refusals >= _MOST_REFUSALS or not (is_refusal or error.transient):
                     yield TriggerEvent({"error": f"{type(error).__name__}: {error}"})
                     return
-                _log.warning("Package %s could not be polled; the next poll follows: %s", self.package, error)
+                _log.warning("Package %s could not be polled; the next poll follows: %s", plain(self.package), error)
                 access.fail(reopen=is_refusal)
                 pause = access.pause(self.poll_interval, pause)
             else:

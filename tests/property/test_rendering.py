@@ -6,6 +6,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_quilt.sensors import QuiltPackageSensor
 from tests.airflow.test_arguments import DAG, OPERATORS, BaseOperator
 
 
@@ -51,3 +52,10 @@ def test_data_is_never_rendered(field: tuple[Any, str], value: Any, way: str, *,
     made.render_template_fields(context)
     rendered = context.get("task", made)
     assert getattr(rendered, name) == value
+
+
+@given(st.text(max_size=500), st.text(max_size=500))
+def test_what_a_sensor_logs_is_one_line(package: str, path: str) -> None:
+    sensor = QuiltPackageSensor(task_id="t", package=package, path=path, newer_than=path)
+    assert sensor._condition.isprintable()  # noqa: SLF001  (the line that it logs at each poll)
+    assert len(sensor._condition) < 700  # noqa: SLF001

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
-from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, PackageNameError
+from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, PackageNameError, plain
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash, is_pattern, literal_prefix, matches
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -118,7 +118,9 @@ class LatestWatcher:
         try:
             latest = self.registry.latest(PackageName.parse_existing(name))
         except (ManifestError, PackageNameError) as error:
-            _log.warning("%s: 'latest' of %s is no top hash, the package is skipped: %s", self.registry.location, name, error)
+            _log.warning(
+                "%s: 'latest' of %s is no top hash, the package is skipped: %s", self.registry.location, plain(name), error
+            )
             return None
         return latest.top_hash if latest else None
 
