@@ -270,6 +270,10 @@ class ObjectNotFoundError(StorageError, PermanentError):
     """There is no object or file at the location."""
 
 
+class ObjectTooLargeError(StorageError, PermanentError):
+    """An object or file is larger than any of its kind that is read whole."""
+
+
 class BucketNotFoundError(StorageError, PermanentError):
     """There is no such bucket."""
 

@@ -17,6 +17,7 @@ from msgspec import Raw, Struct
 
 from airflow_quilt.core.errors import InputError, StorageError, plain, quoted
 from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.storage.s3.answers import bound_answers
 from airflow_quilt.core.storage.s3.errors import translated
 from airflow_quilt.hooks._secrets import check_url
 from airflow_quilt.hooks.aws import BoundedAwsHook
@@ -117,6 +118,7 @@ class PackageQueue:
             of_sqs.setdefault("endpoint_url", f"{parts.scheme}://{parts.netloc}")
         region = found[1] if (found := _OF_AWS.match(url)) else hook.region_name
         self._client: Any = hook.get_client_type(region_name=region)
+        bound_answers(self._client)
         self._receipts: list[str] = []
 
     def receive(self, seconds: float) -> Collection[PackageEvent]:

@@ -23,8 +23,8 @@ from airflow_quilt.core.errors import (
     ChecksumMismatchError,
     EntryDamagedError,
     ObjectNotFoundError,
+    ObjectTooLargeError,
     PreconditionError,
-    StorageError,
     UploadVanishedError,
 )
 from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, hash_of, verify_stream
@@ -153,10 +153,11 @@ class StorageContract:
         tight.put(key, b"0123456789")
         assert tight.get(key).data == b"0123456789"
         tight.put(key, b"0123456789+")
-        with pytest.raises(StorageError, match="it has 11 bytes, and no more than 10 ") as caught:
-            tight.get(key)
+        with pytest.raises(ObjectTooLargeError, match="it has 11 bytes, and no more than 10 ") as caught:
+            tight.get(key, 1024)
+        with pytest.raises(ObjectTooLargeError, match="it has 11 bytes, and no more than 3 "):
+            tight.get(key, 3)
 
-        assert type(caught.value) is StorageError
         assert (caught.value.location, caught.value.transient) == (str(key), False)
         assert b"".join(tight.stream(key, 0, 11)) == b"0123456789+"
 

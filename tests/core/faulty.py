@@ -174,8 +174,8 @@ class TappedStorage:
         self._storage = storage
         self._tap = tap
 
-    def get(self, key: PhysicalKey) -> StoredObject:
-        return self._tap(Call("get", key), lambda: self._storage.get(key))
+    def get(self, key: PhysicalKey, most: int | None = None) -> StoredObject:
+        return self._tap(Call("get", key), lambda: self._storage.get(key, most))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         call = Call("stream", key, size=stop - start)

@@ -52,6 +52,7 @@ INPUT = {
 STORAGE = {
     "StorageError",
     "ObjectNotFoundError",
+    "ObjectTooLargeError",
     "BucketNotFoundError",
     "AccessDeniedError",
     "PreconditionError",

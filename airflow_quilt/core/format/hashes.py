@@ -285,11 +285,13 @@ def verify_stream(chunks: Iterable[bytes], size: int, expected: Hash, where: str
         where: the location of the object, for the message.
 
     Raises:
-        EntryDamagedError: size or hash differ; the caller has all chunks by then.
+        EntryDamagedError: size or hash differ; the caller has all chunks by then, and no more bytes than ``size``.
         HashTypeError: the hash is of an unknown type.
     """
     running = RunningHash(expected.type, size)
     for chunk in chunks:
+        if running.length + len(chunk) > size:
+            raise EntryDamagedError(f"{where}: more bytes came than the {size:,} of the manifest")
         yield chunk
         running.update(chunk)
     if running.length != size or running.hash() != expected:

@@ -6,19 +6,21 @@ from typing import Final
 
 import pendulum
 
-from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, TopHashError, quoted
+from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, ObjectTooLargeError, TopHashError, quoted
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_top_hash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.attempt import WriterTag
 from airflow_quilt.core.registry.revisions import Latest, PackageState, Pointer, PointerListing, Revision, is_stamp
 from airflow_quilt.core.runtime.threads import map_concurrently
-from airflow_quilt.core.storage.base import Storage
+from airflow_quilt.core.storage.base import Storage, StoredObject
 
 FIRST_STAMP: Final = 10**9
 """The first second whose number has ten digits."""
 _TAG_SIZES: Final = range(64, 129)
 """Bytes of a pointer: a top hash, with white space around it in those of some clients. All else is not read."""
+_MOST: Final = 1024
+"""The most bytes of a pointer that are read at all."""
 
 
 class PointerReader:
@@ -46,7 +48,7 @@ class PointerReader:
             ManifestError: it holds something else than a top hash.
         """
         try:
-            blob = self._storage.get(self._key(layout.LATEST))
+            blob = self._get(layout.LATEST)
         except ObjectNotFoundError:
             return None
         return Latest(self._parse(blob.data, layout.LATEST), blob.etag, WriterTag.parse(blob.writer_tag))
@@ -114,7 +116,7 @@ class PointerReader:
 
     def _read_tag(self, name: str) -> TopHash | None:
         try:
-            return self._parse(self._storage.get(self._key(name)).data, name)
+            return self._parse(self._get(name).data, name)
         except (ObjectNotFoundError, ManifestError):  # It is gone meanwhile, or no pointer.
             return None
 
@@ -144,7 +146,7 @@ class PointerReader:
     def read(self, stamp: int) -> Pointer | None:
         """Read the pointer of a revision; None where it has been deleted since it was listed."""
         try:
-            blob = self._storage.get(self._key(str(stamp)))
+            blob = self._get(str(stamp))
         except ObjectNotFoundError:
             return None
         revision = Revision(pendulum.from_timestamp(stamp), self._parse(blob.data, str(stamp)))
@@ -153,7 +155,7 @@ class PointerReader:
     def tagged(self, name: str) -> TopHash | None:
         """Return the top hash that a pointer of any name holds; None where there is none. Only other programs write tags."""
         try:
-            return self._parse(self._storage.get(self._key(name)).data, name)
+            return self._parse(self._get(name).data, name)
         except ObjectNotFoundError:
             return None
 
@@ -165,6 +167,14 @@ class PointerReader:
 
     def _key(self, pointer: str) -> PhysicalKey:
         return self._root.join(layout.pointer(self.name, pointer))
+
+    def _get(self, pointer: str) -> StoredObject:
+        try:
+            return self._storage.get(self._key(pointer), _MOST)
+        except ObjectTooLargeError as error:
+            raise ManifestError(
+                f"{RegistryLocation(self._root)}: the pointer {self.name}:{pointer} holds no top hash: {error}"
+            ) from error
 
     def _parse(self, data: bytes, pointer: str) -> TopHash:
         try:

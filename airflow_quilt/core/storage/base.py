@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Final, Literal, Protocol
 
-from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError, QuiltError, StorageError
+from airflow_quilt.core.errors import HashTypeError, ObjectNotFoundError, ObjectTooLargeError, QuiltError
 from airflow_quilt.core.format.hashes import Hash, StoreAlgorithm, algorithm, composite_hash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.reach import Reach
@@ -107,12 +107,16 @@ class Storage(Protocol):
     An iterator raises them, and its own, while it is read.
     """
 
-    def get(self, key: PhysicalKey) -> StoredObject:
+    def get(self, key: PhysicalKey, most: int | None = None) -> StoredObject:
         """Read a small object whole; of the version that ``key`` names, or else the current one.
+
+        Args:
+            key: the object.
+            most: its bytes, at most; by default, and not more than, the bound of the storage, :data:`MOST_WHOLE`.
 
         Raises:
             ObjectNotFoundError: there is no such object or version.
-            StorageError: it is larger than the bound of the storage, by default :data:`MOST_WHOLE`.
+            ObjectTooLargeError: it is larger.
         """
         ...
 
@@ -421,10 +425,10 @@ def check_whole(key: PhysicalKey, size: int, most: int) -> None:
     """Check that an object is small enough to be read whole.
 
     Raises:
-        StorageError: it has more than ``most`` bytes.
+        ObjectTooLargeError: it has more than ``most`` bytes.
     """
     if size > most:
-        raise StorageError(
+        raise ObjectTooLargeError(
             f"it has {size:,} bytes, and no more than {most:,} are read at once; check its content and its writer", str(key)
         )
 

@@ -66,11 +66,14 @@ class LocalStorage:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4 if most_open is None else most_open
         self._may_stay_open = threading.Semaphore(limit if limit >= 0 else sys.maxsize)
 
-    def get(self, key: PhysicalKey) -> StoredObject:
+    def get(self, key: PhysicalKey, most: int | None = None) -> StoredObject:
         """Read a file whole."""
         with _opened(key) as (descriptor, status), open(descriptor, "rb", closefd=False) as file:
-            check_whole(key, status.st_size, self._most)
-            return StoredObject(file.read(), etag_of(status), key, _read_tag(descriptor))
+            most = self._most if most is None else min(most, self._most)
+            check_whole(key, status.st_size, most)
+            data = file.read(most + 1)
+            check_whole(key, len(data), most)  # It may grow meanwhile.
+            return StoredObject(data, etag_of(status), key, _read_tag(descriptor))
 
     def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
         """Read a range of a file in chunks; at a version, its ETag, of exactly that file in one state, by any path.

@@ -36,6 +36,7 @@ from airflow_quilt.core.errors import (
     ThrottledError,
     UnsupportedError,
     UploadVanishedError,
+    plain,
 )
 from airflow_quilt.core.format.uris import PhysicalKey
 
@@ -88,6 +89,8 @@ _STATUSES: Final[Mapping[int, tuple[type[StorageError], str]]] = {
     501: (UnsupportedError, "the store does not know this request"),
 }
 """Errors by the status of HTTP, for codes that are not known."""
+_LONGEST: Final = 1000
+"""The most characters of boto's messages, which may hold the store's."""
 _SERVER_ERROR: Final = 500
 _SERVER_ERRORS: Final = {"InternalError", "ServiceUnavailable"}
 """Codes for one object of a batch, which come without a status."""
@@ -127,18 +130,18 @@ def translated(key: PhysicalKey | str) -> Iterator[None]:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         raise error_of(code_of(error), details.get("Message", ""), status, str(key)) from error
     except FlexibleChecksumError as error:
-        raise ChecksumMismatchError(f"{key}: other bytes came than the store has: {error}") from error
+        raise ChecksumMismatchError(f"{key}: other bytes came than the store has: {plain(error)}") from error
     except BotoCoreError as error:
         kind, meaning = next((kind, meaning) for kinds, kind, meaning in _KINDS if isinstance(error, kinds))
         if _INVALID_HEADER in str(error):  # And then the session token, or the access key.
             raise AccessDeniedError(
                 "the credentials have line breaks, or other characters that no request holds", str(key)
             ) from None
-        raise kind(f"{meaning}{error}", str(key)) from error
+        raise kind(f"{meaning}{plain(error, _LONGEST)}", str(key)) from error
     except QuiltError:
         raise
     except Exception as error:  # For an answer that was damaged on its way botocore raises errors of many kinds.
-        raise StorageUnavailableError(f"the answer cannot be read: {error!r}", str(key)) from error
+        raise StorageUnavailableError(f"the answer cannot be read: {type(error).__name__} {plain(error)}", str(key)) from error
 
 
 def code_of(error: ClientError) -> str:
@@ -148,6 +151,7 @@ def code_of(error: ClientError) -> str:
 
 def error_of(code: str, message: str, status: int, location: str) -> QuiltError:
     """Return the error for a code of S3 and a status of HTTP, 0 where there is none."""
+    code, message = plain(code), plain(message)  # As the store sent them.
     if code in _OTHER_BYTES:
         return ChecksumMismatchError(f"{location}: the store received other bytes than were sent")
     if code in _CODES:

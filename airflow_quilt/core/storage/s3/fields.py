@@ -8,11 +8,15 @@ from typing import Any, Final
 
 from awscrt.checksums import crc32, crc32c, crc64nvme
 
-from airflow_quilt.core.errors import StorageError
+from airflow_quilt.core.errors import StorageError, quoted
 from airflow_quilt.core.format.hashes import StoreAlgorithm, from_s3, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import ObjectInfo
 
+MOST_BYTES: Final = 1 << 63
+"""More than any object has."""
+LONGEST_FIELD: Final = 1024
+"""The most characters of an ETag or a version, as of S3's own versions."""
 _SECOND: Final = timedelta(seconds=3)
 """An object written so long before a listing is written again only in a later second, by any of the store's clocks."""
 
@@ -59,7 +63,13 @@ def checksum_fields(algorithm: StoreAlgorithm, digest: bytes) -> dict[str, str]:
 
 
 def stat_of(key: PhysicalKey, size: int, etag: str, checksums: Mapping[str, Any]) -> ObjectInfo:
-    """Return the metadata of an object; ``checksums`` are the fields of an answer, or of the request."""
+    """Return the metadata of an object; ``checksums`` are the fields of an answer, or of the request.
+
+    Raises:
+        StorageError: no object has such a size.
+    """
+    if not 0 <= size < MOST_BYTES:
+        raise StorageError(f"the store states a size of {quoted(size)} bytes", str(key))
     return ObjectInfo(key, size, etag, checksums.get("ChecksumSHA256"), checksums.get("ChecksumCRC64NVME"))
 
 
@@ -84,5 +94,12 @@ def _certain(date: str) -> datetime:
 
 
 def version_of(answer: Mapping[str, Any]) -> str | None:
-    """Return the version that an answer names, ``null`` included; None where it names none."""
-    return answer.get("VersionId") or None
+    """Return the version that an answer names, ``null`` included; None where it names none.
+
+    Raises:
+        StorageError: it is longer than any.
+    """
+    version: str | None = answer.get("VersionId") or None
+    if version is not None and len(version) > LONGEST_FIELD:
+        raise StorageError(f"the store states a version of {len(version):,} characters", quoted(version))
+    return version

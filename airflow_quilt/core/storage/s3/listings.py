@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow_quilt.core.errors import StorageError, UnsupportedError
+from airflow_quilt.core.errors import UnsupportedError
 from airflow_quilt.core.format.uris import NULL_VERSION, PhysicalKey
 from airflow_quilt.core.runtime.retry import RetryPolicy, retried
 from airflow_quilt.core.storage.base import ObjectInfo
@@ -12,6 +12,7 @@ from airflow_quilt.core.storage.s3.crt.listing import OBJECTS, VERSIONS, Listing
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
 from airflow_quilt.core.storage.s3.errors import translated
 from airflow_quilt.core.storage.s3.fields import bucket_of, stats_of, version_of
+from airflow_quilt.core.storage.s3.pages import Pages, check_items
 from airflow_quilt.core.storage.s3.versioning import Versioning
 
 if TYPE_CHECKING:
@@ -76,17 +77,25 @@ class BucketListings:
     def _pages(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, **begin: str) -> Iterator[Any]:
         """List page by page; unlike boto's paginators this can repeat the request for one page."""
         request = {"Bucket": bucket_of(prefix), "Prefix": prefix.key, **begin}
+        pages = Pages(prefix)
         while True:
-            page = self._page(listing, call, prefix, request)
+            page, names = self._page(listing, call, prefix, request)
             yield page
             if not page.get("IsTruncated"):
                 return
             next_page = listing.next_page(page)
-            if not next_page:
-                raise StorageError("a listing breaks off and does not name its next page", str(prefix))
+            pages.check(next_page, names)
             request |= next_page
 
     @retried
-    def _page(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, request: Mapping[str, str]) -> Any:
+    def _page(
+        self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, request: Mapping[str, str]
+    ) -> tuple[Any, list[tuple[str, str | None]]]:
+        """Return a page, and the keys on it, each with its version if there is one."""
         with translated(prefix):
-            return self._runtime.page(listing, request) or call(**request)
+            page: Any = self._runtime.page(listing, request) or call(**request)
+            items = page.get(listing.field, ())
+            names = [(item["Key"], version_of(item)) for item in items]
+            names += [(item["Prefix"], None) for item in page.get("CommonPrefixes", ())]
+            check_items(prefix, items, [key for key, _ in names])
+            return page, names

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from airflow_quilt.core.errors import StorageError, StorageUnavailableError, UploadVanishedError
+from airflow_quilt.core.errors import StorageUnavailableError, UploadVanishedError
 from airflow_quilt.core.format.hashes import StoreAlgorithm, from_s3, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import Data, ObjectInfo
@@ -13,11 +13,14 @@ from airflow_quilt.core.storage.s3.body import boto_body
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
 from airflow_quilt.core.storage.s3.errors import translated
 from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of
+from airflow_quilt.core.storage.s3.pages import Pages
 from airflow_quilt.core.storage.s3.versioning import Versioning
 
 _UPLOADS: Final = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
 _PARTS: Final = {"PartNumberMarker": "NextPartNumberMarker"}
 """The parameters for the next page, and the fields of a page that hold their values."""
+_MOST_PAGES: Final = 100
+"""The most pages of uploads to a key, and of parts, of which an upload has 10,000 at most."""
 
 
 class S3Upload:
@@ -149,12 +152,12 @@ def _parts(client: Any, key: PhysicalKey, upload_id: str) -> dict[int, Any]:
 
 def _pages(call: Callable[..., Any], markers: Mapping[str, str], key: PhysicalKey, **request: Any) -> Iterator[Any]:
     """List page by page, each with a request that a stop does not have to wait for, unlike one of boto's paginators."""
+    pages = Pages(key, _MOST_PAGES)
     while True:
         page = call(**request)
         yield page
         if not page.get("IsTruncated"):
             return
         following = {name: page[field] for name, field in markers.items() if page.get(field)}
-        if not following or following.items() <= request.items():
-            raise StorageError("a listing breaks off and does not name its next page", str(key))
+        pages.check(following, page.get("Uploads") or page.get("Parts") or ())
         request |= following

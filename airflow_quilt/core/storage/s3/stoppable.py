@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from airflow_quilt.core.errors import CancelledError
+from airflow_quilt.core.errors import CancelledError, StorageError
 from airflow_quilt.core.runtime.stop import call_apart, check_stop
+from airflow_quilt.core.storage.base import CHUNK
+from airflow_quilt.core.storage.s3.answers import bound_answers
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -29,6 +31,7 @@ class _StoppableClient:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._requests = frozenset(client.meta.method_to_api_mapping)
+        bound_answers(client)
         client.meta.events.register("before-send.s3", _refuse_if_stopped, unique_id=__name__)
 
     def __getattr__(self, name: str) -> Any:
@@ -41,18 +44,30 @@ def stoppable_client(client: "S3Client") -> "S3Client":
     return cast("S3Client", _StoppableClient(client))
 
 
-def chunks_of(body: Body, size: int) -> Iterator[bytes]:
-    """Read a body in chunks, and close it, unless a stop leaves a thread behind that still reads it."""
+def chunks_of(body: Body, most: int, location: object) -> Iterator[bytes]:
+    """Read a body in chunks, and close it, unless a stop leaves a thread behind that still reads it.
+
+    Args:
+        body: the body of an answer.
+        most: its bytes, at most.
+        location: of the object, for messages.
+
+    Raises:
+        StorageError: the body is longer: one byte more is read than ``most``.
+    """
     while True:
         try:
-            chunk = call_apart(partial(body.read, size))
+            chunk = call_apart(partial(body.read, min(CHUNK, most + 1)))
         except CancelledError:
             raise
         except Exception:
             body.close()
             raise
-        if not chunk:
+        most -= len(chunk)
+        if not chunk or most < 0:
             body.close()
+            if chunk:
+                raise StorageError("more bytes came than were asked for", str(location))
             return
         try:
             yield chunk

@@ -40,6 +40,7 @@ from airflow_quilt.core.storage.s3.errors import code_of, error_of, translated
 from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, version_of
 from airflow_quilt.core.storage.s3.listings import BucketListings
 from airflow_quilt.core.storage.s3.multipart import S3Upload, unfinished_uploads
+from airflow_quilt.core.storage.s3.pages import Pages
 from airflow_quilt.core.storage.s3.stoppable import chunks_of, stoppable_client
 from airflow_quilt.core.storage.s3.versioning import Versioning
 
@@ -53,6 +54,8 @@ _DELETE_BATCH: Final = 1000
 _NOT_IN_XML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _PAGE: Final = 1000
 """The most parts that an answer lists."""
+_MOST_PAGES: Final = 100
+"""The most such answers for an object, of at most 10,000 parts: a store may list fewer at once."""
 _TAG: Final = "airflow-quilt"
 """The name of the metadata field that holds the writer tag of an object."""
 _NO_REASON: Final = "400"
@@ -107,22 +110,23 @@ class S3Storage:
         return self._client.meta.endpoint_url.startswith("https:")
 
     @retried
-    def get(self, key: PhysicalKey) -> StoredObject:
+    def get(self, key: PhysicalKey, most: int | None = None) -> StoredObject:
         """Read a small object whole."""
+        most = self._most if most is None else min(most, self._most)
         with translated(key):
             answer: Any
-            if read := self._runtime.read(key, min(CHUNK, self._most)):
+            if read := self._runtime.read(key, min(CHUNK, most)):
                 answer, data = read
                 if not answer:
                     raise ObjectNotFoundError("there is no such object", str(key))
             else:
                 answer = self._client.get_object(**address(key))
                 try:
-                    check_whole(key, answer["ContentLength"], self._most)
+                    check_whole(key, answer.get("ContentLength", 0), most)  # Not every store states it.
                 except StorageError:
                     answer["Body"].close()
                     raise
-                data = b"".join(chunks_of(answer["Body"], CHUNK))
+                data = b"".join(chunks_of(answer["Body"], most, key))
             version = version_of(answer) if key.version_id is None else key.version_id
         return StoredObject(data, answer["ETag"], key.at_version(version), answer.get("Metadata", {}).get(_TAG))
 
@@ -157,7 +161,7 @@ class S3Storage:
                     return
                 raise
             state["IfMatch"] = answer["ETag"]
-            yield from chunks_of(answer["Body"], CHUNK)
+            yield from chunks_of(answer["Body"], stop - start, key)
 
     @retried
     def put(
@@ -224,27 +228,29 @@ class S3Storage:
                 if code_of(error) != _NO_REASON:
                     raise
                 answer = self._head_again(key)
-        version = version_of(answer) if key.version_id is None else key.version_id
-        return stat_of(key.at_version(version), answer["ContentLength"], answer["ETag"], answer)
+            version = version_of(answer) if key.version_id is None else key.version_id
+            return stat_of(key.at_version(version), answer["ContentLength"], answer["ETag"], answer)
 
     @retried
     def part_sizes(self, stat: ObjectInfo) -> list[int]:
         """Return the bytes of each part of an object; none where the store, or this user's rights, do not let it."""
         sizes: list[int] = []
         marker: dict[str, Any] = {}
+        pages = Pages(stat.key, _MOST_PAGES)
         try:
             while True:
                 with translated(stat.key):
                     answer = self._client.get_object_attributes(
                         **address(stat.key), ObjectAttributes=["ETag", "ObjectParts"], MaxParts=_PAGE, **marker
                     )
-                parts = answer.get("ObjectParts", {})
-                if answer.get("ETag", stat.etag).strip('"') != stat.etag.strip('"'):
-                    return sizes  # Another object by now, which the next step of the caller will notice.
-                sizes += (part["Size"] for part in parts.get("Parts", ()))
-                if not parts.get("IsTruncated"):
-                    return sizes
-                marker = {"PartNumberMarker": parts["NextPartNumberMarker"]}
+                    parts: Any = answer.get("ObjectParts", {})
+                    if answer.get("ETag", stat.etag).strip('"') != stat.etag.strip('"'):
+                        return sizes  # Another object by now, which the next step of the caller will notice.
+                    sizes += (part["Size"] for part in parts.get("Parts", ()))
+                    if not parts.get("IsTruncated"):
+                        return sizes
+                    marker = {"PartNumberMarker": parts["NextPartNumberMarker"]}
+                pages.check(marker, [(part.get("PartNumber"), part["Size"]) for part in parts.get("Parts", ())])
         except StorageError as error:
             if error.transient:
                 raise

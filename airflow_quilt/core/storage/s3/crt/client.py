@@ -37,10 +37,11 @@ from awscrt.s3 import S3Client as Runtime
 from awscrt.s3 import S3Request, S3RequestTlsMode, S3RequestType, S3RetryConfig, S3RetryMode
 from botocore import UNSIGNED
 
-from airflow_quilt.core.errors import CancelledError
+from airflow_quilt.core.errors import CancelledError, plain
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.stop import await_result, call_apart, check_stop, sleep
-from airflow_quilt.core.storage.base import Data
+from airflow_quilt.core.storage.base import CHUNK, Data
+from airflow_quilt.core.storage.s3.answers import SLOWEST
 from airflow_quilt.core.storage.s3.body import BodyFile
 from airflow_quilt.core.storage.s3.crt.route import Route, frozen_credentials, route, verified_by, why_not
 from airflow_quilt.core.storage.s3.fields import bucket_of
@@ -55,8 +56,6 @@ _THREADS: Final = 1
 _MOST_FAILURES: Final = 16
 _REST: Final = 60.0
 """Seconds for which all requests are left to boto3, after so many failures in a row."""
-_SLOWEST: Final = 16 * 1024
-"""Bytes a second: a slower transfer may be given up. A connection on which nothing moves at all ends by itself."""
 _PAUSE: Final = 1.0
 """The most seconds before boto3 makes a request again, as many as before its own second attempt."""
 _CANCELLING: Final = 0.3
@@ -82,7 +81,7 @@ class Request:
         payload_hash: the value that is signed for the body, see :meth:`CrtClient.payload_hash`.
         size: the bytes that it moves, of the body or of the answer; they decide how long it may take.
         data: the body.
-        most: the most bytes of an answer; of a longer one none are kept. None for any number.
+        most: the most bytes of an answer; of a longer one none are kept. None for those of a range, of at most one chunk.
     """
 
     operation: str
@@ -115,6 +114,7 @@ class Answer:
     chunks: list[bytes] = field(default_factory=list)
     is_too_long: bool = False
     begun: "Future[None]" = field(default_factory=Future)
+    _size: int = 0
 
     def on_headers(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
         """Take status and headers."""
@@ -130,6 +130,10 @@ class Answer:
 
     def on_body(self, chunk: bytes, **_: object) -> None:
         """Take the next bytes of the body."""
+        self._size += len(chunk)
+        if self.most is not None and self._size > self.most:
+            self.is_too_long = True
+            self.chunks.clear()
         if not self.is_too_long:
             self.chunks.append(chunk)
 
@@ -166,13 +170,16 @@ class CrtClient:
         signer = None if self._is_anonymous else self._provider()
         if signer is None and not self._is_anonymous:
             return None
-        answer = Answer(request.most)
+        is_range = request.method == "GET" and request.most is None
+        answer = Answer(request.size if is_range else request.most)
         try:
             way = self._route(bucket_of(request.key))
             if way is None:
                 return None
             sent = self._runtime.make_request(
-                type=S3RequestType.DEFAULT,
+                # The runtime holds the whole answer of other requests, of any length, before it passes the headers on.
+                type=S3RequestType.GET_OBJECT if is_range else S3RequestType.DEFAULT,
+                part_size=CHUNK if is_range else None,
                 operation_name=request.operation,
                 request=_http(request, way, self._client.meta.config.user_agent),
                 signing_config=_signed(request, way.region, signer) if signer else None,
@@ -208,7 +215,7 @@ class CrtClient:
 
     def _finish(self, request: Request, sent: S3Request, answer: Answer) -> None:
         """Wait for the end of a request, or cancel it when it takes too long, its answer is too long, or a stop is requested."""
-        seconds = _NEVER if self._timeout is None else self._timeout + request.size / _SLOWEST
+        seconds = _NEVER if self._timeout is None else self._timeout + request.size / SLOWEST
         try:
             if request.most is not None:
                 sent.finished_future.add_done_callback(lambda _: answer.begin())
@@ -230,10 +237,12 @@ class CrtClient:
         if status is None or (status >= _SERVER_ERROR and status != _UNKNOWN):
             # The store may still work on it, or be overloaded.
             sleep(random.uniform(0, _PAUSE))  # noqa: S311
-        _log.debug("%s of %s is left to boto3: %s", request.operation, request.key, error)
+        _log.debug("%s of %s is left to boto3: %s", request.operation, request.key, plain(error))
         if self._failures >= _MOST_FAILURES:
             self._rests_until = time.monotonic() + _REST
-            _log.info("After %s failures all requests are left to boto3 for %.0f seconds: %s", self._failures, _REST, error)
+            _log.info(
+                "After %s failures all requests are left to boto3 for %.0f seconds: %s", self._failures, _REST, plain(error)
+            )
 
 
 def start(client: "S3Client") -> CrtClient | None:
@@ -243,7 +252,7 @@ def start(client: "S3Client") -> CrtClient | None:
         if reason is None:
             return CrtClient(client)
     except Exception as error:  # noqa: BLE001  (such as a CA bundle that the runtime cannot read)
-        reason = f"the common runtime does not start ({error})"
+        reason = f"the common runtime does not start ({plain(error)})"
     _log.info("The bytes of objects go through boto3, which is slower: %s", reason)
     return None
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from airflow_quilt.core.format.hashes import StoreAlgorithm, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import CHUNK, Data
+from airflow_quilt.core.storage.s3.answers import MOST_OF_ANSWER
 from airflow_quilt.core.storage.s3.crt.client import ABSENT, Answer, CrtClient, Request, start
 from airflow_quilt.core.storage.s3.crt.listing import Listing, page_of
 from airflow_quilt.core.storage.s3.fields import contradicts_s3
@@ -27,8 +28,6 @@ Transport = Literal["auto", "boto3"]
 _PARTIAL: Final = 206
 _GOOD: Final = 200
 _NO_BYTES: Final = sha256().hexdigest()
-_PAGE: Final = 8 * CHUNK
-"""The most bytes of a page of a listing: 1000 keys of 1024 bytes, each of them encoded, and the other fields."""
 _NO_KEY: Final = b"<Code>NoSuchKey</Code>"
 _WITH_CHECKSUM: Final = [("x-amz-checksum-mode", "ENABLED")]
 _META: Final = "x-amz-meta-"
@@ -72,7 +71,7 @@ class CommonRuntime:
             return None
         headers = [("Range", f"bytes={start}-{stop - 1}")]
         answer = crt.make(Request("GetObject", "GET", key, _version(key), headers, _NO_BYTES, stop - start))
-        if answer is None or answer.status != _PARTIAL or "etag" not in answer.headers:
+        if answer is None or answer.status != _PARTIAL or answer.is_too_long or "etag" not in answer.headers:
             return None
         return answer.headers["etag"], b"".join(answer.chunks)
 
@@ -113,7 +112,7 @@ class CommonRuntime:
         if crt is None:
             return None
         bucket, query = PhysicalKey(request["Bucket"], ""), listing.query_of(request)
-        answer = crt.make(Request(listing.operation, "GET", bucket, query, [], _NO_BYTES, 0, most=_PAGE))
+        answer = crt.make(Request(listing.operation, "GET", bucket, query, [], _NO_BYTES, 0, most=MOST_OF_ANSWER))
         if answer is None or answer.status != _GOOD or answer.is_too_long:
             return None
         page = page_of(b"".join(answer.chunks), listing)
