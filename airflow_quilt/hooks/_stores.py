@@ -9,7 +9,8 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from airflow_quilt.core.catalog.client import CATALOG_RETRY, Catalog, HttpSettings
-from airflow_quilt.core.errors import AccessDeniedError, QuiltError, SettingsError
+from airflow_quilt.core.errors import AccessDeniedError, LocationError, QuiltError, SettingsError
+from airflow_quilt.core.format.web_url import WebUrl
 from airflow_quilt.core.plan.reach import Reach
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.stop import call_apart
@@ -86,10 +87,20 @@ def make_client(settings: "QuiltSettings", aws: BoundedAwsHook, catalog: Catalog
     config = client_config(aws.conn_config.botocore_config, settings.limits)
     if settings.anonymous:
         config = config.merge(Config(signature_version=UNSIGNED))
+    if getattr(config, "proxies", None) is None and _is_loopback(aws.conn_config.get_service_endpoint_url("s3")):
+        # From a proxy of the environment loopback is another machine; and it would read the session token.
+        config = config.merge(Config(proxies={}))
     region = aws.region_name or (catalog.config().region if catalog else None)
     # A role is assumed here, by a service that may hang.
     client: S3Client = call_apart(partial(aws.get_client_type, region_name=region, config=config))
     return client
+
+
+def _is_loopback(endpoint: str | None) -> bool:
+    try:
+        return WebUrl.parse(endpoint or "").is_loopback
+    except LocationError:
+        return False
 
 
 def make_stores(settings: "QuiltSettings", client: "S3Client", retry: RetryPolicy) -> Stores:

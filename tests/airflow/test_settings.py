@@ -1,6 +1,7 @@
 """Settings of a Quilt connection: every extra, typed and as text, and impossible values."""
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -99,6 +100,25 @@ def test_transport_reaches_stores(through: S3Proxy, bucket: str, transport: Tran
     assert list(stores.remote.list_objects(PhysicalKey(bucket, ""))) == []
     [request] = through.requests
     assert ("CRTS3NativeClient" in request.headers["User-Agent"]) == (transport == "auto")
+
+
+def test_loopback_store_has_no_proxy(through: S3Proxy, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment sees no request to a store of this machine, by no spelling of its host."""
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for host in ("127.0.0.1", "localhost"):
+        extra = {
+            "endpoint_url": through.store.endpoint.replace("127.0.0.1", host),
+            "config_kwargs": {"s3": {"addressing_style": "path"}},
+        }
+        aws = {**json.loads(os.environ["AIRFLOW_CONN_AWS_DEFAULT"]), "extra": {"region_name": "us-east-1", **extra}}
+        monkeypatch.setenv("AIRFLOW_CONN_AWS_DEFAULT", json.dumps(aws))
+        stores = make_stores(
+            QuiltSettings(), make_client(QuiltSettings(), make_aws_hook(QuiltSettings(), None)), RetryPolicy(attempts=1)
+        )
+        assert list(stores.remote.list_objects(PhysicalKey(bucket, ""))) == []
+    assert len(through.requests) == 2
 
 
 def test_retry_reaches_stores(through: S3Proxy, bucket: str) -> None:
