@@ -17,7 +17,7 @@ import msgspec
 from airflow_quilt.core.errors import MetadataError, RecordSizeError, plain, quoted
 from airflow_quilt.core.format.hashes import CRC64NVME, Hash
 from airflow_quilt.core.format.metadata import check_json, check_meta, user_meta_of
-from airflow_quilt.core.format.names import MAX_UTF8_SIZE, DirectoryKey, LogicalKey, TopHash, walk_order
+from airflow_quilt.core.format.names import MAX_LOGICAL_KEY, MAX_UTF8_SIZE, DirectoryKey, LogicalKey, TopHash, walk_order
 from airflow_quilt.core.format.ordering import batched
 
 R = TypeVar("R")
@@ -43,7 +43,7 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     user's under ``user_meta``, and that of other writers under keys of theirs. Some writers made it a text or a list.
     """
 
-    logical_key: LogicalKey
+    logical_key: Annotated[LogicalKey, msgspec.Meta(max_length=MAX_LOGICAL_KEY)]
     physical_keys: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     size: Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]
     hash: Hash
@@ -157,9 +157,9 @@ def check_record(entry: Entry) -> None:
 
 def canonical_entry(entry: Entry) -> str:
     """Return the canonical JSON of an entry, the part of it that the top hash covers."""
-    meta = canonical_json(entry.meta) if entry.meta else "{}"
+    digest, meta = entry.hash, canonical_json(entry.meta) if entry.meta else "{}"
     return (
-        f'{{"hash":{{"type":{_ascii_json_text(entry.hash.type)},"value":{_ascii_json_text(entry.hash.value)}}},'
+        f'{{"hash":{{"type":{_ascii_json_text(digest.type)},"value":{_ascii_json_text(digest.value)}}},'
         f'"logical_key":{_ascii_json_text(entry.logical_key)},"meta":{meta},"size":{entry.size}}}'
     )
 

@@ -141,11 +141,11 @@ def walk_order(key: str) -> str:
 def are_keys(keys: Sequence[str]) -> bool:
     """Return whether keys of files are all valid.
 
-    Checks many keys at once as :func:`parse_logical_key` checks each one; only that one reports the reason, and takes long keys
-    that are not mere ASCII. The keys must be valid Unicode.
+    Checks many keys at once as :func:`parse_logical_key` checks each one; only that one reports the reason. The keys must be
+    valid Unicode, and have at most :data:`MAX_LOGICAL_KEY` characters, as those of decoded entries.
     """
     text = f"/{'/|/'.join(keys)}/"
-    if max(map(len, keys), default=0) > (MAX_LOGICAL_KEY if text.isascii() else MAX_LOGICAL_KEY // MAX_UTF8_SIZE):
+    if not text.isascii() and max(map(len, keys)) > MAX_LOGICAL_KEY // MAX_UTF8_SIZE:
         return all(map(_is_logical_key, keys))
     return not ("//" in text or "/./" in text or "/../" in text or "\0" in text)
 

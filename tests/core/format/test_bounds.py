@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_quilt.core.errors import QuiltError, StorageError, VerificationError, WorkflowError, plain, quoted
+from airflow_quilt.core.errors import ManifestError, QuiltError, StorageError, VerificationError, WorkflowError, plain, quoted
 from airflow_quilt.core.format.hashes import algorithm
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest_reader import read_manifest
 from airflow_quilt.core.format.names import (
     PackageName,
     are_keys,
@@ -92,10 +94,17 @@ def test_bounds_count_bytes(parse: Callable[[str], object], shape: str, most: in
         parse(shape.format(longest + unit))
 
 
+def read(keys: list[str]) -> list[Entry]:
+    record = '{"logical_key": "%s", "physical_keys": ["s3://b/k"], "size": 5, "hash": {"type": "x", "value": "0"}, "meta": {}}'
+    return list(read_manifest(["\n".join(["{}", *(record % key for key in keys), ""]).encode()]).entries)
+
+
 def test_block_of_keys_has_bounds() -> None:
     for longest in ("a" * 4096, "é" * 2048):
-        assert are_keys(["b", longest])
-        assert not are_keys(["b", f"{longest}a"])
+        assert are_keys(["A", longest])
+        assert [entry.logical_key for entry in read(["A", longest])] == ["A", longest]
+        with pytest.raises(ManifestError, match="line 3: logical key '.*longer than 4,096 bytes"):
+            read(["A", f"{longest}a"])
 
 
 def test_join_makes_no_endless_key() -> None:
