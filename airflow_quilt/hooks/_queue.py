@@ -36,6 +36,8 @@ _GRACE: Final = 5
 _KIND: Final = "package-revision"
 _MOST_CHARACTERS: Final = 65_536
 """The longest body that is parsed, some fifty times an event's; SQS takes up to 1 MiB of anything."""
+_MOST_BYTES: Final = 40 * 1024 * 1024
+"""The most bytes of an answer: ten such messages, of characters that JSON writes as three times as many."""
 _OF_AWS: Final = re.compile(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.")
 """The beginning of a URL of AWS, with its region."""
 
@@ -118,7 +120,7 @@ class PackageQueue:
             of_sqs.setdefault("endpoint_url", f"{parts.scheme}://{parts.netloc}")
         region = found[1] if (found := _OF_AWS.match(url)) else hook.region_name
         self._client: Any = hook.get_client_type(region_name=region)
-        bound_answers(self._client)
+        bound_answers(self._client, _MOST_BYTES)
         self._receipts: list[str] = []
 
     def receive(self, seconds: float) -> Collection[PackageEvent]:

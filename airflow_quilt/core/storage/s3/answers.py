@@ -33,17 +33,51 @@ class _Body:
         """Do nothing: the connection was given back."""
 
 
+class _PacedBody:
+    """The body of an object as botocore reads it, at the least speed or faster: a byte now and then outlives every timeout.
+
+    Args:
+        raw: the body.
+        timeout: the seconds for which its client waits for bytes.
+        url: of the request, for messages.
+    """
+
+    def __init__(self, raw: Any, timeout: float, url: str) -> None:
+        self._raw = raw
+        self._timeout = timeout
+        self._url = url
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._raw, name)
+
+    def read(self, amount: int | None = None) -> bytes:
+        """Return so many bytes, or all that are left.
+
+        Raises:
+            ReadTimeoutError: they come too slowly.
+        """
+        parts, size, began = list[bytes](), 0, time.monotonic()
+        while (amount is None or size < amount) and (part := self._raw.read1(_READ if amount is None else amount - size)):
+            parts.append(part)
+            size += len(part)
+            if time.monotonic() - began > self._timeout + size / SLOWEST:
+                raise ReadTimeoutError(endpoint_url=self._url)
+        return b"".join(parts)
+
+
 class BoundedSession:
-    """The HTTP session of a boto3 client, whose answers are bounded: all but the bodies of objects, which come in chunks.
+    """The HTTP session of a boto3 client, whose answers are bounded in bytes and seconds; bodies of objects come in chunks.
 
     Args:
         session: the client's.
         timeout: the seconds for which it waits for bytes; None for ever.
+        most: the most bytes of an answer that botocore reads whole.
     """
 
-    def __init__(self, session: Any, timeout: float | None) -> None:
+    def __init__(self, session: Any, timeout: float | None, most: int = MOST_OF_ANSWER) -> None:
         self._session = session
         self._timeout = timeout
+        self._most = most
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
@@ -62,13 +96,15 @@ class BoundedSession:
             request.stream_output = streams
         is_refused = response.status_code >= _REFUSED
         if is_refused or not streams:
-            data = self._read(request, response.raw, _MOST_OF_ERROR if is_refused else MOST_OF_ANSWER)
+            data = self._read(request, response.raw, _MOST_OF_ERROR if is_refused else self._most)
             if data is None or (data.lstrip()[:1] == b"<" and _UNSAFE_XML.search(data)):
                 if not is_refused:
                     url = request.url.partition("?")[0]
                     raise StorageError("the answer is too long, or no plain XML; is this a store of objects?", url)
                 data = b""
             response.raw = _Body(data)
+        elif self._timeout is not None:
+            response.raw = _PacedBody(response.raw, self._timeout, request.url.partition("?")[0])
         return response
 
     def _read(self, request: Any, raw: Any, most: int) -> bytes | None:
@@ -90,8 +126,8 @@ class BoundedSession:
         raise ReadTimeoutError(endpoint_url=request.url)
 
 
-def bound_answers(client: Any) -> None:
-    """Bound the answers that a boto3 client reads whole."""
+def bound_answers(client: Any, most: int = MOST_OF_ANSWER) -> None:
+    """Bound the answers of a boto3 client, those that it reads whole to so many bytes."""
     endpoint = client._endpoint  # noqa: SLF001  (where the common runtime finds the same session's settings)
     if not isinstance(endpoint.http_session, BoundedSession):
-        endpoint.http_session = BoundedSession(endpoint.http_session, client.meta.config.read_timeout)
+        endpoint.http_session = BoundedSession(endpoint.http_session, client.meta.config.read_timeout, most)
