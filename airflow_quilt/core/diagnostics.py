@@ -52,7 +52,7 @@ def run_checks(registry: Registry) -> Iterator[CheckResult]:
 
 def _packages(registry: Registry) -> str:
     found = next(registry.packages(), None)
-    return f"packages, {found} among them" if found else "no package yet"
+    return f"packages, {plain(found)} among them" if found else "no package yet"
 
 
 def _read(registry: Registry) -> str:

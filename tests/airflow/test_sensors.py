@@ -63,6 +63,24 @@ def test_poke_checks_each_condition() -> None:
     assert polled() == first
 
 
+@pytest.mark.usefixtures("connected")
+def test_forged_manifest_is_refused(s3_registry: Registry) -> None:
+    """A sensor with a path reads on to the top hash; the event of its trigger is short."""
+    top_hash = publish("first")
+    key = s3_registry.location.root.join(f".quilt/packages/{top_hash}")
+    store = s3_registry.stores.of(key)
+    lines = store.get(key).data.splitlines()
+    for forged in (lines[1].replace(b"a.txt", b"b.txt"), lines[1].replace(b"a.txt", b"b" * 4 * 1024 * 1024)):
+        store.put(key, b"\n".join([*lines, forged]))
+        with pytest.raises(AirflowFailException) as caught:
+            sensor(path="a.txt").execute({})
+        event = asyncio.run(anext(QuiltRevisionTrigger(str(NAME), path="a.txt", quilt_conn_id="quilt_default").run()))
+
+        assert f"team/data@{top_hash}: " in str(caught.value)
+        assert len(str(caught.value)) < 1000
+        assert len(str(event.payload)) < 2000
+
+
 def test_result_is_the_revision(connected: str, s3_registry: Registry) -> None:
     top_hash = publish("first")
     [revision] = s3_registry.revisions(NAME)

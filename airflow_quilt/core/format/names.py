@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from operator import lt
 from typing import Final, NewType, Self
 
-from airflow_quilt.core.errors import InputError, LogicalKeyError, PackageNameError, TopHashError, quoted
+from airflow_quilt.core.errors import InputError, LogicalKeyError, PackageNameError, TopHashError, plain, quoted
 
 LogicalKey = NewType("LogicalKey", str)
 """The path of a file inside a package, checked by :func:`parse_logical_key`."""
@@ -235,7 +235,7 @@ def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:
     found = sorted({top_hash for top_hash in hashes if top_hash.startswith(digits)})
     if len(found) == 1:
         return found[0]
-    raise TopHashError(f"top hash {quoted(digits)} matches {', '.join(found) if found else 'no revision'}")
+    raise TopHashError(f"top hash {quoted(digits)} matches {plain(', '.join(found)) if found else 'no revision'}")
 
 
 def is_quilt_uri(text: object) -> bool:
