@@ -8,6 +8,8 @@ files are listed, checked, made and renamed relative to that descriptor.
 import contextlib
 import errno
 import os
+import resource
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -24,8 +26,10 @@ Kind = Literal["file", "directory", "link", "other"]
 # O_PATH: to pass through a directory takes no right to list it.
 _REACH: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
 _LIST: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_KEPT: Final = 16
-"""The most directories that are kept open: few, as a process may have only 256 descriptors."""
+_KEPT: Final = 32
+"""The most directories that are kept open."""
+_SHARE: Final = 16
+"""And at most one of so many descriptors of the process, which may have only 256 or fewer."""
 
 
 class Descriptor:
@@ -38,6 +42,12 @@ class Descriptor:
 
     def __del__(self) -> None:
         os.close(self.number)
+
+
+def most_descriptors() -> int:
+    """Return the number of descriptors that this process may have."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 class Item(NamedTuple):
@@ -68,6 +78,10 @@ class Directories:
             FileNotFoundError: it is absent.
             NotADirectoryError: a link, or something else that is no directory, is on the way.
         """
+        with self._lock:
+            if kept := self._kept.get(path):
+                self._kept.move_to_end(path)
+                return kept
         at, way, found = self._nearest(path)
         for name in way:
             found, at = _enter(found, name, make=make), f"{at}/{name}"
@@ -140,10 +154,11 @@ class Directories:
         return "", way[::-1], Descriptor(os.open("/", _REACH))
 
     def _keep(self, path: str, directory: Descriptor) -> None:
+        most = min(_KEPT, most_descriptors() // _SHARE)
         with self._lock:
             self._kept[path] = directory
             self._kept.move_to_end(path)
-            while len(self._kept) > _KEPT:
+            while len(self._kept) > most:
                 self._kept.popitem(last=False)
 
 

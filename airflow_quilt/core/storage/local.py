@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import resource
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +23,7 @@ from airflow_quilt.core.storage.base import (
     check_whole,
     raise_first,
 )
-from airflow_quilt.core.storage.descriptors import Directories
+from airflow_quilt.core.storage.descriptors import Directories, most_descriptors
 from airflow_quilt.core.storage.disk import (
     check_regular,
     etag_of,
@@ -63,8 +61,7 @@ class LocalStorage:
     def __init__(self, most: int = MOST_WHOLE, most_open: int | None = None) -> None:
         self._most = most
         self._directories = Directories()
-        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4 if most_open is None else most_open
-        self._may_stay_open = threading.Semaphore(limit if limit >= 0 else sys.maxsize)
+        self._may_stay_open = threading.Semaphore(most_descriptors() // 4 if most_open is None else most_open)
 
     def get(self, key: PhysicalKey, most: int | None = None) -> StoredObject:
         """Read a file whole."""

@@ -119,20 +119,27 @@ class Reader:
             SourceChangedError: the source changed while it was read.
             ChecksumMismatchError: without TLS, no two readings are equal.
         """
-        types, before = hash_types(source), None
-        if origin.is_local and source.size > part_size(source.size):
+        types = hash_types(source)
+        if origin.is_local and source.size <= part_size(source.size):
+            (hashes,) = yield [partial(self._hashes_of_file, source, origin, types)]
+        elif origin.is_local:
             (before,) = yield [partial(self.stat, source, origin)]
-        etag = before.etag if before else source.etag
-        digest, *others = yield from self._hashes(origin, source.size, types, etag)
-        if not origin.is_local and not self._stores.remote.is_tls:
-            digest, *others = yield from self._confirm([digest, *others], source, origin)
-        for found in (digest, *others):
+            hashes = yield from self._hashes(origin, source.size, types, before.etag)
+            yield from self.check_at_rest(source, before, hashes[0])
+        else:
+            hashes = yield from self._hashes(origin, source.size, types)
+            if not self._stores.remote.is_tls:
+                hashes = yield from self._confirm(hashes, source, origin)
+        for found in hashes:
             check_hash(source, found)
-        if before:
-            yield from self.check_at_rest(source, before, digest)
-        elif origin == source.origin:
+        if not origin.is_local and origin == source.origin:
             yield [partial(self.check_unchanged, source)]
-        return digest
+        return cast("Hash", hashes[0])
+
+    def _hashes_of_file(self, source: Source, origin: PhysicalKey, types: Sequence[str]) -> list[Hash]:
+        hashes = self._hashes_of_whole(origin, source.size, types, source.etag)
+        self.check_unchanged(source)
+        return hashes
 
     def check_at_rest(self, source: Source, before: ObjectInfo, digest: Hash | None) -> Steps[None]:
         """Check after the parts of a file were read, each by itself, that they are of one state of one file.
