@@ -64,7 +64,8 @@ def asset_uri(package: str, registry: str) -> str:
     """
     refuse_login(registry)
     parts = urlsplit(registry)
-    is_bucket = parts.scheme == "s3" and parts.netloc and parts.netloc.isprintable() and parts.path in {"", "/"}
+    is_name = parts.netloc and parts.netloc.isprintable() and " " not in parts.netloc
+    is_bucket = parts.scheme == "s3" and is_name and parts.path in {"", "/"}
     if not is_bucket or parts.query or parts.fragment:
         cure = "give a bucket, s3://bucket; packages of other registries have no asset"
         raise LocationError(f"registry {quoted(registry)}: {cure}")

@@ -69,6 +69,8 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
     def _parse_s3(cls, text: str) -> Self:
         check_unicode(text)
         parts = split_url(text)
+        if not parts.netloc.isprintable() or " " in parts.netloc:  # It is printed as it is.
+            raise LocationError(f"{quoted(text)}: no bucket has such a name")
         if not parts.netloc:
             raise LocationError(f"{quoted(text)}: no bucket")
         query, key = parse_qs(parts.query, keep_blank_values=True), unquote(parts.path)

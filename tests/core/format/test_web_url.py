@@ -2,6 +2,7 @@
 
 import pytest
 
+from airflow_quilt.assets.uri import asset_uri
 from airflow_quilt.core.errors import LocationError, plain, quoted
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
@@ -95,3 +96,16 @@ def test_login_of_a_uri_s_catalog(catalog: str) -> None:
     with pytest.raises(LocationError, match="not repeated here") as raised:
         QuiltUri.parse(f"quilt+s3://bucket#package=a/b&catalog={catalog}")
     assert "wJalr" not in str(raised.value)
+
+
+@pytest.mark.parametrize("bucket", ["bu\x1b[31mcket", "bu\u2028cket", "bu\x85cket", "bu cket", "bu\u202ecket", "bu\x00cket"])
+def test_names_of_buckets_are_one_line(bucket: str) -> None:
+    """A bucket is printed as it is, in logs too: it holds nothing that moves the cursor or begins a line."""
+    for parse in (PhysicalKey.parse, RegistryLocation.parse, quilt_asset_uri):
+        with pytest.raises(LocationError) as raised:
+            parse(f"s3://{bucket}")
+        assert str(raised.value).isprintable()
+
+
+def quilt_asset_uri(registry: str) -> str:
+    return asset_uri("team/data", registry)
