@@ -263,7 +263,7 @@ def test_few_descriptors_are_enough(tmp_path: Path) -> None:
     storage.forget_directories()
 
     assert held <= 64 + 32
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
     assert {path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == {data + data}
 
 
