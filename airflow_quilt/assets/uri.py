@@ -47,6 +47,14 @@ def _wrong(text: str) -> LocationError:
     )
 
 
+def _split(url: str) -> SplitResult:
+    """Return the parts of a URL; none of them for one that has no parts, such as ``s3://[``."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", url, "", "")
+
+
 def is_known(value: object) -> bool:
     """Return whether the value of a task's parameter is known at parse time: a `str` without a template."""
     return isinstance(value, str) and not _TEMPLATE.search(value)
@@ -63,10 +71,9 @@ def asset_uri(package: str, registry: str) -> str:
         LocationError: the registry is no bucket, or the package has no name.
     """
     refuse_login(registry)
-    parts = urlsplit(registry)
+    parts = _split(registry)
     is_name = parts.netloc and parts.netloc.isprintable() and " " not in parts.netloc
-    is_bucket = parts.scheme == "s3" and is_name and parts.path in {"", "/"}
-    if not is_bucket or parts.query or parts.fragment:
+    if parts.scheme != "s3" or not is_name or parts.path not in {"", "/"} or parts.query or parts.fragment:
         cure = "give a bucket, s3://bucket; packages of other registries have no asset"
         raise LocationError(f"registry {quoted(registry)}: {cure}")
     return f"{SCHEME}://{parts.netloc}/{check_pattern(package)}"
@@ -91,7 +98,7 @@ def package_of(uri: str) -> tuple[str, str]:
         LocationError: the URI is not that of a package's asset.
     """
     refuse_login(uri)
-    parts = urlsplit(uri)
+    parts = _split(uri)
     if parts.scheme != SCHEME:
         raise _wrong(uri)
     sanitize_uri(parts)
