@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, unquote
 
-from airflow_quilt.core.errors import LocationError, TopHashError, quoted
-from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
-from airflow_quilt.core.format.uris import MAX_URL, RegistryLocation, check_unicode, split_url
+from airflow_quilt.core.errors import LocationError, TopHashError, plain, quoted
+from airflow_quilt.core.format.names import PackageName, TopHash, is_longer, parse_logical_key
+from airflow_quilt.core.format.uris import MAX_S3_KEY, MAX_URL, RegistryLocation, check_unicode, split_url
 from airflow_quilt.core.format.web_url import WebUrl, refuse_login
 
 _PINNED: Final = re.compile(r"([^@:]*)([@:])(.*)", re.DOTALL)
 _HASH: Final = re.compile(r"[0-9a-f]{1,64}")
+_MAX_URI: Final = 3 * MAX_URL
+"""Maximum characters: the locations of a registry and of a path, and names of at most 1,024 bytes, with escapes."""
 _WHOLE_HASH: Final = 64
 _NOT_IN_NAMES: Final = re.compile(r"[^\w/-]+")
 
@@ -66,8 +68,8 @@ class QuiltUri:
             LogicalKeyError: the path is not a key of the package.
         """
         refuse_login(text)
-        if len(text) > 2 * MAX_URL:  # The location of a registry, and a path.
-            raise LocationError(f"{quoted(text)}: longer than any Quilt+ URI, {2 * MAX_URL:,} characters")
+        if len(text) > _MAX_URI:
+            raise LocationError(f"{quoted(text)}: longer than any Quilt+ URI, {_MAX_URI:,} characters")
         parts = split_url(text)
         is_s3 = parts.scheme == "quilt+s3" and parts.netloc and parts.path in {"", "/"}
         if not (is_s3 or parts.scheme == "quilt+file") or parts.query:
@@ -80,6 +82,8 @@ class QuiltUri:
         name, pinned = _parse_pin(text, fields["package"])
         catalog = fields.get("catalog")
         refuse_login(f"https://{catalog}" if catalog and "://" not in catalog else catalog or "")
+        if is_longer(catalog or "", MAX_S3_KEY):
+            raise LocationError(f"{quoted(text)}: its catalog is longer than {MAX_S3_KEY:,} bytes")
         path = fields.get("path")
         if path:
             parse_logical_key(path.removesuffix("/"))
@@ -146,7 +150,7 @@ def _parse_fields(text: str, fragment: str) -> dict[str, str]:
         except UnicodeDecodeError as error:
             raise LocationError(f"{quoted(text)}: the escapes in {quoted(field)} are no UTF-8") from error
         if name in fields:
-            raise LocationError(f"{quoted(text)}: {name}= is given twice")
+            raise LocationError(f"{quoted(text)}: {plain(name)}= is given twice")
         fields[name] = value
     return fields
 
@@ -160,7 +164,7 @@ def _parse_pin(text: str, package: str) -> tuple[str, dict[str, Any]]:
     if "@" in pinned or ":" in pinned or not pinned:
         raise LocationError(f"{quoted(text)}: a package is pinned once, by @<top hash> or by :<tag>")
     if mark == ":":
-        if "/" in pinned or pinned in {".", ".."} or "\0" in pinned:
+        if "/" in pinned or pinned in {".", ".."} or "\0" in pinned or is_longer(pinned, MAX_S3_KEY):
             raise LocationError(f"{quoted(text)}: {quoted(pinned)} is no name of a pointer")
         return name, {"tag": pinned}
     if not _HASH.fullmatch(pinned):

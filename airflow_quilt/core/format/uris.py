@@ -79,6 +79,7 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
             raise LocationError(f"{quoted(text)}: expected at most one versionId as query, got {quoted(parts.query)}")
         if parts.fragment:
             raise LocationError(f"{quoted(text)}: write '#' in a key as %23")
+        _check_size(text, parts.netloc, "bucket")
         _check_size(text, key[1:], "key")
         _check_size(text, versions[0] or "", "version")
         return cls(parts.netloc, key[1:], versions[0] or None)
