@@ -209,7 +209,7 @@ def test_a_cycle_of_pages_is_seen(cycle: list[int]) -> None:
 
     def follow() -> None:
         for number, following in enumerate(itertools.cycle(cycle)):
-            pages.check({"token": following}, [number])
+            pages.check({"token": following}, [{"Key": number}])
             followed.append(following)
 
     with pytest.raises(StorageError, match="repeats itself"):

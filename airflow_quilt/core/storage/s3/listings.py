@@ -79,23 +79,17 @@ class BucketListings:
         request = {"Bucket": bucket_of(prefix), "Prefix": prefix.key, **begin}
         pages = Pages(prefix)
         while True:
-            page, names = self._page(listing, call, prefix, request)
+            page = self._page(listing, call, prefix, request)
             yield page
             if not page.get("IsTruncated"):
                 return
             next_page = listing.next_page(page)
-            pages.check(next_page, names)
+            pages.check(next_page, page.get(listing.field) or page.get("CommonPrefixes", ()))
             request |= next_page
 
     @retried
-    def _page(
-        self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, request: Mapping[str, str]
-    ) -> tuple[Any, list[tuple[str, str | None]]]:
-        """Return a page, and the keys on it, each with its version if there is one."""
+    def _page(self, listing: Listing, call: Callable[..., Any], prefix: PhysicalKey, request: Mapping[str, str]) -> Any:
         with translated(prefix):
             page: Any = self._runtime.page(listing, request) or call(**request)
-            items = page.get(listing.field, ())
-            names = [(item["Key"], version_of(item)) for item in items]
-            names += [(item["Prefix"], None) for item in page.get("CommonPrefixes", ())]
-            check_items(prefix, items, [key for key, _ in names])
-            return page, names
+            check_items(prefix, page.get(listing.field, ()), [item["Prefix"] for item in page.get("CommonPrefixes", ())])
+            return page

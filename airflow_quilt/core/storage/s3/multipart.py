@@ -19,8 +19,10 @@ from airflow_quilt.core.storage.s3.versioning import Versioning
 _UPLOADS: Final = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
 _PARTS: Final = {"PartNumberMarker": "NextPartNumberMarker"}
 """The parameters for the next page, and the fields of a page that hold their values."""
+_PAGE: Final = 1000
+"""The most parts that a page lists."""
 _MOST_PAGES: Final = 100
-"""The most pages of uploads to a key, and of parts, of which an upload has 10,000 at most."""
+"""The most pages of uploads to a key, and of parts, of which there are 10,000 at most: a store may list fewer at once."""
 
 
 class S3Upload:
@@ -148,6 +150,22 @@ def _listed(client: Any, key: PhysicalKey) -> Iterator[Any]:
 def _parts(client: Any, key: PhysicalKey, upload_id: str) -> dict[int, Any]:
     pages = _pages(client.list_parts, _PARTS, key, **address(key.at_version(None)), UploadId=upload_id)
     return {part["PartNumber"]: part for page in pages for part in page.get("Parts", ())}
+
+
+def listed_part_sizes(client: Any, stat: ObjectInfo) -> Iterator[int]:
+    """Yield the bytes of the parts of an object, while it is in the state of ``stat``; boto's errors as they are."""
+    request = {**address(stat.key), "ObjectAttributes": ["ETag", "ObjectParts"], "MaxParts": _PAGE}
+    pages = Pages(stat.key, _MOST_PAGES)
+    while True:
+        answer = client.get_object_attributes(**request)
+        parts = answer.get("ObjectParts", {})
+        if answer.get("ETag", stat.etag).strip('"') != stat.etag.strip('"'):
+            return  # Another object by now, which the next step of the caller will notice.
+        yield from (part["Size"] for part in parts.get("Parts", ()))
+        if not parts.get("IsTruncated"):
+            return
+        request["PartNumberMarker"] = parts["NextPartNumberMarker"]
+        pages.check({"PartNumberMarker": parts["NextPartNumberMarker"]}, parts.get("Parts", ()))
 
 
 def _pages(call: Callable[..., Any], markers: Mapping[str, str], key: PhysicalKey, **request: Any) -> Iterator[Any]:

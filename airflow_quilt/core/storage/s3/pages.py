@@ -1,6 +1,6 @@
 """Pages of listings: they end, also those of a hostile store."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -26,12 +26,12 @@ class Pages:
         self._seen = set[bytes]()
         self._count = self._empty = 0
 
-    def check(self, following: Mapping[str, Any], items: Sequence[Hashable]) -> None:
+    def check(self, following: Mapping[str, Any], items: Sequence[Any]) -> None:
         """Check a page that has another one after it.
 
         Args:
             following: the parameters that name the next page.
-            items: the names of the items of this one.
+            items: the items of this one.
 
         Raises:
             StorageError: the listing repeats a page, goes on without an item, or is longer than any.
@@ -40,29 +40,39 @@ class Pages:
         self._empty = 0 if items else self._empty + 1
         marks = {_digest("next", sorted(following.items()))}
         if items:
-            marks.add(_digest("items", (len(items), items[0], items[-1])))
+            marks.add(_digest("items", (len(items), _name(items[0]), _name(items[-1]))))
         is_repeated = bool(marks & self._seen)
         self._seen |= marks
         if not following or is_repeated or self._empty > _MOST_EMPTY or (self._most is not None and self._count > self._most):
             raise StorageError("a listing breaks off, or repeats itself, and does not name its next page", str(self._location))
 
 
-def check_items(prefix: PhysicalKey, items: Sequence[Any], keys: Sequence[str]) -> None:
-    """Check the items of a page of a listing, and their keys, those of directories included.
+def check_items(prefix: PhysicalKey, items: Sequence[Any], directories: Sequence[str]) -> None:
+    """Check the items of a page of a listing; for all at once, as it is done for each key of a bucket.
+
+    Args:
+        prefix: the prefix that is listed.
+        items: the objects or versions.
+        directories: the prefixes that stand for the keys below them.
 
     Raises:
         StorageError: a key is not below the prefix, or an item is none that a store can have.
     """
+    if not (keys := [*(item["Key"] for item in items), *directories]):
+        return
     # The first and the last of all in order: whatever lies between them has their common prefix.
-    if keys and (odd := next((key for key in (min(keys), max(keys)) if not key.startswith(prefix.key)), None)) is not None:
+    if (odd := next((key for key in (min(keys), max(keys)) if not key.startswith(prefix.key)), None)) is not None:
         raise StorageError(f"a listing of the store names {quoted(odd)}, which is not below this prefix", str(prefix))
-    if keys and len(longest := max(keys, key=len)) > MAX_S3_KEY:
+    if len(longest := max(keys, key=len)) > MAX_S3_KEY:
         raise StorageError(f"a listing of the store names {quoted(longest)}, longer than any key", str(prefix))
-    for item in items:
-        if not 0 <= item["Size"] < MOST_BYTES or len(item["ETag"]) > LONGEST_FIELD:
-            raise StorageError(
-                f"a listing of the store has an item without a true size or ETag: {quoted(item['Key'])}", str(prefix)
-            )
+    sizes, etags = [item["Size"] for item in items], [item["ETag"] for item in items]
+    if items and not (min(sizes) >= 0 and max(sizes) < MOST_BYTES and max(map(len, etags)) <= LONGEST_FIELD):
+        raise StorageError("a listing of the store has an item without a true size or ETag", str(prefix))
+
+
+def _name(item: Any) -> object:
+    """Return the fields that identify an item, of any kind of listing."""
+    return [item.get(field) for field in ("Key", "VersionId", "Prefix", "UploadId", "PartNumber")]
 
 
 def _digest(kind: str, value: object) -> bytes:

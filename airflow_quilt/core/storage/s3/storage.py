@@ -39,8 +39,7 @@ from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime, Transport
 from airflow_quilt.core.storage.s3.errors import code_of, error_of, translated
 from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, version_of
 from airflow_quilt.core.storage.s3.listings import BucketListings
-from airflow_quilt.core.storage.s3.multipart import S3Upload, unfinished_uploads
-from airflow_quilt.core.storage.s3.pages import Pages
+from airflow_quilt.core.storage.s3.multipart import S3Upload, listed_part_sizes, unfinished_uploads
 from airflow_quilt.core.storage.s3.stoppable import chunks_of, stoppable_client
 from airflow_quilt.core.storage.s3.versioning import Versioning
 
@@ -52,10 +51,6 @@ _log = logging.getLogger(__name__)
 _DELETE_BATCH: Final = 1000
 """The most objects that one request deletes."""
 _NOT_IN_XML: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
-_PAGE: Final = 1000
-"""The most parts that an answer lists."""
-_MOST_PAGES: Final = 100
-"""The most such answers for an object, of at most 10,000 parts: a store may list fewer at once."""
 _TAG: Final = "airflow-quilt"
 """The name of the metadata field that holds the writer tag of an object."""
 _NO_REASON: Final = "400"
@@ -234,23 +229,9 @@ class S3Storage:
     @retried
     def part_sizes(self, stat: ObjectInfo) -> list[int]:
         """Return the bytes of each part of an object; none where the store, or this user's rights, do not let it."""
-        sizes: list[int] = []
-        marker: dict[str, Any] = {}
-        pages = Pages(stat.key, _MOST_PAGES)
         try:
-            while True:
-                with translated(stat.key):
-                    answer = self._client.get_object_attributes(
-                        **address(stat.key), ObjectAttributes=["ETag", "ObjectParts"], MaxParts=_PAGE, **marker
-                    )
-                    parts: Any = answer.get("ObjectParts", {})
-                    if answer.get("ETag", stat.etag).strip('"') != stat.etag.strip('"'):
-                        return sizes  # Another object by now, which the next step of the caller will notice.
-                    sizes += (part["Size"] for part in parts.get("Parts", ()))
-                    if not parts.get("IsTruncated"):
-                        return sizes
-                    marker = {"PartNumberMarker": parts["NextPartNumberMarker"]}
-                pages.check(marker, [(part.get("PartNumber"), part["Size"]) for part in parts.get("Parts", ())])
+            with translated(stat.key):
+                return list(listed_part_sizes(self._client, stat))
         except StorageError as error:
             if error.transient:
                 raise

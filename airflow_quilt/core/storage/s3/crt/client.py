@@ -114,7 +114,6 @@ class Answer:
     chunks: list[bytes] = field(default_factory=list)
     is_too_long: bool = False
     begun: "Future[None]" = field(default_factory=Future)
-    _size: int = 0
 
     def on_headers(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
         """Take status and headers."""
@@ -130,12 +129,11 @@ class Answer:
 
     def on_body(self, chunk: bytes, **_: object) -> None:
         """Take the next bytes of the body."""
-        self._size += len(chunk)
-        if self.most is not None and self._size > self.most:
-            self.is_too_long = True
-            self.chunks.clear()
         if not self.is_too_long:
             self.chunks.append(chunk)
+            if self.most is not None and sum(map(len, self.chunks)) > self.most:  # One chunk, or a few.
+                self.is_too_long = True
+                self.chunks.clear()
 
 
 class CrtClient:
