@@ -129,8 +129,8 @@ def _relative_items(stores: Stores, root: PhysicalKey) -> Iterator[str]:
         return
     directory = root.join("")
     for stat in stores.of(root).list_objects(directory):
-        if not stat.key.is_prefix:
-            yield stat.key.key.removeprefix(directory.key)
+        if stat.size or not stat.key.is_prefix:  # Empty objects stand for directories.
+            yield stat.key.key.removeprefix(directory.key) or "/"
 
 
 class _Checker:

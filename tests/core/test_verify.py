@@ -213,6 +213,9 @@ def test_prefix_is_a_directory(src: str) -> None:
     put(memory, "s3://source/out.txt", b"b")
 
     check(registry, src).check()
+    put(memory, "s3://source/out/data/b/", b"bytes")
+
+    assert check(registry, "s3://source/out").extra == ["data/b/"]
 
 
 @pytest.mark.parametrize("kind", ["a directory", "a link to a directory", "a link to nothing", "below a file"])
