@@ -1,6 +1,6 @@
 """Directories by descriptor, reached without a link: no swap between a check and a use leads elsewhere (ADR 0025).
 
-A path names whatever is there when it is used. A descriptor names the directory that was opened. So a directory that others may
+A path names the file that is there when it is used. A descriptor names the directory that was opened. So a directory that others may
 write to is entered one name at a time, each relative to the descriptor of the directory above and never through a link, and its
 files are listed, checked, made and renamed relative to that descriptor.
 """
@@ -89,7 +89,7 @@ class Directories:
         return found
 
     def forget(self) -> None:
-        """Close the directories that nobody uses now."""
+        """Close the directories that are not in use."""
         with self._lock:
             self._kept.clear()
 
