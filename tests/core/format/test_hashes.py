@@ -207,10 +207,10 @@ def test_empty_object_passes(hash_type: str, chunks: list[bytes]) -> None:
     assert list(verify_stream(chunks, 0, plainly(b"", hash_type), "here")) == chunks
 
 
-def passed(chunks: Iterable[bytes], size: int, expected: Hash) -> bytes:
+def passed(chunks: Iterable[bytes], size: int, expected: Hash, why: str = "the bytes differ from those in the manifest") -> bytes:
     """Return the bytes that came through before the wrong ones were refused."""
     came: list[bytes] = []
-    with pytest.raises(EntryDamagedError, match="^s3://b/k: the bytes differ from those in the manifest"):
+    with pytest.raises(EntryDamagedError, match=f"^s3://b/k: {why}"):
         came.extend(verify_stream(chunks, size, expected, "s3://b/k"))
     return b"".join(came)
 
@@ -219,9 +219,11 @@ def passed(chunks: Iterable[bytes], size: int, expected: Hash) -> bytes:
 @pytest.mark.parametrize("edges", [[], [PART]], ids=["whole", "cut"])
 @pytest.mark.parametrize("hash_type", TYPES)
 def test_extra_byte_is_refused(hash_type: str, edges: list[int], size: int) -> None:
-    wrong = DATA[:size] + b"x"
+    """The chunk with the byte too many does not come through: none is written beyond the size."""
+    chunks = cut(DATA[:size] + b"x", [edge for edge in edges if edge < size])
 
-    assert passed(cut(wrong, [edge for edge in edges if edge < size]), size, plainly(DATA[:size], hash_type)) == wrong
+    came = passed(chunks, size, plainly(DATA[:size], hash_type), f"more bytes came than the {size:,} of the manifest")
+    assert came == b"".join(chunks[:-1])
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if size])
@@ -242,7 +244,7 @@ def test_early_end_names_both_sizes(hash_type: str, count: int) -> None:
 
 @pytest.mark.parametrize("hash_type", TYPES)
 def test_size_mismatch_is_refused(hash_type: str) -> None:
-    assert passed([b"hello"], 4, plainly(b"hello", hash_type)) == b"hello"
+    assert passed([b"hello"], 4, plainly(b"hello", hash_type), "more bytes came than the 4 of the manifest") == b""
 
 
 @pytest.mark.parametrize("at", [0, PART - 1, PART, PART + 1, 2 * PART - 1, 2 * PART, 2 * PART + 6])
