@@ -10,7 +10,6 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.decorators import quilt_push
 from airflow_quilt.operators import QuiltPushOperator
 from airflow_quilt.sensors import QuiltPackageSensor
-from airflow_quilt.task_groups import quilt_push_group
 from tests.airflow.support import run_data, states
 
 LEAK = "{{ conn.vault.password }}"
@@ -45,13 +44,10 @@ def add_pushes(tree: Any, trees: Any, arguments: Any) -> None:
     def mapped(name: str, **more: Any) -> Any:
         return QuiltPushOperator.partial(task_id=f"push_{name}", package=f"team/{name}", **more)
 
-    push("direct", entries=tree, meta=tree)
     push("nested", entries=tree, meta={"list": [tree], "{{ 'dee' + 'per' }}": {"in": [tree]}})
     push("params", params={"key": KEY}, entries={"{{ params.key }}": {"content": "{{ dag_run.conf['text'] }}"}})
     mapped("expand").expand(entries=trees)
-    mapped("expand_meta", entries=tree).expand(meta=trees)
-    mapped("mapping").expand(entries=trees.map(lambda each: {**each}))
-    mapped("zipped").expand(entries=trees.zip(trees).map(lambda pair: pair[0]))
+    mapped("zipped", entries=tree).expand(meta=trees.zip(trees).map(lambda pair: pair[0]))
     mapped("keywords_map").expand_kwargs(trees.map(lambda each: {"entries": each, "message": LEAK}))
     own = {"package": "team/{{ 'o' + 'wn' }}", "entries": tree, "meta": {"{{ 'k' + 'ey' }}": "{{ 'val' + 'ue' }}"}}
     QuiltPushOperator.partial(task_id="each").expand_kwargs([own, arguments])
@@ -66,10 +62,6 @@ def add_pushes(tree: Any, trees: Any, arguments: Any) -> None:
 def add_decorated(tree: Any, trees: Any) -> None:
     """Add decorated functions that publish their arguments."""
 
-    @quilt_push(package="team/decorated", multiple_outputs=False)
-    def decorated(files: Any) -> Any:
-        return files
-
     @quilt_push(package="team/decorated_expand", multiple_outputs=False)
     def decorated_expand(files: Any, other: Any) -> Any:
         assert other == files
@@ -80,7 +72,6 @@ def add_decorated(tree: Any, trees: Any) -> None:
         assert given["notes"] == NOTES
         return {key: source for key, source in given.items() if key in ENTRIES}
 
-    decorated(tree)
     decorated_expand.partial(other=tree).expand(files=trees)
     decorated_keywords.expand_kwargs(trees.map(lambda each: {**each, "notes": NOTES}))
 
@@ -106,17 +97,16 @@ def test_what_tasks_return_is_data(dag: DAG, s3_registry: Registry) -> None:
         tree, trees = one(), several()
         add_pushes(tree, trees, keywords())
         add_decorated(tree, trees)
-        shared = quilt_push_group("shared", package="team/shared", entries=tree, shards=1)
-        waits = QuiltPackageSensor.partial(task_id="sensor", package="team/shared", timeout=0.1, poke_interval=0.1)
-        shared >> waits.expand_kwargs(trees.map(lambda _: {"path": KEY}))
+        waits = QuiltPackageSensor.partial(task_id="sensor", package="team/nested", timeout=0.1, poke_interval=0.1)
+        dag.task_dict["push_nested"] >> waits.expand_kwargs(trees.map(lambda _: {"path": KEY}))
     run = run_data(dag, run_conf={"text": LEAK})
 
     assert set(states(run).values()) == {"success"}, states(run)
     found = published(s3_registry)
-    assert len(found) == 15
+    assert len(found) == 10
     assert found.pop("team/params")[0] == {KEY: LEAK.encode()}
     assert {name: files for name, (files, _) in found.items()} == dict.fromkeys(found, CONTENTS)
     assert found["team/own"][1] == {"key": "value"}
     assert found["team/nested"][1] == {"list": [ENTRIES], "deeper": {"in": [ENTRIES]}}
-    assert found["team/direct"][1] == found["team/expand_meta"][1] == ENTRIES
+    assert found["team/zipped"][1] == ENTRIES
     assert found["team/keywords"][1] == NOTES

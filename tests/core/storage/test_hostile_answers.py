@@ -165,6 +165,24 @@ def test_listings_do_not_go_in_circles(hostile: Hostile) -> None:
     assert hostile.requests <= 4
 
 
+def test_uploads_and_parts_do_not_go_in_circles() -> None:
+    server = LoopbackServer()
+    store = Hostile(server.url, "boto3")
+    key = PhysicalKey("bucket", "raw/a")
+    upload = "<Upload><Key>raw/a</Key><UploadId>u</UploadId><Initiated>2026-11-27T09:00:00.000Z</Initiated></Upload>"
+    part = "<Part><PartNumber>1</PartNumber><Size>5</Size><ETag>e</ETag></Part>"
+    more = "<IsTruncated>true</IsTruncated>"
+    uploads = f"<ListMultipartUploadsResult>{more}<NextKeyMarker>%s</NextKeyMarker>{upload}</ListMultipartUploadsResult>"
+    parts = f"<ObjectParts>{more}<NextPartNumberMarker>%s</NextPartNumberMarker>{part}</ObjectParts>"
+    with server.serving(store.respond):
+        store.list(*(uploads % marker for marker in "abab"))
+        with pytest.raises(StorageError, match="repeats itself"):
+            store.storage.unfinished(key, 0)
+        store.list(*(f"<GetObjectAttributesResponse>{parts % marker}</GetObjectAttributesResponse>" for marker in "1212"))
+        assert store.storage.part_sizes(ObjectInfo(key, 10, "e")) == []
+    assert store.requests <= 6
+
+
 def _items(root: str) -> str:
     return "Version" if root == "ListVersionsResult" else "Contents"
 
