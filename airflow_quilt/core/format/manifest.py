@@ -15,7 +15,7 @@ from typing import IO, Annotated, Any, Final, TypeVar
 import msgspec
 
 from airflow_quilt.core.errors import MetadataError, RecordSizeError, plain, quoted
-from airflow_quilt.core.format.hashes import CRC64NVME, Hash
+from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, Hash
 from airflow_quilt.core.format.metadata import check_json, check_meta, user_meta_of
 from airflow_quilt.core.format.names import MAX_LOGICAL_KEY, MAX_UTF8_SIZE, DirectoryKey, LogicalKey, TopHash, walk_order
 from airflow_quilt.core.format.ordering import batched
@@ -32,6 +32,8 @@ canonical_json = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 """Returns the canonical JSON of a record, with the ``NaN`` and ``Infinity`` of old manifests as quilt3 hashes them."""
 _MAX_JSON_SIZE: Final = 6
 """Maximum bytes of a character in JSON: ``\\u001f``."""
+_TYPES: Final = {kind: _ascii_json_text(kind) for kind in (CHUNKED, SHA256, CRC64NVME)}
+"""The hash types of nearly all entries, as they are in the canonical JSON."""
 _FRAME_SIZE: Final = 200
 """Upper bound on the bytes of a line around the values of its entry."""
 
@@ -158,8 +160,9 @@ def check_record(entry: Entry) -> None:
 def canonical_entry(entry: Entry) -> str:
     """Return the canonical JSON of an entry, the part of it that the top hash covers."""
     digest, meta = entry.hash, canonical_json(entry.meta) if entry.meta else "{}"
+    kind = _TYPES.get(digest.type) or _ascii_json_text(digest.type)
     return (
-        f'{{"hash":{{"type":{_ascii_json_text(digest.type)},"value":{_ascii_json_text(digest.value)}}},'
+        f'{{"hash":{{"type":{kind},"value":{_ascii_json_text(digest.value)}}},'
         f'"logical_key":{_ascii_json_text(entry.logical_key)},"meta":{meta},"size":{entry.size}}}'
     )
 
