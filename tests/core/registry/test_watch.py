@@ -119,9 +119,14 @@ def test_bad_latest_is_skipped(
 ) -> None:
     top_hash = publish(registry, "team/good")
     memory.put(PhysicalKey("registry", f"{layout.NAMES}team/bad/{layout.LATEST}"), b"\xff\xfe no hash")
+    memory.put(PhysicalKey("registry", f"{layout.NAMES}team/large/{layout.LATEST}"), top_hash.encode() + b" " * 1000)
 
-    assert watch.poll(["team/bad", "team/good"]) == {"team/good": top_hash}
+    assert watch.poll(["team/bad", "team/good", "team/large"]) == {"team/good": top_hash}
     assert "'latest' of team/bad is no top hash" in caplog.text
+    assert (
+        "team/large:latest holds no top hash: s3://registry/.quilt/named_packages/team/large/latest: it has 1,064 bytes"
+        in caplog.text
+    )
 
 
 def test_failed_poll_keeps_state(registry: Registry) -> None:
