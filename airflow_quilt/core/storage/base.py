@@ -250,7 +250,10 @@ class FileStore(Storage, Protocol):
         ...
 
     def list_items(self, prefix: PhysicalKey) -> Iterator[str]:
-        """List the relative paths of all items below a directory that are no directories: links, pipes, temporary files too."""
+        """List the relative paths of all items below a directory that are no directories: links, pipes, temporary files too.
+
+        Links that lead nowhere are left out, as by quilt3.
+        """
         ...
 
     def create(self, key: PhysicalKey, size: int) -> PartialFile:

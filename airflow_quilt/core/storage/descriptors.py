@@ -1,7 +1,7 @@
 """Directories by descriptor, reached without a link: no swap between a check and a use leads elsewhere (ADR 0025).
 
-A path names the file that is there when it is used. A descriptor names the directory that was opened. So a directory that others may
-write to is entered one name at a time, each relative to the descriptor of the directory above and never through a link, and its
+A path names the file that is there when it is used. A descriptor names the directory that was opened. So a directory that others
+may write to is entered one name at a time, each relative to the descriptor of the directory above and never through a link, and its
 files are listed, checked, made and renamed relative to that descriptor.
 """
 
@@ -122,7 +122,7 @@ class Directories:
                 return sorted((Item(item.name, _kind(item)) for item in found), reverse=True)
 
     def walk(self, path: str) -> Iterator[str]:
-        """Yield the paths of all items below a directory that are no directories, relative to it.
+        """Yield the paths of all items below a directory that are no directories, relative to it, but not of links to nowhere.
 
         Raises as :meth:`items`, but a link in the place of a directory is an item like others.
         """
@@ -132,7 +132,8 @@ class Directories:
             item, above = pending.pop()
             relative = f"{above}{item.name}"
             if item.kind != "directory":
-                yield relative
+                if item.kind != "link" or self._leads_somewhere(f"{path}/{relative}"):
+                    yield relative
                 continue
             try:
                 below = self.items(f"{path}/{relative}")
@@ -140,6 +141,15 @@ class Directories:
                 yield relative
             else:
                 pending += [(each, f"{relative}/") for each in below]
+
+    def _leads_somewhere(self, link: str) -> bool:
+        above, _, name = link.rpartition("/")
+        try:
+            directory = self.open(above)
+            os.stat(name, dir_fd=directory.number)
+        except OSError as error:
+            return error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
+        return True
 
     def _nearest(self, path: str) -> tuple[str, list[str], Descriptor]:
         """Return the nearest directory that is open, or the root of the disk, and the names from there; and its descriptor."""

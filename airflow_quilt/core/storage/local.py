@@ -157,7 +157,7 @@ class LocalStorage:
         raise_first(failed, len(keys))
 
     def list_items(self, prefix: PhysicalKey) -> Iterator[str]:
-        """List the relative paths of all items below a directory but directories, of any kind."""
+        """List the relative paths of all items below a directory but directories, and links to nowhere."""
         return Directories().walk(prefix.key.rstrip("/"))
 
     def create(self, key: PhysicalKey, size: int) -> LocalFile:
