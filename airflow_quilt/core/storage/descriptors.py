@@ -1,8 +1,8 @@
 """Directories by descriptor, reached without a link: no swap between a check and a use leads elsewhere (ADR 0025).
 
-A path names the file that is there when it is used. A descriptor names the directory that was opened. So a directory that others
-may write to is entered one name at a time, each relative to the descriptor of the directory above and never through a link, and its
-files are listed, checked, made and renamed relative to that descriptor.
+A path names the file that is there when it is used. A descriptor names the directory that was opened. So a directory that
+others may write to is entered one name at a time, each relative to the descriptor of the directory above and never through a
+link, and its files are listed, checked, made and renamed relative to that descriptor.
 """
 
 import contextlib
