@@ -52,6 +52,6 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser, airflow: Airflow) -> Iterator[Page]:
     """A page so high that the whole form fits."""
-    with browser.new_context(base_url=airflow.url, viewport={"width": 1280, "height": 2000}) as context:
+    with browser.new_context(base_url=airflow.url, viewport={"width": 1280, "height": 2600}) as context:
         context.set_default_timeout(PATIENCE)
         yield context.new_page()

@@ -146,10 +146,12 @@ def test_form_shows_every_field(page: Page) -> None:
         "Verify TLS",
         "Timeout",
         "Allow HTTP",
+        "Service host",
         "Max concurrent S3 requests",
         "Transfer buffer (bytes)",
         "Spill to disk after (entries)",
         "Transport",
+        "Allowed buckets",
         "Provenance",
     ]
     for field in FIELDS.values():
@@ -173,7 +175,9 @@ def test_saved_form_connects(page: Page, airflow: Airflow, catalog: CatalogServe
         "verify": "true",
         "timeout": 10,
         "allow_http": True,
+        "registry_host": "127.0.0.1",
         "max_concurrency": 8,
+        "allowed_buckets": "public-data, their-data",
         "provenance": True,
     }
     form.fill({FIELDS[name]["label"]: value for name, value in typed.items()})
