@@ -18,10 +18,10 @@ from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.runtime.limits import Limits
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
+from airflow_quilt.core.storage.stores import Stores
 from benchmarks.client import main
 
 

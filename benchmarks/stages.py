@@ -24,10 +24,10 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.resolve import discover
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.spool import Spool
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
+from airflow_quilt.core.storage.stores import Stores
 
 _ROUNDS: Final = 3
 _NAME: Final = PackageName("seed", "package")

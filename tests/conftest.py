@@ -10,11 +10,11 @@ import pytest
 
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage
+from airflow_quilt.core.storage.stores import Stores
 from testbed.catalog import CatalogServer, running_catalog
 from testbed.proxy import S3Proxy, running_proxy
 from testbed.seaweedfs import seaweedfs

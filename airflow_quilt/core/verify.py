@@ -16,7 +16,7 @@ from airflow_quilt.core.registry.selection import Reference, Selection, parse_de
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress, count
 from airflow_quilt.core.runtime.stop import stoppable
-from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.hashing import Reader
 
 _log = logging.getLogger(__name__)

@@ -14,11 +14,11 @@ from airflow_quilt.core.format.web_url import WebUrl
 from airflow_quilt.core.plan.reach import Reach
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.stop import call_apart
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.crt.route import frozen_credentials
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.hooks._secrets import mask
 from airflow_quilt.hooks._sessions import session_errors
 from airflow_quilt.hooks.aws import BoundedAwsHook, QuiltAwsHook

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.core.registry.selection import Reference
     from airflow_quilt.core.runtime.retry import RetryPolicy
-    from airflow_quilt.core.storage.base import Stores
+    from airflow_quilt.core.storage.stores import Stores
     from airflow_quilt.hooks._target import RegistryTarget
     from airflow_quilt.hooks.aws import BoundedAwsHook
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage
+from airflow_quilt.core.storage.stores import Stores
 from testbed.server import Identity, S3Server
 from tests.core.crash import World
 from tests.core.crash_works import WORKS

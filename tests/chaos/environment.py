@@ -28,11 +28,11 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.runtime.retry import RetryPolicy
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.verify import verify
 from testbed.server import S3Server
 from tests.core.faulty import Recorder

@@ -31,9 +31,9 @@ from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.runtime.retry import RetryPolicy
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
+from airflow_quilt.core.storage.stores import Stores
 from testbed.faults import Fault, Kind, RandomFaults, without_conditions
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy, running_proxy

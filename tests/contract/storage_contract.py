@@ -29,7 +29,8 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, hash_of, verify_stream
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import FileStore, IfMatch, ObjectInfo, ObjectStore, Storage, WriteMode
+from airflow_quilt.core.storage.base import FileStore, ObjectStore, Storage
+from airflow_quilt.core.storage.objects import IfMatch, ObjectInfo, WriteMode
 
 MIB = 1024 * 1024
 WRITERS = 16

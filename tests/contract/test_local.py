@@ -13,8 +13,8 @@ import pytest
 
 from airflow_quilt.core.errors import AccessDeniedError, ObjectNotFoundError, PreconditionError, StorageError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import IfMatch, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.objects import IfMatch, WriteMode
 from airflow_quilt.core.storage.paths import resolve_path
 from tests.contract.storage_contract import FileStoreContract, raised
 

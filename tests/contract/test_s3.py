@@ -33,7 +33,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.hashes import to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.retry import NO_RETRY, RetryPolicy
-from airflow_quilt.core.storage.base import IfMatch, ObjectInfo
+from airflow_quilt.core.storage.objects import IfMatch, ObjectInfo
 from airflow_quilt.core.storage.s3.crt.requests import Transport
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from testbed.loopback import Request

@@ -2,9 +2,9 @@
 
 import pytest
 
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Recorder
 
 

@@ -17,10 +17,10 @@ from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Revision
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_path
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Call, Fault, FaultMode, tapped
 
 NAME: Final = PackageName("team", "package")

@@ -10,18 +10,10 @@ from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.retry import NO_RETRY
-from airflow_quilt.core.storage.base import (
-    FileStore,
-    MultipartUpload,
-    ObjectInfo,
-    ObjectStore,
-    PartialFile,
-    Storage,
-    StoredObject,
-    Stores,
-    WriteMode,
-)
+from airflow_quilt.core.storage.base import FileStore, MultipartUpload, ObjectStore, PartialFile, Storage
 from airflow_quilt.core.storage.memory import MemoryStorage, MemoryUpload
+from airflow_quilt.core.storage.objects import ObjectInfo, StoredObject, WriteMode
+from airflow_quilt.core.storage.stores import Stores
 
 T = TypeVar("T")
 

@@ -29,10 +29,10 @@ from airflow_quilt.core.install import InstallResult, install
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.crash import FAULTS, MOST_CALLS, problems_at_every_call
 from tests.core.faulty import Before, Fault, FaultMode, Recorder, SilentStorage
 from tests.core.packages import HASH_TYPES, PART, checksum, commit, entry_of, files_below, put

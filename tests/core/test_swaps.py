@@ -33,11 +33,12 @@ from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.sources.directory import DirectoryWalk
-from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.objects import ObjectInfo
 from airflow_quilt.core.storage.partial import LocalFile
 from airflow_quilt.core.storage.paths import resolve_path
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.places import fold
 from airflow_quilt.core.transfer.upload import Uploader
 from airflow_quilt.core.verify import verify

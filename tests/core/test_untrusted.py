@@ -31,10 +31,10 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.verify import Verification, verify
 from tests.core.faulty import Recorder
 from tests.core.packages import files_below

@@ -27,9 +27,9 @@ from airflow_quilt.core.install import install
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.verify import Verification, verify
 from tests.core.faulty import Before, Fault, FaultMode, Recorder, SilentStorage
 from tests.core.packages import HASH_TYPES, PART, checksum, commit, entry_of, put

@@ -4,8 +4,8 @@ from typing import IO
 
 from airflow_quilt.core.errors import UnsupportedError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import ObjectInfo, WriteMode
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.objects import ObjectInfo, WriteMode
 
 
 class IgnoringStorage(MemoryStorage):

@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, Page, expect
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage
+from airflow_quilt.core.storage.stores import Stores
 from testbed.airflow_home import connections
 from testbed.quilt3 import quilt3_environment
 from testbed.server import S3Server

@@ -19,9 +19,9 @@ from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.watch import LatestWatcher
 from airflow_quilt.core.runtime.threads import map_concurrently
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.storage import S3Storage
+from airflow_quilt.core.storage.stores import Stores
 from testbed.loopback import Request
 from testbed.proxy import S3Proxy
 from testbed.server import S3Server

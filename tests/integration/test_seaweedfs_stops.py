@@ -17,10 +17,10 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.stop import stoppable
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.s3.crt.requests import Transport
 from airflow_quilt.core.storage.s3.storage import S3Storage
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.verify import verify
 from testbed.faults import Fault
 from testbed.loopback import Request

@@ -17,10 +17,10 @@ from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.storage import S3Storage
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.verify import Verification, verify
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import Manuscript, Quilt3, Quilt3Error, Spec, long_ago, place, plant, record, tree, write

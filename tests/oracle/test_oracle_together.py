@@ -18,9 +18,10 @@ from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import DeleteResult
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.storage.base import ObjectInfo, Stores, WriteMode
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.objects import ObjectInfo, WriteMode
 from airflow_quilt.core.storage.s3.storage import S3Storage
+from airflow_quilt.core.storage.stores import Stores
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import Directory, Quilt3, Quilt3Error, Spec, place, record
 

@@ -12,10 +12,11 @@ import pytest
 from airflow_quilt.core.errors import ObjectNotFoundError, WorkflowConfigError, WorkflowError
 from airflow_quilt.core.format.names import walk_order
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import StoredObject, Stores
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.objects import StoredObject
 from airflow_quilt.core.storage.paths import resolve_path
 from airflow_quilt.core.storage.s3.storage import S3Storage
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.workflows.config import Choice, load_workflow
 from testbed.server import S3Server
 from tests.oracle.quilt3_client import Meta, Quilt3, Quilt3Error, Spec, place

@@ -26,10 +26,11 @@ from airflow_quilt.core.plan.actions import Source
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.storage.base import StoredObject, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.objects import StoredObject
 from airflow_quilt.core.storage.paths import resolve_registry
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.workflows.config import Choice, check_config, load_workflow
 from airflow_quilt.core.workflows.rules import Workflow
 from tests.property.hostile import (

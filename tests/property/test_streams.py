@@ -16,9 +16,9 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.limits import Limits
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.stores import Stores
 
 KEYS = st.sampled_from(["a", "a-b", "a.txt", "a/b", "a/b/c", "a0", "b", "b/a", "é", "z"])
 FILES = st.dictionaries(KEYS, st.binary(max_size=3), max_size=6)

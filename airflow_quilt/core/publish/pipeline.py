@@ -24,7 +24,7 @@ from airflow_quilt.core.runtime.progress import Progress, count, human_size
 from airflow_quilt.core.runtime.retry import Failures, RetryPolicy
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.runtime.stop import stoppable
-from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.content import ContentFile
 from airflow_quilt.core.transfer.upload import Uploader
 

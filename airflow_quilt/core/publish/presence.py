@@ -18,7 +18,8 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.runtime.threads import map_concurrently
-from airflow_quilt.core.storage.base import ObjectInfo, Stores
+from airflow_quilt.core.storage.objects import ObjectInfo
+from airflow_quilt.core.storage.stores import Stores
 
 _log = logging.getLogger(__name__)
 

@@ -40,8 +40,9 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.stop import Scope, become_worker, current, sleep, unhurried
-from airflow_quilt.core.storage.base import IfMatch, Storage, StoredObject
+from airflow_quilt.core.storage.base import Storage
 from airflow_quilt.core.storage.conditional import ConditionalWriter
+from airflow_quilt.core.storage.objects import IfMatch, StoredObject
 
 _log = logging.getLogger(__name__)
 

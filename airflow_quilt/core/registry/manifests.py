@@ -18,7 +18,8 @@ from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.spool import Replay, Spool
-from airflow_quilt.core.storage.base import MOST_WHOLE, Storage
+from airflow_quilt.core.storage.base import Storage
+from airflow_quilt.core.storage.objects import MOST_WHOLE
 
 
 class Manifests:

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.limits import Limits
-from airflow_quilt.core.storage.base import ObjectStore, Stores
+from airflow_quilt.core.storage.base import ObjectStore
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_registry
+from airflow_quilt.core.storage.stores import Stores
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

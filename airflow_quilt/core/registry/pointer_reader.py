@@ -13,7 +13,8 @@ from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.attempt import WriterTag
 from airflow_quilt.core.registry.revisions import Latest, PackageState, Pointer, PointerListing, Revision, is_stamp
 from airflow_quilt.core.runtime.threads import map_concurrently
-from airflow_quilt.core.storage.base import Storage, StoredObject
+from airflow_quilt.core.storage.base import Storage
+from airflow_quilt.core.storage.objects import StoredObject
 
 FIRST_STAMP: Final = 10**9
 """The first second whose number has ten digits."""

@@ -1,6 +1,6 @@
 """Changes of the pointers of a package: one for each revision, named by its unix second, and ``latest`` (ADR 0007, ADR 0009).
 
-Every write has a condition (:data:`airflow_quilt.core.storage.base.WriteMode`) and leaves the tag of its writer beside the
+Every write has a condition (:data:`airflow_quilt.core.storage.objects.WriteMode`) and leaves the tag of its writer beside the
 object. So a write whose answer was lost is distinguished from the write of another process, also where both wrote the same.
 
 A revision is published when ``latest`` has named it. Its pointer states how far it came:
@@ -40,8 +40,9 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import WriterTag
 from airflow_quilt.core.registry.pointer_reader import FIRST_STAMP, PointerReader
 from airflow_quilt.core.registry.revisions import Latest, Pointer, Revision
-from airflow_quilt.core.storage.base import IfMatch, Storage, WriteMode
+from airflow_quilt.core.storage.base import Storage
 from airflow_quilt.core.storage.conditional import ConditionalWriter
+from airflow_quilt.core.storage.objects import IfMatch, WriteMode
 
 MOST_ROUNDS: Final = 100
 """Writes of ``latest`` that are refused in a row, because other writers were faster, before a change is given up."""

@@ -19,7 +19,8 @@ from airflow_quilt.core.registry.pointer_reader import PointerReader
 from airflow_quilt.core.registry.resolve import resolve
 from airflow_quilt.core.registry.revisions import Latest, Revision
 from airflow_quilt.core.runtime.threads import map_concurrently
-from airflow_quilt.core.storage.base import Storage, StoredObject, Stores
+from airflow_quilt.core.storage.objects import StoredObject
+from airflow_quilt.core.storage.stores import Stores
 
 
 class RegistryReader:
@@ -34,7 +35,7 @@ class RegistryReader:
         self.location = location
         self.stores = stores
         self._threads = stores.limits.max_concurrency
-        self._storage: Storage = stores.of(location.root)
+        self._storage = stores.of(location.root)
         self._manifests = Manifests(self._storage, location, stores.limits)
 
     def _key(self, path: str) -> PhysicalKey:

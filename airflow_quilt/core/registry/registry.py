@@ -23,8 +23,8 @@ from airflow_quilt.core.registry.reader import RegistryReader
 from airflow_quilt.core.registry.resolve import match
 from airflow_quilt.core.registry.revisions import DeleteResult, Latest, PackageState, Revision
 from airflow_quilt.core.runtime.stop import check_stop, unhurried
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.conditional import ConditionalWriter
+from airflow_quilt.core.storage.stores import Stores
 
 _PUBLISHING: Final = 2.0
 """Seconds that work which is stopped still has to complete a change of several requests."""

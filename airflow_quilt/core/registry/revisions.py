@@ -9,7 +9,7 @@ import pendulum
 
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.registry.attempt import WriterTag
-from airflow_quilt.core.storage.base import ObjectInfo
+from airflow_quilt.core.storage.objects import ObjectInfo
 
 _STAMP: Final = re.compile(r"[1-9][0-9]{9}")
 _WRITER_DEAD_AFTER: Final = 60 * 60

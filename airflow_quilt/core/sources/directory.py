@@ -11,9 +11,9 @@ from airflow_quilt.core.errors import SourceChangedError, SourceError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.runtime.stop import check_stop
-from airflow_quilt.core.storage.base import ObjectInfo
 from airflow_quilt.core.storage.descriptors import Directories, Kind
 from airflow_quilt.core.storage.disk import info_of, is_temporary, translated
+from airflow_quilt.core.storage.objects import ObjectInfo
 from airflow_quilt.core.storage.paths import resolve_path
 
 _log = logging.getLogger(__name__)

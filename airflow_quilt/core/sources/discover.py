@@ -36,7 +36,8 @@ from airflow_quilt.core.sources.directory import DirectoryWalk, LeftOut
 from airflow_quilt.core.sources.ignore import ignore_rules
 from airflow_quilt.core.sources.parse import ContentSource, DirectoryMeta, LocationSource, ParsedSource
 from airflow_quilt.core.sources.serializers import serialize
-from airflow_quilt.core.storage.base import ObjectInfo, Stores
+from airflow_quilt.core.storage.objects import ObjectInfo
+from airflow_quilt.core.storage.stores import Stores
 
 _log = logging.getLogger(__name__)
 

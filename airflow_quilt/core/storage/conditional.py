@@ -15,7 +15,8 @@ from typing import IO, Final
 
 from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, UnsupportedError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import IfMatch, ObjectInfo, Storage, WriteMode
+from airflow_quilt.core.storage.base import Storage
+from airflow_quilt.core.storage.objects import IfMatch, ObjectInfo, WriteMode
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class ConditionalWriter:
     Args:
         storage: the store.
         weak: the buckets that are known to keep no conditions; all writers of the same stores share the set
-            (:attr:`~airflow_quilt.core.storage.base.Stores.without_conditions`), so that it is found out, and logged, once.
+            (:attr:`~airflow_quilt.core.storage.stores.Stores.without_conditions`), so that it is found out, and logged, once.
     """
 
     def __init__(self, storage: Storage, weak: set[str | None] | None = None) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from airflow_quilt.core.errors import AccessDeniedError, DiskError, ObjectNotFoundError, StorageError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.stop import check_stop, sleep
-from airflow_quilt.core.storage.base import ObjectInfo
+from airflow_quilt.core.storage.objects import ObjectInfo
 
 _MOST_ATTEMPTS: Final = 100
 _LOCK_POLL_INTERVAL: Final = (0.001, 0.01)

@@ -13,16 +13,7 @@ from typing import IO, Final
 from airflow_quilt.core.errors import PreconditionError, QuiltError, StorageUnavailableError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.stop import check_stop
-from airflow_quilt.core.storage.base import (
-    CHUNK,
-    MOST_WHOLE,
-    IfMatch,
-    ObjectInfo,
-    StoredObject,
-    WriteMode,
-    check_whole,
-    raise_first,
-)
+from airflow_quilt.core.storage.base import raise_first
 from airflow_quilt.core.storage.descriptors import Directories, most_descriptors
 from airflow_quilt.core.storage.disk import (
     check_regular,
@@ -38,6 +29,7 @@ from airflow_quilt.core.storage.disk import (
     translated,
     walk,
 )
+from airflow_quilt.core.storage.objects import CHUNK, MOST_WHOLE, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
 from airflow_quilt.core.storage.partial import LocalFile
 
 _TAG: Final = "user.airflow_quilt"

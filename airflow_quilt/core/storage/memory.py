@@ -18,7 +18,7 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format.hashes import StoreAlgorithm, digest_of, to_s3
 from airflow_quilt.core.format.hashes import algorithm as algorithm_of
 from airflow_quilt.core.format.uris import NULL_VERSION, PhysicalKey
-from airflow_quilt.core.storage.base import CHUNK, MOST_WHOLE, Data, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
+from airflow_quilt.core.storage.objects import CHUNK, MOST_WHOLE, Data, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
 
 _NONE: Final[Mapping[StoreAlgorithm, str]] = {}
 

@@ -8,9 +8,9 @@ from typing import Final
 
 from airflow_quilt.core.errors import PreconditionError, StorageError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import CHUNK
 from airflow_quilt.core.storage.descriptors import Descriptor, Directories
 from airflow_quilt.core.storage.disk import temporary_name, translated
+from airflow_quilt.core.storage.objects import CHUNK
 
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _AGAIN: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

@@ -19,7 +19,8 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.stop import check_stop
-from airflow_quilt.core.storage.base import PartialFile, Stores
+from airflow_quilt.core.storage.base import PartialFile
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.hashing import Reader
 from airflow_quilt.core.transfer.unfinished import Unfinished
 

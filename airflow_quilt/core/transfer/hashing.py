@@ -32,7 +32,8 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Content, Source
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.stop import check_stop
-from airflow_quilt.core.storage.base import CHUNK, Data, ObjectInfo, Stores
+from airflow_quilt.core.storage.objects import CHUNK, Data, ObjectInfo
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.content import read_content
 
 _ATTEMPTS: Final = 3

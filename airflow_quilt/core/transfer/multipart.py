@@ -5,7 +5,9 @@ import contextlib
 from airflow_quilt.core.errors import ChecksumMismatchError, UploadVanishedError
 from airflow_quilt.core.format.hashes import Hash, StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import MultipartUpload, ObjectInfo, Stores
+from airflow_quilt.core.storage.base import MultipartUpload
+from airflow_quilt.core.storage.objects import ObjectInfo
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.unfinished import Unfinished
 
 

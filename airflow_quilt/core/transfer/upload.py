@@ -16,7 +16,9 @@ from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer,
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.threads import ByteBudget
-from airflow_quilt.core.storage.base import MultipartUpload, ObjectInfo, Stores
+from airflow_quilt.core.storage.base import MultipartUpload
+from airflow_quilt.core.storage.objects import ObjectInfo
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.hashing import Reader, check_hash, damaged, hash_types, source_changed
 from airflow_quilt.core.transfer.multipart import MultipartUploads
 

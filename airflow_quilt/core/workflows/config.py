@@ -16,7 +16,7 @@ from jsonschema.validators import validator_for
 from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError, plain, quoted
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.format.web_url import refuse_login
-from airflow_quilt.core.storage.base import StoredObject
+from airflow_quilt.core.storage.objects import StoredObject
 from airflow_quilt.core.storage.paths import resolve_location
 from airflow_quilt.core.workflows.bounded_yaml import YAML_ERRORS, parse_yaml
 from airflow_quilt.core.workflows.metered import DIALECTS, BudgetError, MeteredSchema

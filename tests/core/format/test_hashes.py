@@ -23,7 +23,7 @@ from airflow_quilt.core.format.hashes import (
     verify_stream,
 )
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import ObjectInfo
+from airflow_quilt.core.storage.objects import ObjectInfo
 
 MIB = 1024 * 1024
 PART = 8 * MIB

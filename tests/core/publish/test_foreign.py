@@ -24,9 +24,10 @@ from airflow_quilt.core.registry.condition import RevisionCondition
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.runtime.limits import Limits
-from airflow_quilt.core.storage.base import MOST_WHOLE, ObjectInfo, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.objects import MOST_WHOLE, ObjectInfo
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.verify import verify
 from tests.core.packages import entry_of, files_below, put
 from tests.core.runtime.test_spool import open_files

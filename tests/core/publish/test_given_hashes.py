@@ -27,9 +27,9 @@ from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.upload import Uploader
 from airflow_quilt.core.verify import verify
 from tests.core.faulty import Before, Recorder, SilentStorage, objects, tapped

@@ -46,10 +46,10 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import DeleteResult
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Before, Fault, Recorder, SilentStorage, objects
 from tests.core.packages import PART, commit, entry_of, put
 from tests.support import read, through

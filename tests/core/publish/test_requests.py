@@ -21,9 +21,10 @@ from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.objects import ObjectInfo
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Before, Call, Recorder, T, is_put_of
 from tests.support import through
 

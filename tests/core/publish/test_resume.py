@@ -18,9 +18,9 @@ from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.retry import RetryPolicy
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Before, Call, Fault, Recorder, SilentStorage, is_put_of, tapped
 from tests.core.packages import PART
 from tests.support import read, through

@@ -44,10 +44,10 @@ from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.spool import Spool
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_path
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Before, Fault, Recorder
 from tests.core.packages import entry_of, files_below, put
 from tests.support import read, through

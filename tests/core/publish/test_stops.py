@@ -18,9 +18,10 @@ from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.stop import stoppable
-from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.objects import ObjectInfo
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Before, Call, Recorder
 from tests.support import through
 

@@ -17,9 +17,9 @@ from airflow_quilt.core.publish.sharded.run import ShardingOptions, commit_shard
 from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Recorder
 from tests.core.packages import PART, commit, entry_of, put
 from tests.support import read, through

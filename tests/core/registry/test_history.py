@@ -22,9 +22,9 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Revision
 from airflow_quilt.core.rollback import rollback
 from airflow_quilt.core.runtime.retry import NO_RETRY
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Before, Call, Fault, is_put_of
 from tests.core.weak import TaglessStorage
 from tests.support import Clock, through

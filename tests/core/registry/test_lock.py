@@ -13,10 +13,11 @@ import pytest
 from airflow_quilt.core.errors import ObjectNotFoundError, PreconditionError, StorageUnavailableError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.lock import StoredLock
-from airflow_quilt.core.storage.base import IfMatch, Storage
+from airflow_quilt.core.storage.base import Storage
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.objects import IfMatch
 from airflow_quilt.core.storage.paths import resolve_path
 from tests.core.faulty import Before, Fault, FaultMode, TappedStorage
 from tests.support import Clock

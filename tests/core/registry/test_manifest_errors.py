@@ -19,8 +19,8 @@ from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.condition import RevisionCondition
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
-from airflow_quilt.core.storage.base import MOST_WHOLE
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.objects import MOST_WHOLE
 from airflow_quilt.core.verify import verify
 from tests.core.packages import commit, entry_of, put
 

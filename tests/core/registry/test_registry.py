@@ -38,9 +38,9 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Conflict, DeleteResult, Latest, Revision
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Before, Call, Fault, Recorder, T, Tap, is_put_of, tapped
 from tests.core.packages import HASH_TYPES, PART, entry_of, put
 from tests.core.packages import commit as commit_entries

@@ -27,10 +27,10 @@ from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.sources.discover import FindOptions, SourceFinder
 from airflow_quilt.core.sources.parse import parse_entries
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_path
+from airflow_quilt.core.storage.stores import Stores
 
 Write = Callable[..., Path]
 HASH = Hash("sha2-256-chunked", "x" * 44)

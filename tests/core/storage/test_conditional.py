@@ -19,10 +19,11 @@ from airflow_quilt.core.push import push, push_planner
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.rollback import rollback
-from airflow_quilt.core.storage.base import IfMatch, Stores, WriteMode
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.objects import IfMatch, WriteMode
+from airflow_quilt.core.storage.stores import Stores
 from tests.core.faulty import Before
 from tests.core.weak import IgnoringStorage, RefusingStorage
 from tests.support import read, through

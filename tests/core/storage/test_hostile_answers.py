@@ -17,7 +17,7 @@ from airflow_quilt.core.errors import EntryDamagedError, QuiltError, StorageErro
 from airflow_quilt.core.format.hashes import Hash, verify_stream
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.retry import NO_RETRY
-from airflow_quilt.core.storage.base import ObjectInfo
+from airflow_quilt.core.storage.objects import ObjectInfo
 from airflow_quilt.core.storage.s3.crt.requests import Transport
 from airflow_quilt.core.storage.s3.pages import Pages
 from airflow_quilt.core.storage.s3.storage import S3Storage

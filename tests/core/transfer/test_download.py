@@ -25,10 +25,10 @@ from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.stop import stoppable
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_path
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.download import Download, Downloader
 from tests.core.faulty import Before, Call, Fault, Recorder, T, Tap, tapped
 from tests.core.packages import HASH_TYPES, PART, entry_of, files_below, put

@@ -15,10 +15,10 @@ from airflow_quilt.core.plan.actions import Source, Upload
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.retry import NO_RETRY
 from airflow_quilt.core.runtime.stop import stoppable
-from airflow_quilt.core.storage.base import Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_path
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.download import Download, Downloader
 from airflow_quilt.core.transfer.unfinished import Unfinished
 from airflow_quilt.core.transfer.upload import Uploader

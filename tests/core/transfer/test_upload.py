@@ -20,10 +20,11 @@ from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer,
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.stop import stoppable
-from airflow_quilt.core.storage.base import ObjectInfo, Stores
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.objects import ObjectInfo
 from airflow_quilt.core.storage.paths import resolve_path
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.upload import Uploader
 from tests.core.faulty import Before, Call, Fault, Recorder, SilentStorage, T, Tap, tapped
 from tests.core.packages import HASH_TYPES, PART, checksum

@@ -11,7 +11,7 @@ from jsonschema import Draft7Validator, SchemaError
 
 from airflow_quilt.core.errors import QuiltError, WorkflowConfigError, WorkflowError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import StoredObject
+from airflow_quilt.core.storage.objects import StoredObject
 from airflow_quilt.core.workflows.config import check_config, load_workflow
 from airflow_quilt.core.workflows.metered import MeteredSchema
 from tests.property.hostile import INSTANCES, MIB, SCHEMAS, value_or_refusal

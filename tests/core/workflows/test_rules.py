@@ -15,7 +15,7 @@ from airflow_quilt.core.errors import (
     WorkflowError,
 )
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import StoredObject
+from airflow_quilt.core.storage.objects import StoredObject
 from airflow_quilt.core.workflows.config import Choice, load_workflow
 from airflow_quilt.core.workflows.rules import Workflow
 

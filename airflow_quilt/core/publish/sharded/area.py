@@ -20,8 +20,9 @@ from airflow_quilt.core.format.ordering import batched
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.runtime.stop import check_stop
-from airflow_quilt.core.storage.base import CHUNK, Stores
 from airflow_quilt.core.storage.disk import make, temporary_name, translated
+from airflow_quilt.core.storage.objects import CHUNK
+from airflow_quilt.core.storage.stores import Stores
 
 _NAME: Final = re.compile(r"([0-9]{1,10})-[0-9a-f]{32}")
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW

@@ -28,7 +28,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.runtime.stop import check_stop
 from airflow_quilt.core.runtime.threads import map_concurrently
-from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.hashing import source_changed
 
 # The weight of a file beside its bytes. A request for one takes about as long as a MiB on its way, so a shard of a million

@@ -27,7 +27,7 @@ from airflow_quilt.core.publish.sharded.bounds import Bounds
 from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.codec import Decoder, encode
 from airflow_quilt.core.runtime.spool import disk_full_as_error
-from airflow_quilt.core.storage.base import Stores
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.content import with_content
 
 _SPOOL: Final = 8 * 1024 * 1024

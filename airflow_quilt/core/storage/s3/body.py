@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.core.runtime.stop import check_stop
-from airflow_quilt.core.storage.base import Data
+from airflow_quilt.core.storage.objects import Data
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -11,7 +11,7 @@ from awscrt.checksums import crc32, crc32c, crc64nvme
 from airflow_quilt.core.errors import StorageError, quoted
 from airflow_quilt.core.format.hashes import StoreAlgorithm, from_s3, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import ObjectInfo
+from airflow_quilt.core.storage.objects import ObjectInfo
 
 MOST_BYTES: Final = 1 << 63
 """More than any object has."""

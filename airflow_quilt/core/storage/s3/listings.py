@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow_quilt.core.errors import UnsupportedError
 from airflow_quilt.core.format.uris import NULL_VERSION, PhysicalKey
 from airflow_quilt.core.runtime.retry import RetryPolicy, retried
-from airflow_quilt.core.storage.base import ObjectInfo
+from airflow_quilt.core.storage.objects import ObjectInfo
 from airflow_quilt.core.storage.s3.crt.listing import OBJECTS, VERSIONS, Listing
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
 from airflow_quilt.core.storage.s3.errors import translated

@@ -8,7 +8,7 @@ from typing import Any, Final
 from airflow_quilt.core.errors import StorageUnavailableError, UploadVanishedError
 from airflow_quilt.core.format.hashes import StoreAlgorithm, from_s3, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import Data, ObjectInfo
+from airflow_quilt.core.storage.objects import Data, ObjectInfo
 from airflow_quilt.core.storage.s3.body import boto_body
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime
 from airflow_quilt.core.storage.s3.errors import translated

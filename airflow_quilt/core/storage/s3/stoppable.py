@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from airflow_quilt.core.errors import CancelledError, StorageError
 from airflow_quilt.core.runtime.stop import call_apart, check_stop
-from airflow_quilt.core.storage.base import CHUNK
+from airflow_quilt.core.storage.objects import CHUNK
 from airflow_quilt.core.storage.s3.answers import bound_answers
 
 if TYPE_CHECKING:

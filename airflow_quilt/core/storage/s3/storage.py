@@ -23,17 +23,8 @@ from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.retry import Failures, RetryPolicy, retried
-from airflow_quilt.core.storage.base import (
-    CHUNK,
-    MOST_WHOLE,
-    Data,
-    IfMatch,
-    ObjectInfo,
-    StoredObject,
-    WriteMode,
-    check_whole,
-    raise_first,
-)
+from airflow_quilt.core.storage.base import raise_first
+from airflow_quilt.core.storage.objects import CHUNK, MOST_WHOLE, Data, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
 from airflow_quilt.core.storage.s3.body import boto_body
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime, Transport
 from airflow_quilt.core.storage.s3.errors import code_of, error_of, translated

@@ -40,7 +40,7 @@ from botocore import UNSIGNED
 from airflow_quilt.core.errors import CancelledError, plain
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.stop import await_result, call_apart, check_stop, sleep
-from airflow_quilt.core.storage.base import CHUNK, Data
+from airflow_quilt.core.storage.objects import CHUNK, Data
 from airflow_quilt.core.storage.s3.answers import SLOWEST
 from airflow_quilt.core.storage.s3.body import BodyFile
 from airflow_quilt.core.storage.s3.crt.route import Route, frozen_credentials, route, verified_by, why_not

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from airflow_quilt.core.format.hashes import StoreAlgorithm, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.base import CHUNK, Data
+from airflow_quilt.core.storage.objects import CHUNK, Data
 from airflow_quilt.core.storage.s3.answers import MOST_OF_ANSWER
 from airflow_quilt.core.storage.s3.crt.client import ABSENT, Answer, CrtClient, Request, start
 from airflow_quilt.core.storage.s3.crt.listing import Listing, page_of
