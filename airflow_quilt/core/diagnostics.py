@@ -78,4 +78,4 @@ def _workflows(registry: Registry) -> str:
     config = registry.workflows_config()
     if config is None:
         return "none"
-    return check_config(config, lambda key: registry.stores.of(key).get(key))
+    return check_config(config, registry.stores.text)

@@ -110,7 +110,7 @@ def resolve(registry: Registry, package: PackageName, draft: Draft, added: Sourc
         base = added.header if start.header is None else start.header
         tree = _update(start, Removal(draft.remove), Additions(added, merges=draft.meta_mode == "merge"))
     directories = {key: meta for key, meta in tree.directories.items() if meta}  # As quilt3, no line for none.
-    workflow = load_workflow(draft.workflow, registry.workflows_config(), lambda key: registry.stores.of(key).get(key))
+    workflow = load_workflow(draft.workflow, registry.workflows_config(), registry.stores.text)
     record = workflow.record if workflow else None
     header = make_header(draft.message, _user_meta(draft, base), record, base, null_meta=draft.null_meta)
     # A record that is too large is an error now, before any byte moves.

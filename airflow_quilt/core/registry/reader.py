@@ -192,6 +192,6 @@ class RegistryReader:
     def workflows_config(self) -> StoredObject | None:
         """Read the workflows config of the registry, or return None where it has none."""
         try:
-            return self._storage.get(self._key(layout.WORKFLOWS))
+            return self.stores.text(self._key(layout.WORKFLOWS))
         except ObjectNotFoundError:
             return None

@@ -8,9 +8,9 @@ from typing import Final
 from airflow_quilt.core.errors import ObjectNotFoundError, SourceError
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.base import Storage
+from airflow_quilt.core.storage.objects import MOST_TEXT
 
 _FILE: Final = ".quiltignore"
-_MOST_BYTES: Final = 1024 * 1024
 _MOST_RULES: Final = 10_000
 """Maximum rules: each path of the directory is matched with all of them."""
 _MOST_SEARCHED: Final = 10_000_000
@@ -24,11 +24,11 @@ def ignore_rules(storage: Storage, directory: PhysicalKey) -> Callable[[str], bo
     that is left out takes everything below it along.
 
     Raises:
-        SourceError: ``.quiltignore`` is not UTF-8, or too much: more than 1 MiB, or 10,000 rules. Others may write to a directory
-            that is packed.
+        SourceError: ``.quiltignore`` is not UTF-8, or has more than 10,000 rules. Others may write to a directory that is packed.
+        ObjectTooLargeError: it has more than 1 MiB.
     """
     try:
-        data = storage.get(directory.join(_FILE)).data
+        data = storage.get(directory.join(_FILE), MOST_TEXT).data
     except ObjectNotFoundError:
         return lambda _path: False
     is_match = _parse_rules(data, directory.join(_FILE))
@@ -49,8 +49,6 @@ def ignore_rules(storage: Storage, directory: PhysicalKey) -> Callable[[str], bo
 
 def _parse_rules(data: bytes, file: PhysicalKey) -> Callable[[str], bool]:
     """Return a predicate for paths: whether one of the rules of a file matches."""
-    if len(data) > _MOST_BYTES:
-        raise SourceError(f"{file}: {len(data):,} bytes, the most is {_MOST_BYTES:,}")
     try:
         lines = re.split("\r\n|\r|\n", data.decode())  # Not splitlines(): a form feed ends no rule.
     except UnicodeDecodeError as error:

@@ -13,6 +13,9 @@ CHUNK: Final = 1024 * 1024
 Data = bytes | memoryview
 """The bytes of an object or part in memory."""
 
+MOST_TEXT: Final = 1024 * 1024
+"""The most bytes of a text that people write: a workflows config, a schema, ``.quiltignore``."""
+
 MOST_WHOLE: Final = 64 * 1024 * 1024
 """The most bytes of an object that is read whole, unless a storage is given another bound."""
 

@@ -8,7 +8,7 @@ from airflow_quilt.core.plan.reach import Reach
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.storage.base import FileStore, ObjectStore, Storage
-from airflow_quilt.core.storage.objects import ObjectInfo
+from airflow_quilt.core.storage.objects import MOST_TEXT, ObjectInfo, StoredObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,14 @@ class Stores:
     def of(self, key: PhysicalKey) -> Storage:
         """Return the storage that holds ``key``."""
         return self.local if key.is_local else self.remote
+
+    def text(self, key: PhysicalKey) -> StoredObject:
+        """Read a text that people write.
+
+        Raises:
+            ObjectTooLargeError: it has more than :data:`~airflow_quilt.core.storage.objects.MOST_TEXT` bytes, which are not read.
+        """
+        return self.of(key).get(key, MOST_TEXT)
 
     def find(self, key: PhysicalKey) -> ObjectInfo | None:
         """Return the metadata of a file or object; None if there is none."""

@@ -27,8 +27,6 @@ Choice = str | EllipsisType | None
 
 _NEWEST_VERSION: Final = (1, 1, 0)
 _META_SCHEMA: Final = "http://json-schema.org/draft-07/schema#"
-_MOST_BYTES: Final = 1024 * 1024
-"""Maximum bytes of a config, and of a schema."""
 _MOST_PATTERNS: Final = 1000
 """Maximum ``patternProperties`` of one object in a schema: for each key of a value they are searched one after the other."""
 _LONGEST_PATTERN: Final = 65_536
@@ -151,7 +149,6 @@ def check_config(config: StoredObject, read: Callable[[PhysicalKey], StoredObjec
 
 
 def _parse_config(data: bytes, label: str) -> dict[str, Any]:
-    _check_size(data, label)
     try:
         config: dict[str, Any] = parse_yaml(data.decode())
         errors = list(sorted_errors(_CONFIG, config))
@@ -165,11 +162,6 @@ def _parse_config(data: bytes, label: str) -> dict[str, Any]:
         newest = ".".join(map(str, _NEWEST_VERSION))
         raise WorkflowConfigError(f"{label}: version {quoted(version)} is not supported, the newest that is: {newest!r}")
     return config
-
-
-def _check_size(data: bytes, label: str) -> None:
-    if len(data) > _MOST_BYTES:
-        raise WorkflowConfigError(f"{label}: {len(data):,} bytes, the most is {_MOST_BYTES:,}")
 
 
 def _is_supported(version: str) -> bool:
@@ -252,7 +244,6 @@ def _load_schema(key: PhysicalKey, label: str, read: Callable[[PhysicalKey], Sto
         if error.transient:
             raise
         raise WorkflowConfigError(f"{label}: cannot be read: {error}") from error
-    _check_size(stored.data, label)
     try:
         schema = json.loads(stored.data.decode(), object_hook=_check_object)
     except (ValueError, RecursionError) as error:

@@ -9,9 +9,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator, SchemaError
 
-from airflow_quilt.core.errors import QuiltError, WorkflowConfigError, WorkflowError
+from airflow_quilt.core.errors import ObjectTooLargeError, QuiltError, WorkflowConfigError, WorkflowError
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.storage.objects import StoredObject
+from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.memory import MemoryStorage
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.workflows.config import check_config, load_workflow
 from airflow_quilt.core.workflows.metered import MeteredSchema
 from tests.property.hostile import INSTANCES, MIB, SCHEMAS, value_or_refusal
@@ -26,13 +28,13 @@ schemas: {s: {url: 's3://rules/s.json'}}
 
 def use(config: bytes, schema: bytes = b"{}", user_meta: object = None) -> object:
     """Load a workflow and apply it, as a push does, and check the config, as the connection test does."""
-    stored = StoredObject(config, "etag", PhysicalKey("registry", ".quilt/workflows/config.yml"))
-
-    def read(key: PhysicalKey) -> StoredObject:
-        return StoredObject(schema, "etag", key)
-
-    check_config(stored, read)
-    workflow = load_workflow(..., stored, read)
+    memory = MemoryStorage(["registry", "rules"])
+    stores, key = Stores(LocalStorage(), memory), PhysicalKey("registry", ".quilt/workflows/config.yml")
+    memory.put(key, config)
+    memory.put(PhysicalKey("rules", "s.json"), schema)
+    stored = stores.text(key)
+    check_config(stored, stores.text)
+    workflow = load_workflow(..., stored, stores.text)
     assert workflow
     workflow.check(package="team/data", message=None, user_meta={} if user_meta is None else user_meta, entries=[])
     return workflow
@@ -46,7 +48,9 @@ def test_configs_and_schemas_have_1_mib() -> None:
     schema = b'{"type": "object"}'
     assert use(CONFIG, schema + b" " * (MIB - len(schema)))
     for config, rules in ((filled(CONFIG, MIB + 1), schema), (b"- [x, y]\n" * 350_000, schema), (CONFIG, schema + b" " * MIB)):
-        with pytest.raises(WorkflowConfigError, match=r"bytes, the most is 1,048,576$"):
+        with pytest.raises(
+            (ObjectTooLargeError, WorkflowConfigError), match=r"bytes, and no more than 1,048,576 are read at once"
+        ):
             use(config, rules)
 
 
