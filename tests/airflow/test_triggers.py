@@ -752,7 +752,8 @@ def test_queue_event_causes_poll(
         await watching.until(lambda: watching.payloads)
         await watching.until(lambda: queue.count() == 0)
         await watching.stop()
-        assert watching.reported == [(third, first)]
+        # A poll for the first event may come late, between the two revisions.
+        assert watching.reported in ([(third, first)], [(second, first), (third, second)])
 
     watch(story)
     dropped = [record.getMessage() for record in caplog.records if "of the queue are dropped" in record.getMessage()]
