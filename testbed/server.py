@@ -30,8 +30,6 @@ _START_SECONDS: Final = 60
 _STOP_SECONDS: Final = 10
 _PR_SET_PDEATHSIG: Final = 1
 
-_taken: Final[list[socket.socket]] = []
-
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -163,7 +161,7 @@ def _take(port: int) -> bool:
     with contextlib.suppress(OSError), socket.socket() as server:
         taken.bind(("127.0.0.1", port))
         server.bind(("127.0.0.1", port))
-        _taken.append(taken)
+        taken.detach()  # It stays open until the process ends.
         return True
     taken.close()
     return False

@@ -22,6 +22,9 @@ from testbed.server import S3Server
 
 _LONGEST: Final = (
     "test_triggers.py",
+    "test_operators.py",
+    "test_no_leaks.py",
+    "test_hostile_environment.py",
     "test_s3_crt.py",
     "test_login.py",
     "test_seaweedfs_faults.py",

@@ -9,7 +9,7 @@ Where each state is swept:
 - A write that the client repeats, a first push that stops before ``latest``, and the lock that a kill leaves: here.
 - Installing, each fault, to a directory and to a prefix: ``tests/core/test_install.py``.
 - A push, an update, a deletion, a rollback and an installation with SIGKILL on SeaweedFS, at calls in steps:
-  ``tests/integration/test_killed_at_calls.py``.
+  ``tests/e2e/test_killed_at_calls.py``.
 - Every kind of work of ``crash_works.py`` (publishing, deleting, rolling back, installing), in memory and on the local disk,
   each fault; SIGKILL at every call and at random moments, on SeaweedFS and on the local disk; of the kinds that ``TRICKY`` and
   ``RIVALLED`` name also a kill at every call, and then a second fault at every call of the next attempt, or another writer
