@@ -25,6 +25,7 @@ _LONGEST: Final = (
     "test_operators.py",
     "test_no_leaks.py",
     "test_hostile_environment.py",
+    "test_sharded.py",
     "test_s3_crt.py",
     "test_login.py",
     "test_seaweedfs_faults.py",

@@ -85,7 +85,7 @@ class PackageEvent:
                 return None
             detail = msgspec.json.decode(message.detail, type=_Detail)
             return cls(f"s3://{detail.bucket}", str(PackageName.parse_existing(detail.handle)), detail.top_hash)
-        except (ValueError, RecursionError) as error:  # msgspec's errors, those of texts that UTF-8 cannot hold, and ours.
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: texts that UTF-8 cannot hold, and ours.
             raise InputError(f"no event of a package: {plain(error)}") from error
 
 
