@@ -12,12 +12,17 @@ from airflow_quilt.core.errors import StorageError
 MOST_OF_ANSWER: Final = 8 * 1024 * 1024
 """The most bytes of an answer: a page has 1000 items, with keys of 1024 bytes, each of them encoded, and other fields."""
 _MOST_OF_ERROR: Final = 64 * 1024
-SLOWEST: Final = 16 * 1024
+_SLOWEST: Final = 16 * 1024
 """Bytes a second: a slower transfer may be given up. A connection on which nothing moves at all ends by itself."""
 _READ: Final = 64 * 1024
 _REFUSED: Final = 300
 _UNSAFE_XML: Final = re.compile(rb"""<!DOCTYPE|<!ENTITY|\0|<\?xml[^>]*encoding\s*=\s*["'](?!utf-8["'])""", re.IGNORECASE)
 """A document type may hold entities that expand a thousandfold, and another encoding may hide one; no store sends either."""
+
+
+def most_seconds(size: int, timeout: float) -> float:
+    """Return the most seconds for a transfer of so many bytes, whose client waits ``timeout`` seconds for the next ones."""
+    return timeout + size / _SLOWEST
 
 
 class _Body:
@@ -60,7 +65,7 @@ class _PacedBody:
         while (amount is None or size < amount) and (part := self._raw.read1(_READ if amount is None else amount - size)):
             parts.append(part)
             size += len(part)
-            if time.monotonic() - began > self._timeout + size / SLOWEST:
+            if time.monotonic() - began > most_seconds(size, self._timeout):
                 raise ReadTimeoutError(endpoint_url=self._url)
         return b"".join(parts)
 
@@ -116,7 +121,7 @@ class BoundedSession:
                 if len(data) > most:
                     raw.close()
                     return None
-                if self._timeout is not None and time.monotonic() - began > self._timeout + len(data) / SLOWEST:
+                if self._timeout is not None and time.monotonic() - began > most_seconds(len(data), self._timeout):
                     raw.close()
                     break
             else:

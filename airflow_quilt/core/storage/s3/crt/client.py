@@ -41,7 +41,7 @@ from airflow_quilt.core.errors import CancelledError, plain
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.stop import await_result, call_apart, check_stop, sleep
 from airflow_quilt.core.storage.objects import CHUNK, Data
-from airflow_quilt.core.storage.s3.answers import SLOWEST
+from airflow_quilt.core.storage.s3.answers import most_seconds
 from airflow_quilt.core.storage.s3.body import BodyFile
 from airflow_quilt.core.storage.s3.crt.route import Route, frozen_credentials, route, verified_by, why_not
 from airflow_quilt.core.storage.s3.fields import bucket_of
@@ -213,7 +213,7 @@ class CrtClient:
 
     def _finish(self, request: Request, sent: S3Request, answer: Answer) -> None:
         """Wait for the end of a request, or cancel it when it takes too long, its answer is too long, or a stop is requested."""
-        seconds = _NEVER if self._timeout is None else self._timeout + request.size / SLOWEST
+        seconds = _NEVER if self._timeout is None else most_seconds(request.size, self._timeout)
         try:
             if request.most is not None:
                 sent.finished_future.add_done_callback(lambda _: answer.begin())
