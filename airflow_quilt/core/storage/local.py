@@ -92,7 +92,7 @@ class LocalStorage:
         with (
             translated(key),
             made_and_locked(key, path.parent) as directory,
-            _temporary(directory, body, writer_tag) as (temporary, status),
+            temporary_file(directory, body, writer_tag) as (temporary, status),
         ):
             _check(key, mode, path.name, directory)
             os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
@@ -202,8 +202,10 @@ def _check(key: PhysicalKey, mode: WriteMode, name: str, directory: int) -> None
 
 
 @contextlib.contextmanager
-def _temporary(directory: int, body: bytes | IO[bytes], writer_tag: str | None) -> Iterator[tuple[str, os.stat_result]]:
-    """Write a temporary file in a directory, and remove it unless it was renamed."""
+def temporary_file(
+    directory: int, body: bytes | IO[bytes], writer_tag: str | None = None
+) -> Iterator[tuple[str, os.stat_result]]:
+    """Write a temporary file in a directory, given by its descriptor, and remove it unless it was renamed."""
     name = temporary_name()
     descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=directory)
     try:

@@ -5,11 +5,9 @@ or deleted.
 """
 
 import contextlib
-import errno
 import itertools
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -20,12 +18,12 @@ from airflow_quilt.core.format.ordering import batched
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.runtime.stop import check_stop
-from airflow_quilt.core.storage.disk import make, temporary_name, translated
-from airflow_quilt.core.storage.objects import CHUNK
+from airflow_quilt.core.storage.descriptors import Descriptor, Directories
+from airflow_quilt.core.storage.disk import make, translated
+from airflow_quilt.core.storage.local import temporary_file
 from airflow_quilt.core.storage.stores import Stores
 
 _NAME: Final = re.compile(r"([0-9]{1,10})-[0-9a-f]{32}")
-_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _MOST_SWEPT: Final = 100_000
 """The most objects that one plan deletes in old areas, so that another one's litter cannot keep it from its work."""
 _MOST_AREAS: Final = 10_000
@@ -122,20 +120,13 @@ def sweep(stores: Stores, root: PhysicalKey, before: float) -> int:
 
 
 def _write_file(root: PhysicalKey, kind: str, name: str, body: IO[bytes]) -> None:
-    with translated(root), _entered(root, kind) as directory, contextlib.ExitStack() as on_failure:
-        temporary = temporary_name()
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=directory)
-        on_failure.callback(os.unlink, temporary, dir_fd=directory)
-        with os.fdopen(descriptor, "wb") as file:
-            shutil.copyfileobj(body, file, CHUNK)
-            file.flush()
-            os.fsync(descriptor)
-        os.replace(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-        on_failure.pop_all()
+    with translated(root):
+        directory = _entered(root, kind)
+        with temporary_file(directory.number, body) as (temporary, _):
+            os.replace(temporary, name, src_dir_fd=directory.number, dst_dir_fd=directory.number)
 
 
-@contextlib.contextmanager
-def _entered(root: PhysicalKey, kind: str) -> Iterator[int]:
+def _entered(root: PhysicalKey, kind: str) -> Descriptor:
     """Open a directory of an area, and make those that are absent.
 
     Raises:
@@ -143,22 +134,12 @@ def _entered(root: PhysicalKey, kind: str) -> Iterator[int]:
     """
     area = Path(root.key)
     make(root, area.parent)
-    with contextlib.ExitStack() as opened:
-        directory = os.open(area.parent, os.O_RDONLY | os.O_DIRECTORY)
-        opened.callback(os.close, directory)
-        for name in (area.name, kind):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, dir_fd=directory)
-            try:
-                directory = os.open(name, _DIRECTORY, dir_fd=directory)
-            except OSError as error:
-                if error.errno not in {errno.ELOOP, errno.ENOTDIR}:
-                    raise
-                raise StorageError(
-                    f"a file or link {quoted(name)} is in the way of what is staged; remove it", str(root)
-                ) from error
-            opened.callback(os.close, directory)
-        yield directory
+    try:
+        return Directories().open(str(area.parent.resolve() / area.name / kind), make=True)
+    except NotADirectoryError as error:
+        raise StorageError(
+            f"a file or link {quoted(error.filename)} is in the way of what is staged; remove it", str(root)
+        ) from error
 
 
 def _remove_tree(root: PhysicalKey) -> int:
