@@ -67,7 +67,7 @@ fix: $(READY) ## Mend what the linter can mend
 constraints: $(READY) ## Choose the newest versions that fit together, for constraints.txt
 	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --no-annotate --no-header --quiet \
-	  --no-emit-package airflow-provider-quilt --group dev pyproject.toml --output-file constraints.txt
+	  --no-emit-package airflow-quilt --group dev pyproject.toml --output-file constraints.txt
 
 clean: ## Remove the virtual environments and everything that tools left
 	rm -rf $(VENV) $(LOCALSTACK) $(QUILT3_LOCAL) $(AIRFLOW_3_0) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist

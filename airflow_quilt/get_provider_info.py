@@ -6,7 +6,7 @@ from typing import Any
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's description, in the form of ``airflow/provider_info.schema.json``."""
     return {
-        "package-name": "airflow-provider-quilt",
+        "package-name": "airflow-quilt",
         "name": "Quilt",
         "description": "Publish `Quilt <https://quilt.bio/>`__ packages: named, versioned, verifiable sets of files on S3.",
         "versions": ["0.1.0"],
