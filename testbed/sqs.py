@@ -61,6 +61,8 @@ def running_queue() -> Iterator[Queue]:
             aws_access_key_id=who.access_key,
             aws_secret_access_key=who.secret_key,
         )
-        yield Queue(endpoint, client.create_queue(QueueName="packages")["QueueUrl"], client)
+        # A message whose receiver was stopped comes again after these seconds, and not only after SQS's own 30.
+        made = client.create_queue(QueueName="packages", Attributes={"VisibilityTimeout": "3"})
+        yield Queue(endpoint, made["QueueUrl"], client)
     finally:
         server.stop()
