@@ -1,9 +1,10 @@
 """The base of all operators: package, connection, lineage, and core errors in Airflow's terms."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -116,24 +117,49 @@ class QuiltOperator(ArgumentsOperator):
             self._is_killed = True
 
 
-@contextmanager
-def airflow_errors(operator: ArgumentsOperator) -> Iterator[None]:
+class airflow_errors(AbstractContextManager[None]):  # noqa: N801  (as other context managers of functions)
     """Do the work of a task: check its arguments, end it when the task is killed, fail without a retry where that cannot help.
 
     Other errors are left to the task's own settings.
     A task's ``retry_policy`` (Airflow 3.3 and newer) gets every error of the core as it is: Airflow does not ask it about an
     ``AirflowFailException``.
-    """
-    from airflow_quilt.core.runtime.stop import stoppable
 
-    stop = operator.begin() if isinstance(operator, QuiltOperator) else None
-    try:
-        operator.check_arguments()
-        # Only the verbs of the core may be ended at any line: the work around them talks to Airflow, where half of an exchange
-        # would be taken for the answer to the next one.
-        with stoppable(stop, may_interrupt=False):
-            yield
-    except QuiltError as error:
-        if error.transient or getattr(operator, "retry_policy", None) is not None:
-            raise
-        raise AirflowFailException(f"{type(error).__name__}: {error}") from error
+    Airflow's log view opens at its end, and shows every exception of a chain with all of its frames. So an error of the core
+    leaves as one exception, without the frames of the core, which are logged at DEBUG. A callback finds it in the
+    ``__context__`` of an ``AirflowFailException``.
+    """
+
+    def __init__(self, operator: ArgumentsOperator) -> None:
+        self._operator = operator
+        self._work = ExitStack()
+
+    def __enter__(self) -> None:
+        """Begin the work."""
+        from airflow_quilt.core.runtime.stop import stoppable
+
+        operator = self._operator
+        stop = operator.begin() if isinstance(operator, QuiltOperator) else None
+        try:
+            operator.check_arguments()
+            # Only the verbs of the core may be ended at any line: the work around them talks to Airflow, where half of an exchange
+            # would be taken for the answer to the next one.
+            self._work.enter_context(stoppable(stop, may_interrupt=False))
+        except QuiltError as error:
+            raise self._outcome(error) from None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
+        """End the work."""
+        # Not a generator's context manager, which gives an error that leaves it its earlier frames again.
+        try:
+            self._work.__exit__(kind, error, frames)
+        except QuiltError as failure:
+            raise self._outcome(failure) from None
+        if isinstance(error, QuiltError):
+            raise self._outcome(error) from None
+
+    def _outcome(self, error: QuiltError) -> Exception:
+        """Return the exception that Airflow gets."""
+        _log.debug("The frames of the error that ends this task:", exc_info=error)
+        if error.transient or getattr(self._operator, "retry_policy", None) is not None:
+            return error.with_traceback(None)
+        return AirflowFailException(f"{type(error).__name__}: {error}")

@@ -1,6 +1,7 @@
 """QuiltPackageSensor: a task that waits for a package."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -108,10 +109,10 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
             is_first = self._is_executing and flag("deferrable", self.deferrable)
         try:
             result = self._poll()
-        except QuiltError:
+        except QuiltError as error:
             if not (is_first and self.silent_fail):
                 raise
-            self.log.exception("The first poll failed; the next is made in the triggerer")
+            self.log.warning("The first poll failed; the next is made in the triggerer: %s", error)
             result = PokeReturnValue(is_done=False)
         if is_first and not result.is_done:
             self._defer()
@@ -137,7 +138,8 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         """Wait, here or in the triggerer."""
         # In Airflow's own loop, also where it ends after one poll: it knows soft_fail and never_fail.
         self._is_executing = True
-        return super().execute(context)
+        with self._named_skips():
+            return super().execute(context)
 
     def _defer(self) -> NoReturn:
         self.defer(
@@ -152,15 +154,26 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         Raises:
             AirflowSkipException: with ``never_fail`` for any error, with ``soft_fail`` for one that a retry does not mend.
         """
+        with self._named_skips():
+            try:
+                return super().resume_execution(next_method, next_kwargs, context)
+            except AirflowSkipException:
+                raise
+            except Exception as error:
+                if self.never_fail or (self.soft_fail and isinstance(error, AirflowException)):
+                    raise AirflowSkipException from error
+                raise
+
+    @contextmanager
+    def _named_skips(self) -> Iterator[None]:
+        """Name the error of which the task is skipped: Airflow logs the reason of a skip alone, and gives the flag only."""
         try:
-            return super().resume_execution(next_method, next_kwargs, context)
-        except AirflowSkipException:
-            raise
-        except Exception as error:
-            if self.never_fail or (self.soft_fail and isinstance(error, AirflowException)):
-                flag_set = "never_fail" if self.never_fail else "soft_fail"
-                raise AirflowSkipException(f"Skipped, as {flag_set} is set: {error}") from error
-            raise
+            yield
+        except AirflowSkipException as skip:
+            if skip.__cause__ is None:
+                raise
+            flag_set = "never_fail" if self.never_fail else "soft_fail"
+            raise AirflowSkipException(f"Skipped, as {flag_set} is set: {skip.__cause__}") from skip.__cause__
 
     def execute_complete(self, context: "Context", event: dict[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Return the revision that the trigger found.

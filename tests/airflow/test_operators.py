@@ -349,7 +349,7 @@ def test_workflow_is_checked_first(connected: str, s3: S3Server, s3_registry: Re
 
     with pytest.raises(AirflowFailException, match="WorkflowError: ") as raised:
         push(meta={"x": 1})
-    assert len(raised.value.__cause__.violations) == 3  # type: ignore[union-attr]
+    assert len(raised.value.__context__.violations) == 3  # type: ignore[union-attr]
     assert list(s3_registry.packages()) == []
     assert not s3.client().list_objects_v2(Bucket=bucket, Prefix="team/").get("Contents")
 
@@ -509,7 +509,7 @@ BAD = {
 def test_bad_input_writes_nothing(connected: str, s3: S3Server, bucket: str, arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(AirflowFailException, match=says) as raised:
         push(**arguments)
-    assert isinstance(raised.value.__cause__, QuiltError)
+    assert isinstance(raised.value.__context__, QuiltError)
     assert nothing_was_written(s3, bucket)
 
 
