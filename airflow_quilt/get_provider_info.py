@@ -8,7 +8,8 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-quilt",
         "name": "Quilt",
-        "description": "Publish `Quilt <https://quilt.bio/>`__ packages: named, versioned, verifiable sets of files on S3.",
+        # Airflow takes it for RST, and removes the signs of links and of code: so it has none.
+        "description": "Publish, read, verify and watch Quilt packages: named, versioned sets of files on S3.",
         "versions": ["0.1.0"],
         "integrations": [
             {"integration-name": "Quilt", "external-doc-url": "https://docs.quilt.bio/", "tags": ["software"]},

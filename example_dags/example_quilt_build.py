@@ -1,6 +1,6 @@
 """Give the objects below a prefix a name, a version and a hash, without copying any of them.
 
-Needs a connection `quilt_default` with a registry.
+Needs a connection `quilt_default` with a registry, and the prefix of a bucket of yours in the parameter `prefix`.
 """
 
 import pendulum
@@ -13,10 +13,11 @@ from airflow_quilt.operators import QuiltBuildOperator
 @dag(
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1),
-    params={"prefix": "s3://my-bucket/measurements/", "package": "lab/measurements"},
+    params={"prefix": "s3://amzn-s3-demo-bucket/measurements/", "package": "lab/measurements"},
+    doc_md=__doc__,
     tags=["example", "quilt"],
 )
-def index_measurements() -> None:
+def example_quilt_build() -> None:
     """Publish the current objects below a prefix as a package."""
     # [START howto_operator_quilt_build]
     index = QuiltBuildOperator(
@@ -39,4 +40,4 @@ def index_measurements() -> None:
     largest(index.output)
 
 
-index_measurements()
+example_quilt_build()

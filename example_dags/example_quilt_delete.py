@@ -13,9 +13,10 @@ from airflow_quilt.operators import QuiltDeleteOperator
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1),
     params={"package": "penguins/weekly", "top_hash": "0000000"},
+    doc_md=__doc__,
     tags=["example", "quilt"],
 )
-def retire_revision() -> None:
+def example_quilt_delete() -> None:
     """Delete one revision of a package."""
     # [START howto_operator_quilt_delete]
     QuiltDeleteOperator(
@@ -26,4 +27,4 @@ def retire_revision() -> None:
     # [END howto_operator_quilt_delete]
 
 
-retire_revision()
+example_quilt_delete()

@@ -13,8 +13,14 @@ EXPERIMENTS = AssetAlias("experiments")
 # [END howto_quilt_alias]
 
 
-@dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1), params={"name": "run-1", "reading": 3}, tags=["example", "quilt"])
-def experiments_publish() -> None:
+@dag(
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1),
+    params={"name": "run-1", "reading": 3},
+    doc_md=__doc__,
+    tags=["example", "quilt"],
+)
+def example_quilt_experiments_publish() -> None:
     """Publish the readings of an experiment under its own name."""
     # [START howto_quilt_provenance]
     QuiltPushOperator(
@@ -27,10 +33,10 @@ def experiments_publish() -> None:
     # [END howto_quilt_provenance]
 
 
-@dag(schedule=[EXPERIMENTS], start_date=pendulum.datetime(2026, 1, 1), tags=["example", "quilt"])
-def experiments_count() -> None:
+@dag(schedule=[EXPERIMENTS], start_date=pendulum.datetime(2026, 1, 1), doc_md=__doc__, tags=["example", "quilt"])
+def example_quilt_experiments_count() -> None:
     """Run for each experiment that is published, of any name."""
 
 
-experiments_publish()
-experiments_count()
+example_quilt_experiments_publish()
+example_quilt_experiments_count()

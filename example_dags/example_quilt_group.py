@@ -1,6 +1,7 @@
 """Publish a package that is too large for one task: many task instances share the work, and each is retried alone.
 
-Needs a connection `quilt_default` with a registry, and objects below the prefix, or files that all workers see.
+Needs a connection `quilt_default` with a registry, and in the parameter `source` a prefix of a bucket of yours, or a directory
+that all workers see.
 """
 
 import pendulum
@@ -12,10 +13,11 @@ from airflow_quilt.task_groups import quilt_push_group
 @dag(
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1),
-    params={"source": "s3://example-bucket/microscope/", "package": "lab/images", "shards": 8},
+    params={"source": "s3://amzn-s3-demo-bucket/microscope/", "package": "lab/images", "shards": 8},
+    doc_md=__doc__,
     tags=["example", "quilt"],
 )
-def images_publish() -> None:
+def example_quilt_group() -> None:
     """Publish the images, and report the revision."""
     # [START howto_quilt_push_group]
     push = quilt_push_group(
@@ -36,4 +38,4 @@ def images_publish() -> None:
     report(push.output)
 
 
-images_publish()
+example_quilt_group()

@@ -1,7 +1,8 @@
 """Publish the output of a pipeline: a table, plots from mapped tasks, and a summary.
 
-Needs a connection `quilt_default` with a registry. The tasks exchange files in the directory of the parameter `workdir`; workers
-on several machines need a shared one.
+Needs a connection `quilt_default` with a registry, and on the workers `pip install matplotlib palmerpenguins pandas pyarrow`. The
+tasks exchange files in the directory of the parameter `workdir`; workers on several machines need a shared one. The DAG begins
+paused: unpause it to run it each week.
 """
 
 import tempfile
@@ -17,10 +18,12 @@ from airflow_quilt.operators import QuiltPushOperator
     schedule="@weekly",
     start_date=pendulum.datetime(2007, 1, 1),
     catchup=False,
+    is_paused_upon_creation=True,
     params={"workdir": str(Path(tempfile.gettempdir(), "penguins"))},
+    doc_md=__doc__,
     tags=["example", "quilt"],
 )
-def penguins_weekly() -> None:
+def example_quilt_push() -> None:
     """Publish the penguins that were known in a week."""
 
     @task
@@ -83,4 +86,4 @@ def penguins_weekly() -> None:
     # [END howto_operator_quilt_push]
 
 
-penguins_weekly()
+example_quilt_push()

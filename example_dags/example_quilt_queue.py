@@ -1,6 +1,7 @@
 """Follow all packages of a namespace by the events of a Quilt stack, from an SQS queue.
 
 Needs a connection `quilt_default`, the environment variables `QUILT_REGISTRY` and `QUILT_QUEUE_URL`, and Airflow's triggerer.
+Without the variables nothing is watched.
 """
 
 import os
@@ -10,16 +11,17 @@ from airflow.sdk import dag, task
 
 from airflow_quilt.assets import quilt_asset
 
-REGISTRY = os.environ.get("QUILT_REGISTRY", "s3://example-registry")
-QUEUE = os.environ.get("QUILT_QUEUE_URL", "https://sqs.us-east-1.amazonaws.com/1/packages")
+REGISTRY = os.environ.get("QUILT_REGISTRY", "s3://amzn-s3-demo-bucket")  # AWS reserves this name; no bucket has it.
+QUEUE = os.environ.get("QUILT_QUEUE_URL")
+WATCH = {"queue_url": QUEUE, "poll_interval": 3600} if QUEUE and "QUILT_REGISTRY" in os.environ else False
 
 # [START howto_quilt_queue]
-PUBLISHED = quilt_asset("lab/*", REGISTRY, watch={"queue_url": QUEUE, "poll_interval": 3600})
+PUBLISHED = quilt_asset("lab/*", REGISTRY, watch=WATCH)
 # [END howto_quilt_queue]
 
 
-@dag(schedule=[PUBLISHED], start_date=pendulum.datetime(2026, 1, 1), tags=["example", "quilt"])
-def lab_follow() -> None:
+@dag(schedule=[PUBLISHED], start_date=pendulum.datetime(2026, 1, 1), doc_md=__doc__, tags=["example", "quilt"])
+def example_quilt_queue() -> None:
     """Report the revisions."""
 
     @task
@@ -31,4 +33,4 @@ def lab_follow() -> None:
     report()
 
 
-lab_follow()
+example_quilt_queue()

@@ -16,9 +16,10 @@ from airflow_quilt.operators import QuiltInstallOperator, QuiltPushOperator, Qui
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1),
     params={"package": "penguins/weekly", "workdir": str(Path(tempfile.gettempdir(), "penguins-copy"))},
+    doc_md=__doc__,
     tags=["example", "quilt"],
 )
-def penguins_corrected() -> None:
+def example_quilt_read() -> None:
     """Correct the summary of the penguins, and roll back to the old revision if the new one is damaged."""
     # [START howto_operator_quilt_install]
     install = QuiltInstallOperator(task_id="install", package="{{ params.package }}", dest="{{ params.workdir }}")
@@ -60,4 +61,4 @@ def penguins_corrected() -> None:
     publish >> verify >> rollback
 
 
-penguins_corrected()
+example_quilt_read()

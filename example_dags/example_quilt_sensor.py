@@ -14,9 +14,10 @@ from airflow_quilt.sensors import QuiltPackageSensor
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1),
     params={"package": "lab/measurements", "newer_than": "2026-01-01"},
+    doc_md=__doc__,
     tags=["example", "quilt"],
 )
-def measurements_awaited() -> None:
+def example_quilt_sensor() -> None:
     """Verify a package as soon as it is there."""
     # [START howto_sensor_quilt_package]
     arrived = QuiltPackageSensor(
@@ -31,4 +32,4 @@ def measurements_awaited() -> None:
     arrived >> QuiltVerifyOperator(task_id="verify", package="{{ ti.xcom_pull(task_ids='arrived')['quilt_uri'] }}")
 
 
-measurements_awaited()
+example_quilt_sensor()

@@ -1,6 +1,6 @@
 """Publish the return values of functions: mapped tasks add their files to one package, and a release names its latest revision.
 
-Needs a connection `quilt_default` with a registry.
+Needs a connection `quilt_default` with a registry, and on the workers `pip install palmerpenguins pandas pyarrow`.
 """
 
 import pendulum
@@ -13,9 +13,10 @@ from airflow_quilt.operators import entry
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1),
     params={"package": "penguins/years", "release": "penguins/release"},
+    doc_md=__doc__,
     tags=["example", "quilt"],
 )
-def penguins_by_year() -> None:
+def example_quilt_taskflow() -> None:
     """Publish the penguins of each year, and release them together."""
 
     # [START howto_decorator_quilt_push]
@@ -51,4 +52,4 @@ def penguins_by_year() -> None:
     release(publish.expand(year=[2007, 2008, 2009]))
 
 
-penguins_by_year()
+example_quilt_taskflow()

@@ -1,9 +1,6 @@
 """The code in the documents is real code."""
 
 import re
-import subprocess
-import sys
-import tarfile
 import tomllib
 from pathlib import Path
 
@@ -50,12 +47,3 @@ def test_security_names_bounds() -> None:
 
     assert table
     assert {f"{name}>={bound}" for name, bound in table} <= set(required)
-
-
-def test_sdist_ships_security(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", tmp_path], cwd=ROOT, check=True)
-    [archive] = tmp_path.iterdir()
-    with tarfile.open(archive) as sdist:
-        names = {name.partition("/")[2] for name in sdist.getnames()}
-
-    assert {"SECURITY.md", "README.md", "LICENSE", "docs/entries.md", "airflow_quilt/__init__.py"} <= names

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pendulum
 import pytest
+from airflow.sdk import Asset
 
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.format.names import PackageName
@@ -18,7 +19,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltPushOperator, entry
 from testbed.server import S3Server
 from testbed.sqs import running_queue
-from tests.airflow.support import EXAMPLES, RunDag, events, result, states
+from tests.airflow.support import EXAMPLES, RunDag, dag_bag, events, result, states
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -32,9 +33,26 @@ def publish(run_dag: RunDag, connected: str, tmp_path: Path) -> Publish:
     """A runner of the penguins of a year."""
 
     def run(year: int) -> "DagRun":
-        return run_dag("penguins_weekly", logical_date=pendulum.datetime(year, 12, 29), run_conf={"workdir": str(tmp_path)})
+        return run_dag("example_quilt_push", logical_date=pendulum.datetime(year, 12, 29), run_conf={"workdir": str(tmp_path)})
 
     return run
+
+
+def test_examples_harm_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an Airflow that knows nothing of Quilt yet: their names tell whose they are, none runs by itself, nothing is watched."""
+    for name in ("QUILT_REGISTRY", "QUILT_QUEUE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    bag = dag_bag().DagBag(EXAMPLES)
+
+    assert not bag.import_errors
+    assert len(bag.dags) >= len(list(EXAMPLES.glob("*.py")))
+    for dag_id, dag in bag.dags.items():
+        assert dag_id.startswith(Path(dag.fileloc).stem)
+        assert "connection `quilt_default`" in dag.doc_md
+        assert dag.schedule is None or isinstance(dag.schedule, list) or dag.is_paused_upon_creation, dag_id
+    assets = [value for path in EXAMPLES.glob("*.py") for value in runpy.run_path(str(path)).values() if isinstance(value, Asset)]
+    assert assets
+    assert not [asset for asset in assets if asset.watchers]
 
 
 def test_penguins_weekly_publishes(publish: Publish, s3_registry: Registry, bucket: str) -> None:
@@ -90,7 +108,7 @@ def test_retire_revision_keeps_data(publish: Publish, run_dag: RunDag, s3: S3Ser
     old, new = (str(result(publish(year), "publish")["top_hash"]) for year in (2008, 2009))
     data = s3.client().list_object_versions(Bucket=bucket, Prefix="penguins/")["Versions"]
 
-    run = run_dag("retire_revision", run_conf={"package": "penguins/weekly", "top_hash": new[:7]})
+    run = run_dag("example_quilt_delete", run_conf={"package": "penguins/weekly", "top_hash": new[:7]})
 
     assert states(run) == {("retire", -1): "success"}
     assert result(run, "retire") == {
@@ -109,7 +127,7 @@ def test_retire_revision_keeps_data(publish: Publish, run_dag: RunDag, s3: S3Ser
 def test_correction_is_verified(publish: Publish, run_dag: RunDag, s3_registry: Registry, tmp_path: Path) -> None:
     first = result(publish(2008), "publish")
 
-    run = run_dag("penguins_corrected", run_conf={"package": "penguins/weekly", "workdir": str(tmp_path / "copy")})
+    run = run_dag("example_quilt_read", run_conf={"package": "penguins/weekly", "workdir": str(tmp_path / "copy")})
 
     assert states(run) == {
         ("install", -1): "success",
@@ -130,7 +148,7 @@ def test_index_copies_no_objects(run_dag: RunDag, connected: str, s3: S3Server, 
     for day, size in (("mon", 10), ("tue", 30), ("wed", 20)):
         s3.client().put_object(Bucket=bucket, Key=f"raw/{day}.csv", Body=b"x" * size)
 
-    run = run_dag("index_measurements", run_conf={"prefix": f"{connected}/raw/", "package": "lab/raw"})
+    run = run_dag("example_quilt_build", run_conf={"prefix": f"{connected}/raw/", "package": "lab/raw"})
 
     assert states(run) == {("index", -1): "success", ("largest", -1): "success"}
     assert result(run, "largest") == "tue.csv"
@@ -141,7 +159,7 @@ def test_index_copies_no_objects(run_dag: RunDag, connected: str, s3: S3Server, 
 
 
 def test_release_names_every_year(run_dag: RunDag, connected: str, s3_registry: Registry) -> None:
-    run = run_dag("penguins_by_year")
+    run = run_dag("example_quilt_taskflow")
 
     assert states(run) == {**{("publish", index): "success" for index in range(3)}, ("release", -1): "success"}
     years, release = (list(s3_registry.read(PackageName.parse(f"penguins/{name}")).entries) for name in ("years", "release"))
@@ -157,11 +175,11 @@ def test_release_names_every_year(run_dag: RunDag, connected: str, s3_registry: 
 
 def test_experiment_names_its_run(run_dag: RunDag, connected: str, s3_registry: Registry) -> None:
     """Emit the event of the package's asset through an alias."""
-    run = run_dag("experiments_publish", run_conf={"name": "run-7", "reading": 5})
+    run = run_dag("example_quilt_experiments_publish", run_conf={"name": "run-7", "reading": 5})
 
     assert states(run) == {("publish", -1): "success"}
     about = s3_registry.read(PackageName.parse("experiments/run-7")).user_meta["airflow"]
-    assert (about["dag_id"], about["task_id"], about["run_id"]) == ("experiments_publish", "publish", run.run_id)
+    assert (about["dag_id"], about["task_id"], about["run_id"]) == ("example_quilt_experiments_publish", "publish", run.run_id)
     [event] = events(quilt_asset("experiments/run-7", connected).uri)
     assert event.extra["top_hash"] == result(run, "publish")["top_hash"]
 
@@ -170,7 +188,7 @@ def test_package_is_awaited(run_dag: RunDag, connected: str) -> None:
     room = {"room.json": entry(content={"celsius": 20})}
     published = QuiltPushOperator(task_id="push", package="lab/measurements", entries=room).execute({})
 
-    run = run_dag("measurements_awaited")
+    run = run_dag("example_quilt_sensor")
 
     assert states(run) == {("arrived", -1): "success", ("verify", -1): "success"}
     assert result(run, "arrived")["top_hash"] == published["top_hash"]
@@ -203,7 +221,7 @@ def test_images_push_in_shards(run_dag: RunDag, connected: str, s3: S3Server, s3
         s3.client().put_object(Bucket=bucket, Key=f"microscope/{number}.tif", Body=b"x" * number)
 
     run = run_dag(
-        "images_publish",
+        "example_quilt_group",
         logical_date=pendulum.datetime(2026, 11, 1),
         run_conf={"source": f"{connected}/microscope/", "package": "lab/images", "shards": 3},
     )

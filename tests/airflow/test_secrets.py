@@ -52,10 +52,10 @@ def test_no_secret_leaks(
         quilt |= {"password": getattr(catalog, kind)}
     monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", json.dumps(quilt))
 
-    good = run_dag("penguins_weekly", logical_date=pendulum.datetime(2007, 12, 31), run_conf={"workdir": str(tmp_path)})
-    bad = run_dag("retire_revision", run_conf={"package": "penguins/nowhere", "top_hash": "abcdef0"})
+    good = run_dag("example_quilt_push", logical_date=pendulum.datetime(2007, 12, 31), run_conf={"workdir": str(tmp_path)})
+    bad = run_dag("example_quilt_delete", run_conf={"package": "penguins/nowhere", "top_hash": "abcdef0"})
     catalog.revoke()
-    rejected = run_dag("penguins_weekly", logical_date=pendulum.datetime(2008, 12, 31), run_conf={"workdir": str(tmp_path)})
+    rejected = run_dag("example_quilt_push", logical_date=pendulum.datetime(2008, 12, 31), run_conf={"workdir": str(tmp_path)})
 
     assert (good.state, bad.state, rejected.state) == ("success", "failed", "success" if kind == "keys" else "failed")
     assert bool(catalog.handed_out) is (kind != "keys")

@@ -154,9 +154,9 @@ def test_revision_starts_dag_once(
     until("the DAGs", lambda: airflow.call("GET", "dags")["total_entries"] == 4)
 
     # DAG A publishes; DAG B is started by the event, and installs the revision that the event names.
-    trigger(airflow, "measurements_publish", {"celsius": 20})
-    wait_for_runs(airflow, "measurements_publish", 1)
-    [report] = wait_for_runs(airflow, "measurements_report", 1)
+    trigger(airflow, "example_quilt_assets_publish", {"celsius": 20})
+    wait_for_runs(airflow, "example_quilt_assets_publish", 1)
+    [report] = wait_for_runs(airflow, "example_quilt_assets_report", 1)
     measurements = PackageName("lab", "measurements")
     first = registry.resolve(measurements)
     uri = f"quilt+s3://{registry_bucket}/lab/measurements"
@@ -170,26 +170,26 @@ def test_revision_starts_dag_once(
         "entries": 1,
         "bytes": 17,
     }
-    assert installed(airflow, "measurements_report", report)["top_hash"] == first
+    assert installed(airflow, "example_quilt_assets_report", report)["top_hash"] == first
     assert json.loads((place.workdir / report["dag_run_id"] / "room.json").read_text()) == {"celsius": "20"}
 
     # A sensor waits for the next revision without a slot of a worker.
-    trigger(airflow, "measurements_awaited", {"package": "lab/measurements", "newer_than": first})
-    until("the sensor in the triggerer", lambda: "deferred" in states(airflow, "measurements_awaited").values())
+    trigger(airflow, "example_quilt_sensor", {"package": "lab/measurements", "newer_than": first})
+    until("the sensor in the triggerer", lambda: "deferred" in states(airflow, "example_quilt_sensor").values())
 
     # Nothing new: no event, no run. Something new: one of each.
-    trigger(airflow, "measurements_publish", {"celsius": 20})
-    wait_for_runs(airflow, "measurements_publish", 2)
-    trigger(airflow, "measurements_publish", {"celsius": 22})
-    wait_for_runs(airflow, "measurements_publish", 3)
-    assert len(wait_for_runs(airflow, "measurements_report", 2)) == 2
+    trigger(airflow, "example_quilt_assets_publish", {"celsius": 20})
+    wait_for_runs(airflow, "example_quilt_assets_publish", 2)
+    trigger(airflow, "example_quilt_assets_publish", {"celsius": 22})
+    wait_for_runs(airflow, "example_quilt_assets_publish", 3)
+    assert len(wait_for_runs(airflow, "example_quilt_assets_report", 2)) == 2
     assert [each["extra"]["previous"] for each in events(airflow, uri)] == [None, first]
-    wait_for_runs(airflow, "measurements_awaited", 1)
-    assert states(airflow, "measurements_awaited") == {"arrived": "success", "verify": "success"}
+    wait_for_runs(airflow, "example_quilt_sensor", 1)
+    assert states(airflow, "example_quilt_sensor") == {"arrived": "success", "verify": "success"}
 
     # The link leads to exactly the revision, over REST and in the browser.
-    [run, *_] = runs(airflow, "measurements_publish")
-    links = f"dags/measurements_publish/dagRuns/{run['dag_run_id']}/taskInstances/publish/links"
+    [run, *_] = runs(airflow, "example_quilt_assets_publish")
+    links = f"dags/example_quilt_assets_publish/dagRuns/{run['dag_run_id']}/taskInstances/publish/links"
     assert airflow.call("GET", links)["extra_links"] == {"Quilt Catalog": event["extra"]["catalog_url"]}
     check_pages(browser, airflow, run["dag_run_id"], uri, event["extra"])
 
@@ -198,21 +198,21 @@ def test_revision_starts_dag_once(
     until("the first poll", lambda: state_of(airflow, watched))
     assert events(airflow, watched) == []
     by_hand = publish_by_hand("while Airflow was up")
-    [follow] = wait_for_runs(airflow, "notes_follow", 1)
-    assert installed(airflow, "notes_follow", follow)["top_hash"] == by_hand
+    [follow] = wait_for_runs(airflow, "example_quilt_assets_follow", 1)
+    assert installed(airflow, "example_quilt_assets_follow", follow)["top_hash"] == by_hand
     until("the saved revision", lambda: by_hand in json.dumps(state_of(airflow, watched)))
 
     # After a restart nothing is repeated, and a revision published while Airflow was down starts one run.
     place.stop()
     while_down = publish_by_hand("while Airflow was down")
     airflow = place.start()
-    _, follow = wait_for_runs(airflow, "notes_follow", 2)
-    assert installed(airflow, "notes_follow", follow)["top_hash"] == while_down
+    _, follow = wait_for_runs(airflow, "example_quilt_assets_follow", 2)
+    assert installed(airflow, "example_quilt_assets_follow", follow)["top_hash"] == while_down
     until("the saved revision", lambda: while_down in json.dumps(state_of(airflow, watched)))
     place.stop()
     airflow = place.start()
     last = publish_by_hand("after that")
-    wait_for_runs(airflow, "notes_follow", 3)
+    wait_for_runs(airflow, "example_quilt_assets_follow", 3)
     payloads = [each["extra"]["payload"] for each in events(airflow, watched)]
     assert [(payload["top_hash"], payload["previous"]) for payload in payloads] == [
         (by_hand, registry_hashes(registry)[0]),
@@ -238,7 +238,7 @@ def check_pages(browser: Browser, airflow: Airflow, run_id: str, uri: str, extra
     with browser.new_context(base_url=airflow.url, viewport={"width": 1280, "height": 800}) as context:
         context.set_default_timeout(20_000)
         page = context.new_page()
-        page.goto(f"/dags/measurements_publish/runs/{run_id}/tasks/publish/details")
+        page.goto(f"/dags/example_quilt_assets_publish/runs/{run_id}/tasks/publish/details")
         link = page.get_by_role("link", name="Quilt Catalog")
         expect(link).to_have_attribute("href", extra["catalog_url"])
         picture(page, "catalog-link.png")
