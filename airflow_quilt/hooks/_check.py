@@ -1,6 +1,8 @@
 """Checks of a connection, part by part, through the same hook, client and storages as the work."""
 
-from collections.abc import Iterator
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 SECONDS: Final = 5.0
 """Timeout of each request: a user waits for the result."""
+_ORDER: Final[tuple[Verdict, ...]] = ("failed", "warning", "ok")
+"""The order in which results are shown: Airflow's page shows them for a few seconds."""
 _PROBE: Final = "write-check"
 """The name of an object of which an upload is begun, and aborted."""
 
@@ -47,6 +51,22 @@ class Checked(Protocol):
         """Return the identity that requests of S3 are signed with."""
 
 
+def report(results: Iterable[CheckResult], warn: Callable[..., object]) -> tuple[bool, str]:
+    """Return whether no check failed, and all results for Airflow's page; log the warnings of a connection that passes.
+
+    ``airflow connections test`` prints the results only if one failed, and switches logging off. There they are printed.
+    """
+    ordered = sorted(results, key=lambda result: _ORDER.index(result.verdict))
+    passes = all(result.verdict != "failed" for result in ordered)
+    warnings = [str(result) for result in ordered if result.verdict == "warning"] if passes else []
+    if logging.root.manager.disable >= logging.WARNING:
+        sys.stdout.writelines(f"{warning}\n" for warning in warnings)
+    else:
+        for warning in warnings:
+            warn("%s", warning.removeprefix("WARNING "))
+    return passes, ";\n".join(map(str, ordered))
+
+
 def check(hook: Checked) -> Iterator[CheckResult]:
     """Check the parts of a connection; stop at a failure that the next parts depend on."""
     try:
@@ -55,6 +75,8 @@ def check(hook: Checked) -> Iterator[CheckResult]:
         yield CheckResult("connection", "failed", str(error))
         return
     yield CheckResult("connection", "ok", "its settings are valid")
+    for extra in settings.unknown:
+        yield CheckResult("extra", "warning", str(extra))
     if settings.catalog:
         # Without a login the catalog serves for links alone, and no work depends on it.
         on_error: Verdict = "failed" if settings.secret else "warning"

@@ -1,16 +1,17 @@
 """The settings of a Quilt connection, read once and checked."""
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from airflow_quilt.core.errors import LocationError, SettingsError, plain, quoted
 from airflow_quilt.core.format.web_url import WebUrl
 from airflow_quilt.core.runtime.limits import Limits
+from airflow_quilt.hooks._extras import UnknownExtra, find_unknown
 from airflow_quilt.hooks._secrets import check_sendable, check_url, named_setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from airflow.providers.common.compat.sdk import Connection
 
@@ -21,7 +22,13 @@ _FLAGS: Final = {"true": True, "false": False}
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]+")
 _TIMEOUT: Final = 30.0
 _LIMITS: Final = Limits()
-
+_TYPES: Final = frozenset({"quilt", "generic", "", None})
+"""The types of connections that are read; those of other systems hold secrets that are not for a catalog."""
+_BOUNDS: Final = frozenset({"allowed_buckets", "registry_host"})
+"""The extras that forbid something. A misspelled one would forbid nothing, so it is an error."""
+_FIELDS: Final = frozenset({"catalog", "secret", "unknown"})
+"""The settings that no extra holds."""
+_EMPTY_EXTRA: Final = frozenset({"", "{}", "null"})
 
 POSITIVE_INT: Final = "an int above 0"
 
@@ -58,6 +65,7 @@ class QuiltSettings:
         transport: ``"auto"`` for S3 requests through the AWS Common Runtime where it can make them, ``"boto3"`` for none.
         allowed_buckets: the buckets that packages of other registries may name, besides that of their own; None for any.
         provenance: write the run that published a package into its metadata; an operator's ``provenance`` overrides it.
+        unknown: the extras that are none of these settings.
     """
 
     catalog: str | None = None
@@ -78,6 +86,7 @@ class QuiltSettings:
     transport: "Transport" = "auto"
     allowed_buckets: frozenset[str] | None = None
     provenance: bool = False
+    unknown: tuple[UnknownExtra, ...] = ()
 
     @property
     def limits(self) -> Limits:
@@ -89,7 +98,8 @@ class QuiltSettings:
         """Read a connection; an extra from a URI is a `str`, so the `str` values ``null`` and ``none`` are no value.
 
         Raises:
-            SettingsError: an extra is of another type, the host is no catalog, or two settings contradict each other.
+            SettingsError: the connection or an extra is of another type, the host is no catalog, two settings contradict each
+                other, or an extra that bounds the work is misspelled.
         """
         extras = _Extras(connection)
         settings = cls(
@@ -97,7 +107,7 @@ class QuiltSettings:
             secret=(connection.password or "").strip() or None,
             registry_host=extras.host("registry_host"),
             registry=extras.url("registry"),
-            aws_conn_id=extras.text("aws_conn_id") if "aws_conn_id" in connection.extra_dejson else "aws_default",
+            aws_conn_id=extras.text("aws_conn_id", "aws_default"),
             region_name=extras.text("region_name"),
             dest=extras.url("dest"),
             workflow=extras.text("workflow"),
@@ -111,6 +121,7 @@ class QuiltSettings:
             transport=extras.transport("transport"),
             allowed_buckets=extras.buckets("allowed_buckets"),
             provenance=extras.flag("provenance"),
+            unknown=tuple(extras.unknown(frozenset(each.name for each in fields(cls)) - _FIELDS)),
         )
         where = f"connection {connection.conn_id!r}"
         check_sendable(settings.secret, f"{where}: its password")
@@ -131,10 +142,31 @@ class _Extras:
 
     def __init__(self, connection: "Connection") -> None:
         self._where = f"connection {connection.conn_id!r}"
-        self._extras: Mapping[str, Any] = connection.extra_dejson
+        if (kind := connection.conn_type) not in _TYPES:
+            cure = "; name it in the extra 'aws_conn_id' of that one" if kind == "aws" else ""
+            raise SettingsError(
+                f"{self._where}: give quilt_conn_id a connection of type 'quilt'; this one is of type {quoted(kind)}{cure}"
+            )
+        found: Any = connection.extra_dejson or {}
+        if not isinstance(found, dict) or (not found and "".join((connection.extra or "").split()) not in _EMPTY_EXTRA):
+            raise SettingsError(f'{self._where}: write its extra as a JSON object, such as {{"registry": "s3://my-bucket"}}')
+        self._extras: Mapping[str, Any] = found
 
-    def text(self, name: str) -> str | None:
-        """Return a `str`, or None for no value."""
+    def unknown(self, known: frozenset[str]) -> "Iterator[UnknownExtra]":
+        """Yield the extras that are not known.
+
+        Raises:
+            SettingsError: one of them is likely a bound.
+        """
+        for extra in find_unknown(self._extras, known):
+            if extra.meant in _BOUNDS and extra.meant not in self._extras:
+                raise SettingsError(f"{self._where}: the extra {extra}")
+            yield extra
+
+    def text(self, name: str, default: str | None = None) -> str | None:
+        """Return a `str`, or None for no value; the default if there is no such extra."""
+        if name not in self._extras:
+            return default
         value = self._value(name)
         if value is None or isinstance(value, str):
             return value

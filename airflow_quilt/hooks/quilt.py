@@ -73,6 +73,9 @@ class QuiltHook(BaseHook):
             InputError: ``max_concurrency`` is no `int` above 0.
         """
         settings = self._read_connection()
+        if self.timeout is None:  # The callers with a timeout ask again and again.
+            for extra in settings.unknown:
+                self.log.warning("connection %r: the extra %s", self.quilt_conn_id, extra)
         if self.max_concurrency is None:
             return settings
         if (number := positive_int(self.max_concurrency)) is None:
@@ -139,8 +142,10 @@ class QuiltHook(BaseHook):
         settings = self.settings
         given = registry or settings.registry
         if not given:
+            misspelled = [f"; its extra {extra}" for extra in settings.unknown if extra.meant == "registry"]
             raise SettingsError(
                 f"no registry: give registry=, or set the extra 'registry' of the connection {self.quilt_conn_id!r} to s3://bucket"
+                + "".join(misspelled[:1])
             )
         location = resolve_registry(given)
         is_own = settings.registry is not None and resolve_registry(settings.registry) == location
@@ -277,10 +282,9 @@ class QuiltHook(BaseHook):
 
         Airflow calls it for the button in the list of connections, in its API, and for ``airflow connections test``.
         """
-        from airflow_quilt.hooks._check import SECONDS, check
+        from airflow_quilt.hooks._check import SECONDS, check, report
 
-        results = list(check(QuiltHook(self.quilt_conn_id, self.max_concurrency, timeout=SECONDS)))
-        return all(result.verdict != "failed" for result in results), ";\n".join(map(str, results))
+        return report(check(QuiltHook(self.quilt_conn_id, self.max_concurrency, timeout=SECONDS)), self.log.warning)
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Testing a connection: success or failure, part by part, and nothing is left behind."""
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from airflow_quilt.core.errors import SettingsError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
@@ -80,7 +82,7 @@ def test_missing_bucket_stops_checks(use: Use) -> None:
     ok, parts = found()
 
     assert not ok
-    assert list(parts) == ["connection", "identity", "list"]
+    assert list(parts) == ["list", "connection", "identity"]
     assert parts["list"].startswith("FAILED ")
     assert "there is no such bucket" in parts["list"]
 
@@ -138,6 +140,38 @@ def test_anonymous_has_no_identity(use: Use, bucket: str) -> None:
     assert not ok
     assert parts["identity"] == "OK anonymous, public buckets"
     assert "access denied" in parts["list"].lower()
+
+
+def test_warnings_are_shown(use: Use, s3: S3Server, plain_bucket: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """They come first in Airflow's page, and are logged; the command line, which logs nothing, prints them."""
+    use(plain_bucket, s3.reader, regsitry="s3://typo")
+    ok, text = QuiltHook().test_connection()
+
+    warnings = [line.removesuffix(";") for line in text.splitlines()[:3]]
+    assert ok
+    assert warnings[0] == "WARNING extra: 'regsitry' is unknown; did you mean 'registry'?"
+    assert [line.partition(":")[0] for line in warnings] == ["WARNING extra", "WARNING write", "WARNING versions"]
+    logged = capsys.readouterr().out
+    assert all(f" {line.partition(' ')[2]}" in logged for line in warnings)
+
+    logging.disable(logging.CRITICAL)  # As the command line does.
+    try:
+        QuiltHook().test_connection()
+    finally:
+        logging.disable(logging.NOTSET)
+    assert capsys.readouterr().out.splitlines()[-3:] == warnings
+
+
+def test_misspelled_extra_is_named(use: Use, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once for each hook of the work, and where it is the reason for an error."""
+    use("nowhere", registry=None, regsitry="s3://typo")
+    hook = QuiltHook()
+
+    for _ in range(2):
+        with pytest.raises(SettingsError, match=r"no registry: .*; its extra 'regsitry' is unknown; did you mean 'registry'\?$"):
+            hook.registry()
+    QuiltHook(timeout=1).settings  # noqa: B018  (a trigger reads the connection again and again)
+    assert capsys.readouterr().out.count("connection 'quilt_default': the extra 'regsitry' is unknown; did you mean") == 1
 
 
 def test_no_registry_is_a_warning(use: Use, bucket: str) -> None:

@@ -79,4 +79,4 @@ def test_hook_gives_the_same_form() -> None:
 def test_form_covers_every_setting() -> None:
     [declared] = get_provider_info()["connection-types"]
 
-    assert set(declared["conn-fields"]) == {field.name for field in fields(QuiltSettings)} - {"catalog", "secret"}
+    assert set(declared["conn-fields"]) == {field.name for field in fields(QuiltSettings)} - {"catalog", "secret", "unknown"}

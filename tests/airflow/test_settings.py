@@ -20,7 +20,7 @@ from testbed.proxy import S3Proxy
 
 def settings(**fields: Any) -> QuiltSettings:
     extra = fields.pop("extra", {})
-    return QuiltSettings.of(Connection(conn_id="lab", conn_type="quilt", extra=json.dumps(extra), **fields))
+    return QuiltSettings.of(Connection(**{"conn_id": "lab", "conn_type": "quilt", "extra": json.dumps(extra), **fields}))
 
 
 LOGIN = {"host": "https://catalog.example.com", "password": "qk_abc"}
@@ -159,6 +159,37 @@ def test_registry_host() -> None:
     assert {given: settings(extra={"registry_host": given}).registry_host for given in hosts} == hosts
 
 
+def test_unknown_extras_are_named() -> None:
+    """The nearest setting is named, by its letters or by its meaning; old forms of Airflow wrote a prefix."""
+    said = {
+        "regsitry": "did you mean 'registry'?",
+        "Registry": "did you mean 'registry'?",
+        "bucket": "did you mean 'registry'?",
+        "extra__quilt__registry": "did you mean 'registry'?",
+        "region": "did you mean 'region_name'?",
+        "max-concurrency": "did you mean 'max_concurrency'?",
+        "api_key": "put it into the password",
+        "endpoint_url": "put it into the AWS connection, which the extra 'aws_conn_id' names",
+        "team": "it has no effect",
+    }
+    for name, cure in said.items():
+        [unknown] = settings(extra={"workflow": "alpha", name: "x"}).unknown
+        assert str(unknown) == f"{name!r} is unknown; {cure}"
+    assert settings(extra={"workflow": "alpha", "dest": None}).unknown == ()
+    assert len(settings(extra={f"x\n{number}" * 1000: 1 for number in range(50)}).unknown) == 10
+
+
+def test_no_extra_is_no_error() -> None:
+    for extra in (None, "", "{}", " { } ", "null"):
+        assert QuiltSettings.of(Connection(conn_id="lab", conn_type="quilt", extra=extra)) == QuiltSettings()
+
+
+@pytest.mark.parametrize("extra", ["registry=s3://my-bucket", '["registry"]', '"s3://my-bucket"', "{registry: s3://my-bucket}"])
+def test_extra_is_a_json_object(extra: str) -> None:
+    with pytest.raises(SettingsError, match=r"connection 'lab': write its extra as a JSON object, such as"):
+        QuiltSettings.of(Connection(conn_id="lab", conn_type="quilt", extra=extra))
+
+
 def test_password_is_not_printed() -> None:
     found = settings(**LOGIN)
 
@@ -187,6 +218,12 @@ def test_password_is_not_printed() -> None:
             ({"extra": {"transport": value}}, f"'transport' is {value!r}, expected 'auto' or 'boto3'")
             for value in ("crt", 1, True)
         ),
+        *(
+            ({"extra": {name: ["ours"]}}, f"the extra '{name}' is unknown; did you mean '{meant}'")
+            for name, meant in (("allowed_bukets", "allowed_buckets"), ("registry_hots", "registry_host"))
+        ),
+        ({"conn_type": "aws"}, "connection of type 'quilt'; this one is of type 'aws'; name it in the extra 'aws_conn_id'"),
+        ({"conn_type": "http", **LOGIN}, "connection of type 'quilt'; this one is of type 'http'$"),
         ({"extra": {"registry": "my-bucket"}}, "a bucket is written s3://my-bucket"),
         ({"extra": {"workflow": ["alpha"]}}, "'workflow' is list, expected a str"),
         *(

@@ -260,6 +260,17 @@ def test_command_line_agrees(airflow: Airflow, catalog: CatalogServer, registry:
     right = airflow.run("connections", "test", "right")
     assert right.returncode == 0, right
     assert "Connection success!" in right.stdout
+    assert "WARNING" not in right.stdout
+
+    misspelled = {
+        **connection(catalog, "misspelled", registry),
+        "extra": json.dumps({"regsitry": registry, "aws_conn_id": "our_store"}),
+    }
+    airflow.call("POST", "connections", misspelled)
+    warned = airflow.run("connections", "test", "misspelled")
+    assert warned.returncode == 0, warned
+    assert "WARNING extra: 'regsitry' is unknown; did you mean 'registry'?\nWARNING registry: there is none" in warned.stdout
+    assert "Connection success!" in warned.stdout
 
     wrong = airflow.run("connections", "test", "wrong")
     assert wrong.returncode == 1, wrong

@@ -1,0 +1,55 @@
+"""Extras of a Quilt connection that no setting reads, such as misspelled ones."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from airflow_quilt.core.errors import quoted
+
+_NEAR: Final = 0.7
+"""The least likeness of two names, as of :func:`difflib.get_close_matches`, for the one to be meant by the other."""
+_MOST: Final = 10
+"""The most unknown extras that are reported."""
+_OTHER_WORDS: Final = {"bucket": "registry", "s3_bucket": "registry"}
+_ELSEWHERE: Final = {
+    **dict.fromkeys(("catalog", "catalog_url", "host", "url"), "the host"),
+    **dict.fromkeys(("api_key", "password", "refresh_token", "token"), "the password"),
+    **dict.fromkeys(
+        ("aws_access_key_id", "aws_secret_access_key", "config_kwargs", "endpoint_url", "profile_name", "role_arn"),
+        "the AWS connection, which the extra 'aws_conn_id' names",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownExtra:
+    """An extra without a setting.
+
+    Attributes:
+        name: its name, as it was written.
+        meant: the setting of the nearest name; None if none is near.
+    """
+
+    name: str
+    meant: str | None
+
+    def __str__(self) -> str:
+        if self.meant:
+            return f"{quoted(self.name)} is unknown; did you mean {self.meant!r}?"
+        place = _ELSEWHERE.get(_plain(self.name))
+        return f"{quoted(self.name)} is unknown; " + (f"put it into {place}" if place else "it has no effect")
+
+
+def find_unknown(extras: Mapping[str, Any], known: frozenset[str]) -> Iterator[UnknownExtra]:
+    """Yield the extras that are not known, at most ten, each with the known name that is nearest."""
+    from difflib import get_close_matches
+
+    for name in [name for name in extras if name not in known][:_MOST]:
+        plainly = _plain(name)
+        near = [] if plainly in _ELSEWHERE else get_close_matches(plainly, sorted(known), 1, _NEAR)
+        yield UnknownExtra(name, next(iter(near), None) or _OTHER_WORDS.get(plainly))
+
+
+def _plain(name: str) -> str:
+    """Return a name in lower case, without the prefix that old forms of Airflow gave it."""
+    return name[:100].strip().lower().replace("-", "_").removeprefix("extra__quilt__")
