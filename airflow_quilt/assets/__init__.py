@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from airflow.providers.common.compat.sdk import Asset
+from airflow.sdk import Asset
 
 from airflow_quilt.assets.uri import asset_uri, from_quilt_uri
 from airflow_quilt.core.errors import InputError, plain, quoted

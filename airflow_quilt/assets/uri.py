@@ -15,7 +15,7 @@ from airflow_quilt.core.format.names import check_pattern, is_pattern
 from airflow_quilt.core.format.web_url import refuse_login
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Asset
+    from airflow.sdk import Asset
     from openlineage.client.event_v2 import Dataset
 
 SCHEME: Final = "quilt+s3"

@@ -6,8 +6,9 @@ import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
-from airflow.providers.common.compat.sdk import DecoratedOperator, determine_kwargs
+from airflow.sdk.bases.decorator import DecoratedOperator
 
+from airflow_quilt._compat import determine_kwargs
 from airflow_quilt.core.errors import InputError, SourceError
 from airflow_quilt.operators._outlets import QuiltTask
 from airflow_quilt.operators._values import plain
@@ -16,7 +17,8 @@ from airflow_quilt.operators.publish import QuiltPublishOperator
 from airflow_quilt.operators.push import QuiltPushOperator
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context, TaskDecorator
+    from airflow.sdk import Context
+    from airflow.sdk.bases.decorator import TaskDecorator
 
     from airflow_quilt.core.publish.draft import Draft
     from airflow_quilt.hooks._target import RegistryTarget

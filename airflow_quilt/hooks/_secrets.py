@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
-from airflow.providers.common.compat.sdk import mask_secret
+from airflow.sdk.log import mask_secret
 
 from airflow_quilt.core.catalog.secrets import forms_of, is_sendable
 from airflow_quilt.core.errors import LocationError, SettingsError

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from airflow.providers.common.compat.sdk import AirflowException
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, TokenRetrievalError
 
+from airflow_quilt._compat import AirflowException
 from airflow_quilt.core.errors import QuiltError, SettingsError, StorageUnavailableError, plain
 from airflow_quilt.core.storage.s3.errors import NO_CREDENTIALS, UNAVAILABLE, translated
 

@@ -13,7 +13,7 @@ from airflow_quilt.hooks._secrets import check_sendable, check_url, named_settin
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from airflow.providers.common.compat.sdk import Connection
+    from airflow.sdk import Connection
 
     from airflow_quilt.core.storage.s3.crt.requests import Transport
 

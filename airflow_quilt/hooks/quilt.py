@@ -5,8 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
-
+from airflow_quilt._compat import AirflowNotFoundException, BaseHook
 from airflow_quilt.core.errors import InputError, SettingsError, SettingsUnavailableError, plain, quoted
 from airflow_quilt.hooks._secrets import mask
 from airflow_quilt.hooks._settings import POSITIVE_INT, QuiltSettings, positive_int
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from airflow.providers.common.compat.sdk import Connection
+    from airflow.sdk import Connection
     from mypy_boto3_s3 import S3Client
 
     from airflow_quilt.core.catalog.client import Catalog
@@ -120,11 +119,11 @@ class QuiltHook(BaseHook):
         Raises:
             SettingsUnavailableError: as for :attr:`settings`.
         """
-        from airflow.providers.common.compat.connection import get_async_connection
+        from airflow_quilt._compat import get_async_connection
 
         if self.quilt_conn_id is not None:
             with self._lookup_errors():
-                self._loaded = await get_async_connection(self.quilt_conn_id)
+                self._loaded = await get_async_connection(self, self.quilt_conn_id)
 
     def open(self, registry: str | None = None) -> "RegistryTarget":
         """Open a registry, with the settings of the connection that apply to it.
@@ -203,7 +202,7 @@ class QuiltHook(BaseHook):
         Raises:
             LocationError: it is no Quilt+ URI.
         """
-        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+        from airflow_quilt._compat import get_hook_lineage_collector
 
         get_hook_lineage_collector().add_input_asset(self, **_asset(uri))
 
@@ -213,7 +212,7 @@ class QuiltHook(BaseHook):
         Raises:
             LocationError: it is no Quilt+ URI.
         """
-        from airflow.providers.common.compat.lineage.hook import get_hook_lineage_collector
+        from airflow_quilt._compat import get_hook_lineage_collector
 
         get_hook_lineage_collector().add_output_asset(self, **_asset(uri))
 

@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import BaseOperatorLink
+from airflow.sdk import BaseOperatorLink
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperator
+    from airflow.sdk import BaseOperator
 
 
 class QuiltCatalogLink(BaseOperatorLink):

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from airflow.providers.common.compat.sdk import BaseOperator, ObjectStoragePath
+from airflow.sdk import BaseOperator, ObjectStoragePath
 from jinja2.nativetypes import NativeEnvironment
 
 from airflow_quilt.core.errors import InputError, quoted
@@ -15,7 +15,7 @@ from airflow_quilt.operators._values import TEXTS, text
 
 if TYPE_CHECKING:
     import jinja2
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
 
 _WITH_TEXTS: Final = TEXTS | {"entries", "remove"}
 """The arguments whose templates stand for text; Airflow renders the others."""

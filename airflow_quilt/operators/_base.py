@@ -7,8 +7,7 @@ from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException
-
+from airflow_quilt._compat import AirflowFailException
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.links.catalog import QuiltCatalogLink

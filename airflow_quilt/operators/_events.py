@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow.providers.common.compat.sdk import Asset, AssetAlias
+from airflow.sdk import Asset, AssetAlias
 
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.assets.uri import SCHEME
@@ -12,7 +12,7 @@ from airflow_quilt.core.errors import InputError, quoted
 from airflow_quilt.operators._mapped import parsed_task
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperator, Context
+    from airflow.sdk import BaseOperator, Context
     from airflow.sdk.types import OutletEventAccessorsProtocol
 
 _log = logging.getLogger(__name__)

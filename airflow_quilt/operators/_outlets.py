@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import Asset, AssetAlias
+from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.bases.decorator import _TaskDecorator
 from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
@@ -15,7 +15,7 @@ from airflow_quilt.core.errors import InputError
 from airflow_quilt.operators._mapped import mark_data, parsed_task
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import BaseOperator, XComArg
+    from airflow.sdk import BaseOperator, XComArg
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 

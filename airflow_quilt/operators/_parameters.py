@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import EllipsisType
 
-    from airflow.providers.common.compat.sdk import XComArg
+    from airflow.sdk import XComArg
 
     from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
     from airflow_quilt.core.publish.draft import MetaMode, Mode

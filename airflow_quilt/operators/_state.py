@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow_quilt.core.errors import QuiltError
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
 
     from airflow_quilt.core.registry.registry import Registry
 

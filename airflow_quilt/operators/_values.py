@@ -7,12 +7,12 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from airflow.providers.common.compat.sdk import Asset, ObjectStoragePath
+from airflow.sdk import Asset, ObjectStoragePath
 
 from airflow_quilt.core.errors import InputError, SourceError, quoted
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
 
     from airflow_quilt.core.registry.attempt import Attempt
 

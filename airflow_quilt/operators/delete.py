@@ -8,7 +8,7 @@ from airflow_quilt.operators._values import flag
 
 if TYPE_CHECKING:
     import jinja2
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
     from openlineage.client.event_v2 import Dataset
 
 

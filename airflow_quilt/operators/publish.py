@@ -13,7 +13,7 @@ from airflow_quilt.operators._values import attempt_of, flag, plain
 if TYPE_CHECKING:
     from types import EllipsisType
 
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
     from openlineage.client.event_v2 import Dataset
 
     from airflow_quilt.core.publish.draft import Draft, MetaMode, Mode

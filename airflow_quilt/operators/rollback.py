@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
     from openlineage.client.event_v2 import Dataset
 
 

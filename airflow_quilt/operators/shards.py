@@ -5,8 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from airflow.providers.common.compat.sdk import conf
-
+from airflow_quilt._compat import conf
 from airflow_quilt.core.errors import InputError, StorageError, quoted
 from airflow_quilt.hooks._settings import POSITIVE_INT, positive_int
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
@@ -18,7 +17,7 @@ from airflow_quilt.operators.publish import QuiltPublishOperator, QuiltRevisionO
 from airflow_quilt.operators.push import QuiltPushOperator
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
     from openlineage.client.event_v2 import Dataset
 
     from airflow_quilt.core.format.uris import PhysicalKey

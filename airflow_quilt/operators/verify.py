@@ -8,7 +8,7 @@ from airflow_quilt.operators._values import flag
 from airflow_quilt.operators.read import QuiltReadOperator
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
 
 
 class QuiltVerifyOperator(QuiltReadOperator):

@@ -5,15 +5,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import (
-    AirflowException,
-    AirflowSkipException,
-    BaseSensorOperator,
-    PokeReturnValue,
-    conf,
-)
+from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs
 
+from airflow_quilt._compat import AirflowException, AirflowSkipException, conf
 from airflow_quilt.core import errors
 from airflow_quilt.core.errors import QuiltError, plain, quoted
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
@@ -24,7 +19,7 @@ from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import Context
 
 _TRIGGER = f"{QuiltRevisionTrigger.__module__}.{QuiltRevisionTrigger.__qualname__}"
 

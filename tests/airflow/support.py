@@ -39,6 +39,11 @@ os.environ["AIRFLOW__CORE__UNIT_TEST_MODE"] = "True"
 
 RunDag = Callable[..., "DagRun"]
 
+exceptions = import_module("airflow.sdk.exceptions")
+"""The module of Airflow's exceptions: another one before Airflow 3.2."""
+if not hasattr(exceptions, "TaskDeferred"):
+    exceptions = import_module("airflow.exceptions")
+
 
 def needs_airflow(oldest: str) -> pytest.MarkDecorator:
     """Skip a test under an Airflow without the tested feature."""

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, BaseOperator, ObjectStoragePath, task
 
+from airflow_quilt._compat import AirflowFailException
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.registry.registry import Registry

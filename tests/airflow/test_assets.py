@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, Asset, AssetAlias, task, task_group
 from airflow.sdk.execution_time.context import OutletEventAccessors
 
+from airflow_quilt._compat import AirflowFailException
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.assets.uri import from_quilt_uri, package_of, to_quilt_uri
 from airflow_quilt.core.errors import InputError, LocationError

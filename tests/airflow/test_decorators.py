@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pendulum
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG, Asset, BaseOperator, ObjectStoragePath, task
 
+from airflow_quilt._compat import AirflowFailException
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Asset, ObjectStoragePath
 from openlineage.client.serde import Serde
 
+from airflow_quilt._compat import AirflowFailException
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.assets._lineage import MOST_SOURCES, dataset_of, sources_of
 from airflow_quilt.assets.uri import convert_asset_to_openlineage

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_quilt._compat import AirflowFailException
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.links.catalog import QuiltCatalogLink
 from airflow_quilt.operators import (

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from airflow.providers.amazon.aws.hooks.s3 import S3Hook
-from airflow.providers.common.compat.sdk import AirflowFailException
 
+from airflow_quilt._compat import AirflowFailException
 from airflow_quilt.core.errors import CatalogUnavailableError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.hooks.aws import QuiltCredentialsMixin

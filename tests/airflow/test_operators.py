@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 import pendulum
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import Asset, ObjectStoragePath
 
+from airflow_quilt._compat import AirflowFailException
 from airflow_quilt.core.errors import (
     AccessDeniedError,
     CancelledError,

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.providers.common.compat.sdk import AirflowFailException
 from airflow.sdk import DAG
 from airflow.sdk.definitions.asset import AssetUniqueKey
 
+from airflow_quilt._compat import AirflowFailException
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry

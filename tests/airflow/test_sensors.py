@@ -4,14 +4,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    AirflowSensorTimeout,
-    AirflowSkipException,
-    TaskDeferred,
-)
 from airflow.sdk import DAG, task
 
+from airflow_quilt._compat import AirflowFailException, AirflowSkipException
 from airflow_quilt.core.errors import BucketNotFoundError, SettingsUnavailableError, StorageUnavailableError
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
@@ -22,7 +17,7 @@ from airflow_quilt.sensors import QuiltPackageSensor
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
-from tests.airflow.support import needs_airflow, run_here
+from tests.airflow.support import exceptions, needs_airflow, run_here
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -126,7 +121,7 @@ def test_trigger_gets_same_condition() -> None:
     first = publish("first")
     task = sensor(newer_than=first, path="a.txt", deferrable=True, poke_interval=7, timeout=70)
 
-    with pytest.raises(TaskDeferred) as deferred:
+    with pytest.raises(exceptions.TaskDeferred) as deferred:
         task.execute({})
 
     assert deferred.value.method_name == "execute_complete"
@@ -144,7 +139,7 @@ def test_trigger_gets_same_condition() -> None:
     }
     for extra, longest in (({}, 70.0), ({"max_wait": 20}, 20.0)):
         task = sensor(newer_than=first, deferrable=True, poke_interval=7, timeout=70, exponential_backoff=True, **extra)
-        with pytest.raises(TaskDeferred) as deferred:
+        with pytest.raises(exceptions.TaskDeferred) as deferred:
             task.execute({})
         trigger = deferred.value.trigger
         assert isinstance(trigger, QuiltRevisionTrigger)
@@ -311,7 +306,7 @@ def test_trigger_errors_obey_sensor_flags() -> None:
         assert kind is AirflowSkipException or text.endswith(str(raised.value)[-20:])
     with pytest.raises(AirflowFailException, match="registry is empty"):  # The triggerer does not check what it renders.
         sensor(registry="", deferrable=True).resume_execution("execute_complete", {"event": {"found": {}}}, {})
-    for flags, kind in (({}, AirflowSensorTimeout), ({"soft_fail": True}, AirflowSkipException)):
+    for flags, kind in (({}, exceptions.AirflowSensorTimeout), ({"soft_fail": True}, AirflowSkipException)):
         with pytest.raises(kind):
             sensor(deferrable=True, **flags).resume_execution("__fail__", {"error": "Trigger timeout"}, {})
 
