@@ -147,6 +147,9 @@ def test_xcom_and_context_are_passed(dag: DAG, connected: str, s3_registry: Regi
         "created": True,
         "previous": None,
         "checksum_only": 0,
+        "added": 3,
+        "modified": 0,
+        "removed": 0,
     }
 
 

@@ -92,6 +92,9 @@ def test_penguins_weekly_publishes(publish: Publish, s3_registry: Registry, buck
         "created": True,
         "previous": None,
         "checksum_only": 0,
+        "added": 5,
+        "modified": 0,
+        "removed": 0,
     }
 
 
@@ -99,6 +102,11 @@ def test_same_week_is_deduplicated(publish: Publish, s3_registry: Registry) -> N
     first, again, other = (result(publish(year), "publish") for year in (2008, 2008, 2009))
 
     assert [published["created"] for published in (first, again, other)] == [True, False, True]
+    assert [(each["added"], each["modified"], each["removed"]) for each in (first, again, other)] == [
+        (5, 0, 0),
+        (0, 0, 0),
+        (0, 5, 0),
+    ]
     assert first["top_hash"] == again["top_hash"]
     assert first["published_at"] == again["published_at"]
     assert [revision.top_hash for revision in s3_registry.revisions(PENGUINS)] == [other["top_hash"], first["top_hash"]]

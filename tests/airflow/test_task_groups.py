@@ -70,7 +70,7 @@ def test_sharded_push_equals_one(dag: DAG, connected: str, s3: S3Server, bucket:
     again = QuiltPushOperator(
         task_id="one", package=str(NAME), registry=connected, entries=str(files), message="by many", meta={"a": 1}
     ).execute({})
-    assert {**again, "created": True, "bytes_copied": 45, "bytes_reused": 0} == told
+    assert {**again, "created": True, "bytes_copied": 45, "bytes_reused": 0, "added": 10} == told
     [event] = events(quilt_asset(str(NAME), connected).uri)
     assert (event.extra["top_hash"], event.extra["message"], event.extra["entries"]) == (told["top_hash"], "by many", 10)
     labels = [ti.rendered_map_index for ti in run.get_task_instances() if ti.task_id == "push.transfer"]

@@ -40,10 +40,13 @@ class Change:
 def compare(old: Iterable[Entry], new: Iterable[Entry]) -> Iterator[Change]:
     """Yield the changes between two streams of entries in walk order; physical keys are ignored, as in quilt3's ``diff``."""
     for before, after in merge_join(old, new):
-        if before is None or after is None or (before.size, before.hash) != (after.size, after.hash) or _differ(before, after):
+        if before is None or after is None or is_modified(before, after):
             yield Change(before, after)
 
 
-def _differ(before: Entry, after: Entry) -> bool:
-    """Whether the metadata of two entries differs; the NaN of old manifests does not differ from itself, as it does in Python."""
+def is_modified(before: Entry, after: Entry) -> bool:
+    """Return whether two entries of one logical key differ in size, hash or metadata."""
+    if before.size != after.size or before.hash != after.hash:
+        return True
+    # The NaN of old manifests does not differ from itself, as it does in Python.
     return before.meta != after.meta and canonical_json(before.meta) != canonical_json(after.meta)

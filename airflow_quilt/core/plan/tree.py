@@ -1,6 +1,6 @@
 """The tree of a future revision: sources and metadata of directories, and its derivation from another tree."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,6 +13,13 @@ from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.plan.actions import Source
 
 _SHOWN: Final = 10
+
+OnChange = Callable[[Source | None, Source | None], object]
+"""Called with a source of a tree, or None, and the one that takes its place in the next tree, or None."""
+
+
+def _ignore(_old: Source | None, _new: Source | None) -> None:
+    """Do nothing with a change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +80,14 @@ class Additions:
         self.lost: dict[str, list[str]] = {}
         """The number of files and directories so far that lost keys of their metadata; and the keys, of the first few."""
 
-    def sources(self, base: Iterable[Source]) -> Iterator[Source]:
+    def sources(self, base: Iterable[Source], on_change: OnChange = _ignore) -> Iterator[Source]:
         """Yield the sources of a tree, with the added ones."""
         for old, new in merge_join(base, self._tree.sources):
-            if old and new:
-                yield self._replaced(old, new)
-            elif source := new or old:
-                yield source
+            if new:
+                on_change(old, new)
+                yield self._replaced(old, new) if old else new
+            elif old:
+                yield old
 
     def directories(self, base: Mapping[DirectoryKey, Any]) -> dict[DirectoryKey, Any]:
         """Return the metadata of directories, with that of the added ones."""
@@ -103,11 +111,18 @@ class Additions:
         return given
 
 
-def updated(base: SourceTree, removal: Removal, additions: Additions) -> SourceTree:
+def updated(base: SourceTree, removal: Removal, additions: Additions, on_change: OnChange = _ignore) -> SourceTree:
     """Return a tree after removals and additions."""
-    kept = (source for source in base.sources if not removal.takes(source.logical_key))
+
+    def kept() -> Iterator[Source]:
+        for source in base.sources:
+            if removal.takes(source.logical_key):
+                on_change(source, None)
+            else:
+                yield source
+
     directories = {key: meta for key, meta in base.directories.items() if not removal.takes(key)}
-    return SourceTree(additions.sources(kept), additions.directories(directories))
+    return SourceTree(additions.sources(kept(), on_change), additions.directories(directories))
 
 
 def _ancestors(key: str, lengths: set[int]) -> Iterator[str]:

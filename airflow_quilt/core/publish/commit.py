@@ -16,6 +16,7 @@ from airflow_quilt.core.format.names import DirectoryKey, PackageName, TopHash
 from airflow_quilt.core.format.ordering import Record, merge_join
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.publish.changes import UNCHANGED, UNKNOWN, PreviousEntries
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.planned import PlannedRevision
 from airflow_quilt.core.publish.resolve import ResolvedRevision
@@ -49,6 +50,10 @@ class PublishResult:
             gone and have been copied again, its manifest names the copies by now.
         previous: the top hash of the revision before one that was made now, if there is one.
         checksum_only: count of files whose hash is a CRC64NVME checksum, which finds damage but proves no intent.
+        added: count of files (logical keys) that the revision before does not have; all of them where there is none.
+        modified: count of files whose size, hash or metadata differ from those in the revision before.
+        removed: count of files that only the revision before has. All three are 0 where nothing changed; and None where the
+            revision before is so large that reading it for the count alone would cost as much as the work.
     """
 
     registry: RegistryLocation
@@ -62,6 +67,9 @@ class PublishResult:
     created: bool
     previous: TopHash | None = None
     checksum_only: int = 0
+    added: int | None = None
+    modified: int | None = None
+    removed: int | None = None
 
     @property
     def uri(self) -> QuiltUri:
@@ -85,6 +93,9 @@ class PublishResult:
             "created": self.created,
             "previous": self.previous,
             "checksum_only": self.checksum_only,
+            "added": self.added,
+            "modified": self.modified,
+            "removed": self.removed,
         }
 
 
@@ -149,7 +160,7 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
     unseen: Iterable[Entry],
     stats: TransferStats,
     base: Latest | None,
-    latest: Latest | None,
+    previous: PreviousEntries,
     attempt: Attempt,
     since: float | None,
 ) -> PublishResult:
@@ -158,12 +169,12 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
     Args:
         registry: takes the revision.
         spec: the revision, apart from its entries.
-        entries: all entries, in walk order; they are read twice for an update.
+        entries: all entries, in walk order; they are read once more for an update, and to count changes.
         added: the files that an update adds, in walk order.
         unseen: those of the entries whose objects this work has neither requested nor written.
         stats: the bytes that were moved; read after the entries.
         base: ``latest`` as it was when the work began.
-        latest: ``latest`` as it is now, if it was read again; otherwise the same as ``base``.
+        previous: ``latest`` as it is now, if it was read again; otherwise the same as ``base``.
         attempt: identifies the work.
         since: the unix seconds since when earlier attempts, or earlier rounds of this one, may have published; None if there
             was none.
@@ -173,8 +184,9 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
         RevisionConflictError: ``latest`` has moved; nothing is visible.
         StorageError: a store refused or failed.
     """
-    package = PackageName.parse(spec.package)
+    package, latest = PackageName.parse(spec.package), previous.latest
     manifest, summary = _write(spec, entries)
+    changes, is_counted = UNKNOWN, False
     keeps_objects = spec.names_files and not registry.location.is_local
     stored = StoredManifest(registry, package, summary.top_hash, keeps_objects=keeps_objects)
     with manifest:
@@ -195,6 +207,8 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
             stored.settle(manifest, entries, unseen)
         # 3. Manifest, pointer, latest.
         else:
+            # Counted now, while an error leaves nothing visible.
+            changes, is_counted = previous.changes(summary.top_hash, entries, summary.entries), True
             revision, created = registry.commit(
                 package,
                 summary.top_hash,
@@ -204,6 +218,12 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
                 manifest_mode=stored.mode(entries),
                 attempt=work,
             )
+    before = _previous(registry, package, revision, latest, attempt) if created else None
+    if not created:
+        changes = UNCHANGED
+    elif not (is_counted and before == previous.top_hash):  # An earlier attempt made it.
+        is_same = revision.top_hash == summary.top_hash
+        changes = previous.at(before).changes(summary.top_hash, entries, summary.entries) if is_same else UNKNOWN
     result = PublishResult(
         registry=registry.location,
         package=package,
@@ -214,8 +234,11 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
         bytes_copied=stats.copied,
         bytes_reused=stats.reused,
         created=created,
-        previous=_previous(registry, package, revision, latest, attempt) if created else None,
+        previous=before,
         checksum_only=warn_of_checksums(package, summary.checksum_only, summary.entries),
+        added=changes.added,
+        modified=changes.modified,
+        removed=changes.removed,
     )
     _log.info("%s %s", "Published" if created else "Unchanged, no new revision:", result.uri)
     return result

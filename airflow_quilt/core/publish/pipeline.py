@@ -12,6 +12,7 @@ from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, Source, Transfer, Upload
+from airflow_quilt.core.publish.changes import PreviousEntries
 from airflow_quilt.core.publish.commit import CommitSpec, PublishResult, TransferStats, commit
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.planned import Entries, PlannedRevision, Planner, TransferredEntry, bytes_of, decide
@@ -63,10 +64,11 @@ def publish(
         added = discover(registry, draft, work.spool(Source), work.contents.put)  # 1. which files there are
         while True:
             with work.round():
-                revision = resolve(registry, package, draft, added, latest)  # 2. header, tree, workflow
+                previous = work.previous(latest)
+                revision = resolve(registry, package, draft, added, previous)  # 2. header, tree, workflow
                 planned = decide(planner, draft, package, revision, work.plan())  # 3. nothing has moved yet
                 spec = CommitSpec.of(draft, package, revision, planned, added.directories)
-                entries = carry_out(work, planned, latest, f"{planner.verb} {package}")  # 4. bytes
+                entries = carry_out(work, planned, previous, f"{planner.verb} {package}")  # 4. bytes
                 try:
                     return commit(  # 5. manifest, pointer, latest
                         registry,
@@ -76,7 +78,7 @@ def publish(
                         unseen=planned.kept,
                         stats=work.stats,
                         base=latest,
-                        latest=latest,
+                        previous=previous,
                         attempt=work.attempt,
                         since=work.since,
                     )
@@ -139,6 +141,10 @@ class Workspace:
         self._round_spools = contextlib.ExitStack()
         return self._round_spools
 
+    def previous(self, latest: Latest | None) -> PreviousEntries:
+        """Return the entries of the latest revision, for this round."""
+        return PreviousEntries(self.registry, self.package, latest, self.round_spool)
+
     def plan(self) -> PlannedRevision:
         """Return an empty plan, for this round."""
         return PlannedRevision(self.round_spool(Entry), self.round_spool(Transfer))
@@ -158,7 +164,7 @@ class Workspace:
         return self.registry.latest(self.package)
 
 
-def carry_out(work: Workspace, planned: PlannedRevision, latest: Latest | None, label: str) -> Entries:
+def carry_out(work: Workspace, planned: PlannedRevision, previous: PreviousEntries, label: str) -> Entries:
     """Transfer the files of a plan, apart from those that an earlier round transferred; return the entries of the revision.
 
     Raises:
@@ -178,7 +184,7 @@ def carry_out(work: Workspace, planned: PlannedRevision, latest: Latest | None, 
     progress = Progress(label)
     progress.begin(len(planned), planned.size)
     progress.add(len(planned) - len(fresh), planned.size - to_read)
-    transfers = attach_previous(registry, work.package, latest, fresh, work.round_spool) if latest and to_move else fresh
+    transfers = attach_previous(registry.stores, previous, fresh, work.round_spool) if previous.latest and to_move else fresh
     reused = transfer_all(registry.stores, transfers, done, progress, work.attempt.earliest)
     work.stats.copied += to_move - reused
     work.stats.reused += reused

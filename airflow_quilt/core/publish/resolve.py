@@ -17,9 +17,9 @@ from airflow_quilt.core.format.ordering import validate_order
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.plan.actions import Source, origin_of
 from airflow_quilt.core.plan.tree import Additions, Removal, SourceTree, updated
+from airflow_quilt.core.publish.changes import PreviousEntries
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.sources.discover import FindOptions, KeepContent, SourceFinder, in_memory
@@ -90,7 +90,9 @@ def discover(registry: Registry, draft: Draft, found: Spool[Source], keep: KeepC
     return SourceTree(found, finder.find(requests, found))
 
 
-def resolve(registry: Registry, package: PackageName, draft: Draft, added: SourceTree, latest: Latest | None) -> ResolvedRevision:
+def resolve(
+    registry: Registry, package: PackageName, draft: Draft, added: SourceTree, previous: PreviousEntries
+) -> ResolvedRevision:
     """Return the content of a revision: the sources of a draft, merged with the revision that it updates.
 
     Args:
@@ -98,7 +100,7 @@ def resolve(registry: Registry, package: PackageName, draft: Draft, added: Sourc
         package: the draft's.
         draft: says how to merge.
         added: the sources of the draft.
-        latest: the latest revision, or None for a new package.
+        previous: the latest revision; keeps the files that an update of it changes, while the files of the result are read.
 
     Raises:
         InputError: a key or metadata cannot be published; for files it is raised while they are read.
@@ -106,9 +108,9 @@ def resolve(registry: Registry, package: PackageName, draft: Draft, added: Sourc
     """
     base, tree = added.header, added
     if draft.mode == "update":
-        start = _read_base(registry, package, draft, latest)
+        start = _read_base(registry, package, draft, previous)
         base = added.header if start.header is None else start.header
-        tree = _update(start, Removal(draft.remove), Additions(added, merges=draft.meta_mode == "merge"))
+        tree = _update(start, Removal(draft.remove), Additions(added, merges=draft.meta_mode == "merge"), previous)
     directories = {key: meta for key, meta in tree.directories.items() if meta}  # As quilt3, no line for none.
     workflow = load_workflow(draft.workflow, registry.workflows_config(), registry.stores.text)
     record = workflow.record if workflow else None
@@ -142,21 +144,23 @@ def _user_meta(draft: Draft, base: Mapping[str, Any] | None) -> Mapping[str, Any
     return given
 
 
-def _read_base(registry: Registry, package: PackageName, draft: Draft, latest: Latest | None) -> SourceTree:
+def _read_base(registry: Registry, package: PackageName, draft: Draft, previous: PreviousEntries) -> SourceTree:
     """Read the revision that an update starts from; an empty tree where there is no package yet."""
+    latest = previous.latest if draft.revision is None else None
     if draft.revision is None and latest is None:
         _log.info("There is no package %s in %s yet: the update starts from nothing", package, registry.location)
         return SourceTree()
-    manifest = registry.read(package, latest.top_hash if draft.revision is None and latest else draft.revision).begun()
-    entries = (Source.of_entry(entry, hash_type=draft.hash_type) for entry in manifest.entries)
-    sources = named_stream(manifest.where, entries, SourceError)
+    manifest = registry.read(package, latest.top_hash if latest else draft.revision).begun()
+    entries = previous.updated(manifest.entries, draft.hash_type) if latest else manifest.entries
+    found = (Source.of_entry(entry, hash_type=draft.hash_type) for entry in entries)
+    sources = named_stream(manifest.where, found, SourceError)
     if not registry.location.is_local:
         sources = (replace(source, movable=False) if source.is_local else source for source in sources)
     return SourceTree(sources, manifest.directories, header=manifest.header)
 
 
-def _update(base: SourceTree, removal: Removal, additions: Additions) -> SourceTree:
-    tree = updated(base, removal, additions)
+def _update(base: SourceTree, removal: Removal, additions: Additions, previous: PreviousEntries) -> SourceTree:
+    tree = updated(base, removal, additions, previous.note)
 
     def sources() -> Iterator[Source]:
         yield from tree.sources

@@ -7,26 +7,23 @@ found out when it is read (:class:`airflow_quilt.core.transfer.upload.Uploader`)
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format.hashes import part_size
 from airflow_quilt.core.format.manifest import Entry
-from airflow_quilt.core.format.names import LogicalKey, PackageName
+from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Transfer, Upload
-from airflow_quilt.core.publish.presence import PAGE, list_current
-from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.registry.revisions import Latest
+from airflow_quilt.core.publish.changes import PreviousEntries
+from airflow_quilt.core.publish.presence import list_current
 from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.storage.stores import Stores
 
 _log = logging.getLogger(__name__)
-
-_LINE: Final = 1000
-"""Bytes of a manifest, for each file to be sent, up to which reading it costs less than it saves."""
 
 
 class _CurrentObject(msgspec.Struct, frozen=True, gc=False):
@@ -37,18 +34,16 @@ class _CurrentObject(msgspec.Struct, frozen=True, gc=False):
 
 
 def attach_previous(
-    registry: Registry,
-    package: PackageName,
-    latest: Latest,
+    stores: Stores,
+    previous: PreviousEntries,
     transfers: Spool[Transfer],
     spool: Callable[[Any], Spool[Any]],
 ) -> Iterable[Transfer]:
     """Return the transfers; each small upload with its entry in the latest revision, if that object is still current.
 
     Args:
-        registry: holds the latest revision, and the objects.
-        package: its name.
-        latest: its latest revision.
+        stores: hold the objects.
+        previous: the latest revision.
         transfers: in walk order.
         spool: makes a spool for records of a type.
     """
@@ -58,7 +53,7 @@ def attach_previous(
         return transfers
     files = sum(map(_is_small, transfers))
     try:
-        current = _current_entries(registry, package, latest, prefix, files, spool)
+        current = _current_entries(stores, previous, prefix, files, spool)
     except QuiltError as error:
         _log.info("All files are sent, also those that the latest revision holds, since it cannot be read: %s", error)
         return transfers
@@ -89,24 +84,23 @@ def _attach(transfer: Transfer, entry: Entry | None) -> Transfer:
 
 
 def _current_entries(
-    registry: Registry,
-    package: PackageName,
-    latest: Latest,
+    stores: Stores,
+    previous: PreviousEntries,
     prefix: PhysicalKey,
     files: int,
     spool: Callable[[Any], Spool[Any]],
 ) -> Spool[Entry]:
     """Return the entries of the latest revision that name current versions of objects below a prefix."""
     current: Spool[Entry] = spool(Entry)
-    manifest = registry.read_small(package, latest.top_hash, _LINE * (files + PAGE))
-    if manifest is None:
+    known = previous.read(files)
+    if known is None:
         return current
     listed: Spool[_CurrentObject] = spool(_CurrentObject)
-    infos = list_current(registry.stores, prefix, files)
+    infos = list_current(stores, prefix, files)
     listed.extend(_CurrentObject(LogicalKey(info.key.key.removeprefix(prefix.key)), info.key) for info in infos)
 
     def entries() -> Iterator[Entry]:
-        for entry, there in merge_join(manifest.entries, listed):
+        for entry, there in merge_join(known, listed):
             if entry and there and there.key.is_immutable and entry.physical_keys == (str(there.key),):
                 yield entry
 

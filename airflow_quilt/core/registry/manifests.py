@@ -7,6 +7,7 @@ from dataclasses import replace
 from airflow_quilt.core.errors import (
     ManifestError,
     ObjectNotFoundError,
+    ObjectTooLargeError,
     PackageNotFoundError,
     StorageError,
     named,
@@ -41,9 +42,16 @@ class Manifests:
         return self._read(package, top_hash, self._size(package, top_hash))
 
     def read_small(self, package: PackageName | str, top_hash: TopHash, most: int) -> Manifest | None:
-        """Read a revision whose manifest has ``most`` bytes or fewer; None where it has more."""
-        size = self._size(package, top_hash)
-        return self._read(package, top_hash, size) if size <= most else None
+        """Read a revision whose manifest has ``most`` bytes or fewer; None where it has more. One request is mostly enough."""
+        if most > MOST_WHOLE:
+            size = self._size(package, top_hash)
+            return self._read(package, top_hash, size) if size <= most else None
+        try:
+            with self._named(package, top_hash):
+                chunks = [self._storage.get(self._key(top_hash), most).data]
+        except ObjectTooLargeError:
+            return None
+        return self._parsed(package, top_hash, chunks)
 
     def check(self, package: PackageName | str, top_hash: TopHash) -> None:
         """Check that the manifest of a revision is there.
@@ -62,9 +70,13 @@ class Manifests:
 
     def _read(self, package: PackageName | str, top_hash: TopHash, size: int) -> Manifest:
         key = self._key(top_hash)
-        with self._named(package, top_hash) as where:
+        with self._named(package, top_hash):
             # Whole, the store's checksum is compared: the top hash does not cover everything.
             chunks = Replay(self._storage.stream(key, 0, size)) if size > MOST_WHOLE else [self._storage.get(key).data]
+        return self._parsed(package, top_hash, chunks)
+
+    def _parsed(self, package: PackageName | str, top_hash: TopHash, chunks: Iterable[bytes]) -> Manifest:
+        with self._named(package, top_hash) as where:
             manifest = read_manifest(chunks, top_hash, self._sorted)
         return replace(manifest, entries=self._entries(package, top_hash, manifest), where=where)
 

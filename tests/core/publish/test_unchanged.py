@@ -147,7 +147,7 @@ def test_unchanged_push_one_more_call(registry: Registry) -> None:
         counts.append(sorted(call.operation for call in recorder.calls))
 
     # `latest`, the workflows, its pointer; the manifest twice; the objects, and the pointers.
-    assert counts[0] == counts[1] == ["get", "get", "get", "get", "scan", "scan", "stat", "stream"]
+    assert counts[0] == counts[1] == ["get", "get", "get", "get", "scan", "scan", "stream"]
 
 
 def test_rewrite_keeps_directories(registry: Registry, memory: MemoryStorage) -> None:

@@ -96,7 +96,8 @@ def stage_plan(
     with Workspace(registry, package, Attempt()) as work, work.round():
         latest, bounds = registry.latest(package), Bounds.of(registry, draft, planner)
         added = discover(registry, draft, work.spool(Source), work.contents.put)  # 1. which files there are
-        revision = resolve(registry, package, draft, added, latest)  # 2. header, tree, workflow
+        previous = work.previous(latest)
+        revision = resolve(registry, package, draft, added, previous)  # 2. header, tree, workflow
         tree = SourceTree(_pinned(registry.stores, revision.tree.sources), revision.tree.directories)
         revision = replace_fields(revision, tree=tree)
         planned = decide(planner, draft, package, revision, work.plan())  # 3. nothing has moved yet
@@ -107,7 +108,7 @@ def stage_plan(
         announce(registry, f"{planner.verb} {package} in {count(len(lengths), 'shard', 'shards')}", planned, to_move)
         transfers: Iterable[Transfer] = planned.transfers
         if latest and to_move:
-            transfers = attach_previous(registry, package, latest, planned.transfers, work.round_spool)
+            transfers = attach_previous(registry.stores, previous, planned.transfers, work.round_spool)
         # 4. The shards: the plan holds their seals.
         actions = (transfer or entry for entry, transfer in merge_join(planned.kept, transfers))
         return StagedPlan(

@@ -196,18 +196,19 @@ def _commit_shards(
     _log.info(
         "Committing %s to %s: %s, %s", plan.spec.package, registry.location, count(len(plan.shards), "shard", "shards"), amount
     )
-    return commit(
-        registry,
-        plan.spec,
-        _StagedEntries(staging, done),
-        added=staging.added(plan.added),
-        unseen=_StagedEntries(staging, [each for each in done if each.kept]),
-        stats=TransferStats(sum(each.bytes_copied for each in done), sum(each.bytes_reused for each in done)),
-        base=plan.base,
-        latest=registry.latest(plan.spec.package),
-        attempt=attempt,
-        since=attempt.since,
-    )
+    with Workspace(registry, PackageName.parse(plan.spec.package), attempt) as work, work.round():
+        return commit(
+            registry,
+            plan.spec,
+            _StagedEntries(staging, done),
+            added=staging.added(plan.added),
+            unseen=_StagedEntries(staging, [each for each in done if each.kept]),
+            stats=TransferStats(sum(each.bytes_copied for each in done), sum(each.bytes_reused for each in done)),
+            base=plan.base,
+            previous=work.previous(registry.latest(work.package)),
+            attempt=attempt,
+            since=attempt.since,
+        )
 
 
 def _in_order(location: PhysicalKey, plan: StagedPlan, results: Iterable[ShardResult]) -> list[ShardResult]:

@@ -1,0 +1,191 @@
+"""Changes of a revision against the one before it, counted from entries that the work reads anyway.
+
+An update reads the revision that it starts from, and a push reads the latest one to send nothing twice: both keep here the
+entries that the count needs. Only where neither happens (a build, or a push of objects) a manifest is read for the count, if it
+is small.
+"""
+
+import itertools
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from airflow_quilt.core.errors import CancelledError, QuiltError, quoted
+from airflow_quilt.core.format.diff import is_modified
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.names import LogicalKey, PackageName, TopHash, walk_order
+from airflow_quilt.core.format.ordering import batched, merge_join
+from airflow_quilt.core.plan.actions import Source
+from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Latest
+from airflow_quilt.core.runtime.spool import Spool
+
+_log = logging.getLogger(__name__)
+
+SHOWN: Final = 20
+"""The most keys that are kept for the log."""
+_LINE: Final = 1000
+"""Bytes of a manifest, for each file of the work, up to which reading it costs little beside the work."""
+_FILES: Final = 1000
+"""Files of the work that count in any case: a request costs as much as their lines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Counts of files that a revision adds, changes and drops, by logical key; None if they are not known.
+
+    Attributes:
+        added: files that the revision before does not have.
+        modified: files of both whose size, hash or metadata differ; another physical key alone is no modification, as in
+            quilt3's ``diff``.
+        removed: files that only the revision before has.
+        first: the first of them in walk order, at most :data:`SHOWN`: a sign (``+``, ``~``, ``-``), and the key in quotes.
+    """
+
+    added: int | None = None
+    modified: int | None = None
+    removed: int | None = None
+    first: tuple[str, ...] = ()
+
+
+UNKNOWN: Final = Changes()
+UNCHANGED: Final = Changes(0, 0, 0)
+
+
+class PreviousEntries:
+    """The entries of a revision that may differ in the next one, kept while a step of the work reads them.
+
+    Args:
+        registry: holds the revision.
+        package: its name.
+        latest: the revision; None for a new package.
+        spool: makes a spool for records of a type.
+    """
+
+    def __init__(
+        self, registry: Registry, package: PackageName, latest: Latest | None, spool: Callable[[Any], Spool[Any]]
+    ) -> None:
+        self.latest = latest
+        self._registry = registry
+        self._package = package
+        self._spool = spool
+        self._total: int | None = None
+        self._is_begun = False
+        self._too_large_for = -1
+        self._is_whole = True
+        self._hash_type = ""
+        self._kept: Spool[Entry] = spool(Entry)
+        self._new: list[LogicalKey] = []
+
+    @property
+    def top_hash(self) -> TopHash | None:
+        """The top hash of the revision; None for a new package."""
+        return self.latest.top_hash if self.latest else None
+
+    def at(self, revision: TopHash | None) -> Self:
+        """Return the entries of another revision of the package; None is none."""
+        latest = None if revision is None else Latest(revision, etag="")
+        return type(self)(self._registry, self._package, latest, self._spool)
+
+    def read(self, files: int) -> Iterator[Entry] | None:
+        """Read the revision; return None where there is none, and where its manifest is large for work on so many files.
+
+        Raises:
+            QuiltError: it cannot be read.
+        """
+        if self.top_hash is None or files <= self._too_large_for:
+            return None
+        self._is_begun = True
+        manifest = self._registry.read_small(self._package, self.top_hash, _LINE * (files + _FILES))
+        if manifest is None:
+            self._is_begun, self._too_large_for = False, files
+            return None
+        return self._read_whole(manifest.entries)
+
+    def _read_whole(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+        if self._total is not None:  # An update has read them before.
+            yield from entries
+            return
+        kept: Spool[Entry] = self._spool(Entry)
+        for batch in batched(entries):
+            kept.extend(batch)
+            yield from batch
+        self._total, self._kept = len(kept), kept
+
+    def updated(self, entries: Iterable[Entry], hash_type: str) -> Iterator[Entry]:
+        """Pass on all entries of the revision, from which an update starts; those that stay as they are need not be kept.
+
+        Args:
+            entries: in walk order.
+            hash_type: that of new entries. An entry of another type gets another hash if its bytes move.
+        """
+        total, self._is_whole, self._hash_type = 0, False, hash_type
+        for batch in batched(entries):
+            total += len(batch)
+            self._kept.extend([entry for entry in batch if entry.hash.type != hash_type])
+            yield from batch
+        self._total = total
+
+    def note(self, old: Source | None, new: Source | None) -> None:
+        """Keep a file of the revision that an update removes or replaces, or the key of one that it adds."""
+        if self._is_whole:  # Another revision is updated, or none.
+            return
+        if old and old.hash and old.hash.type == self._hash_type:  # The others are kept already.
+            self._kept.extend([Entry(old.logical_key, old.physical_keys, old.size, old.hash, old.meta)])
+        if new and not old and len(self._new) < SHOWN:
+            self._new.append(new.logical_key)
+
+    def changes(self, top_hash: TopHash, entries: Iterable[Entry], total: int) -> Changes:
+        """Count the changes up to another revision; unknown where the manifest is large, and would be read for that alone.
+
+        Args:
+            top_hash: that of the other revision.
+            entries: its entries, in walk order.
+            total: their number.
+
+        Raises:
+            CancelledError: the work was stopped.
+            QuiltError: the entries of the other revision cannot be read.
+        """
+        if self.top_hash is None:
+            return Changes(total, 0, 0, _lines((entry.logical_key, "+") for entry in itertools.islice(entries, SHOWN)))
+        if self.top_hash == top_hash:
+            return UNCHANGED
+        if self._total is None and (self._is_begun or not self._read_all(total)):
+            return UNKNOWN
+        counts, first = {"+": 0, "~": 0, "-": 0}, dict.fromkeys(self._new, "+")
+        if self._is_whole or len(self._kept):
+            for number, (key, sign) in enumerate(self._compare(entries)):
+                counts[sign] += 1
+                if number < SHOWN:
+                    first[key] = sign
+        added = total - (self._total or 0) + counts["-"]
+        return Changes(added, counts["~"], counts["-"], _lines(sorted(first.items(), key=lambda item: walk_order(item[0]))))
+
+    def _compare(self, entries: Iterable[Entry]) -> Iterator[tuple[LogicalKey, str]]:
+        """Yield the keys that differ, and their signs; without the added ones where not all entries are kept."""
+        for old, new in merge_join(self._kept, entries):
+            if old is None:
+                if new and self._is_whole:
+                    yield new.logical_key, "+"
+            elif new is None:
+                yield old.logical_key, "-"
+            elif is_modified(old, new):
+                yield old.logical_key, "~"
+
+    def _read_all(self, files: int) -> bool:
+        try:
+            entries = self.read(files)
+            deque(entries or (), 0)
+        except CancelledError:
+            raise
+        except QuiltError as error:
+            _log.info("The changes are not counted, since the latest revision cannot be read: %s", error)
+            return False
+        return entries is not None
+
+
+def _lines(signs: Iterable[tuple[LogicalKey, str]]) -> tuple[str, ...]:
+    return tuple(f"{sign} {quoted(key)}" for key, sign in itertools.islice(signs, SHOWN))
