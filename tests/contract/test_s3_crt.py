@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -32,7 +33,7 @@ from airflow_quilt.core.errors import (
     QuiltError,
     StorageUnavailableError,
 )
-from airflow_quilt.core.format.hashes import StoreAlgorithm
+from airflow_quilt.core.format.hashes import StoreAlgorithm, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.retry import NO_RETRY
 from airflow_quilt.core.runtime.threads import map_concurrently
@@ -50,6 +51,8 @@ from tests.property.strategies import ODD_LETTERS
 
 _serial = itertools.count(1)
 WAIT = 20.0
+CURE = "pip install --upgrade 'awscrt>=0.38'"
+WITHOUT = Path(__file__).with_name("without_awscrt.py")
 TRANSPORTS: tuple[Transport, Transport] = ("auto", "boto3")
 
 
@@ -520,9 +523,20 @@ def test_stubbed_client_uses_boto3() -> None:
         assert "handles the client's events" in str(why_not(stubbed))
 
 
-def test_old_release_uses_boto3() -> None:
-    assert "0.38" in str(why_not(client(), SimpleNamespace()))
+def test_moved_settings_use_boto3() -> None:
     assert "botocore does not show" in str(why_not(SimpleNamespace()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("hidden", ["awscrt", "awscrt.s3.S3RetryMode"])
+def test_boto3_works_without_awscrt(hidden: str, s3: S3Server, root: PhysicalKey) -> None:
+    """Write and read in a Python that has no awscrt, or one before 0.38: one line of the log has the cure."""
+    arguments = [hidden, s3.endpoint, s3.admin.access_key, s3.admin.secret_key, str(root.bucket)]
+    run = subprocess.run([sys.executable, WITHOUT, *arguments], capture_output=True, text=True, check=True)
+
+    read, crc = run.stdout.splitlines()
+    assert read == "[b'hello', b'hello']"
+    assert crc == to_s3(DIGESTS["CRC64NVME"](b"hello")) or (hidden == "awscrt" and CURE in crc)
+    assert run.stderr.count(CURE) == 1
 
 
 @pytest.mark.parametrize(

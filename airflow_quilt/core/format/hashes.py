@@ -11,9 +11,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 import msgspec
-from awscrt.checksums import combine_crc64nvme, crc64nvme
 
 from airflow_quilt.core.errors import EntryDamagedError, HashTypeError, quoted
+
+try:
+    from awscrt.checksums import combine_crc64nvme, crc64nvme
+except ImportError:  # There is no awscrt, or one before 0.31.
+    combine_crc64nvme = crc64nvme = None
 
 CHUNKED: Final = "sha2-256-chunked"
 SHA256: Final = "SHA256"
@@ -168,6 +172,7 @@ class _Crc64Nvme:
 
 class _Crc64NvmeDigest:
     def __init__(self) -> None:
+        _check_crc64nvme()
         self._value = 0
 
     def update(self, data: bytes | memoryview, /) -> None:
@@ -175,6 +180,12 @@ class _Crc64NvmeDigest:
 
     def digest(self) -> bytes:
         return self._value.to_bytes(_CRC_BYTES)
+
+
+def _check_crc64nvme() -> None:
+    if crc64nvme is None:
+        cure = "pip install --upgrade 'awscrt>=0.38'"
+        raise HashTypeError(f"hash type {CRC64NVME!r} is computed by awscrt, which is missing or too old here; {cure}")
 
 
 _ALGORITHMS: Final[Mapping[str, Algorithm]] = {CHUNKED: _Chunked(), SHA256: _Sha256(), CRC64NVME: _Crc64Nvme()}
@@ -208,10 +219,12 @@ def check_new_hash_type(hash_type: str) -> None:
     """Check the hash type for new entries; ``SHA256``, of older manifests, is read and verified but not written.
 
     Raises:
-        HashTypeError: the type is neither ``sha2-256-chunked`` nor ``CRC64NVME``.
+        HashTypeError: the type is neither ``sha2-256-chunked`` nor ``CRC64NVME``, or nothing here computes it.
     """
     if hash_type not in (CHUNKED, CRC64NVME):
         raise HashTypeError(f"hash type {quoted(hash_type)}: new entries get {CHUNKED!r} or {CRC64NVME!r}")
+    if hash_type == CRC64NVME:
+        _check_crc64nvme()
 
 
 def check_hash_type(logical_key: str, given: Hash) -> None:

@@ -1,15 +1,12 @@
 """The fields of requests and answers of S3, as the Amazon S3 API Reference names them."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
-from awscrt.checksums import crc32, crc32c, crc64nvme
-
 from airflow_quilt.core.errors import StorageError, quoted
-from airflow_quilt.core.format.hashes import StoreAlgorithm, from_s3, to_s3
+from airflow_quilt.core.format.hashes import StoreAlgorithm, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.objects import ObjectInfo
 
@@ -36,25 +33,6 @@ def address(key: PhysicalKey) -> Any:
     """Return the fields that name an object, at its version if it has one; also those of ``CopySource``."""
     fields = {"Bucket": bucket_of(key), "Key": key.key}
     return fields | {"VersionId": key.version_id} if key.version_id is not None else fields
-
-
-_HEADER_CHECKSUMS: Final[Mapping[str, Callable[[bytes], bytes]]] = {
-    "crc32": lambda data: crc32(data).to_bytes(4),
-    "crc32c": lambda data: crc32c(data).to_bytes(4),
-    "crc64nvme": lambda data: crc64nvme(data).to_bytes(8),
-    "sha1": lambda data: hashlib.sha1(data, usedforsecurity=False).digest(),
-    "sha256": lambda data: hashlib.sha256(data).digest(),
-}
-"""Checksum functions, by the end of the header ``x-amz-checksum-…`` that holds their value."""
-
-
-def contradicts_s3(data: bytes, name: str, checksum: str) -> bool:
-    """Return whether the header ``x-amz-checksum-<name>`` of an object proves that these are not its bytes.
-
-    A composite checksum and an unknown ``name`` prove nothing.
-    """
-    expected = from_s3(checksum)
-    return expected is not None and name in _HEADER_CHECKSUMS and _HEADER_CHECKSUMS[name](data) != expected
 
 
 def checksum_fields(algorithm: StoreAlgorithm, digest: bytes) -> dict[str, str]:

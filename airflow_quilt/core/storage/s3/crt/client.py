@@ -1,19 +1,16 @@
 """Requests to an S3 store through the AWS Common Runtime, signed, addressed and verified as by a boto3 client (ADR 0010)."""
 
-import contextlib
 import ctypes
 import logging
 import os
 import random
 import time
 import weakref
-from collections.abc import Mapping
-from concurrent.futures import Future, InvalidStateError, wait
-from dataclasses import dataclass, field
+from concurrent.futures import wait
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from awscrt.auth import (
@@ -38,16 +35,14 @@ from awscrt.s3 import S3Request, S3RequestTlsMode, S3RequestType, S3RetryConfig,
 from botocore import UNSIGNED
 
 from airflow_quilt.core.errors import CancelledError, plain
-from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.stop import await_result, call_apart, check_stop, sleep
 from airflow_quilt.core.storage.objects import CHUNK, Data
 from airflow_quilt.core.storage.s3.answers import most_seconds
 from airflow_quilt.core.storage.s3.body import BodyFile
-from airflow_quilt.core.storage.s3.crt.route import Route, frozen_credentials, route, verified_by, why_not
+from airflow_quilt.core.storage.s3.crt.checksums import contradicts_s3
+from airflow_quilt.core.storage.s3.crt.exchange import ABSENT, Answer, Request
+from airflow_quilt.core.storage.s3.crt.route import Route, frozen_credentials, route, verified_by
 from airflow_quilt.core.storage.s3.fields import bucket_of
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
 
 _log = logging.getLogger(__name__)
 
@@ -61,79 +56,10 @@ _PAUSE: Final = 1.0
 _CANCELLING: Final = 0.3
 """Seconds for the end of a request that is cancelled."""
 _NEVER: Final = float("inf")
+_CHECKSUM: Final = "x-amz-checksum-"
 _SERVER_ERROR: Final = 500
 _UNKNOWN: Final = 501
 """The status of a request that the store does not know."""
-ABSENT: Final = 404
-"""The status where there is no object; all other errors are left to boto3."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request to a store.
-
-    Attributes:
-        operation: its name in the S3 API.
-        method: of HTTP.
-        key: the object, or the bucket with an empty key.
-        query: the parameters of the URL.
-        headers: without those that every request has.
-        payload_hash: the value that is signed for the body, see :meth:`CrtClient.payload_hash`.
-        size: the bytes that it moves, of the body or of the answer; they decide how long it may take.
-        data: the body.
-        most: the most bytes of an answer; of a longer one none are kept. None for those of a range, of at most one chunk.
-    """
-
-    operation: str
-    method: str
-    key: PhysicalKey
-    query: Mapping[str, Any]
-    headers: list[tuple[str, str]]
-    payload_hash: str
-    size: int
-    data: Data = b""
-    most: int | None = None
-
-
-@dataclass(slots=True)
-class Answer:
-    """The answer to a request; the threads of the runtime fill it in.
-
-    Attributes:
-        most: as in the request.
-        status: of HTTP.
-        headers: by their names in lower case.
-        chunks: the body.
-        is_too_long: whether the body has more than ``most`` bytes; then ``chunks`` is empty.
-        begun: done as soon as the headers are here, or the request has failed.
-    """
-
-    most: int | None = None
-    status: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    chunks: list[bytes] = field(default_factory=list)
-    is_too_long: bool = False
-    begun: "Future[None]" = field(default_factory=Future)
-
-    def on_headers(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
-        """Take status and headers."""
-        self.status = status_code
-        self.headers = {name.lower(): value for name, value in headers}
-        self.is_too_long = self.most is not None and int(self.headers.get("content-length", 0)) > self.most
-        self.begin()
-
-    def begin(self) -> None:
-        """Wake the thread that waits for the headers."""
-        with contextlib.suppress(InvalidStateError):  # It was woken before.
-            self.begun.set_result(None)
-
-    def on_body(self, chunk: bytes, **_: object) -> None:
-        """Take the next bytes of the body."""
-        if not self.is_too_long:
-            self.chunks.append(chunk)
-            if self.most is not None and sum(map(len, self.chunks)) > self.most:  # One chunk, or a few.
-                self.is_too_long = True
-                self.chunks.clear()
 
 
 class CrtClient:
@@ -196,6 +122,14 @@ class CrtClient:
         self._failures = 0
         return answer
 
+    @staticmethod
+    def is_whole(answer: Answer, data: bytes) -> bool:
+        """Compare the bytes of an object with the length and the checksums in the headers."""
+        if len(data) != int(answer.headers.get("content-length", -1)):
+            return False
+        checksums = {name.removeprefix(_CHECKSUM): value for name, value in answer.headers.items() if name.startswith(_CHECKSUM)}
+        return not any(contradicts_s3(data, name, value) for name, value in checksums.items())
+
     def _provider(self) -> AwsCredentialsProvider | None:
         """Return the signer with boto3's present credentials, which may be fetched here; None if there are none."""
         credentials = call_apart(partial(frozen_credentials, self._client))  # They may come from afar.
@@ -241,18 +175,6 @@ class CrtClient:
             _log.info(
                 "After %s failures all requests are left to boto3 for %.0f seconds: %s", self._failures, _REST, plain(error)
             )
-
-
-def start(client: "S3Client") -> CrtClient | None:
-    """Start a client with the settings of a boto3 client; return None where that cannot be, and log the reason."""
-    reason = why_not(client)
-    try:
-        if reason is None:
-            return CrtClient(client)
-    except Exception as error:  # noqa: BLE001  (such as a CA bundle that the runtime cannot read)
-        reason = f"the common runtime does not start ({plain(error)})"
-    _log.info("The bytes of objects go through boto3, which is slower: %s", reason)
-    return None
 
 
 def _runtime(client: Any, ca_bundle: str | None) -> Runtime:

@@ -15,12 +15,14 @@ from airflow_quilt.core.format.hashes import StoreAlgorithm, to_s3
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.storage.objects import CHUNK, Data
 from airflow_quilt.core.storage.s3.answers import MOST_OF_ANSWER
-from airflow_quilt.core.storage.s3.crt.client import ABSENT, Answer, CrtClient, Request, start
+from airflow_quilt.core.storage.s3.crt.exchange import ABSENT, Answer, Request
 from airflow_quilt.core.storage.s3.crt.listing import Listing, page_of
-from airflow_quilt.core.storage.s3.fields import contradicts_s3
+from airflow_quilt.core.storage.s3.crt.start import start
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+    from airflow_quilt.core.storage.s3.crt.client import CrtClient
 
 Transport = Literal["auto", "boto3"]
 """The way of the requests for objects and listings: through the common runtime where it can, or all through boto3."""
@@ -31,7 +33,6 @@ _NO_BYTES: Final = sha256().hexdigest()
 _NO_KEY: Final = b"<Code>NoSuchKey</Code>"
 _WITH_CHECKSUM: Final = [("x-amz-checksum-mode", "ENABLED")]
 _META: Final = "x-amz-meta-"
-_CHECKSUM: Final = "x-amz-checksum-"
 
 
 class CommonRuntime:
@@ -90,7 +91,7 @@ class CommonRuntime:
         data = b"".join(answer.chunks)
         if answer.status == ABSENT:
             return ({}, b"") if _NO_KEY in data else None
-        if answer.status != _GOOD or answer.is_too_long or "etag" not in answer.headers or not _is_whole(answer, data):
+        if answer.status != _GOOD or answer.is_too_long or "etag" not in answer.headers or not crt.is_whole(answer, data):
             return None
         return {**_fields(answer), "Metadata": _metadata(answer)}, data
 
@@ -148,11 +149,3 @@ def _fields(answer: Answer) -> dict[str, str]:
 
 def _metadata(answer: Answer) -> dict[str, str]:
     return {name.removeprefix(_META): value for name, value in answer.headers.items() if name.startswith(_META)}
-
-
-def _is_whole(answer: Answer, data: bytes) -> bool:
-    """Compare the bytes with the length and the checksums in the headers."""
-    if len(data) != int(answer.headers.get("content-length", -1)):
-        return False
-    checksums = {name.removeprefix(_CHECKSUM): value for name, value in answer.headers.items() if name.startswith(_CHECKSUM)}
-    return not any(contradicts_s3(data, name, value) for name, value in checksums.items())

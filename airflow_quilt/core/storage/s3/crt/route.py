@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
-import awscrt.s3
 from botocore import UNSIGNED
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
@@ -59,18 +58,16 @@ class Route:
     region: str
 
 
-def why_not(client: "S3Client", runtime: Any = awscrt.s3) -> str | None:
+def why_not(client: "S3Client") -> str | None:
     """Return the reason to leave the requests of a client to boto3; None if the common runtime makes the same ones."""
     try:
-        return next(_reasons(client, runtime), None)
+        return next(_reasons(client), None)
     except AttributeError as error:
         return f"this release of botocore does not show its settings ({error})"
 
 
-def _reasons(client: Any, runtime: Any) -> Iterator[str]:
+def _reasons(client: Any) -> Iterator[str]:
     config = client.meta.config
-    if not hasattr(runtime, "S3RetryMode"):
-        yield "this release of awscrt cannot leave the retries to others; 0.38 can"
     yield from (f"the client asks for {feature}" for option, feature in _OPTIONS.items() if getattr(config, option, None))
     yield from (f"the client has the S3 setting {name!r}" for name in (config.s3 or {}) if _is_unknown(name, config.s3[name]))
     if config.signature_version not in (UNSIGNED, "s3v4"):
