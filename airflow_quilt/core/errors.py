@@ -42,6 +42,11 @@ def plain(text: object, most: int = _MAX_SHOWN) -> str:
     return _cut(line if line.isprintable() else "".join(map(_escaped, line)), most)
 
 
+def short(top_hash: str) -> str:
+    """Return the first 12 digits of a hash, as it stands in sentences; values to copy hold all of them."""
+    return top_hash[:12]
+
+
 def _escaped(character: str) -> str:
     return character if character.isprintable() else repr(character)[1:-1]
 

@@ -75,8 +75,8 @@ def install(
 
 def _install(registry: Registry, reference: Reference, root: PhysicalKey, attempt: Attempt | None) -> InstallResult:
     selection = select(registry, reference)
-    files = count(len(selection.files), "file", "files")
-    _log.info("Installing %s to %s: %s, %s", selection, root, files, human_size(selection.bytes))
+    files = f"{count(len(selection.files), 'file', 'files')}, {human_size(selection.bytes)}"
+    _log.info("Installing %s to %s: %s", selection, root, files)
     progress = Progress(f"Installing {selection.package}")
     progress.begin(len(selection.files), selection.bytes)
     with selection.named_errors():
@@ -86,7 +86,7 @@ def _install(registry: Registry, reference: Reference, root: PhysicalKey, attemp
         else:
             uploader = Uploader(registry.stores, progress=progress, since=attempt.earliest if attempt else None)
             paths, reused = _to_prefix(registry, root, selection, uploader)
-    _log.info("Installed %s: %s, of which %s were there already", selection, files, f"{reused:,}")
+    _log.info("Installed %s to %s: %s; %s of them there already; %s", selection, root, files, f"{reused:,}", progress.elapsed)
     return InstallResult(
         top_hash=selection.top_hash,
         paths=paths,

@@ -14,7 +14,7 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference, Selection, parse_destination, select
 from airflow_quilt.core.runtime.executor import Executor, Steps
-from airflow_quilt.core.runtime.progress import Progress, count
+from airflow_quilt.core.runtime.progress import Progress, count, human_size
 from airflow_quilt.core.runtime.stop import stoppable
 from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.hashing import Reader
@@ -110,7 +110,8 @@ def _verify(registry: Registry, reference: Reference, src: str | None, *, read_a
         extra=extra,
         checksum_only=selection.warn_of_checksums(),
     )
-    _log.info("Verified %s: %s: %s", selection, count(found.entries, "entry", "entries"), found)
+    files = f"{count(found.entries, 'file', 'files')}, {human_size(found.bytes)}"
+    _log.info("Verified %s: %s: %s; %s", selection, files, found, progress.elapsed)
     return found
 
 

@@ -74,6 +74,8 @@ class QuiltOperator(ArgumentsOperator):
     def finish(self, result: dict[str, Any]) -> dict[str, Any]:
         """Keep the task's result for its link and its lineage; return it."""
         self.outcome, self.catalog_url = result, result["catalog_url"]
+        if self.catalog_url:
+            _log.info("In the catalog: %s", self.catalog_url)
         return result
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> "OperatorLineage[Any, Any] | None":  # noqa: ARG002

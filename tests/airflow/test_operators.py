@@ -235,10 +235,14 @@ def test_result_is_plain_json(connected: str) -> None:
     assert all(json.loads(json.dumps(result)) == result for result in (push(), delete()))
 
 
-def test_result_has_catalog_url(connected: str, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_has_catalog_url(
+    connected: str, bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="airflow_quilt")
     monkeypatch.setenv("AIRFLOW_CONN_QUILT_DEFAULT", f"quilt://catalog.example.com/?registry=s3%3A%2F%2F{bucket}")
     result = push()
     assert result["catalog_url"] == f"https://catalog.example.com/b/{bucket}/packages/team/data/tree/{result['top_hash']}/"
+    assert caplog.messages[-1] == f"In the catalog: {result['catalog_url']}"
 
 
 def test_dest_places_files(connected: str, s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,6 +243,8 @@ def test_local_build_equals_quilt3s(
 
     assert update.by_quilt3(quilt3, build=True) == published.top_hash != base
     assert ours == update.manifest(published.top_hash)
+    changes = quilt3.diff(str(local_registry.location), name, base, published.top_hash)
+    assert (published.added, published.modified, published.removed) == tuple(map(len, changes.values()))
 
 
 @pytest.mark.parametrize("case", [CASES[each] for each in BUILT_ON_S3], ids=BUILT_ON_S3)

@@ -16,7 +16,7 @@ from airflow_quilt.core.errors import CancelledError, QuiltError, quoted
 from airflow_quilt.core.format.diff import is_modified
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey, PackageName, TopHash, walk_order
-from airflow_quilt.core.format.ordering import batched, merge_join
+from airflow_quilt.core.format.ordering import BATCH, batched, merge_join
 from airflow_quilt.core.plan.actions import Source
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Latest
@@ -49,6 +49,16 @@ class Changes:
     removed: int | None = None
     first: tuple[str, ...] = ()
 
+    @property
+    def more(self) -> int:
+        """The number of files that differ, apart from the first."""
+        return (self.added or 0) + (self.modified or 0) + (self.removed or 0) - len(self.first)
+
+    def __str__(self) -> str:
+        if self.added is None or self.modified is None or self.removed is None:
+            return "uncounted changes"
+        return f"+{self.added:,} ~{self.modified:,} -{self.removed:,} files"
+
 
 UNKNOWN: Final = Changes()
 UNCHANGED: Final = Changes(0, 0, 0)
@@ -77,6 +87,7 @@ class PreviousEntries:
         self._is_whole = True
         self._hash_type = ""
         self._kept: Spool[Entry] = spool(Entry)
+        self._noted: list[Entry] = []
         self._new: list[LogicalKey] = []
 
     @property
@@ -133,9 +144,15 @@ class PreviousEntries:
         if self._is_whole:  # Another revision is updated, or none.
             return
         if old and old.hash and old.hash.type == self._hash_type:  # The others are kept already.
-            self._kept.extend([Entry(old.logical_key, old.physical_keys, old.size, old.hash, old.meta)])
+            self._noted.append(Entry(old.logical_key, old.physical_keys, old.size, old.hash, old.meta))
+            if len(self._noted) == BATCH:
+                self._keep_noted()
         if new and not old and len(self._new) < SHOWN:
             self._new.append(new.logical_key)
+
+    def _keep_noted(self) -> None:
+        self._kept.extend(self._noted)
+        self._noted = []
 
     def changes(self, top_hash: TopHash, entries: Iterable[Entry], total: int) -> Changes:
         """Count the changes up to another revision; unknown where the manifest is large, and would be read for that alone.
@@ -155,25 +172,25 @@ class PreviousEntries:
             return UNCHANGED
         if self._total is None and (self._is_begun or not self._read_all(total)):
             return UNKNOWN
-        counts, first = {"+": 0, "~": 0, "-": 0}, dict.fromkeys(self._new, "+")
-        if self._is_whole or len(self._kept):
-            for number, (key, sign) in enumerate(self._compare(entries)):
+        self._keep_noted()
+        new, first, counts = dict.fromkeys(self._new, "+"), dict[LogicalKey, str](), {"+": 0, "~": 0, "-": 0}
+        for key, sign in self._compare(entries) if self._is_whole or len(self._kept) else ():
+            new.pop(key, None)  # An update removes the file, and adds it again.
+            if sign != "=":
                 counts[sign] += 1
-                if number < SHOWN:
+                if len(first) < SHOWN:
                     first[key] = sign
         added = total - (self._total or 0) + counts["-"]
-        return Changes(added, counts["~"], counts["-"], _lines(sorted(first.items(), key=lambda item: walk_order(item[0]))))
+        in_order = sorted({**new, **first}.items(), key=lambda item: walk_order(item[0]))
+        return Changes(added, counts["~"], counts["-"], _lines(in_order))
 
     def _compare(self, entries: Iterable[Entry]) -> Iterator[tuple[LogicalKey, str]]:
-        """Yield the keys that differ, and their signs; without the added ones where not all entries are kept."""
+        """Yield the keys of kept entries and their signs, ``=`` for an unchanged one; where all are kept, the new keys too."""
         for old, new in merge_join(self._kept, entries):
-            if old is None:
-                if new and self._is_whole:
-                    yield new.logical_key, "+"
-            elif new is None:
-                yield old.logical_key, "-"
-            elif is_modified(old, new):
-                yield old.logical_key, "~"
+            if old:
+                yield old.logical_key, "-" if new is None else "~" if is_modified(old, new) else "="
+            elif new and self._is_whole:
+                yield new.logical_key, "+"
 
     def _read_all(self, files: int) -> bool:
         try:

@@ -4,27 +4,27 @@ import contextlib
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import IO, Any, Final, Self, cast
+from typing import IO, Any, Final, cast
 
-import msgspec
 import pendulum
 
-from airflow_quilt.core.format.manifest import Entry, Summary, canonical_entry, canonical_json, write_manifest
-from airflow_quilt.core.format.names import DirectoryKey, PackageName, TopHash
+from airflow_quilt.core.errors import short
+from airflow_quilt.core.format.manifest import Entry, Summary, canonical_entry, write_manifest
+from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.ordering import Record, merge_join
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.format.uris import RegistryLocation
-from airflow_quilt.core.publish.changes import UNCHANGED, UNKNOWN, PreviousEntries
-from airflow_quilt.core.publish.draft import Draft
-from airflow_quilt.core.publish.planned import PlannedRevision
-from airflow_quilt.core.publish.resolve import ResolvedRevision
+from airflow_quilt.core.publish.changes import UNCHANGED, UNKNOWN, Changes, PreviousEntries
+from airflow_quilt.core.publish.spec import CommitSpec
 from airflow_quilt.core.publish.stored import StoredManifest
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Latest, Revision
 from airflow_quilt.core.registry.selection import warn_of_checksums
+from airflow_quilt.core.runtime.progress import count, duration, human_size
 from airflow_quilt.core.runtime.spool import disk_full_as_error
 
 _log = logging.getLogger(__name__)
@@ -105,50 +105,6 @@ class TransferStats:
 
     copied: int = 0
     reused: int = 0
-
-
-class CommitSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A revision, apart from its entries, and the conditions on which it is published.
-
-    Attributes:
-        package: ``namespace/name``.
-        header: the header of its manifest.
-        directories: the metadata of directories.
-        names_files: whether it names files of this machine.
-        dedupe: skip publishing when ``latest`` has the same top hash.
-        overwrite: publish also when ``latest`` has moved.
-        update: the arguments of an update, apart from the files that it adds, as canonical text; None for a replacement.
-    """
-
-    package: str
-    header: Mapping[str, Any]
-    directories: Mapping[DirectoryKey, Any]
-    names_files: bool
-    dedupe: bool
-    overwrite: bool
-    update: str | None = None
-
-    @classmethod
-    def of(
-        cls,
-        draft: Draft,
-        package: PackageName,
-        revision: ResolvedRevision,
-        planned: PlannedRevision,
-        added: Mapping[DirectoryKey, Any],
-    ) -> Self:
-        """Return the specification for a draft that has been planned; ``added`` is the metadata of its own directories."""
-        arguments = [draft.message, draft.meta, draft.meta_mode, draft.own_meta, list(draft.remove), draft.revision, dict(added)]
-        arguments += ["null_meta"] if draft.null_meta else []
-        return cls(
-            package=str(package),
-            header=revision.header,
-            directories=revision.tree.directories,
-            names_files=planned.names_files,
-            dedupe=draft.dedupe,
-            overwrite=draft.on_conflict == "overwrite",
-            update=canonical_json(arguments) if draft.mode == "update" else None,
-        )
 
 
 def commit(  # noqa: PLR0913  (the parts of a commit)
@@ -240,8 +196,22 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
         modified=changes.modified,
         removed=changes.removed,
     )
-    _log.info("%s %s", "Published" if created else "Unchanged, no new revision:", result.uri)
+    _log.info("%s", _report(result, changes, time.time() - attempt.began))
     return result
+
+
+def _report(result: PublishResult, changes: Changes, seconds: float) -> str:
+    """Return the lines of the log on a revision: its name, its changes, its size, the bytes that were moved, the first files."""
+    if result.created:
+        since = f"since {short(result.previous)}" if result.previous else "in its first revision"
+        first = f"Published {result.package}@{short(result.top_hash)} in {result.registry}: {changes} {since}"
+    else:
+        at = result.published_at.format("YYYY-MM-DD HH:mm:ss [UTC]")
+        first = f"Nothing changed since {at}: {result.package}@{short(result.top_hash)} in {result.registry} stays"
+    files = f"{count(result.entries, 'file', 'files')}, {human_size(result.bytes)}"
+    moved = f"{human_size(result.bytes_copied)} copied, {human_size(result.bytes_reused)} reused; {duration(max(seconds, 0))}"
+    left = [f"... and {changes.more:,} more"] if changes.more else []
+    return "\n".join([first, f"{files}; {moved}", *changes.first, *left])
 
 
 def _write(spec: CommitSpec, entries: Iterable[Entry]) -> tuple[IO[bytes], Summary]:

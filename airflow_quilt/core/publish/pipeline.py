@@ -13,11 +13,12 @@ from airflow_quilt.core.format.ordering import merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, Source, Transfer, Upload
 from airflow_quilt.core.publish.changes import PreviousEntries
-from airflow_quilt.core.publish.commit import CommitSpec, PublishResult, TransferStats, commit
+from airflow_quilt.core.publish.commit import PublishResult, TransferStats, commit
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.planned import Entries, PlannedRevision, Planner, TransferredEntry, bytes_of, decide
 from airflow_quilt.core.publish.resolve import discover, resolve
 from airflow_quilt.core.publish.reuse import attach_previous
+from airflow_quilt.core.publish.spec import CommitSpec
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Latest
@@ -222,9 +223,6 @@ def transfer_all(
     uploader = Uploader(stores, progress=progress, since=since)
     with contextlib.closing(uploader.run(transfers)) as results:
         done.extend(TransferredEntry.of(transfer, entry) for transfer, entry in results)
-    if uploader.reused:
-        files = count(uploader.reused, "object or part", "objects and parts")
-        _log.info("Not sent again: %s that were there already, %s", files, human_size(uploader.bytes_reused))
     # A bucket that keeps no versions shares the objects of one key among all revisions: worth one line.
     first = next((each.entry for each in done if isinstance(each.transfer, Upload | Copy)), None)
     if first and not PhysicalKey.parse(first.physical_keys[0]).is_immutable:

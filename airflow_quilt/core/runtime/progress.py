@@ -51,6 +51,11 @@ class Progress:
         if due:
             self._say(self._line(now - self._began))
 
+    @property
+    def elapsed(self) -> str:
+        """The time since the beginning, as in ``3 min 5 s``."""
+        return duration(self._clock() - self._began)
+
     def _line(self, elapsed: float) -> str:
         share = self._bytes_done / self._size if self._size else self._entries_done / max(self._entries, 1)
         left = f", about {duration(max(0, elapsed / share - elapsed))} left" if share else ""

@@ -477,7 +477,12 @@ def test_push_logs_plan_and_result(registry: Registry, caplog: pytest.LogCapture
 
     lines = messages(caplog)
     assert lines[0] == "Pushing team/package to s3://registry: 2 entries, 2.0 KiB, 2.0 KiB to copy"
-    assert lines[-1] == f"Published quilt+s3://registry#package=team/package@{published.top_hash}"
+    assert lines[-1].splitlines() == [
+        f"Published team/package@{published.top_hash[:12]} in s3://registry: +2 ~0 -0 files in its first revision",
+        "2 files, 2.0 KiB; 2.0 KiB copied, 0 B reused; 0 s",
+        "+ 'a.txt'",
+        "+ 'b.bin'",
+    ]
 
 
 def test_unchanged_push_is_logged(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
@@ -487,7 +492,11 @@ def test_unchanged_push_is_logged(registry: Registry, caplog: pytest.LogCaptureF
 
     lines = messages(caplog)
     assert lines[0] == "Pushing team/package to s3://registry: 1 entry, 5 B, 5 B to copy"
-    assert lines[-1] == f"Unchanged, no new revision: {published.uri}"
+    at = published.published_at.format("YYYY-MM-DD HH:mm:ss")
+    assert lines[-1].splitlines() == [
+        f"Nothing changed since {at} UTC: team/package@{published.top_hash[:12]} in s3://registry stays",
+        "1 file, 5 B; 0 B copied, 5 B reused; 0 s",
+    ]
 
 
 def test_build_logs_no_copy(local_registry: Registry, write: Callable[..., Path], caplog: pytest.LogCaptureFixture) -> None:
@@ -496,7 +505,7 @@ def test_build_logs_no_copy(local_registry: Registry, write: Callable[..., Path]
 
     lines = messages(caplog)
     assert lines[0] == f"Building team/package to {local_registry.location}: 1 entry, 5 B, 0 B to copy"
-    assert lines[-1] == f"Published {published.uri}"
+    assert lines[-1].startswith(f"Published team/package@{published.top_hash[:12]} in {local_registry.location}: ")
     assert messages(caplog, logging.WARNING) == []
 
 

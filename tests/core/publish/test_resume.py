@@ -171,7 +171,7 @@ def test_arrived_parts_not_resent(
     assert recorder.of("begin", "send part") == []
     assert memory.uploads == []
     assert (published.bytes_copied, published.bytes_reused) == (0, LARGE)
-    assert "Not sent again: 4 objects and parts that were there already, 24.0 MiB" in caplog.text
+    assert "1 file, 24.0 MiB; 0 B copied, 24.0 MiB reused; " in caplog.text
 
 
 def test_cut_upload_sends_the_rest(registry: Registry, memory: MemoryStorage, files: Path) -> None:

@@ -15,7 +15,6 @@ from airflow_quilt.core.format.ordering import batched, merge_join
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Action, Source, Transfer
 from airflow_quilt.core.plan.tree import SourceTree
-from airflow_quilt.core.publish.commit import CommitSpec
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.pipeline import Workspace, announce, check_writable
 from airflow_quilt.core.publish.planned import PlannedRevision, Planner, bytes_of, decide
@@ -23,6 +22,7 @@ from airflow_quilt.core.publish.resolve import discover, resolve
 from airflow_quilt.core.publish.reuse import attach_previous
 from airflow_quilt.core.publish.sharded.bounds import Bounds
 from airflow_quilt.core.publish.sharded.staging import StagedPlan, StagedShard, Staging
+from airflow_quilt.core.publish.spec import CommitSpec
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.progress import count

@@ -21,9 +21,9 @@ from airflow_quilt.core.format.names import LogicalKey
 from airflow_quilt.core.format.ordering import Record, batched
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Action, Transfer
-from airflow_quilt.core.publish.commit import CommitSpec
 from airflow_quilt.core.publish.sharded.area import Area
 from airflow_quilt.core.publish.sharded.bounds import Bounds
+from airflow_quilt.core.publish.spec import CommitSpec
 from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.codec import Decoder, encode
 from airflow_quilt.core.runtime.spool import disk_full_as_error
