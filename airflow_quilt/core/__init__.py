@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         transfer_shard,
     )
     from airflow_quilt.core.push import push, push_planner
+    from airflow_quilt.core.read import read_bytes, read_entries, read_frame, read_json
     from airflow_quilt.core.registry.attempt import Attempt
     from airflow_quilt.core.registry.open import open_registry
     from airflow_quilt.core.registry.registry import Registry
@@ -58,6 +59,10 @@ __all__ = [
     "plan_shards",
     "push",
     "push_planner",
+    "read_bytes",
+    "read_entries",
+    "read_frame",
+    "read_json",
     "rollback",
     "staging_of",
     "transfer_shard",
@@ -86,6 +91,10 @@ _HOMES: Final = {
     "plan_shards": "publish.sharded.run",
     "push": "push",
     "push_planner": "push",
+    "read_bytes": "read",
+    "read_entries": "read",
+    "read_frame": "read",
+    "read_json": "read",
     "rollback": "rollback",
     "staging_of": "publish.sharded.run",
     "transfer_shard": "publish.sharded.run",

@@ -39,7 +39,12 @@ def quoted(value: object) -> str:
 def plain(text: object, most: int = _MAX_SHOWN) -> str:
     """Return text of others that needs no quotes (the message of a parser) as one line, escaped, at most ``most`` characters."""
     line = _LOGIN.sub("***@", " ".join(_ends(str(text), most).split()))
-    return _cut(line if line.isprintable() else "".join(map(_escaped, line)), most)
+    return _cut(escaped(line), most)
+
+
+def escaped(text: str) -> str:
+    """Return a text of others for a terminal: control characters, and others that do not print, as Python writes them."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
 
 
 def short(top_hash: str) -> str:
@@ -182,6 +187,10 @@ class PackageNotFoundError(PermanentError):
 
 class EntryNotFoundError(PermanentError):
     """A revision has no entry with this logical key, or none below it."""
+
+
+class EntryFormatError(PermanentError):
+    """A file of a package is not in the format that is to be read, or nothing here reads that format."""
 
 
 class RevisionConflictError(QuiltError):

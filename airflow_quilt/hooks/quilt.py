@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_quilt._compat import AirflowNotFoundException, BaseHook
 from airflow_quilt.core.errors import InputError, SettingsError, SettingsUnavailableError, plain, quoted
+from airflow_quilt.hooks._reading import PackageReader
 from airflow_quilt.hooks._secrets import mask
 from airflow_quilt.hooks._settings import POSITIVE_INT, QuiltSettings, positive_int
 
@@ -28,11 +29,12 @@ if TYPE_CHECKING:
     from airflow_quilt.hooks.aws import BoundedAwsHook
 
 
-class QuiltHook(BaseHook):
+class QuiltHook(PackageReader, BaseHook):
     """Opens Quilt registries with the settings of an Airflow connection.
 
     S3 is reached through the Amazon provider's hook, so the endpoint, TLS, assumed roles and botocore settings of the AWS
-    connection all apply. Everything is imported, read and requested on first use.
+    connection all apply. Everything is imported, read and requested on first use. Packages are read by the methods of
+    :class:`~airflow_quilt.hooks._reading.PackageReader`.
 
     :param quilt_conn_id: the ID of a connection of type ``quilt``; None for no connection, so that each ``registry`` must be
         named.

@@ -250,7 +250,7 @@ def told():
 
         hook, quilt_uri = QuiltHook(), pushed["quilt_uri"]
         published = push(hook.registry(), Draft(package="team/derived", entries={"from/": quilt_uri}))
-        hook.report_read(quilt_uri)
+        assert hook.read_bytes(quilt_uri, "a.txt") == b"a"
         hook.report_read("quilt+file:///registry#package=team/local")
         hook.report_published(published.uri)
 

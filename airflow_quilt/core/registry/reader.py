@@ -5,13 +5,13 @@ from datetime import datetime
 
 import pendulum
 
-from airflow_quilt.core.errors import EntryNotFoundError, LocationError, ObjectNotFoundError, quoted
+from airflow_quilt.core.errors import EntryNotFoundError, LocationError, ObjectNotFoundError, ObjectTooLargeError, quoted
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.diff import Change, compare
 from airflow_quilt.core.format.hashes import verify_stream
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest
-from airflow_quilt.core.format.names import PackageName, TopHash, is_name_part
+from airflow_quilt.core.format.names import PackageName, TopHash, check_pattern, is_name_part, matches
 from airflow_quilt.core.format.quilt_uri import Pin
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.manifests import Manifests
@@ -44,12 +44,22 @@ class RegistryReader:
     def _reader(self, package: PackageName | str) -> PointerReader:
         return PointerReader(self._storage, self.location.root, PackageName.parse_existing(package), self._threads)
 
-    def packages(self) -> Iterator[PackageName]:
+    def packages(self, pattern: str = "*/*") -> Iterator[PackageName]:
         """List the packages, each once, with one request for each namespace, or 1000 packages of it, and not for each revision.
 
         These are the packages of quilt3: those that have a pointer of any name.
+
+        Args:
+            pattern: a package name in which ``*`` stands for any characters but ``/``; only namespaces that fit are listed.
+
+        Raises:
+            PackageNameError: it is no such pattern.
         """
-        namespaces = self._directories(layout.NAMES)
+        wanted = check_pattern(pattern)
+        return (each for each in self._packages(wanted.partition("/")[0]) if matches(str(each), wanted))
+
+    def _packages(self, namespace_pattern: str) -> Iterator[PackageName]:
+        namespaces = (each for each in self._directories(layout.NAMES) if matches(each, namespace_pattern))
         listed = map_concurrently(
             lambda each: (each, list(self._directories(f"{layout.NAMES}{each}/"))), namespaces, self._threads
         )
@@ -176,8 +186,23 @@ class RegistryReader:
         chunks = self.stores.of(origin).stream(origin, 0, entry.size)
         return verify_stream(chunks, entry.size, entry.hash, f"entry {quoted(entry.logical_key)} ({origin})")
 
-    def read_bytes(self, entry: Entry) -> bytes:
-        """Read the bytes of an entry whole, and check them; raises as :meth:`stream`."""
+    def read_bytes(self, entry: Entry, most: int | None = None) -> bytes:
+        """Read the bytes of an entry whole, and check them.
+
+        Args:
+            entry: the entry.
+            most: the most bytes to read; by default any number.
+
+        Raises:
+            ObjectTooLargeError: the entry has more; nothing is read.
+            QuiltError: as for :meth:`stream`.
+        """
+        if most is not None and entry.size > most:
+            raise ObjectTooLargeError(
+                f"entry {quoted(entry.logical_key)} has {entry.size:,} bytes, and no more than {most:,} are read into memory; "
+                "install it, or give a larger most=",
+                str(self.origin(entry)),
+            )
         return b"".join(self.stream(entry))
 
     def diff(

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from msgspec.structs import replace
 
@@ -20,12 +21,16 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format.hashes import CHUNKED, check_hash_type
 from airflow_quilt.core.format.manifest import Entry, count_checksums
+from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
+from airflow_quilt.core.format.ordering import Record
 from airflow_quilt.core.format.quilt_uri import Pin, QuiltUri
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.storage.paths import resolve_location
+
+R = TypeVar("R", bound=Record)
 
 _log = logging.getLogger(__name__)
 
@@ -125,32 +130,50 @@ def select(registry: Registry, reference: Reference) -> Selection:
         EntryNotFoundError: the revision has nothing at the path.
         QuiltError: as for :meth:`Registry.read`.
     """
-    name = PackageName.parse_existing(reference.package)
-    top_hash = registry.resolve(name, reference.revision)
+    name, top_hash = pin(registry, reference)
     manifest = registry.read(name, top_hash)
-    entries, where = map(_without_meta, manifest.entries), manifest.where
+    files = [(relative, _without_meta(entry)) for relative, entry in files_at(manifest, reference.path)]
     uri = QuiltUri(registry=registry.location, package=name, top_hash=top_hash)
-    if reference.path is None:
-        return Selection(name, top_hash, [(entry.logical_key, entry) for entry in entries], uri, where)
-    files = list(at(entries, reference.path))
-    if not files:
-        raise EntryNotFoundError(f"{where} has nothing at {quoted(reference.path)}")
-    return Selection(name, top_hash, files, uri, where)
+    return Selection(name, top_hash, files, uri, manifest.where)
+
+
+def pin(registry: Registry, reference: Reference) -> tuple[PackageName, TopHash]:
+    """Return the name of the package of a reference, and the top hash of the revision; raises as :meth:`Registry.resolve`."""
+    name = PackageName.parse_existing(reference.package)
+    return name, registry.resolve(name, reference.revision)
+
+
+def files_at(manifest: Manifest, path: str | None) -> Iterator[tuple[str, Entry]]:
+    """Yield the file at a path of a revision, or the files below it, each with its path from there; None for all files.
+
+    Raises:
+        EntryNotFoundError: there is nothing; at the end, where the top hash has been checked.
+        LogicalKeyError: the path is no key.
+    """
+    if path is None:
+        yield from ((entry.logical_key, entry) for entry in manifest.entries)
+        return
+    found = False
+    for file in at(manifest.entries, path):
+        found = True
+        yield file
+    if not found:
+        raise EntryNotFoundError(f"{manifest.where} has nothing at {quoted(path)}")
 
 
 def _without_meta(entry: Entry) -> Entry:
     return replace(entry, meta={}) if entry.meta else entry
 
 
-def at(entries: Iterable[Entry], path: str) -> Iterator[tuple[str, Entry]]:
-    """Yield the file at a path, or the files below it, each with its path from there.
+def at(records: Iterable[R], path: str) -> Iterator[tuple[str, R]]:
+    """Yield the record of the file at a path, or of the files below it, each with its path from there.
 
     Raises:
         LogicalKeyError: the path is no key.
     """
     file = parse_logical_key(path.removesuffix("/"))
-    for entry in entries:
-        if entry.logical_key == file and not path.endswith("/"):
-            yield file.rpartition("/")[2], entry
-        elif entry.logical_key.startswith(f"{file}/"):
-            yield entry.logical_key.removeprefix(f"{file}/"), entry
+    for record in records:
+        if record.logical_key == file and not path.endswith("/"):
+            yield file.rpartition("/")[2], record
+        elif record.logical_key.startswith(f"{file}/"):
+            yield record.logical_key.removeprefix(f"{file}/"), record
