@@ -9,15 +9,16 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from airflow_quilt.cli._output import Output, Row
-from airflow_quilt.core.errors import EntryDamagedError, quoted
+from airflow_quilt.core.errors import EntryDamagedError, ManifestError, PackageNotFoundError, plain, quoted
 from airflow_quilt.core.format.diff import Change
 from airflow_quilt.core.format.manifest import Entry
-from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.install import install
 from airflow_quilt.core.read import find_file, read_changes, read_entries, read_revisions
+from airflow_quilt.core.registry.revisions import Revision
 from airflow_quilt.core.registry.selection import Reference
 from airflow_quilt.core.runtime.progress import human_size
+from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.verify import verify
 from airflow_quilt.hooks._target import RegistryTarget
 from airflow_quilt.hooks.quilt import QuiltHook
@@ -26,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 _DIFFERENT: Final = 1
 _SHORT_HASH: Final = 12
+_MESSAGE: Final = 80
+"""The most characters of a message in a table."""
 _CHECKED_FIRST: Final = 64 * 1024 * 1024
 """The most bytes of a file of which none is written before all are checked."""
 
@@ -58,17 +61,24 @@ def _ls(target: RegistryTarget, reference: Reference, _: Namespace, out: Output)
 
 
 def _revisions(target: RegistryTarget, reference: Reference, options: Namespace, out: Output) -> int:
-    def row(published_at: Any, top_hash: TopHash) -> Row:
-        named = target.to_xcom(reference.package, top_hash)
-        value = {
-            "published_at": published_at.isoformat(),
-            **{name: named[name] for name in ("top_hash", "quilt_uri", "catalog_url")},
-        }
-        shown = [published_at.strftime("%Y-%m-%d %H:%M:%S"), top_hash[:_SHORT_HASH]]
-        return Row(value, [published_at.isoformat(), top_hash], shown)
+    registry, package = target.registry, reference.package
 
-    revisions = itertools.islice(read_revisions(target.registry, reference.package), options.limit)
-    out.rows(["PUBLISHED (UTC)", "TOP HASH"], (row(each.published_at, each.top_hash) for each in revisions))
+    def row(revision: Revision) -> Row:
+        published_at, top_hash = revision.published_at, revision.top_hash
+        try:
+            message = registry.message(package, top_hash)
+        except (ManifestError, PackageNotFoundError) as error:
+            _log.warning("%s", error)  # The others are to be seen all the same.
+            message = None
+        named = target.to_xcom(package, top_hash)
+        value = {"published_at": published_at.isoformat(), "top_hash": top_hash, "message": message}
+        shown = [published_at.strftime("%Y-%m-%d %H:%M:%S"), top_hash[:_SHORT_HASH], plain(message or "", _MESSAGE)]
+        value |= {name: named[name] for name in ("quilt_uri", "catalog_url")}
+        return Row(value, [published_at.isoformat(), top_hash, message or ""], shown)
+
+    revisions = itertools.islice(read_revisions(registry, package), options.limit)
+    rows = map_concurrently(row, revisions, registry.stores.limits.max_concurrency)
+    out.rows(["PUBLISHED (UTC)", "TOP HASH", "MESSAGE"], rows)
     return 0
 
 
@@ -81,7 +91,7 @@ def _tree(target: RegistryTarget, reference: Reference, _: Namespace, out: Outpu
 def _file(entry: Entry, depth: int = 0) -> Row:
     cells = [entry.logical_key, entry.size, entry.hash.type, entry.hash.value, entry.physical_keys[0]]
     name = entry.logical_key.rpartition("/")[2] if depth else entry.logical_key
-    return Row(_plain(entry), cells, [human_size(entry.size), f"{'  ' * depth}{name}"])
+    return Row(_builtins(entry), cells, [human_size(entry.size), f"{'  ' * depth}{name}"])
 
 
 def _drawn(entries: Iterable[Entry]) -> Iterator[Row]:
@@ -96,7 +106,7 @@ def _drawn(entries: Iterable[Entry]) -> Iterator[Row]:
         yield _file(entry, len(parts))
 
 
-def _plain(entry: Entry | None) -> Any:
+def _builtins(entry: Entry | None) -> Any:
     """Return an entry as in the manifest."""
     return msgspec.to_builtins(entry)
 
@@ -108,7 +118,7 @@ def _diff(target: RegistryTarget, reference: Reference, options: Namespace, out:
 
 def _change(change: Change) -> Row:
     sizes = [each.size if each else None for each in (change.old, change.new)]
-    value = {"change": change.kind, "logical_key": change.logical_key, "old": _plain(change.old), "new": _plain(change.new)}
+    value = {"change": change.kind, "logical_key": change.logical_key, "old": _builtins(change.old), "new": _builtins(change.new)}
     cells = [change.kind, change.logical_key, *("" if size is None else size for size in sizes)]
     shown = " -> ".join(dict.fromkeys(human_size(size) for size in sizes if size is not None))
     return Row(value, cells, [change.kind, shown, change.logical_key], change.kind)

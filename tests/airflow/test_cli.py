@@ -82,7 +82,11 @@ def pushed(s3: S3Server, buckets: Iterator[str]) -> Iterator[Pushed]:
         for name, value in connections(s3, url).items():
             patch.setenv(name, value)
         registry = QuiltHook().registry()
-        hashes = [push(registry, Draft(package="team/data", entries=dict(files))).top_hash for files in (OLD, NEW)]
+        drafts = [
+            Draft(package="team/data", entries=OLD, message="old"),
+            Draft(package="team/data", entries=NEW, message="n\n\x1bew"),
+        ]
+        hashes = [push(registry, draft).top_hash for draft in drafts]
         yield Pushed(registry, *hashes)
 
 
@@ -94,8 +98,10 @@ def test_lists(run: Run, pushed: Pushed) -> None:
     assert run("ls", "team/*", "-o", "json").json == [{"package": "team/data", "quilt_uri": uri}]
     nothing = run("ls", "x/*", "-o", "json")
     assert (nothing.json, "has no package 'x/*'" in nothing.err) == ([], True)
-    assert [cells[1] for cells in run("log", "team/data", "-o", "plain").lines] == [pushed.new, pushed.old]
-    assert [each["top_hash"] for each in run("log", uri, "-n", "1", "-o", "json").json] == [pushed.new]
+    revisions = [cells[1:] for cells in run("log", "team/data", "-o", "plain").lines]
+    assert revisions == [[pushed.new, r"n\n\x1bew"], [pushed.old, "old"]]
+    [newest] = run("log", uri, "-n", "1", "-o", "json").json
+    assert (newest["top_hash"], newest["message"]) == (pushed.new, "n\n\x1bew")
 
 
 def test_tree_is_a_tree(run: Run, pushed: Pushed) -> None:

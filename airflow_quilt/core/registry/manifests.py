@@ -1,8 +1,9 @@
 """Manifests of a registry, by the top hashes of their revisions."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any, Final
 
 from airflow_quilt.core.errors import (
     ManifestError,
@@ -14,6 +15,7 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest_lines import decode_header
 from airflow_quilt.core.format.manifest_reader import Manifest, read_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
@@ -21,6 +23,9 @@ from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.spool import Replay, Spool
 from airflow_quilt.core.storage.base import Storage
 from airflow_quilt.core.storage.objects import MOST_WHOLE
+
+_USUAL_HEADER: Final = 64 * 1024
+"""Bytes in which nearly every header ends."""
 
 
 class Manifests:
@@ -52,6 +57,15 @@ class Manifests:
         except ObjectTooLargeError:
             return None
         return self._parsed(package, top_hash, chunks)
+
+    def header(self, package: PackageName | str, top_hash: TopHash) -> Mapping[str, Any]:
+        """Read the header of a revision alone, a request of a few bytes; it is not checked against the top hash."""
+        key = self._key(top_hash)
+        with self._named(package, top_hash):
+            line, end, _ = b"".join(self._storage.stream(key, 0, _USUAL_HEADER)).partition(b"\n")
+            if not end and len(line) == _USUAL_HEADER:
+                line = b"".join(self._storage.stream(key, 0, MOST_WHOLE)).partition(b"\n")[0]
+            return decode_header(line)[0]
 
     def check(self, package: PackageName | str, top_hash: TopHash) -> None:
         """Check that the manifest of a revision is there.

@@ -137,6 +137,16 @@ class RegistryReader:
         """
         return self._manifests.read(package, self.resolve(package, revision))
 
+    def message(self, package: PackageName | str, revision: TopHash) -> str | None:
+        """Read the message of a revision, without its entries, so nothing is checked against the top hash.
+
+        Raises:
+            PackageNotFoundError: its manifest is gone.
+            ManifestError: the first line of the manifest is damaged.
+        """
+        message = self._manifests.header(package, revision).get("message")
+        return message if isinstance(message, str) else None
+
     def read_small(self, package: PackageName | str, revision: TopHash, most: int) -> Manifest | None:
         """Read a revision whose manifest has ``most`` bytes or fewer, as :meth:`read` does; None where it has more."""
         return self._manifests.read_small(package, revision, most)
