@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 LOCALSTACK := .venv-localstack
 QUILT3_LOCAL := .venv-quilt3-local
-AIRFLOW_3_0 := .venv-airflow-3.0
+MATRIX := .venv-matrix
+ROWS := $(basename $(notdir $(wildcard testbed/pins/*.txt)))
 
 # Left out: what starts whole Airflows, and what counts how heavy DAG files are.
-ON_3_0 = tests/airflow $(addprefix --ignore=tests/airflow/test_,kill.py lost_success.py parsing.py)
+IN_MATRIX = tests/airflow $(addprefix --ignore=tests/airflow/test_,kill.py lost_success.py parsing.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-airflow-3.0 e2e e2e-celery chaos bench bench-growth bench-settings bench-shards bench-watch \
+.PHONY: help demo test test-matrix test-oldest test-newest pins e2e e2e-celery chaos bench bench-growth bench-settings bench-shards bench-watch \
   chromium celery-services lint fix constraints clean
 
 help: ## List the targets
@@ -24,9 +25,16 @@ demo: $(READY) ## Publish a real package twice with real Airflow, on an S3 store
 test: $(READY) $(LOCALSTACK)/.ready $(QUILT3_LOCAL)/.ready ## Run the tests, against real servers on loopback; those of whole programs are `make e2e`
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
-test-airflow-3.0: $(AIRFLOW_3_0)/.ready ## Run the provider's tests under Airflow 3.0; with Python 3.11 or 3.12, which it is for
-	@if [ -x $(AIRFLOW_3_0)/bin/python ]; then $(AIRFLOW_3_0)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_3_0); \
-	  else echo "Airflow 3.0 is for Python 3.11 and 3.12: its tests are left out"; fi
+test-matrix: $(addprefix row-,$(ROWS)) ## Run the provider's tests with the versions of each file in testbed/pins; make row-airflow-3.1.8 for one of them
+
+test-oldest: row-airflow-3.0.6 ## Run the row of the oldest Airflow that is supported
+
+test-newest: row-airflow-3.3.2 ## Run the row of the newest Airflow, as it is installed under its constraints
+
+row-%: $(MATRIX)/%/.ready
+	@if [ -x $(MATRIX)/$*/bin/python ]; then echo "Testing with the versions of testbed/pins/$*.txt" && \
+	  $(MATRIX)/$*/bin/python -m pytest -p no:anyio --numprocesses 2 --dist loadfile $(IN_MATRIX); \
+	  else echo "The matrix is for Python 3.11 and 3.12: $* is left out"; fi
 
 e2e: $(READY) chromium ## Run whole programs: a real Airflow with a browser in front, the demo, the benchmarks; SCREENSHOTS=1 renews the pictures
 	@SCREENSHOTS=$(SCREENSHOTS) $(BIN)/python -m pytest tests/e2e
@@ -69,8 +77,12 @@ constraints: $(READY) ## Choose the newest versions that fit together, for const
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --no-annotate --no-header --quiet \
 	  --no-emit-package airflow-quilt --group dev pyproject.toml --output-file constraints.txt
 
+pins: $(READY) ## Derive the versions in testbed/pins again, from the days of the releases of Airflow
+	$(BIN)/pip install --quiet uv
+	$(BIN)/python -m testbed.pins
+
 clean: ## Remove the virtual environments and everything that tools left
-	rm -rf $(VENV) $(LOCALSTACK) $(QUILT3_LOCAL) $(AIRFLOW_3_0) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+	rm -rf $(VENV) $(LOCALSTACK) $(QUILT3_LOCAL) $(MATRIX) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 
 # pip itself comes first: dependency groups need a newer one than old Pythons ship.
 $(READY): pyproject.toml constraints.txt
@@ -115,11 +127,12 @@ $(QUILT3_LOCAL)/.ready: testbed/quilt3_local.txt
 	  $(QUILT3_LOCAL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<; fi
 	@touch $@
 
-# The oldest Airflow that is supported, with the newest provider packages that work with it.
-$(AIRFLOW_3_0)/.ready: testbed/airflow-3.0.txt pyproject.toml
-	@mkdir -p $(AIRFLOW_3_0)
+# A row of the matrix: exactly the versions of its file. Airflow 3.0 ends at Python 3.12.
+$(MATRIX)/%/.ready: testbed/pins/%.txt pyproject.toml
+	@mkdir -p $(MATRIX)/$*
 	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})'; then \
-	  echo "Installing Airflow 3.0 into $(AIRFLOW_3_0) ..." && $(PYTHON) -m venv $(AIRFLOW_3_0) && \
-	  $(AIRFLOW_3_0)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $< && \
-	  $(AIRFLOW_3_0)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; fi
+	  echo "Installing $* into $(MATRIX)/$* ..." && $(PYTHON) -m venv $(MATRIX)/$* && \
+	  $(MATRIX)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $< && \
+	  $(MATRIX)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; fi
 	@touch $@
+.PRECIOUS: $(MATRIX)/%/.ready

@@ -5,6 +5,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -47,3 +48,24 @@ def test_security_names_bounds() -> None:
 
     assert table
     assert {f"{name}>={bound}" for name, bound in table} <= set(required)
+
+
+PINS = sorted((ROOT / "testbed" / "pins").glob("*.txt"))
+
+
+@pytest.mark.parametrize("path", PINS, ids=lambda path: path.stem)
+def test_bounds_admit_pins(path: Path) -> None:
+    """The versions of each supported Airflow fit the dependencies, and are those in the docs."""
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    text = path.read_text(encoding="utf-8")
+    pinned = dict(re.findall(r"^([\w.-]+)==([\w.]+)", text, re.MULTILINE))
+    row = re.search(
+        rf"^\| `{re.escape(path.name)}`[^|]*\|(.*)\|$", (ROOT / "docs/airflow-versions.md").read_text("utf-8"), re.MULTILINE
+    )
+
+    for requirement in map(Requirement, required):
+        assert requirement.specifier.contains(pinned.get(requirement.name, "999")), requirement
+    assert not re.search(r"://|--hash|--index", text)
+    assert row
+    names = ("apache-airflow", "apache-airflow-providers-amazon", "boto3", "msgspec")
+    assert [cell.strip() for cell in row[1].split("|")][:4] == [pinned[name] for name in names]

@@ -60,6 +60,9 @@ _LIMITS: Final = Limits()
 def client_config(own: Config | None, limits: Limits = _LIMITS) -> Config:
     """Return the settings for the client of a storage; ``own`` overrides the defaults."""
     defaults = _DEFAULTS.merge(Config(max_pool_connections=2 * limits.max_concurrency))  # No request waits for a connection.
+    if own and (given := getattr(own, "retries", None)):
+        retries: Any = {"mode": "standard", **given}  # As in botocore itself since 1.43.
+        own = own.merge(Config(retries=retries))
     return defaults.merge(own) if own else defaults
 
 
