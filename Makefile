@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+DEMO := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 LOCALSTACK := .venv-localstack
 QUILT3_LOCAL := .venv-quilt3-local
@@ -18,7 +19,7 @@ IN_MATRIX = tests/airflow $(addprefix --ignore=tests/airflow/test_,kill.py lost_
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## Publish a real package twice with real Airflow, on an S3 store that starts and stops with it
+demo: $(DEMO) ## Publish a real package twice with real Airflow, on an S3 store that starts and stops with it
 	@KEEP=$(KEEP) $(BIN)/python -m demo
 
 # Three workers, for two cores: a third of the time tests wait for servers.
@@ -73,7 +74,6 @@ fix: $(READY) ## Mend what the linter can mend
 	$(BIN)/ruff format .
 
 constraints: $(READY) ## Choose the newest versions that fit together, for constraints.txt
-	$(BIN)/pip install --quiet uv
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --no-annotate --no-header --quiet \
 	  --no-emit-package airflow-quilt --group dev pyproject.toml --output-file constraints.txt
 
@@ -84,14 +84,23 @@ pins: $(READY) ## Derive the versions in testbed/pins again, from the days of th
 clean: ## Remove the virtual environments and everything that tools left
 	rm -rf $(VENV) $(LOCALSTACK) $(QUILT3_LOCAL) $(MATRIX) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
 
-# pip itself comes first: dependency groups need a newer one than old Pythons ship.
-$(READY): pyproject.toml constraints.txt
+# uv installs in a third of the time; pip, which comes new because dependency groups need that, where uv does not reach the index
+# that pip is set to. Twice quiet: only errors.
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt \
+  --group $(1) --editable . 2>/dev/null || $(PIP) --build-constraint constraints.txt --group $(1) --editable .
+
+$(DEMO): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
-	@echo "Installing into $(VENV) (about a minute the first time) ..."
+	@echo "Installing Airflow into $(VENV) (about a minute the first time) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --build-constraint constraints.txt \
-	  --group dev --editable .
+	@$(PIP) pip uv
+	@$(call INSTALL,demo)
+	@touch $@
+
+$(READY): $(DEMO)
+	@echo "Installing the tools of the developers into $(VENV) ..."
+	@$(call INSTALL,dev)
 	@touch $@
 
 # The browser is no Python package: it is installed where that can be done, and asked for elsewhere.

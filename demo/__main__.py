@@ -3,7 +3,9 @@
 ``make demo``, or ``make demo KEEP=1`` to keep the store until Ctrl-C, for other clients.
 """
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,10 +14,11 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import Final
+from typing import IO, Final, Self, cast
 
 from airflow_quilt.core import PackageName, QuiltUri, Registry, open_registry
 from airflow_quilt.core.runtime.progress import human_size
+from demo.commands import END
 from testbed.airflow_home import airflow_environment, connections
 from testbed.seaweedfs import seaweedfs
 from testbed.server import S3Server
@@ -32,24 +35,23 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="quilt-demo-") as name, seaweedfs(Path(name, "store")) as store:
         say(f"An S3 store is up at {store.endpoint}, with a versioned bucket s3://{store.make_bucket(BUCKET)}")
         registry = open_registry(f"s3://{BUCKET}", client=store.client())
-        airflow = Airflow(Path(name), store)
-        airflow.run("db", "migrate")
-        airflow.run("dags", "test", "example_quilt_push", "2008-12-29")
-        airflow.run("dags", "test", "example_quilt_push", "2009-12-28")
-        show_revisions(registry)
-        show_latest(registry)
-        oldest = [revision.top_hash for revision in registry.revisions(PACKAGE)][-1]
-        airflow.run("dags", "test", "example_quilt_delete", "-c", f'{{"package": "{PACKAGE}", "top_hash": "{oldest[:8]}"}}')
+        with Airflow(Path(name), store) as airflow:
+            airflow.run("db", "migrate")
+            airflow.run("dags", "test", "example_quilt_push", "2008-12-29")
+            airflow.run("dags", "test", "example_quilt_push", "2009-12-28")
+            show_revisions(registry)
+            show_latest(registry)
+            oldest = [revision.top_hash for revision in registry.revisions(PACKAGE)][-1]
+            airflow.run("dags", "test", "example_quilt_delete", "-c", f'{{"package": "{PACKAGE}", "top_hash": "{oldest[:8]}"}}')
         show_revisions(registry)
         say(f"Done in {time.monotonic() - began:.0f} s.")
         show_next(store, registry.resolve(PACKAGE))
 
 
 class Airflow:
-    """Airflow in a directory of its own, with connections to the store."""
+    """Airflow in a directory of its own, with connections to the store; its commands run in one process."""
 
     def __init__(self, directory: Path, store: S3Server) -> None:
-        self._log = directory / "airflow.log"
         self._env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_")},
             **airflow_environment(directory / "airflow", DAGS),
@@ -57,20 +59,38 @@ class Airflow:
             "TMPDIR": str(directory),
         }
 
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "demo.commands"],
+            env=self._env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error:
+            self._process.terminate()
+        self._process.communicate()
+
     def run(self, *arguments: str) -> None:
-        """Run a command of Airflow and show the log lines of the Quilt operators, or all lines if it fails."""
-        say("$ airflow " + " ".join(arguments))
-        command = [str(Path(sys.executable).with_name("airflow")), *arguments]
-        with self._log.open("w+", encoding="utf-8") as log:
-            finished = subprocess.run(command, env=self._env, stdout=log, stderr=log, check=False)
-            log.seek(0)
-            lines = log.read().splitlines()
-        if finished.returncode:
-            print("\n".join(lines))
-            sys.exit(f"airflow {' '.join(arguments)} failed with status {finished.returncode}")
-        for line in lines:
+        """Run a command and show the log lines of the Quilt operators, or all lines if it fails."""
+        say("$ airflow " + shlex.join(arguments))
+        commands, output = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
+        print(json.dumps(arguments), file=commands, flush=True)
+        lines: list[str] = []
+        for line in output:
+            if line.startswith(END):
+                if line.removeprefix(END).strip() == "0":
+                    return
+                break
+            lines.append(line)
             if "[airflow_quilt." in line:
-                print("   ", line.partition("]")[2].partition("[airflow_quilt.")[0].strip())
+                print("   ", line.partition("]")[2].partition("[airflow_quilt.")[0].strip(), flush=True)
+        print("".join(lines))
+        sys.exit(f"airflow {shlex.join(arguments)} failed")
 
 
 def show_revisions(registry: Registry) -> None:
@@ -110,7 +130,7 @@ def show_next(store: S3Server, top_hash: str) -> None:
     who = store.admin if keep else None
     endpoint, key, secret = (store.endpoint, who.access_key, who.secret_key) if who else ("<store>", "<key>", "<secret>")
     print(f"    export AWS_ENDPOINT_URL_S3={endpoint} AWS_ACCESS_KEY_ID={key} AWS_SECRET_ACCESS_KEY={secret}")
-    print(f"    .venv/bin/quilt3 install {PACKAGE} --registry s3://{BUCKET} --top-hash {top_hash[:12]} --dest ./penguins")
+    print(f"    quilt3 install {PACKAGE} --registry s3://{BUCKET} --top-hash {top_hash[:12]} --dest ./penguins")
     print("    connections, sources and errors: docs/")
     if keep:
         say("The store stays up until Ctrl-C ...")
