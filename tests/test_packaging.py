@@ -56,5 +56,6 @@ def test_one_name_everywhere() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
     assert project["name"] == "airflow-quilt"
+    assert "\n## Install\n\n```\npip install airflow-quilt " in (ROOT / "README.md").read_text(encoding="utf-8")
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]:
         assert "airflow-provider-quilt" not in document.read_text(encoding="utf-8"), document

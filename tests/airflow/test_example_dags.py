@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import runpy
 from collections.abc import Callable
 from contextlib import aclosing
@@ -19,7 +20,7 @@ from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.operators import QuiltPushOperator, entry
 from testbed.server import S3Server
 from testbed.sqs import running_queue
-from tests.airflow.support import EXAMPLES, RunDag, dag_bag, events, result, states
+from tests.airflow.support import EXAMPLES, RunDag, dag_bag, events, result, run_here, states
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -96,6 +97,28 @@ def test_penguins_weekly_publishes(publish: Publish, s3_registry: Registry, buck
         "modified": 0,
         "removed": 0,
     }
+
+
+def test_readme_is_true(database: None, connected: str, s3_registry: Registry, tmp_path: Path) -> None:
+    """The DAG of the README publishes, and its revision is an event for the DAG below it."""
+    [text] = re.findall(
+        r"^```python\n(.*?)^```", (EXAMPLES.parent / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+    (tmp_path / "plots").mkdir()
+    for name in ("penguins.parquet", "plots/adelie.png", "plots/gentoo.png"):
+        (tmp_path / name).write_text(name)
+    path = tmp_path / "readme.py"
+    path.write_text(text.replace("s3://my-bucket", connected).replace("/data", str(tmp_path)))
+    bag = dag_bag().DagBag(path)
+    assert not bag.import_errors
+
+    run = run_here(bag.dags["penguins"], logical_date=pendulum.datetime(2026, 11, 29))
+
+    published = result(run, "publish")
+    assert published["quilt_uri"] == f"quilt+{connected}#package=penguins/weekly@{s3_registry.resolve(PENGUINS)}"
+    [event] = events(bag.dags["report"].schedule[0].uri)
+    assert event.extra["top_hash"] == published["top_hash"]
+    assert result(run_here(bag.dags["report"]), "count") == 333
 
 
 def test_same_week_is_deduplicated(publish: Publish, s3_registry: Registry) -> None:
