@@ -125,7 +125,7 @@ $(LOCALSTACK)/.ready: testbed/localstack-py311.txt
 	@mkdir -p $(LOCALSTACK)
 	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
 	  echo "Installing LocalStack into $(LOCALSTACK) ..." && $(PYTHON) -m venv $(LOCALSTACK) && \
-	  $(LOCALSTACK)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<; fi
+	  $(LOCALSTACK)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --requirement $<; fi
 	@touch $@
 
 # quilt3-local, Quilt's own catalog for the tests, ends at Python 3.11 and pins another botocore than ours.
@@ -133,7 +133,7 @@ $(QUILT3_LOCAL)/.ready: testbed/quilt3_local.txt
 	@mkdir -p $(QUILT3_LOCAL)
 	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then \
 	  echo "Installing quilt3-local into $(QUILT3_LOCAL) ..." && $(PYTHON) -m venv $(QUILT3_LOCAL) && \
-	  $(QUILT3_LOCAL)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $<; fi
+	  $(QUILT3_LOCAL)/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --requirement $<; fi
 	@touch $@
 
 # A row of the matrix: exactly the versions of its file. Airflow 3.0 ends at Python 3.12.
@@ -141,7 +141,7 @@ $(MATRIX)/%/.ready: testbed/pins/%.txt pyproject.toml
 	@mkdir -p $(MATRIX)/$*
 	@if $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in {(3, 11), (3, 12)})'; then \
 	  echo "Installing $* into $(MATRIX)/$* ..." && $(PYTHON) -m venv $(MATRIX)/$* && \
-	  $(MATRIX)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $< && \
-	  $(MATRIX)/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; fi
+	  $(MATRIX)/$*/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --requirement $< && \
+	  $(MATRIX)/$*/bin/python -m pip install --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .; fi
 	@touch $@
 .PRECIOUS: $(MATRIX)/%/.ready
