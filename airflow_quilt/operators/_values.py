@@ -113,12 +113,15 @@ def attempt_of(context: "Context") -> "Attempt":
     A retry, a zombie and its replacement share the key. A cleared run is new work.
     """
     from airflow_quilt.core.registry.attempt import Attempt
+    from airflow_quilt.triggers._tasks import TaskName
 
     if not (instance := context.get("ti")):
         return Attempt()
     cleared = getattr(context.get("dag_run"), "clear_number", 0)
     key = f"{instance.dag_id} {instance.run_id} {instance.task_id} {instance.map_index} {cleared}"
-    return Attempt(key, began_of(context) if instance.try_number > 1 else None)
+    index = -1 if instance.map_index is None else instance.map_index
+    task = TaskName(instance.dag_id, instance.run_id, instance.task_id, index)
+    return Attempt(key, began_of(context) if instance.try_number > 1 else None, task=str(task))
 
 
 def began_of(context: "Context") -> float:

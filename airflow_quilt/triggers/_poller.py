@@ -16,6 +16,7 @@ from airflow_quilt.triggers._threads import Threads, run_locally
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
+    from airflow_quilt.core.registry.attempt import RollbackTag, WriterTag
     from airflow_quilt.core.registry.registry import Registry
     from airflow_quilt.core.registry.watch import LatestWatcher
     from airflow_quilt.hooks._queue import PackageQueue
@@ -37,11 +38,13 @@ class Timing:
         starting: Airflow starts the triggers that come together before the first one asks for its state: the event loop writes
             a line about each, and the supervisor, which reads those, answers calls too, so an earlier call makes both wait.
         queue: the longest request for messages; a triggerer that stops waits for its end. SQS itself allows 20.
+        undecided: the longest until the next poll, after one that found a revision whose task had not ended.
     """
 
     gathering: float = 1.0
     starting: float = 1.0
     queue: float = 10.0
+    undecided: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +56,8 @@ class Snapshot:
         packages: the names and patterns that were polled.
         found: top hashes by package.
         hook: knows the catalog.
+        wake: set it for a poll before the next one is due.
+        writers: the tags of those that a task published or rolled back to.
         reported: the state of each trigger after this snapshot, to be saved once Airflow has stored its events.
     """
 
@@ -60,6 +65,8 @@ class Snapshot:
     packages: frozenset[str]
     found: Mapping[str, str]
     hook: "QuiltHook"
+    wake: asyncio.Event
+    writers: "Mapping[str, WriterTag | RollbackTag]"
     reported: "dict[Cursor, Mapping[str, str]]" = field(default_factory=dict)
 
     async def of(self, package: str) -> dict[str, str]:
@@ -133,7 +140,7 @@ class Poller:
                 opened = await access.open()
                 if source is None or source.opened is not opened:
                     source = await opened.run(self._source, opened)
-                snapshot = await source.poll(frozenset(subscriptions.packages))
+                snapshot = await source.poll(subscriptions)
             except Exception as error:  # noqa: BLE001  (of any kind: a watcher goes on watching)
                 failures = access.fail()
                 pause = access.pause(self.poll_interval, _LONGEST_PAUSE)
@@ -164,9 +171,10 @@ class _Source:
     longest: float
     thread: Threads = field(default_factory=lambda: Threads(1, "quilt-queue"))
 
-    async def poll(self, packages: frozenset[str]) -> Snapshot:
+    async def poll(self, subscriptions: Subscriptions) -> Snapshot:
+        packages = frozenset(subscriptions.packages)
         found = await self.opened.run(self.watch.poll, packages)
-        return Snapshot(self.watch.registry, packages, found, self.opened.hook)
+        return Snapshot(self.watch.registry, packages, found, self.opened.hook, subscriptions.joined, self.watch.writers)
 
     async def wait(self, seconds: float, subscriptions: Subscriptions) -> None:
         """Wait until the next poll is due, a trigger joins, or the queue has an event of a watched package."""

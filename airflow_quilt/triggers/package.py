@@ -1,5 +1,6 @@
 """QuiltPackageTrigger: fires when packages change, for the assets that DAGs are scheduled on."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Hashable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -12,6 +13,8 @@ from airflow_quilt.core.format.names import check_pattern, is_pattern
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.triggers._cursor import Cursor
 from airflow_quilt.triggers._poller import Poller, Snapshot, Subscriptions, Timing
+from airflow_quilt.triggers._tasks import AirflowTasks, Emission, Tasks, emission_of
+from airflow_quilt.triggers._threads import run_locally
 
 if TYPE_CHECKING:
     from airflow_quilt.triggers._producer import SnapshotProducer
@@ -26,6 +29,9 @@ _SUBSCRIPTIONS: Final[WeakValueDictionary[Hashable, Subscriptions]] = WeakValueD
 
 class QuiltPackageTrigger(BaseEventTrigger):
     """Fires when ``latest`` of a package changes, by any writer. The first poll sets the baseline and does not fire.
+
+    A revision of which a task of the same Airflow has emitted the event is not reported; while that task has not ended, the
+    report waits (ADR 0030).
 
     For an ``AssetWatcher``; :func:`airflow_quilt.assets.quilt_asset` makes one with ``watch=True``. With Airflow 3.3 or newer a
     restarted trigger continues from its last reported revision. Several revisions between two polls are one change, to the last
@@ -49,6 +55,8 @@ class QuiltPackageTrigger(BaseEventTrigger):
 
     timing: ClassVar[Timing] = Timing()
     """The waits beside ``poll_interval``."""
+    tasks: ClassVar[Tasks] = AirflowTasks()
+    """The tasks of this Airflow, whose events are not repeated."""
 
     def __init__(
         self,
@@ -122,10 +130,20 @@ class QuiltPackageTrigger(BaseEventTrigger):
             found = await snapshot.of(self.package)
             before = found if reported is None else reported
             changed = sorted(name for name, top_hash in found.items() if before.get(name) != top_hash)
-            for name in changed[:_MOST_EVENTS]:
-                yield TriggerEvent(_payload(snapshot, name, found[name], before.get(name)))
-            reported = _with_earlier(found, before, late) if (late := changed[_MOST_EVENTS:]) else found
+            emissions = {name: await self._emission(name, snapshot) for name in changed[:_MOST_EVENTS]}
+            for name, emission in emissions.items():
+                if emission == "none":
+                    yield TriggerEvent(_payload(snapshot, name, found[name], before.get(name)))
+            late = [name for name in changed if emissions.get(name, "undecided") == "undecided"]
+            if "undecided" in emissions.values() and self.poll_interval > self.timing.undecided:
+                asyncio.get_running_loop().call_later(self.timing.undecided, snapshot.wake.set)
+            reported = _with_earlier(found, before, late) if late else found
             snapshot.reported[cursor] = reported  # Not earlier: a trigger may be cancelled between two events.
+
+    async def _emission(self, package: str, snapshot: Snapshot) -> Emission:
+        """Return whether a task of this Airflow has emitted the event of the latest revision of a package."""
+        writer = snapshot.writers.get(package)
+        return await run_locally(emission_of, self.tasks, writer, snapshot.found[package]) if writer else "none"
 
 
 def _subscriptions(poller: Poller) -> Subscriptions:

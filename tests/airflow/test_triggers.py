@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
+import pendulum
 import pytest
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 from asgiref.sync import async_to_sync
@@ -21,6 +24,7 @@ from botocore.client import BaseClient
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.registry.attempt import RollbackTag, WriterTag
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.hooks._queue import PackageEvent, PackageQueue
 from airflow_quilt.hooks._settings import QuiltSettings
@@ -29,6 +33,7 @@ from airflow_quilt.operators import QuiltDeleteOperator, QuiltPushOperator, entr
 from airflow_quilt.triggers._cursor import Cursor
 from airflow_quilt.triggers._poller import Snapshot, Timing
 from airflow_quilt.triggers._registries import RegistryAccess
+from airflow_quilt.triggers._tasks import TaskName, emission_of
 from airflow_quilt.triggers._threads import Threads
 from airflow_quilt.triggers.package import QuiltPackageTrigger
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
@@ -36,7 +41,7 @@ from testbed.airflow_home import connections
 from testbed.proxy import S3Proxy
 from testbed.server import S3Server
 from testbed.sqs import Queue, running_queue
-from tests.airflow.support import needs_airflow
+from tests.airflow.support import instance, needs_airflow
 
 PATIENCE = 60
 FAST = 0.2
@@ -111,8 +116,29 @@ class KeptForSeveral:
 
 
 def publish(package: str, text: str) -> str:
-    result = QuiltPushOperator(task_id="push", package=package, entries={"a.txt": entry(content=text)}).execute({})
-    return str(result["top_hash"])
+    return str(publish_by_task(package, text, {})["top_hash"])
+
+
+def publish_by_task(package: str, text: str, context: Any) -> dict[str, Any]:
+    return QuiltPushOperator(task_id="push", package=package, entries={"a.txt": entry(content=text)}).execute(context)
+
+
+class KnownTasks:
+    """The task instances of an Airflow, with their states and results; its API may be out of reach."""
+
+    def __init__(self) -> None:
+        self.states: dict[TaskName, str] = {}
+        self.results: dict[TaskName, Any] = {}
+        self.asked: list[TaskName] = []
+
+    def state(self, task: TaskName) -> str | None:
+        self.asked.append(task)
+        if self.states.get(task) == "lost":
+            raise RuntimeError("the API server is gone")
+        return self.states.get(task)
+
+    def result(self, task: TaskName) -> Any:
+        return self.results.get(task)
 
 
 class Watching:
@@ -346,6 +372,93 @@ def test_pattern_reports_matches(start: Callable[[QuiltPackageTrigger], Watching
     watch(story)
 
 
+def test_task_names_round_trip() -> None:
+    for name in (
+        TaskName("dag", "scheduled__2026-11-30T00:00:00+00:00", "group.push", 3),
+        TaskName("dünn", "von Hand / 1", "päckchen"),
+    ):
+        assert TaskName.parse(str(name)) == name
+        assert str(name).isascii()
+        assert " " not in str(name)
+    assert str(TaskName("d" * 250, "r" * 250, "t" * 250)).startswith("ddd")
+    assert str(TaskName("包" * 250, "r", "t")) == ""  # More than S3 keeps beside an object.
+    for other in ("", "a/b/c", "a/b/c/d", "a/b/c/-2", "a/b/c/d/1", "a/b/c/²"):
+        assert TaskName.parse(other) is None
+
+
+def test_emission_is_shown_by_the_result() -> None:
+    name, tasks, now = TaskName("dag", "run", "push"), KnownTasks(), int(time.time())
+    made = {"top_hash": "h", "created": True, "published_at": pendulum.from_timestamp(now).to_iso8601_string()}
+    tag = WriterTag("work", "writer", now, task=str(name))
+    another = made["published_at"].replace("20", "19", 1)
+
+    for state, outcome, expected in (
+        ("success", made, "emitted"),
+        ("success", {**made, "created": False}, "none"),  # Another Airflow has a task of this name, and was first.
+        ("success", {**made, "published_at": another}, "none"),
+        ("success", {**made, "top_hash": "other"}, "none"),
+        ("success", None, "none"),
+        ("running", made, "undecided"),
+        ("up_for_retry", None, "undecided"),
+        ("failed", made, "none"),
+        ("skipped", made, "none"),
+        ("lost", made, "none"),
+        (None, made, "none"),
+    ):
+        tasks.states, tasks.results = {name: state} if state else {}, {name: outcome}
+        assert emission_of(tasks, tag, "h") == expected, (state, outcome)
+
+    back = RollbackTag("work", now, "before", str(name))
+    for outcome, expected in (
+        ({"top_hash": "h", "previous": "before"}, "emitted"),
+        ({"top_hash": "h", "previous": "h"}, "none"),  # There was nothing to do.
+        (made, "none"),
+    ):
+        tasks.states, tasks.results = {name: "success"}, {name: outcome}
+        assert emission_of(tasks, back, "h") == expected, outcome
+        assert emission_of(tasks, tag, "h") == ("emitted" if outcome is made else "none")
+
+    tasks.states = {name: "up_for_retry"}  # In a DAG that is paused.
+    assert emission_of(tasks, replace(tag, stamp=now - 25 * 60 * 60), "h") == "none"
+
+
+@pytest.mark.usefixtures("connected")
+def test_events_of_tasks_not_repeated(start: Callable[[QuiltPackageTrigger], Watching]) -> None:
+    """A poll finds revisions of tasks that run; then one succeeds, and one dies while the triggerer restarts."""
+    first, kept, tasks = publish("team/data", "first"), Kept(), KnownTasks()
+    here, there = TaskName("dag", "run", "here"), TaskName("dag", "run", "there", 1)
+
+    class Asking(HastyTrigger):
+        timing = replace(HastyTrigger.timing, undecided=FAST / 2)
+
+    Asking.tasks = tasks
+
+    async def story() -> None:
+        watching = start(package_trigger(kept, kind=Asking))
+        await watching.until(lambda: kept.has(first))
+        tasks.states[here] = "running"
+        second = await asyncio.to_thread(publish_by_task, "team/data", "second", instance(task_id="here"))
+        await watching.until(lambda: tasks.asked.count(here) > 1)
+        assert kept.has(first)
+        tasks.results[here] = second
+        tasks.states[here] = "success"
+        await watching.until(lambda: kept.has(second["top_hash"]))
+        await watching.stop()
+        assert watching.payloads == []
+
+        tasks.states[there] = "running"
+        third = await asyncio.to_thread(publish_by_task, "team/data", "third", instance(task_id="there", map_index=1))
+        watching = start(package_trigger(kept, kind=Asking, poll_interval=3600))
+        await watching.until(lambda: there in tasks.asked)
+        assert watching.payloads == []
+        tasks.states[there] = "failed"
+        await watching.until(lambda: watching.payloads)
+        await watching.stop()
+        assert watching.reported == [(third["top_hash"], second["top_hash"])]
+
+    watch(story)
+
+
 @needs_airflow("3.3")
 @pytest.mark.usefixtures("connected")
 def test_kill_before_store_repeats() -> None:
@@ -568,9 +681,9 @@ class FoundOnThreads(dict[str, str]):
 
 def test_matching_runs_on_thread(s3_registry: Registry) -> None:
     found = FoundOnThreads({"team/a": "1", "team/b": "2", "other/a": "3"})
-    snapshot = Snapshot(s3_registry, frozenset({"team/*"}), found, QuiltHook())
 
     async def story() -> None:
+        snapshot = Snapshot(s3_registry, frozenset({"team/*"}), found, QuiltHook(), asyncio.Event(), {})
         assert await snapshot.of("team/*") == {"team/a": "1", "team/b": "2"}
         assert len(found.threads) == 1
         assert threading.get_ident() not in found.threads

@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any, Final, cast
 
 import pendulum
@@ -146,7 +146,7 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
     keeps_objects = spec.names_files and not registry.location.is_local
     stored = StoredManifest(registry, package, summary.top_hash, keeps_objects=keeps_objects)
     with manifest:
-        work = Attempt(f"{attempt.key} {_content_of(spec, summary, entries, added)}", since, attempt.began)
+        work = replace(attempt, key=f"{attempt.key} {_content_of(spec, summary, entries, added)}", since=since)
         # 1. An earlier attempt may have published; its revision may be the base of others by now.
         if latest != base and since is not None and (made := registry.published_by(package, latest, work)):
             revision, created = made, True

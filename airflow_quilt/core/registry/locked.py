@@ -33,7 +33,7 @@ from airflow_quilt.core.errors import ManifestError, PackageNotFoundError, Revis
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.format.ordering import batched
-from airflow_quilt.core.registry.attempt import Attempt, WriterTag
+from airflow_quilt.core.registry.attempt import Attempt, RollbackTag, WriterTag
 from airflow_quilt.core.registry.lock import StoredLock
 from airflow_quilt.core.registry.pointers import MOST_ROUNDS, Pointers, too_many_writers
 from airflow_quilt.core.registry.revisions import DeleteResult, Latest, PackageState, Pointer, Revision
@@ -117,8 +117,10 @@ class LockedChanges:
                 return DeleteResult.at((pointer.stamp for pointer in doomed), top_hash)
         raise too_many_writers(self._pointers)
 
-    def roll_back(self, find: FindRevision) -> tuple[Revision, TopHash]:
+    def roll_back(self, find: FindRevision, attempt: Attempt) -> tuple[Revision, TopHash]:
         """Make a revision of the history the latest one again; return it, and the top hash that ``latest`` named before.
+
+        An attempt that finds it moved by another attempt of the same work returns what that one did.
 
         Raises:
             PackageNotFoundError: the revision is not published yet.
@@ -130,8 +132,10 @@ class LockedChanges:
             stamps = [pointer.stamp for pointer in state.pointers if pointer.revision.top_hash == top_hash]
             with self._lock.hold():
                 latest = self._pointers.latest()
-                if latest and (done := self._make_latest(top_hash, stamps, latest)):
-                    return done, latest.top_hash
+                if latest and (done := self._make_latest(top_hash, stamps, latest, attempt)):
+                    tag = latest.rollback_tag
+                    is_again = latest.top_hash == top_hash and tag is not None and tag.is_of(attempt)
+                    return done, TopHash(tag.previous) if tag and is_again else latest.top_hash
             # A deletion was faster. The revision may have been published anew since.
         raise too_many_writers(self._pointers)
 
@@ -143,7 +147,7 @@ class LockedChanges:
             _log.warning("It is deleted: %s", error)
             return None, (layout.LATEST,)
 
-    def _make_latest(self, top_hash: TopHash, stamps: Iterable[int], latest: Latest) -> Revision | None:
+    def _make_latest(self, top_hash: TopHash, stamps: Iterable[int], latest: Latest, attempt: Attempt) -> Revision | None:
         """Make a revision the latest one, which had these pointers before the lock was taken; return None if none is left."""
         newest = None
         # Of the history only they matter, and while the lock is held they are deleted by nobody else who heeds it.
@@ -155,7 +159,8 @@ class LockedChanges:
                 # The writer of a pending pointer may be refused in the next moment, and withdraw it.
                 if pointer.may_become_latest(self._clock()):
                     self._lock.check()
-                    self._pointers.write_latest(top_hash, latest)
+                    tag = RollbackTag.of(attempt, int(self._clock()), latest.top_hash) if attempt.task else None
+                    self._pointers.write_latest(top_hash, latest, rollback_tag=tag)
                     return newest
         if newest:
             raise PackageNotFoundError(f"{self._pointers}: revision {top_hash} is still being published, or never was")

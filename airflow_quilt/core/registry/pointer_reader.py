@@ -10,7 +10,7 @@ from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, Object
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_top_hash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
-from airflow_quilt.core.registry.attempt import WriterTag
+from airflow_quilt.core.registry.attempt import RollbackTag, WriterTag
 from airflow_quilt.core.registry.revisions import Latest, PackageState, Pointer, PointerListing, Revision, is_stamp
 from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.base import Storage
@@ -52,7 +52,8 @@ class PointerReader:
             blob = self._get(layout.LATEST)
         except ObjectNotFoundError:
             return None
-        return Latest(self._parse(blob.data, layout.LATEST), blob.etag, WriterTag.parse(blob.writer_tag))
+        tag = blob.writer_tag
+        return Latest(self._parse(blob.data, layout.LATEST), blob.etag, WriterTag.parse(tag), RollbackTag.parse(tag))
 
     def all(self) -> Iterator[Pointer]:
         """Yield the pointers, newest first; a hash that was published twice comes twice."""

@@ -37,7 +37,7 @@ from airflow_quilt.core.errors import PreconditionError, RevisionConflictError, 
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.registry.attempt import WriterTag
+from airflow_quilt.core.registry.attempt import RollbackTag, WriterTag
 from airflow_quilt.core.registry.pointer_reader import FIRST_STAMP, PointerReader
 from airflow_quilt.core.registry.revisions import Latest, Pointer, Revision
 from airflow_quilt.core.storage.base import Storage
@@ -66,7 +66,13 @@ class Pointers(PointerReader):
         super().__init__(storage, root, name, threads)
         self._writer = writer
 
-    def write_latest(self, top_hash: TopHash, base: Latest | None, writer_tag: WriterTag | None = None) -> Latest | None:
+    def write_latest(
+        self,
+        top_hash: TopHash,
+        base: Latest | None,
+        writer_tag: WriterTag | None = None,
+        rollback_tag: RollbackTag | None = None,
+    ) -> Latest | None:
         """Make ``latest`` name a revision, on the condition that it is still ``base``.
 
         The pointer of the revision that it named before is marked as published first (ADR 0009). So a process that finds a
@@ -76,6 +82,7 @@ class Pointers(PointerReader):
             top_hash: the revision.
             base: ``latest`` as it was read.
             writer_tag: that of the pointer of the revision, where it is being published.
+            rollback_tag: that of a task that rolls back.
 
         Returns:
             None; or ``latest`` as another writer wrote it, to the same effect.
@@ -89,7 +96,8 @@ class Pointers(PointerReader):
             self._mark_base_published(base)
         mode: WriteMode = IfMatch(base.etag) if base else "create"
         try:
-            self._writer.put(self._key(layout.LATEST), top_hash.encode(), mode, str(writer_tag) if writer_tag else None)
+            tag = writer_tag or rollback_tag
+            self._writer.put(self._key(layout.LATEST), top_hash.encode(), mode, str(tag) if tag else None)
         except PreconditionError as error:
             found = self.latest()
             if found is None or not _has_effect(found, top_hash, writer_tag):

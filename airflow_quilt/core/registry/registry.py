@@ -166,12 +166,13 @@ class Registry(RegistryReader):
             if not any(True for _ in self._storage.list_objects(self._key(layout.pointers(name)))):
                 raise
 
-    def rollback(self, package: PackageName | str, revision: str) -> tuple[Revision, TopHash]:
+    def rollback(self, package: PackageName | str, revision: str, attempt: Attempt | None = None) -> tuple[Revision, TopHash]:
         """Make a revision of the history the latest one again; the history stays as it is.
 
         Args:
             package: ``namespace/name``.
             revision: as for :meth:`delete`.
+            attempt: identifies the attempts of one piece of work; by default it has one.
 
         Returns:
             The revision, and the top hash that ``latest`` named before.
@@ -189,4 +190,4 @@ class Registry(RegistryReader):
             self._manifests.check(package, top_hash)
             return top_hash
 
-        return self._changes(package).roll_back(find)
+        return self._changes(package).roll_back(find, attempt or Attempt())

@@ -8,7 +8,7 @@ from typing import Final, Literal, Self
 import pendulum
 
 from airflow_quilt.core.format.names import TopHash
-from airflow_quilt.core.registry.attempt import WriterTag
+from airflow_quilt.core.registry.attempt import RollbackTag, WriterTag
 from airflow_quilt.core.storage.objects import ObjectInfo
 
 _STAMP: Final = re.compile(r"[1-9][0-9]{9}")
@@ -34,11 +34,13 @@ class Latest:
         top_hash: of the latest revision.
         etag: proves it unchanged.
         writer_tag: the tag of the pointer that it names; None where a rollback, a deletion or another client wrote it.
+        rollback_tag: the tag of the task that rolled back, if one wrote it.
     """
 
     top_hash: TopHash
     etag: str
     writer_tag: WriterTag | None = None
+    rollback_tag: RollbackTag | None = None
 
 
 @dataclass(frozen=True, slots=True)

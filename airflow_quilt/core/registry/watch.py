@@ -4,14 +4,18 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, PackageNameError, plain
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash, is_pattern, literal_prefix, matches
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.threads import map_concurrently
+
+if TYPE_CHECKING:
+    from airflow_quilt.core.registry.attempt import RollbackTag, WriterTag
 
 _log = logging.getLogger(__name__)
 
@@ -30,10 +34,14 @@ class LatestWatcher:
 
     Args:
         registry: the registry of the packages.
+
+    Attributes:
+        writers: the tags of ``latest`` at the last poll, by package, where they name a task (ADR 0030).
     """
 
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
+        self.writers: Mapping[str, WriterTag | RollbackTag] = {}
         self._root = registry.location.root
         self._storage = registry.stores.of(self._root)
         self._threads = registry.stores.limits.max_concurrency
@@ -63,8 +71,15 @@ class LatestWatcher:
         etags.update(self._stat_each(names))
         changed = [name for name, etag in etags.items() if self._etags.get(name) != etag]
         fresh = dict(zip(changed, map_concurrently(self._read, changed, self._threads), strict=True))
-        found = {name: top_hash for name in etags if (top_hash := fresh[name] if name in fresh else self._found[name])}
+        hashes = self._found | {name: latest.top_hash for name, latest in fresh.items() if latest}
+        found = {name: hashes[name] for name in etags if name not in fresh or fresh[name]}
         # Remembered only now: a poll that fails half-way must not hide a change from the next one.
+        if fresh:
+            tags = {
+                **self.writers,
+                **{name: latest and (latest.writer_tag or latest.rollback_tag) for name, latest in fresh.items()},
+            }
+            self.writers = {name: tag for name, tag in tags.items() if tag and tag.task and name in found}
         self._etags, self._found = {name: etags[name] for name in found}, found
         return found
 
@@ -113,16 +128,15 @@ class LatestWatcher:
                     yield name, stat.etag
         self._pages, self._by_name = pages, len(spaces) + found
 
-    def _read(self, name: str) -> TopHash | None:
-        """Return the top hash that ``latest`` of a package names; None where it is gone meanwhile, or holds something else."""
+    def _read(self, name: str) -> Latest | None:
+        """Read ``latest`` of a package; None where it is gone meanwhile, or holds no top hash."""
         try:
-            latest = self.registry.latest(PackageName.parse_existing(name))
+            return self.registry.latest(PackageName.parse_existing(name))
         except (ManifestError, PackageNameError) as error:
             _log.warning(
                 "%s: 'latest' of %s is no top hash, the package is skipped: %s", self.registry.location, plain(name), error
             )
             return None
-        return latest.top_hash if latest else None
 
 
 def _is_polled(name: str, names: Collection[str], patterns: Iterable[str]) -> bool:

@@ -391,11 +391,14 @@ def test_writer_tag_round_trips() -> None:
     assert WriterTag.parse(str(writer_tag)) == writer_tag
     assert WriterTag.parse(str(writer_tag.published())) == writer_tag.published()
     assert str(writer_tag).isascii()
+    of_task = WriterTag.of(Attempt("any", task="dag/run/task/-1")).at(7)
+    assert WriterTag.parse(str(of_task.published())) == of_task.published()
+    assert str(of_task).endswith(" 7 dag/run/task/-1")
     assert WriterTag.of(Attempt("a")).work == WriterTag.of(Attempt("a")).work != WriterTag.of(Attempt("b")).work
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "published", "done a b 1", "pending a b", "pending a b c", "pending a b 1 d", "x" * 1000]
+    "text", [None, "", "published", "done a b 1", "pending a b", "pending a b c", "pending a b 1 d e", "x" * 1000]
 )
 def test_foreign_tag_is_ignored(text: str | None) -> None:
     assert WriterTag.parse(text) is None

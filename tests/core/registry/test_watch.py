@@ -10,6 +10,7 @@ from airflow_quilt.core.errors import StorageUnavailableError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.watch import LatestWatcher
 from airflow_quilt.core.storage.memory import MemoryStorage
@@ -17,8 +18,9 @@ from tests.core.faulty import Call, Recorder
 from tests.support import through
 
 
-def publish(registry: Registry, package: str, message: str = "first") -> str:
-    return build(registry, Draft(package=package, entries={}, message=message, allow_empty=True)).top_hash
+def publish(registry: Registry, package: str, message: str = "first", task: str = "") -> str:
+    draft = Draft(package=package, entries={}, message=message, allow_empty=True)
+    return build(registry, draft, attempt=Attempt(task=task)).top_hash
 
 
 def calls(recorder: Recorder) -> Counter[str]:
@@ -72,6 +74,15 @@ def test_unchanged_costs_one_request(watch: LatestWatcher, registry: Registry, r
     for _ in range(3):
         watch.poll(["team/data"])
         assert calls(recorder) == {"stat": 1}
+
+
+def test_writer_costs_no_request(watch: LatestWatcher, registry: Registry, recorder: Recorder) -> None:
+    for number, task in enumerate(("", "dag/run/task/-1", "dag/run/task/2", "")):
+        publish(registry, "team/data", str(number), task)
+        for expected in ({"stat": 1, "get": 1}, {"stat": 1}):
+            watch.poll(["team/data"])
+            assert calls(recorder) == expected
+            assert {name: tag.task for name, tag in watch.writers.items()} == ({"team/data": task} if task else {})
 
 
 def test_many_cost_one_listing(watch: LatestWatcher, registry: Registry, recorder: Recorder) -> None:
