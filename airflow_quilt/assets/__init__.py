@@ -1,15 +1,19 @@
 """Packages as Airflow assets, which publishing updates and DAGs are scheduled on."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
+from urllib.parse import quote
 
-from airflow.sdk import Asset
+from airflow.sdk import Asset, AssetAlias
 
 from airflow_quilt.assets.uri import asset_uri, from_quilt_uri
 from airflow_quilt.core.errors import InputError, plain, quoted
 from airflow_quilt.core.format.names import is_quilt_uri
 
-__all__ = ["quilt_asset"]
+__all__ = ["quilt_alias", "quilt_asset"]
+
+_LONGEST_NAME: Final = 1500
+"""The most characters of an alias's name, in Airflow's database."""
 
 
 def quilt_asset(
@@ -46,6 +50,19 @@ def quilt_asset(
     if watch is not False:
         options["watchers"] = [_watcher(uri, {} if watch is True else watch)]
     return Asset(name=uri, uri=uri, extra=extra or {}, **options)
+
+
+def quilt_alias(dag_id: str, task_id: str) -> AssetAlias:
+    """Return the alias of the packages that a task publishes, of any name: ``AssetAlias("quilt:<dag_id>.<task_id>")``.
+
+    A task has it among its outlets where package or registry are unknown while the DAG is parsed. A DAG with it as its schedule
+    runs when the task has published one of them.
+
+    :param dag_id: the DAG of the task.
+    :param task_id: the task, with its task groups: ``group.task``.
+    """
+    # Percent-encoded, as names are ASCII where Airflow's database is MySQL; the IDs of most DAGs stay as they are.
+    return AssetAlias(f"quilt:{quote(dag_id)}.{quote(task_id)}"[:_LONGEST_NAME])
 
 
 def _watcher(uri: str, given: Mapping[str, Any]) -> Any:

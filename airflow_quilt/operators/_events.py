@@ -1,23 +1,25 @@
 """The event of a package's asset, emitted by the tasks that publish."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from airflow.sdk import Asset, AssetAlias
 
 from airflow_quilt.assets import quilt_asset
-from airflow_quilt.assets.uri import SCHEME
-from airflow_quilt.core.errors import InputError, quoted
-from airflow_quilt.operators._mapped import parsed_task
+from airflow_quilt.assets.uri import package_of
+from airflow_quilt.core.errors import InputError, plain, quoted
+from airflow_quilt.operators._outlets import is_own_alias, is_package
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
-    from airflow.sdk.types import OutletEventAccessorsProtocol
 
 _log = logging.getLogger(__name__)
 
-_EXTRA: Final = ("top_hash", "previous", "quilt_uri", "catalog_url", "message", "entries", "bytes")
+_EXTRA: Final = (
+    *("top_hash", "previous", "quilt_uri", "catalog_url", "message"),
+    *("entries", "bytes", "added", "modified", "removed"),
+)
 _LONGEST_PARTITION: Final = 250
 """The most characters of a partition key, in Airflow's database."""
 
@@ -40,40 +42,46 @@ def check_partition(key: str | None) -> None:
 
 
 def emit_event(operator: "BaseOperator", context: "Context", result: Mapping[str, Any], partition_key: str | None) -> None:
-    """Emit the event of the package's asset, with the revision; a task that made no revision emits none.
+    """Emit the event of the package's asset, with the revision, once the task has succeeded; log which asset it is, or why none.
 
-    The asset is an outlet of the task already, or is added to each asset alias among the outlets. An instance of a mapped task
-    has the outlets of all instances, and leaves the packages of the others out.
+    There is one: of the asset that is an outlet; or by the aliases among the outlets, where the DAG's author gave some, or the
+    asset is no outlet. An instance of a mapped task has the outlets of all instances, and leaves the packages of the others out.
+    A task that made no revision emits none.
     """
     try:
         asset = quilt_asset(result["package"], result["registry"])
-    except InputError:  # A local registry.
+    except InputError:
+        _log.info("No event: packages of the local registry %s have no asset", plain(result["registry"]))
         return
-    is_mapped = getattr(context.get("ti"), "map_index", -1) >= 0
-
-    def stays(outlet: Any) -> bool:
-        if isinstance(outlet, Asset) and outlet.uri == asset.uri:
-            return bool(result["created"])
-        return not (is_mapped and isinstance(outlet, Asset) and outlet.uri.startswith(f"{SCHEME}://"))
-
-    operator.outlets = [outlet for outlet in operator.outlets if stays(outlet)]
-    if result["created"] and (events := context.get("outlet_events")) is not None:
-        _add_event(operator, events, asset, {name: result[name] for name in _EXTRA}, partition_key)
-
-
-def _add_event(
-    operator: "BaseOperator", events: "OutletEventAccessorsProtocol", asset: Asset, extra: Any, partition_key: str | None
-) -> None:
     own = [outlet for outlet in operator.outlets if isinstance(outlet, Asset) and outlet.uri == asset.uri]
-    aliases = [outlet for outlet in operator.outlets if isinstance(outlet, AssetAlias)]
-    for outlet in own:
-        events[outlet].extra.update(extra)
-        if partition_key is not None:
-            events[outlet].add_partitions(partition_key)
-    for alias in aliases:
-        events[alias].add(asset, extra=extra)
-    known = getattr(parsed_task(operator), "outlets", own)
-    if not aliases and asset not in known:
-        _log.info("No outlet of the task was known to be %s, so it may have no event: give outlets=[AssetAlias(…)]", asset.uri)
+    is_mapped = getattr(context.get("ti"), "map_index", -1) >= 0
+    others = [outlet for outlet in operator.outlets if outlet not in own and not (is_mapped and is_package(outlet))]
+    if not result["created"]:
+        operator.outlets = others  # Airflow makes an event for each asset that is left.
+        _log.info("No event of the asset %s: nothing has changed", asset.uri)
+        return
+    aliases = [outlet for outlet in others if isinstance(outlet, AssetAlias) and not (own and is_own_alias(operator, outlet))]
+    if partition_key is None and aliases:
+        own = []  # Its event is made by the aliases.
+    operator.outlets = [*own, *others]
+    if (events := context.get("outlet_events")) is not None:
+        extra = {name: result[name] for name in _EXTRA if name in result}
+        for outlet in own:
+            events[outlet].extra.update(extra)
+            if partition_key is not None:
+                events[outlet].add_partitions(partition_key)
+        for alias in aliases:
+            events[alias].add(asset, extra=extra)
+        _log_event(asset, own, aliases, partition_key)
+
+
+def _log_event(asset: Asset, own: Sequence[Asset], aliases: Sequence[AssetAlias], partition_key: str | None) -> None:
+    registry, package = package_of(asset.uri)
+    cure = f"outlets=[quilt_asset({package!r}, {registry!r})]"
+    names = ", ".join(repr(alias.name) for alias in aliases)
+    if own or aliases:
+        _log.info("Event of the asset %s%s", asset.uri, f", by the alias {names}" if names else "")
+    else:
+        _log.info("No event of the asset %s: it is no outlet of the task; add %s", asset.uri, cure)
     if partition_key is not None and not own:
-        _log.warning("The partition %s is lost: it needs outlets=[quilt_asset(…)] with %s", quoted(partition_key), asset.uri)
+        _log.warning("The partition %s is lost, as the events of an alias have none: add %s", quoted(partition_key), cure)

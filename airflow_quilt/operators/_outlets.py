@@ -1,7 +1,7 @@
 """The outlets of the tasks that publish: Airflow accepts events only of assets that it knew when it parsed the DAG."""
 
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +9,8 @@ from airflow.sdk import Asset, AssetAlias
 from airflow.sdk.bases.decorator import _TaskDecorator
 from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
-from airflow_quilt.assets import quilt_asset
-from airflow_quilt.assets.uri import is_known
+from airflow_quilt.assets import quilt_alias, quilt_asset
+from airflow_quilt.assets.uri import SCHEME, is_known
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.operators._mapped import mark_data, parsed_task
 
@@ -19,30 +19,54 @@ if TYPE_CHECKING:
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 
-def add_outlet(operator: "BaseOperator | MappedOperator", package: object, registry: object) -> None:
-    """Add the package's asset to the outlets, if package and registry are known at parse time and it is not among them."""
-    if not (isinstance(package, str) and is_known(package) and isinstance(registry, str) and is_known(registry)):
-        return
-    given = _items(operator.outlets or ())  # One outlet, or None, if partial() was given that.
+def add_outlets(operator: "BaseOperator | MappedOperator", packages: Iterable[Sequence[object]]) -> None:
+    """Add the assets of packages to the outlets, those that are not among them.
+
+    Where a package or its registry is unknown while the DAG is parsed, add the alias of the task, unless the outlets hold an
+    alias or the asset of a package (ADR 0030).
+
+    Args:
+        operator: a task, or a mapped task.
+        packages: the package and the registry of each instance, as the DAG gives them.
+    """
     parsed = parsed_task(operator)
-    if parsed is not None and parsed is not operator and any(isinstance(outlet, AssetAlias) for outlet in given):
-        return  # An instance of a mapped task whose packages were not known before: its alias reports them.
-    try:
-        asset = quilt_asset(package, registry)
-    except InputError:  # The task itself reports a malformed name; a local registry has no asset.
-        return
-    if all(outlet.uri != asset.uri for outlet in given if isinstance(outlet, Asset)):
-        operator.outlets = [*given, asset]
+    if parsed is not None and parsed is not operator:
+        return  # An instance of a mapped task: only the outlets of the DAG have events.
+    given = _items(operator.outlets or ())  # One outlet, or None, if partial() was given that.
+    added: dict[str, Asset | AssetAlias] = {}
+    for package, registry in packages:
+        if not (is_known(package) and is_known(registry)):
+            if parsed is not None and not any(isinstance(outlet, AssetAlias) or is_package(outlet) for outlet in given):
+                added[""] = quilt_alias(operator.dag_id, operator.task_id)
+        elif asset := _asset(package, registry):
+            added[asset.uri] = asset
+    new = [outlet for uri, outlet in added.items() if all(uri != other.uri for other in given if isinstance(other, Asset))]
+    if new:
+        operator.outlets = [*given, *new]
 
 
 def add_outlets_of_mapped(operator: "MappedOperator") -> None:
-    """Add the assets of the packages of a mapped task, as far as they are known at parse time.
-
-    Its instances are made while it runs, and their outlets are not in the DAG as Airflow has stored it.
-    """
+    """Add the outlets of a mapped task: those of its instances, made while it runs, are not in the DAG that Airflow stored."""
     if getattr(operator.operator_class, "is_outlet", False):
-        for package, registry in _packages(operator):
-            add_outlet(operator, package, registry)
+        add_outlets(operator, _packages(operator))
+
+
+def is_own_alias(operator: "BaseOperator", alias: AssetAlias) -> bool:
+    """Return whether an alias is the one of the task itself."""
+    dag = operator.get_dag()
+    return dag is not None and alias.name == quilt_alias(dag.dag_id, operator.task_id).name
+
+
+def is_package(outlet: object) -> bool:
+    """Return whether an outlet is the asset of a package."""
+    return isinstance(outlet, Asset) and outlet.uri.startswith(f"{SCHEME}://")
+
+
+def _asset(package: Any, registry: Any) -> Asset | None:
+    try:
+        return quilt_asset(package, registry)
+    except InputError:  # The task itself reports a malformed name; a local registry has no asset.
+        return None
 
 
 def _packages(operator: "MappedOperator") -> Iterator[Sequence[object]]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 from airflow_quilt.operators._events import check_partition, emit_event
-from airflow_quilt.operators._outlets import add_outlet
+from airflow_quilt.operators._outlets import add_outlets
 from airflow_quilt.operators._provenance import KEY, provenance_of
 from airflow_quilt.operators._state import PublishedState
 from airflow_quilt.operators._values import attempt_of, flag, plain
@@ -23,17 +23,29 @@ if TYPE_CHECKING:
 
 
 class QuiltRevisionOperator(QuiltOperator):
-    """An operator that makes a revision, and emits the event of its asset."""
+    """An operator that makes a revision, or another one the latest, and emits the event of the package's asset."""
 
     is_outlet = True
     """Whether the task makes a revision, so that it emits the event of its asset."""
 
-    message: str | None
-    partition_key: str | None
+    message: str | None = None
+    partition_key: str | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; declare the outlets again when the task is added to its DAG later, whose ID the alias has."""
+        super().__setattr__(name, value)
+        if name == "_dag" and value is not None and "registry" in vars(self):
+            self.declare()
+
+    def declare(self) -> None:
+        """Declare the outlet: the package's asset, or an alias where package or registry are unknown while the DAG is parsed."""
+        if self.is_outlet:
+            add_outlets(self, [(self.package, self.registry)])
 
     def emit(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
         """Emit the event of the package's asset, and keep the result for the link and the lineage; return it."""
-        emit_event(self, context, {**result, "message": self.message}, self.partition_key)
+        is_new = result.get("created", result["previous"] != result["top_hash"])  # A rollback makes no revision.
+        emit_event(self, context, {**result, "created": is_new, "message": self.message}, self.partition_key)
         return self.finish(result)
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
@@ -147,8 +159,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         self.provenance = provenance
         self.null_meta = null_meta
         self.partition_key = partition_key
-        if self.is_outlet:
-            add_outlet(self, self.package, self.registry)
+        self.declare()
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Publish; return the revision, the counts and the bytes as plain values."""

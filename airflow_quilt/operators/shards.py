@@ -10,7 +10,6 @@ from airflow_quilt.core.errors import InputError, StorageError, quoted
 from airflow_quilt.hooks._settings import POSITIVE_INT, positive_int
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 from airflow_quilt.operators._events import check_partition
-from airflow_quilt.operators._outlets import add_outlet
 from airflow_quilt.operators._values import attempt_of, began_of
 from airflow_quilt.operators.build import QuiltBuildOperator
 from airflow_quilt.operators.publish import QuiltPublishOperator, QuiltRevisionOperator
@@ -180,7 +179,7 @@ class QuiltCommitOperator(QuiltRevisionOperator):
         self.results = results
         self.message = message
         self.partition_key = partition_key
-        add_outlet(self, self.package, self.registry)
+        self.declare()
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Commit; return the same result as a push by one task."""

@@ -73,6 +73,9 @@ def test_new_revisions_emit_events(run: "DagRun", shared: Shared) -> None:
             "message": message,
             "entries": 1,
             "bytes": 1,
+            "added": int(previous is None),
+            "modified": 0,
+            "removed": 0,
         }
         for made, previous, message in ((first, None, "data"), (second, first["top_hash"], None))
     ]

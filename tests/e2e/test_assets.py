@@ -29,12 +29,45 @@ CATALOG = "https://catalog.example.com"
 PATIENCE = 120
 PUBLISH = """
 import pathlib, sys, quilt3
-registry, text = sys.argv[1:]
+registry, name, text = sys.argv[1:]
 file = pathlib.Path("note.txt")
 file.write_text(text)
 package = quilt3.Package()
 package.set("note.txt", file)
-print(package.push("lab/notes", registry=registry, message=text, force=True).top_hash)
+print(package.push(name, registry=registry, message=text, force=True).top_hash)
+"""
+PENGUINS = """
+import os
+import signal
+
+from airflow.sdk import DAG, task
+
+from airflow_quilt.assets import quilt_alias, quilt_asset
+from airflow_quilt.operators import QuiltPushOperator, QuiltRollbackOperator, entry
+
+
+class DyingPush(QuiltPushOperator):
+    def execute(self, context):
+        super().execute(context)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def publish(dag_id, operator):
+    with DAG(dag_id, schedule=None, params={"text": "Adelie"}):
+        operator(task_id="push", package="penguins/weekly", entries={"a.txt": entry(content="{{ params.text }}")})
+
+
+def follow(dag_id, schedule):
+    with DAG(dag_id, schedule=[schedule]):
+        task(lambda: None, task_id="see")()
+
+
+publish("penguins_publish", QuiltPushOperator)
+publish("penguins_die", DyingPush)
+with DAG("penguins_back", schedule=None):
+    QuiltRollbackOperator(task_id="back", package="penguins/weekly", revision="{{ dag_run.conf['revision'] }}")
+follow("penguins_follow", quilt_asset("penguins/weekly", os.environ["QUILT_REGISTRY"], watch={"poll_interval": 1}))
+follow("penguins_follow_task", quilt_alias("penguins_publish", "push"))
 """
 
 
@@ -44,12 +77,14 @@ class Place:
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self._home, self._dags, self._environment = directory / "home", directory / "dags", environment
         self._running = ExitStack()
+        self._airflow: Airflow | None = None
         self.workdir = directory / "work"
         self._dags.mkdir()
         workdir = repr(str(self.workdir))
         self._take(
             "assets", {'"poll_interval": 60': '"poll_interval": 1', 'str(Path(tempfile.gettempdir(), "measurements"))': workdir}
         )
+        (self._dags / "penguins.py").write_text(PENGUINS)
         self._take("sensor", {"deferrable=True": "start_from_trigger=True", "poke_interval=60": "poke_interval=1"})
 
     def _take(self, name: str, changes: Mapping[str, str]) -> None:
@@ -62,10 +97,15 @@ class Place:
         (self._dags / path.name).write_text(text)
 
     def start(self) -> Airflow:
-        return self._running.enter_context(standalone(self._home, self._dags, self._environment))
+        """Return the Airflow that runs; start it, if none does."""
+        if self._airflow is None:
+            self._airflow = self._running.enter_context(standalone(self._home, self._dags, self._environment))
+            until("the DAGs", lambda: self._airflow.call("GET", "dags")["total_entries"] == 9)
+        return self._airflow
 
     def stop(self) -> None:
         self._running.close()
+        self._airflow = None
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +124,13 @@ def place(s3: S3Server, registry_bucket: str, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def publish_by_hand(s3: S3Server, registry_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Return a function that publishes a revision of ``lab/notes`` with quilt3 and returns its top hash."""
+def publish_by_hand(s3: S3Server, registry_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Return a function that publishes a revision with quilt3 and returns its top hash."""
     directory = tmp_path_factory.mktemp("quilt3")
     environment = quilt3_environment(s3, directory)
 
-    def publish(text: str) -> str:
-        command = [sys.executable, "-c", PUBLISH, f"s3://{registry_bucket}", text]
+    def publish(text: str, package: str = "lab/notes") -> str:
+        command = [sys.executable, "-c", PUBLISH, f"s3://{registry_bucket}", package, text]
         done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=True)
         return done.stdout.split()[-1]
 
@@ -143,7 +183,7 @@ def trigger(airflow: Airflow, dag: str, conf: Mapping[str, Any]) -> None:
 
 def test_revision_starts_dag_once(
     place: Place,
-    publish_by_hand: Callable[[str], str],
+    publish_by_hand: Callable[..., str],
     registry_bucket: str,
     s3: S3Server,
     browser: Browser,
@@ -151,7 +191,6 @@ def test_revision_starts_dag_once(
     registry = Registry(RegistryLocation.parse(f"s3://{registry_bucket}"), Stores(LocalStorage(), S3Storage(s3.client())))
     publish_by_hand("before the first poll")
     airflow = place.start()
-    until("the DAGs", lambda: airflow.call("GET", "dags")["total_entries"] == 4)
 
     # DAG A publishes; DAG B is started by the event, and installs the revision that the event names.
     trigger(airflow, "example_quilt_assets_publish", {"celsius": 20})
@@ -169,6 +208,9 @@ def test_revision_starts_dag_once(
         "message": "20 °C",
         "entries": 1,
         "bytes": 17,
+        "added": 1,
+        "modified": 0,
+        "removed": 0,
     }
     assert installed(airflow, "example_quilt_assets_report", report)["top_hash"] == first
     assert json.loads((place.workdir / report["dag_run_id"] / "room.json").read_text()) == {"celsius": "20"}
@@ -219,6 +261,39 @@ def test_revision_starts_dag_once(
         (while_down, by_hand),
         (last, while_down),
     ]
+
+
+def test_watched_push_has_one_event(place: Place, publish_by_hand: Callable[..., str], registry_bucket: str) -> None:
+    """Publish as the README does a package that the same Airflow watches: a run for each change, by any writer."""
+    airflow, uri = place.start(), f"quilt+s3://{registry_bucket}/penguins/weekly"
+    until("the first poll", lambda: state_of(airflow, uri))
+
+    def reported(top_hash: str) -> bool:
+        return top_hash in json.dumps(state_of(airflow, uri))
+
+    trigger(airflow, "penguins_publish", {"text": "Adelie"})
+    wait_for_runs(airflow, "penguins_publish", 1)
+    wait_for_runs(airflow, "penguins_follow", 1)
+    wait_for_runs(airflow, "penguins_follow_task", 1)
+    [event] = events(airflow, uri)
+    first = event["extra"]["top_hash"]
+    until("the poll that found it", lambda: reported(first))
+
+    second = publish_by_hand("by quilt3", "penguins/weekly")
+    until("the poll that found it", lambda: reported(second))
+    trigger(airflow, "penguins_die", {"text": "Gentoo"})
+    until("the end of the dead", lambda: [run["state"] for run in runs(airflow, "penguins_die")] == ["failed"])
+    wait_for_runs(airflow, "penguins_follow", 3)
+    trigger(airflow, "penguins_back", {"revision": first})
+    wait_for_runs(airflow, "penguins_follow", 4)
+    until("the poll that found it", lambda: reported(first))
+
+    assert len(runs(airflow, "penguins_follow_task")) == 1
+    told = [each["extra"].get("payload", each["extra"]) for each in events(airflow, uri)]
+    third = told[2]["top_hash"]
+    changes = [(None, first), (first, second), (second, third), (third, first)]
+    assert [(each["previous"], each["top_hash"]) for each in told] == changes
+    assert ["from_trigger" in each["extra"] for each in events(airflow, uri)] == [False, True, True, False]
 
 
 def registry_hashes(registry: Registry) -> list[str]:
