@@ -1,5 +1,6 @@
 """Helpers for tests of several folders."""
 
+import re
 import threading
 from collections.abc import Collection
 
@@ -32,3 +33,8 @@ def read(registry: Registry, published: PublishResult) -> dict[str, Entry]:
 def workers_since(before: Collection[threading.Thread]) -> list[threading.Thread]:
     """Return the core's threads that have begun since; other tests of the process may have left theirs behind."""
     return [each for each in threading.enumerate() if each not in before and each.name.startswith("quilt")]
+
+
+def timeless(text: str) -> str:
+    """Return a text of the log without the time that its work took, which differs on a busy machine."""
+    return re.sub(r"; \d+ (s|min \d+ s)$", "; <time>", text, flags=re.MULTILINE)

@@ -105,13 +105,12 @@ def stage_plan(
         _, to_move = bytes_of(planned.transfers)
         lengths = options.lengths(planned)
         check_writable(registry, to_move)
-        announce(registry, f"{planner.verb} {package} in {count(len(lengths), 'shard', 'shards')}", planned, to_move)
         transfers: Iterable[Transfer] = planned.transfers
         if latest and to_move:
             transfers = attach_previous(registry.stores, previous, planned.transfers, work.round_spool)
         # 4. The shards: the plan holds their seals.
         actions = (transfer or entry for entry, transfer in merge_join(planned.kept, transfers))
-        return StagedPlan(
+        plan = StagedPlan(
             registry=str(registry.location),
             spec=spec,
             bounds=bounds,
@@ -121,6 +120,8 @@ def stage_plan(
             bytes=planned.size,
             bytes_to_copy=to_move,
         )
+        announce(registry, f"Planned {package} in {count(len(lengths), 'shard', 'shards')}", planned, to_move)
+        return plan
 
 
 def _stage_shards(staging: Staging, lengths: Iterable[int], actions: Iterator[Action]) -> list[StagedShard]:

@@ -236,9 +236,10 @@ def discard(registry: Registry, staging: PhysicalKey) -> int:
         registry: any whose storages reach it.
         staging: the area, or the location of a plan in it.
     """
-    if staging.is_prefix:
-        return Staging(registry.stores, staging).discard()
-    return Staging.of_plan(registry.stores, staging)[0].discard()
+    staged = Staging(registry.stores, staging) if staging.is_prefix else Staging.of_plan(registry.stores, staging)[0]
+    deleted = staged.discard()
+    _log.info("Deleted %s below %s", count(deleted, "staged object", "staged objects"), staged.root)
+    return deleted
 
 
 def sweep(registry: Registry, root: PhysicalKey, now: float, age: float) -> int:
