@@ -18,6 +18,7 @@ import pendulum
 import pytest
 from packaging.version import Version
 
+from airflow_quilt.core.format import hashes
 from testbed.airflow_home import airflow_environment
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ exceptions = import_module("airflow.sdk.exceptions")
 """The module of Airflow's exceptions: another one before Airflow 3.2."""
 if not hasattr(exceptions, "TaskDeferred"):
     exceptions = import_module("airflow.exceptions")
+
+
+OTHER_HASH = "CRC64NVME" if hashes.crc64nvme else hashes.CHUNKED
+"""A type of hash beside the default, in rows of the matrix that can compute it."""
 
 
 def needs_airflow(oldest: str) -> pytest.MarkDecorator:

@@ -16,7 +16,7 @@ from airflow_quilt.operators import (
     QuiltRollbackOperator,
     QuiltVerifyOperator,
 )
-from tests.airflow.support import Shared, result, run_here, states
+from tests.airflow.support import OTHER_HASH, Shared, result, run_here, states
 from tests.test_docs import ROOT, blocks
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def pushes(ran: Ran) -> None:
         "registry": place.registry,
         "mode": "replace",
         "workflow": "alpha",
-        "hash_type": "CRC64NVME",
+        "hash_type": OTHER_HASH,
         "unversioned": False,
         "follow_symlinks": "true",
         "dest": f"{place.registry}/given",
@@ -155,7 +155,7 @@ def copies(ran: Ran) -> None:
         entries = {"here.txt": here, "there.txt": there, **({} if rule == "none" else {"content.txt": rule.encode()})}
         ran.task(QuiltPushOperator, rule, package=f"docs/{rule}", entries=entries, copy=rule)
     build = {"package": "docs/built", "entries": {"here.txt": here, "d/": f"{place.source}/in/"}, "unversioned": "true"}
-    more = {"registry": place.registry, "message": "{{ params.name }}", "meta": {"a": 1}, "hash_type": "CRC64NVME"}
+    more = {"registry": place.registry, "message": "{{ params.name }}", "meta": {"a": 1}, "hash_type": OTHER_HASH}
     even_more = {"workflow": None, "follow_symlinks": False, "conflict": "fail", "dedupe": "True", "allow_empty": "false"}
     built = ran.task(QuiltBuildOperator, "built", **build, **more, **even_more, provenance=False, max_concurrency="2")
     update = {"package": "docs/built", "mode": "update", "revision": of("built", "['top_hash']"), "remove": ["here.txt"]}
@@ -252,7 +252,7 @@ def test_push_takes_arguments(ran: Ran) -> None:
     assert {each.logical_key: unquote(each.physical_keys[0].partition("?")[0]) for each in found} == {
         key: f"{ran.place.registry}/given/{key}" for key in ("{{ raw }}.txt", "d/there.txt")
     }
-    assert {each.hash.type for each in found} == {"CRC64NVME"}
+    assert {each.hash.type for each in found} == {OTHER_HASH}
     assert (published["entries"], published["bytes"], published["bytes_copied"], published["created"]) == (2, 6, 6, True)
 
     assert ran.place.read("docs/templated").user_meta == {"templated": [ran.run.run_id]}

@@ -12,7 +12,7 @@ from airflow_quilt.hooks._settings import QuiltSettings
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.operators.install import QuiltInstallOperator
 from airflow_quilt.operators.push import QuiltPushOperator
-from tests.airflow.support import Shared, result, run_here, states
+from tests.airflow.support import OTHER_HASH, Shared, result, run_here, states
 from tests.core.packages import commit, entry_of
 
 
@@ -52,7 +52,7 @@ def test_foreign_packages_in_a_run(shared: Shared, monkeypatch: pytest.MonkeyPat
         monkeypatch.setenv(f"AIRFLOW_CONN_QUILT_{name}", json.dumps({"conn_type": "quilt", "extra": extra}))
     theirs = QuiltHook().registry(shared.source)
     false = Entry(LogicalKey("x"), (secret,), len(data), Hash("SHA256", "0" * 64))
-    commit(theirs, PackageName("their", "package"), [entry_of("x", data, secret, hash_type="CRC64NVME")])
+    commit(theirs, PackageName("their", "package"), [entry_of("x", data, secret, hash_type=OTHER_HASH)])
     commit(theirs, PackageName("their", "claim"), [false])
     uri = f"quilt+{shared.source}#package=their"
     with shared.dag("foreign") as dag:
