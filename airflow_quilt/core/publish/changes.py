@@ -30,6 +30,8 @@ _LINE: Final = 1000
 """Bytes of a manifest, for each file of the work, up to which reading it costs little beside the work."""
 _FILES: Final = 1000
 """Files of the work that count in any case: a request costs as much as their lines."""
+_MOST_COUNTED: Final = 32_000
+"""Files of the work from which on a manifest that is read for the count alone may not be larger: some 100,000 entries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ class PreviousEntries:
 
     def _read_all(self, files: int) -> bool:
         try:
-            entries = self.read(files)
+            entries = self.read(min(files, _MOST_COUNTED))
             deque(entries or (), 0)
         except CancelledError:
             raise
