@@ -130,6 +130,7 @@ def show_next(store: S3Server, top_hash: str) -> None:
     who = store.admin if keep else None
     endpoint, key, secret = (store.endpoint, who.access_key, who.secret_key) if who else ("<store>", "<key>", "<secret>")
     print(f"    export AWS_ENDPOINT_URL_S3={endpoint} AWS_ACCESS_KEY_ID={key} AWS_SECRET_ACCESS_KEY={secret}")
+    print(f"    .venv/bin/airflow-quilt tree {PACKAGE} --no-conn --registry s3://{BUCKET}")
     print(f"    quilt3 install {PACKAGE} --registry s3://{BUCKET} --top-hash {top_hash[:12]} --dest ./penguins")
     print("    connections, sources and errors: docs/")
     if keep:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from testbed.catalog import CatalogServer, running_catalog
 from testbed.server import S3Server
@@ -43,6 +43,7 @@ def airflow(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def browser() -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     assert program, f"install a browser, such as Debian's chromium: none of {', '.join(BROWSERS)} is there"
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=program, args=SWITCHES)
         yield running
