@@ -7,7 +7,6 @@ is small.
 
 import itertools
 import logging
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -108,6 +107,10 @@ class PreviousEntries:
         Raises:
             QuiltError: it cannot be read.
         """
+        entries = self._open(files)
+        return None if entries is None else self._read_whole(entries)
+
+    def _open(self, files: int) -> Iterator[Entry] | None:
         if self.top_hash is None or files <= self._too_large_for:
             return None
         self._is_begun = True
@@ -115,7 +118,7 @@ class PreviousEntries:
         if manifest is None:
             self._is_begun, self._too_large_for = False, files
             return None
-        return self._read_whole(manifest.entries)
+        return manifest.entries
 
     def _read_whole(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         if self._total is not None:  # An update has read them before.
@@ -166,44 +169,44 @@ class PreviousEntries:
 
         Raises:
             CancelledError: the work was stopped.
-            QuiltError: the entries of the other revision cannot be read.
         """
         if self.top_hash is None:
             return Changes(total, 0, 0, _lines((entry.logical_key, "+") for entry in itertools.islice(entries, SHOWN)))
         if self.top_hash == top_hash:
             return UNCHANGED
-        if self._total is None and (self._is_begun or not self._read_all(total)):
+        try:
+            return self._count(entries, total)
+        except CancelledError:
+            raise
+        except QuiltError as error:  # No reason not to publish.
+            _log.info("The changes are not counted, since the latest revision cannot be read: %s", error)
             return UNKNOWN
+
+    def _count(self, entries: Iterable[Entry], total: int) -> Changes:
         self._keep_noted()
+        there: Iterable[Entry] | None = self._kept
+        if self._total is None:
+            there = None if self._is_begun else self._open(min(total, _MOST_COUNTED))
+        if there is None:
+            return UNKNOWN
         new, first, counts = dict.fromkeys(self._new, "+"), dict[LogicalKey, str](), {"+": 0, "~": 0, "-": 0}
-        for key, sign in self._compare(entries) if self._is_whole or len(self._kept) else ():
+        for key, sign in self._compare(there, entries) if self._is_whole or len(self._kept) else ():
             new.pop(key, None)  # An update removes the file, and adds it again.
             if sign != "=":
                 counts[sign] += 1
                 if len(first) < SHOWN:
                     first[key] = sign
-        added = total - (self._total or 0) + counts["-"]
+        added = counts["+"] if self._is_whole else total - (self._total or 0) + counts["-"]
         in_order = sorted({**new, **first}.items(), key=lambda item: walk_order(item[0]))
         return Changes(added, counts["~"], counts["-"], _lines(in_order))
 
-    def _compare(self, entries: Iterable[Entry]) -> Iterator[tuple[LogicalKey, str]]:
-        """Yield the keys of kept entries and their signs, ``=`` for an unchanged one; where all are kept, the new keys too."""
-        for old, new in merge_join(self._kept, entries):
+    def _compare(self, there: Iterable[Entry], entries: Iterable[Entry]) -> Iterator[tuple[LogicalKey, str]]:
+        """Yield the keys of known entries and their signs, ``=`` for an unchanged one; where all are known, the new keys too."""
+        for old, new in merge_join(there, entries):
             if old:
                 yield old.logical_key, "-" if new is None else "~" if is_modified(old, new) else "="
             elif new and self._is_whole:
                 yield new.logical_key, "+"
-
-    def _read_all(self, files: int) -> bool:
-        try:
-            entries = self.read(min(files, _MOST_COUNTED))
-            deque(entries or (), 0)
-        except CancelledError:
-            raise
-        except QuiltError as error:
-            _log.info("The changes are not counted, since the latest revision cannot be read: %s", error)
-            return False
-        return entries is not None
 
 
 def _lines(signs: Iterable[tuple[LogicalKey, str]]) -> tuple[str, ...]:
