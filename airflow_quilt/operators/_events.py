@@ -9,7 +9,7 @@ from airflow.sdk import Asset, AssetAlias
 from airflow_quilt.assets import quilt_asset
 from airflow_quilt.assets.uri import package_of
 from airflow_quilt.core.errors import InputError, plain, quoted
-from airflow_quilt.operators._outlets import is_own_alias, is_package
+from airflow_quilt.operators._outlets import is_package
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator, Context
@@ -44,9 +44,9 @@ def check_partition(key: str | None) -> None:
 def emit_event(operator: "BaseOperator", context: "Context", result: Mapping[str, Any], partition_key: str | None) -> None:
     """Emit the event of the package's asset, with the revision, once the task has succeeded; log which asset it is, or why none.
 
-    There is one: of the asset that is an outlet; or by the aliases among the outlets, where the DAG's author gave some, or the
-    asset is no outlet. An instance of a mapped task has the outlets of all instances, and leaves the packages of the others out.
-    A task that made no revision emits none.
+    There is one: by the aliases among the outlets, or else of the asset that is an outlet; a partition needs the latter.
+    An instance of a mapped task has the outlets of all instances, and leaves the packages of the others out. A task that made no
+    revision emits none.
     """
     try:
         asset = quilt_asset(result["package"], result["registry"])
@@ -60,7 +60,7 @@ def emit_event(operator: "BaseOperator", context: "Context", result: Mapping[str
         operator.outlets = others  # Airflow makes an event for each asset that is left.
         _log.info("No event of the asset %s: nothing has changed", asset.uri)
         return
-    aliases = [outlet for outlet in others if isinstance(outlet, AssetAlias) and not (own and is_own_alias(operator, outlet))]
+    aliases = [outlet for outlet in others if isinstance(outlet, AssetAlias)]
     if partition_key is None and aliases:
         own = []  # Its event is made by the aliases.
     operator.outlets = [*own, *others]

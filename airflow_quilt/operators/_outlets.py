@@ -51,12 +51,6 @@ def add_outlets_of_mapped(operator: "MappedOperator") -> None:
         add_outlets(operator, _packages(operator))
 
 
-def is_own_alias(operator: "BaseOperator", alias: AssetAlias) -> bool:
-    """Return whether an alias is the one of the task itself."""
-    dag = operator.get_dag()
-    return dag is not None and alias.name == quilt_alias(dag.dag_id, operator.task_id).name
-
-
 def is_package(outlet: object) -> bool:
     """Return whether an outlet is the asset of a package."""
     return isinstance(outlet, Asset) and outlet.uri.startswith(f"{SCHEME}://")

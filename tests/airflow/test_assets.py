@@ -161,6 +161,26 @@ def test_event_carries_top_hash(connected: str) -> None:
     assert push.outlets == [alias]  # Airflow makes another event of each asset among them.
 
 
+def test_asset_and_alias_make_one_event(dag: DAG, connected: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An alias beside the known asset, also one of the task's own name, has the event; mapped tasks with both have one each."""
+    common = {"registry": connected, "entries": {"a.txt": entry(content="a")}}
+    with dag:
+        QuiltPushOperator(task_id="push", package="team/a", outlets=[quilt_alias(dag.dag_id, "push")], **common)
+        QuiltPushOperator.partial(task_id="mapped", **common).expand_kwargs(
+            [{"package": "team/b"}, {"package": "{{ 'team/c' }}"}]
+        )
+
+    with caplog.at_level("INFO", "airflow_quilt"):
+        run = run_here(dag)
+
+    assert str(run.state) == "success"
+    for name, task_id in (("a", "push"), ("b", "mapped"), ("c", "mapped")):
+        uri = quilt_asset(f"team/{name}", connected).uri
+        [event] = events(uri)
+        assert event.source_task_id == task_id
+        assert f"Event of the asset {uri}, by the alias {quilt_alias(dag.dag_id, task_id).name!r}" in caplog.text
+
+
 @until_airflow("3.3")
 def test_partition_needs_airflow_3_3(connected: str, s3_registry: Registry) -> None:
     push = QuiltPushOperator(
