@@ -205,9 +205,9 @@ class RevisionConflictError(QuiltError):
 
     def __init__(self, package: str, expected: str | None, found: str | None) -> None:
         super().__init__(
-            f"package {package}: 'latest' moved while this revision was being made (was {expected}, is {found}). "
-            "Nothing was published. Run again to publish on top of it; or give conflict='rebase' with mode='update' to merge "
-            "with it, or conflict='overwrite' to publish regardless."
+            f"package {package}: run again to publish on top of the newer revision; or give conflict='rebase' with mode='update' "
+            "to merge with it, or conflict='overwrite' to publish regardless. Nothing was published: 'latest' moved while this "
+            f"revision was being made, from {short(expected) if expected else 'none'} to {short(found) if found else 'none'}"
         )
         self.expected = expected
         self.found = found
@@ -236,7 +236,7 @@ class VerificationError(PermanentError):
 
     def __init__(self, top_hash: str, differences: Mapping[str, Sequence[str]]) -> None:
         lines = [f"{kind}: {key}" for kind, keys in differences.items() for key in keys]
-        super().__init__(f"differences from revision {top_hash}: {len(lines):,}\n{_bullets(lines)}")
+        super().__init__(f"differences from revision {short(top_hash)}: {len(lines):,}\n{_bullets(lines)}")
         self.differences = differences
 
 
@@ -293,7 +293,23 @@ class BucketNotFoundError(StorageError, PermanentError):
 
 
 class AccessDeniedError(StorageError, AuthenticationError):
-    """The credentials are missing, wrong or not allowed to do this."""
+    """The credentials are missing, wrong or not allowed to do this.
+
+    Attributes:
+        action: the permission that is missing, such as ``s3:PutObject``; None where it is not known, or no permission helps.
+    """
+
+    action: str | None = None
+
+    def __init__(self, message: str, location: str, action: str | None = None) -> None:
+        super().__init__(f"allow {action}; {message}" if action else message, location)
+        self.action = action
+
+    def name_identity(self, identity: str) -> None:
+        """Add the identity that was refused to the message."""
+        text, allow = str(self), f": allow {self.action}"
+        named = text.replace(allow, f"{allow} to {identity}", 1)
+        self.args = (named if named != text else f"{text}; the identity: {identity}",)
 
 
 class CredentialsExpiredError(AccessDeniedError):

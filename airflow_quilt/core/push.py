@@ -89,7 +89,7 @@ def push_planner(
         InputError: an argument cannot be right.
     """
     if registry.location.is_local:
-        raise LocationError(f"registry {registry.location}: push needs an S3 registry, s3://bucket; use build for a local one")
+        raise LocationError(f"registry {registry.location}: give s3://bucket, or use build; push needs an S3 registry")
     planner = PushPlanner(registry.location, PackageName.parse(package), dest, copy)
     planner.plan(())  # A wrong argument is an error before any request.
     return planner

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pendulum
 
+from airflow_quilt.core.errors import short
 from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
@@ -42,5 +43,6 @@ def rollback(registry: Registry, package: PackageName | str, revision: str, *, a
         RevisionConflictError: ``latest`` moved meanwhile; it was left alone.
     """
     found, previous = registry.rollback(package, revision, attempt)
-    _log.info("The latest revision of %s in %s is %s; it was %s", package, registry.location, found.top_hash, previous)
+    message = "The latest revision of %s in %s is %s; it was %s"
+    _log.info(message, package, registry.location, short(found.top_hash), short(previous))
     return RollbackResult(found.top_hash, found.published_at, previous)

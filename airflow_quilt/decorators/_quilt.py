@@ -77,14 +77,14 @@ class _ReturnedEntries(DecoratedOperator, QuiltPublishOperator):
             returned = asyncio.run(_awaited(returned))
         name = getattr(self.python_callable, "__name__", "the function")
         if returned is None:
-            raise SourceError(f"{name} returned None: return logical keys and their sources, or one source")
+            raise SourceError(f"{name}: return logical keys and their sources, or one source; it returned None")
         entries = plain(returned)
         if self.logical_key is not None:
             return {self.logical_key: entries}
         if not _has_keys(entries):
             raise SourceError(
-                f"{name} returned a value of type {type(returned).__name__}, which has no logical key; "
-                "give it one with logical_key='data.parquet' in the decorator, or return {'data.parquet': …}"
+                f"{name}: give logical_key='data.parquet' in the decorator, or return {{'data.parquet': …}}; it returned a value "
+                f"of type {type(returned).__name__}, which has no logical key"
             )
         return entries
 

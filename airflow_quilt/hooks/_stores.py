@@ -1,5 +1,6 @@
 """The catalog, the S3 clients and the storages of a connection."""
 
+import contextlib
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -9,8 +10,9 @@ from botocore import UNSIGNED
 from botocore.config import Config
 
 from airflow_quilt.core.catalog.client import CATALOG_RETRY, Catalog, HttpSettings
-from airflow_quilt.core.errors import AccessDeniedError, LocationError, QuiltError, SettingsError
+from airflow_quilt.core.errors import AccessDeniedError, LocationError, QuiltError, SettingsError, StorageError, quoted
 from airflow_quilt.core.format.web_url import WebUrl
+from airflow_quilt.core.hints import did_you_mean
 from airflow_quilt.core.plan.reach import Reach
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.stop import call_apart
@@ -19,8 +21,9 @@ from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.s3.crt.route import frozen_credentials
 from airflow_quilt.core.storage.s3.storage import S3Storage, client_config
 from airflow_quilt.core.storage.stores import Stores
+from airflow_quilt.hooks._connections import known_connections
 from airflow_quilt.hooks._secrets import mask
-from airflow_quilt.hooks._sessions import session_errors
+from airflow_quilt.hooks._sessions import bounded, session_errors
 from airflow_quilt.hooks.aws import BoundedAwsHook, QuiltAwsHook
 
 if TYPE_CHECKING:
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 
 _OF_AWS: Final = (".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws")
 """Ends of the names of AWS's own endpoints."""
+_ANONYMOUS: Final = "anonymous, public buckets"
+_DEFAULT_AWS: Final = "aws_default"
+_STS_SECONDS: Final = 5.0
+"""The most seconds that STS has to name an identity."""
 
 
 def make_catalog(settings: "QuiltSettings", conn_id: str | None, timeout: float | None = None) -> Catalog:
@@ -45,7 +52,7 @@ def make_catalog(settings: "QuiltSettings", conn_id: str | None, timeout: float 
         SettingsError: the connection has no host.
     """
     if not settings.catalog:
-        raise SettingsError(f"connection {conn_id!r}: it has no host; put the URL of the catalog there")
+        raise SettingsError(f"connection {conn_id!r}: put the URL of the catalog into its host; it has none")
     seconds = min(timeout, settings.timeout) if timeout else settings.timeout
     http = HttpSettings(verify=settings.verify, timeout=seconds, allow_http=settings.allow_http)
     retry = replace(CATALOG_RETRY, attempts=1) if timeout else CATALOG_RETRY
@@ -125,16 +132,8 @@ def identify(aws: BoundedAwsHook, client: "S3Client") -> str:
         AccessDeniedError: there are no credentials.
         QuiltError: their source does not give them.
     """
-    config: Any = client.meta.config
-    if config.signature_version is UNSIGNED:
-        return "anonymous, public buckets"
-    missing = "" if aws.conn_config or not aws.aws_conn_id else f", and there is no AWS connection {aws.aws_conn_id!r}"
-    with session_errors(aws.aws_conn_id):
-        credentials = frozen_credentials(client)
-    if credentials is None:
-        raise AccessDeniedError(f"no credentials{missing}: name an AWS connection that has some, or an API key", "S3")
-    key = f"access key …{credentials[0][-4:]} at {client.meta.endpoint_url}"
-    if not str(urlsplit(client.meta.endpoint_url).hostname).endswith(_OF_AWS):
+    key = _signer(aws, client)
+    if key == _ANONYMOUS or not str(urlsplit(client.meta.endpoint_url).hostname).endswith(_OF_AWS):
         return key
     try:
         return _arn(aws)
@@ -142,8 +141,42 @@ def identify(aws: BoundedAwsHook, client: "S3Client") -> str:
         return f"{key}; STS does not name its owner ({error})"
 
 
+def _signer(aws: BoundedAwsHook, client: "S3Client") -> str:
+    """Return the end of the access key that a client signs with; raise as :func:`identify`."""
+    config: Any = client.meta.config
+    if config.signature_version is UNSIGNED:
+        return _ANONYMOUS
+    with session_errors(aws.aws_conn_id):
+        credentials = frozen_credentials(client)
+    if credentials is None:
+        raise AccessDeniedError(f"name an AWS connection that has credentials, or an API key{_missing(aws)}", "S3")
+    return f"access key …{credentials[0][-4:]} at {client.meta.endpoint_url}"
+
+
+def _missing(aws: BoundedAwsHook) -> str:
+    """Return the end of a message for an AWS connection that does not exist: Airflow takes an empty one in its place."""
+    if aws.conn_config or not aws.aws_conn_id:
+        return ""
+    return f"; there is no AWS connection {quoted(aws.aws_conn_id)}{did_you_mean(aws.aws_conn_id, known_connections())}"
+
+
 def _arn(aws: BoundedAwsHook) -> str:
     with session_errors(aws.aws_conn_id):
         endpoint = aws.conn_config.get_service_endpoint_url("sts", sts_test_connection=True)
-        sts = aws.get_session(aws.region_name).client("sts", endpoint_url=endpoint, config=aws.config, verify=aws.verify)
+        config = bounded(aws.config, _STS_SECONDS)
+        sts = aws.get_session(aws.region_name).client("sts", endpoint_url=endpoint, config=config, verify=aws.verify)
         return str(sts.get_caller_identity()["Arn"])
+
+
+def explain(error: StorageError, aws: BoundedAwsHook, client: "S3Client") -> None:
+    """Add to the message of an error of S3 the identity that was refused, and the AWS connection that is missing.
+
+    STS is asked for an identity that lacks a permission, unless the message of AWS names it already.
+    """
+    if not error.location.startswith("s3://"):
+        return
+    with contextlib.suppress(QuiltError):  # The message stands without it.
+        if isinstance(error, AccessDeniedError) and "arn:" not in str(error):
+            error.name_identity(identify(aws, client) if error.action else _signer(aws, client))
+    if aws.aws_conn_id != _DEFAULT_AWS or isinstance(error, AccessDeniedError):  # Without it, boto3's own chain may be meant.
+        error.args = (f"{error}{_missing(aws)}",)

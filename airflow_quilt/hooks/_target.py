@@ -20,18 +20,27 @@ class RegistryTarget:
             ``dest`` and ``workflow`` belong to its own registry and do not apply to any other.
         workflow: the workflow of packages that name none; ``...`` is the registry's default.
         catalog: the URL of the catalog, or None.
+        conn_id: the ID of the connection, for messages.
     """
 
     registry: "Registry"
     dest: str | None = None
     workflow: "str | EllipsisType" = ...
     catalog: str | None = None
+    conn_id: str | None = None
 
     def landing_prefix(self, package: "PackageName | str") -> str | None:
-        """Return the prefix where a package lands, or None for the core's default (ADR 0002)."""
-        from airflow_quilt.core.format.uris import PhysicalKey
+        """Return the prefix where a package lands, or None for the core's default (ADR 0002).
 
-        return None if self.dest is None else str(PhysicalKey.parse(self.dest).join(str(package)))
+        Raises:
+            LocationError: the connection's ``dest`` is not in the registry's bucket, or otherwise no prefix for packages.
+        """
+        from airflow_quilt.core.plan.placement import parse_dest
+
+        if self.dest is None:
+            return None
+        name = f"connection {self.conn_id!r}: the extra 'dest'"
+        return str(parse_dest(self.dest, self.registry.location, name).join(str(package)))
 
     def to_xcom(self, package: "PackageName | str", top_hash: str | None, **more: Any) -> dict[str, Any]:
         """Return the plain values that name a revision (``QuiltUri.to_xcom``), and more of them."""

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt._compat import AirflowNotFoundException, BaseHook
-from airflow_quilt.core.errors import InputError, SettingsError, SettingsUnavailableError, plain, quoted
+from airflow_quilt.core.errors import InputError, SettingsError, SettingsUnavailableError, StorageError, plain, quoted
 from airflow_quilt.hooks._reading import PackageReader
 from airflow_quilt.hooks._secrets import mask
 from airflow_quilt.hooks._settings import POSITIVE_INT, QuiltSettings, positive_int
@@ -98,9 +98,14 @@ class QuiltHook(PackageReader, BaseHook):
         try:
             yield
         except AirflowNotFoundException as error:
+            from airflow_quilt.core.hints import did_you_mean
+            from airflow_quilt.hooks._connections import known_connections
+
+            name = str(self.quilt_conn_id)
+            hint = did_you_mean(name, known_connections())
             raise SettingsUnavailableError(
-                f"there is no connection {self.quilt_conn_id!r}: add one of type 'quilt', or set "
-                f"AIRFLOW_CONN_{plain(self.quilt_conn_id).upper()}; if there is one, its secrets backend failed"
+                f"there is no connection {quoted(name)}{hint or ':'} Add one of type 'quilt', or set "
+                f"AIRFLOW_CONN_{plain(name).upper()}; if there is one, its secrets backend failed"
             ) from error
         except PermissionError as error:
             raise SettingsError(f"connection {self.quilt_conn_id!r}: {plain(error)}") from error
@@ -155,6 +160,7 @@ class QuiltHook(PackageReader, BaseHook):
             dest=settings.dest if is_own else None,
             workflow=settings.workflow if settings.workflow and is_own else ...,
             catalog=settings.catalog,
+            conn_id=self.quilt_conn_id,
         )
 
     def registry(self, registry: str | None = None) -> "Registry":
@@ -243,7 +249,9 @@ class QuiltHook(PackageReader, BaseHook):
         from airflow_quilt.core.catalog.credentials import CredentialSource
 
         if not self.settings.secret:
-            raise SettingsError(f"connection {self.quilt_conn_id!r}: it has no password; put an API key of the catalog there")
+            raise SettingsError(
+                f"connection {self.quilt_conn_id!r}: put an API key of the catalog into the password; there is none"
+            )
         return CredentialSource(self.catalog.credentials)
 
     @cached_property
@@ -277,6 +285,16 @@ class QuiltHook(PackageReader, BaseHook):
         from airflow_quilt.hooks._stores import identify
 
         return identify(self._aws, self._connect()[0])
+
+    def explain(self, error: StorageError) -> None:
+        """Add to the message of an error of S3 the identity that was refused, and the AWS connection that is missing.
+
+        It makes one request at most: STS is asked for the name of an identity that lacks a permission.
+        """
+        from airflow_quilt.hooks._stores import explain
+
+        if self._connected:
+            explain(error, self._aws, self._connected[0])
 
     def test_connection(self) -> tuple[bool, str]:
         """Check the connection part by part, within seconds; leave nothing behind.

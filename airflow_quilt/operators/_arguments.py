@@ -150,7 +150,7 @@ class ArgumentsOperator(BaseOperator):
             self._is_text, self._is_whole = is_text and (not is_json if is_whole else key == "path" and is_described), False
             with texts.below(name):
                 rendered[name] = self.render_template(content[key], context, environment, seen_oids)
-                if is_text and is_described and content[key] is not None and rendered[name] is None:
+                if is_text and (is_described or is_whole) and content[key] is not None and rendered[name] is None:
                     texts.faults.append(f"{texts.where} is None: {_origin(content[key])}; give a value, or leave it out")
         self._is_text, self._is_whole = is_text, is_whole
         return rendered

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt._compat import AirflowFailException
-from airflow_quilt.core.errors import QuiltError
+from airflow_quilt.core.errors import QuiltError, StorageError
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.links.catalog import QuiltCatalogLink
 from airflow_quilt.operators._arguments import ArgumentsOperator
@@ -142,8 +142,8 @@ class airflow_errors(AbstractContextManager[None]):  # noqa: N801  (as other con
         stop = operator.begin() if isinstance(operator, QuiltOperator) else None
         try:
             operator.check_arguments()
-            # Only the verbs of the core may be ended at any line: the work around them talks to Airflow, where half of an exchange
-            # would be taken for the answer to the next one.
+            # Only the verbs of the core may be ended at any line: the work around them talks to Airflow, where half of an
+            # exchange would be taken for the answer to the next one.
             self._work.enter_context(stoppable(stop, may_interrupt=False))
         except QuiltError as error:
             raise self._outcome(error) from None
@@ -160,6 +160,8 @@ class airflow_errors(AbstractContextManager[None]):  # noqa: N801  (as other con
 
     def _outcome(self, error: QuiltError) -> Exception:
         """Return the exception that Airflow gets."""
+        if isinstance(error, StorageError) and isinstance(self._operator, QuiltOperator):
+            self._operator.hook.explain(error)
         _log.debug("The frames of the error that ends this task:", exc_info=error)
         if error.transient or getattr(self._operator, "retry_policy", None) is not None:
             return error.with_traceback(None)

@@ -1,5 +1,6 @@
 """QuiltPackageSensor: a task that waits for a package."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow.sdk import Context
+
+_log = logging.getLogger(__name__)
 
 _TRIGGER = f"{QuiltRevisionTrigger.__module__}.{QuiltRevisionTrigger.__qualname__}"
 
@@ -50,6 +53,8 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
     start_trigger_args = None
     start_from_trigger = False
     _is_executing = False
+    _has_polled = False
+    """Whether this attempt has polled before, so that a package that is not there has been reported."""
 
     def __init__(
         self,
@@ -68,7 +73,7 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         if self.start_from_trigger:
             self.start_trigger_args = StartTriggerArgs(
                 trigger_cls=_TRIGGER,
-                trigger_kwargs=self._trigger_kwargs,
+                trigger_kwargs={**self._trigger_kwargs, "is_first": True},
                 next_method="execute_complete",
                 timeout=timedelta(seconds=self.timeout),
             )
@@ -98,12 +103,12 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
             return None
         return self.max_wait.total_seconds() if self.max_wait else float(self.timeout)
 
-    def poke(self, context: "Context") -> PokeReturnValue:  # noqa: ARG002
+    def poke(self, context: "Context") -> PokeReturnValue:
         """Poll once; the task of a deferrable sensor goes on in the triggerer."""
         with airflow_errors(self):
             is_first = self._is_executing and flag("deferrable", self.deferrable)
         try:
-            result = self._poll()
+            result = self._poll(reports=not self._has_polled and not context.get("task_reschedule_count"))
         except QuiltError as error:
             if not (is_first and self.silent_fail):
                 raise
@@ -113,16 +118,22 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
             self._defer()
         return result
 
-    def _poll(self) -> PokeReturnValue:
+    def _poll(self, *, reports: bool) -> PokeReturnValue:
         from airflow_quilt.core.registry.condition import RevisionCondition
 
         with airflow_errors(self):
             target = self.hook.open(self.registry)
-            found = RevisionCondition(package=self.package, newer_than=self.newer_than, path=self.path).find(target.registry)
+            condition = RevisionCondition(package=self.package, newer_than=self.newer_than, path=self.path)
+            found = condition.find(target.registry, self._report if reports else None)
+            self._has_polled = True
             if found is None:
                 self.log.info("Not yet in %s: %s", target.registry.location, self._condition)
                 return PokeReturnValue(is_done=False)
             return PokeReturnValue(is_done=True, xcom_value=self._found(found.to_xcom(target.catalog)))
+
+    @staticmethod
+    def _report(absent: str) -> None:
+        _log.warning("Not yet there, the sensor waits: %s", absent)
 
     @property
     def _condition(self) -> str:

@@ -14,11 +14,12 @@ from airflow_quilt.core.errors import (
     QuiltError,
     SettingsError,
     SettingsUnavailableError,
+    StorageError,
     plain,
     quoted,
 )
 from airflow_quilt.hooks.quilt import QuiltHook
-from airflow_quilt.triggers._registries import RegistryAccess
+from airflow_quilt.triggers._registries import OpenRegistry, RegistryAccess
 from airflow_quilt.triggers._threads import run_locally
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class QuiltRevisionTrigger(BaseTrigger):
     :param path: likewise.
     :param poll_interval: seconds from one poll to the next.
     :param max_interval: the seconds up to which the interval doubles after each poll; None for an interval that stays.
+    :param is_first: whether no worker has polled before, so that the first poll here reports a package that does not exist.
     """
 
     def __init__(  # noqa: PLR0913  (the parts of a condition)
@@ -59,6 +61,7 @@ class QuiltRevisionTrigger(BaseTrigger):
         poll_interval: float = 60.0,
         *,
         max_interval: float | None = None,
+        is_first: bool = False,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.package = package
@@ -68,6 +71,7 @@ class QuiltRevisionTrigger(BaseTrigger):
         self.path = path
         self.poll_interval = poll_interval
         self.max_interval = max_interval
+        self.is_first = is_first
         self._faults: list[str] = []
 
     def render_template(self, content: Any, *arguments: Any, **more: Any) -> Any:
@@ -87,6 +91,7 @@ class QuiltRevisionTrigger(BaseTrigger):
             "path": self.path,
             "poll_interval": self.poll_interval,
             "max_interval": self.max_interval,
+            "is_first": self.is_first,
         }
 
     async def run(self) -> AsyncGenerator[TriggerEvent]:
@@ -100,13 +105,16 @@ class QuiltRevisionTrigger(BaseTrigger):
         while True:
             polls += 1
             pause = self._interval(polls)
+            opened: OpenRegistry | None = None
             try:
                 opened = await access.open()
-                found = await opened.run(condition.find, opened.registry)
+                found = await opened.run(condition.find, opened.registry, self._report if self.is_first and polls == 1 else None)
             except QuiltError as error:
                 is_refusal = _is_of_connection(error)
                 refusals = refusals + 1 if is_refusal else 0
                 if refusals >= _MOST_REFUSALS or not (is_refusal or error.transient):
+                    if opened and isinstance(error, StorageError):
+                        await opened.run(opened.hook.explain, error)
                     yield TriggerEvent({"error": f"{type(error).__name__}: {error}"})
                     return
                 _log.warning("Package %s could not be polled; the next poll follows: %s", plain(self.package), error)
@@ -125,6 +133,10 @@ class QuiltRevisionTrigger(BaseTrigger):
         if self.max_interval is None:
             return self.poll_interval
         return min(self.poll_interval * float(1 << min(polls - 1, _MOST_DOUBLINGS)), self.max_interval)
+
+    @staticmethod
+    def _report(absent: str) -> None:
+        _log.warning("Not yet there, the sensor waits: %s", absent)
 
     def _condition(self) -> "RevisionCondition":
         """Return the condition, on a thread: the import of the core would block the event loop."""

@@ -219,7 +219,7 @@ def test_missing_connection_fails() -> None:
     ("extra", "part", "says"),
     [
         ({"registry": "s3://reg/path"}, "registry", "a registry is a whole bucket"),
-        ({"dest": "nonsense"}, "dest", "expected a prefix in the registry's bucket"),
+        ({"dest": "nonsense"}, "dest", "give a prefix in the registry's bucket"),
         ({"workflow": "alpha"}, "workflow", "no workflows config"),
     ],
 )

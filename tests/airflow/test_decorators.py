@@ -244,8 +244,8 @@ def test_unchanged_push_emits_no_event(dag: DAG, connected: str) -> None:
 @pytest.mark.parametrize(
     ("value", "arguments", "message"),
     [
-        (None, {}, "make returned None"),
-        (None, {"logical_key": "a.json"}, "make returned None"),
+        (None, {}, "make: return .*; it returned None"),
+        (None, {"logical_key": "a.json"}, "make: return .*; it returned None"),
         (pd.DataFrame(), {}, r"make returned a value of type DataFrame.* logical_key='data.parquet' in the decorator"),
         (b"bytes", {}, "make returned a value of type bytes.* logical_key="),
         (1, {}, "make returned a value of type int.* logical_key="),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
 BROKEN = {
-    "empty directory": ({"d/": "{{ params.home }}/empty"}, "EmptyPackageError: entry 'd/': there is no file below"),
+    "empty directory": ({"d/": "{{ params.home }}/empty"}, "EmptyPackageError: entry 'd/': give allow_empty=True"),
     "no value": ({"a.txt": "{{ params.home }}/data/{{ none }}"}, "has no value"),
     "a name twice": ({"a/": "{{ params.home }}/data", "a/1.txt": b""}, "'a/1.txt'"),
     "link that leads out": ({"d/": "{{ params.home }}/linked"}, "leads out of"),

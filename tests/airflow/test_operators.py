@@ -454,7 +454,7 @@ def test_none_hash_deletes_nothing(connected: str, s3_registry: Registry) -> Non
 
 
 def test_allow_empty_is_required(connected: str, s3_registry: Registry, tmp_path: Path) -> None:
-    with pytest.raises(AirflowFailException, match="EmptyPackageError: entry 'd/': there is no file below"):
+    with pytest.raises(AirflowFailException, match="EmptyPackageError: entry 'd/': give allow_empty=True"):
         push(entries={"d/": tmp_path})
     assert push(entries={"d/": tmp_path}, allow_empty=True)["entries"] == 0
     assert keys(s3_registry) == []
@@ -475,14 +475,20 @@ BAD = {
     "key that climbs": ({"entries": {"../x": b""}}, "logical key '../x': no part may be empty, '.' or '..'"),
     "empty part in a key": ({"entries": {"a//x": b""}}, "logical key 'a//x'"),
     "no text as key": ({"entries": {5: b""}}, "entry 5: a logical key is a str, not int"),
-    "vanished file": ({"entries": {"x": "/nowhere/x"}}, "entry 'x': there is no file at file:///nowhere/x"),
-    "directory for a file": ({"entries": {"x": "/usr"}}, "entry 'x': file:///usr is a directory; end the logical key in '/'"),
+    "vanished file": (
+        {"entries": {"x": "/nowhere/x"}},
+        "entry 'x': give a path that this worker.* there is no file at '/nowhere/x'",
+    ),
+    "directory for a file": (
+        {"entries": {"x": "/usr"}},
+        "entry 'x': end the logical key in '/' .* '/usr', which is a directory",
+    ),
     "file and directory": ({"entries": {"x": b"", "x/y": b""}}, "'x' is a file, and a directory that holds 'x/y'"),
     "nothing from a task": ({"entries": {"x": None}}, "entry 'x': its source is None"),
-    "no kind of source": ({"entries": {"x": object()}}, "entry 'x': a value of type object is no source"),
+    "no kind of source": ({"entries": {"x": object()}}, "entry 'x': give a path or URL.* a value of type object is no source"),
     "registry with a path": ({"registry": "s3://reg/path"}, "registry 's3://reg/path': a registry is a whole bucket"),
-    "local registry": ({"registry": "/data/reg"}, "registry file:///data/reg: push needs an S3 registry"),
-    "dest elsewhere": ({"dest": "s3://other/x"}, "dest 's3://other/x': expected a prefix in the registry's bucket"),
+    "local registry": ({"registry": "/data/reg"}, "registry file:///data/reg: give s3://bucket, or use build"),
+    "dest elsewhere": ({"dest": "s3://other/x"}, "dest 's3://other/x': give a prefix in the registry's bucket"),
     "meta with a date": ({"meta": {"a": [pd.Timestamp(0)]}}, r"meta.a\[0\]: Timestamp is not JSON"),
     "meta with NaN": ({"meta": {"a": float("nan")}}, "meta.a: nan is not JSON"),
     "entry meta with NaN": (
@@ -502,11 +508,11 @@ BAD = {
     ),
     "remove as text": ({"mode": "update", "remove": "a.txt"}, "remove 'a.txt': expected a list of logical keys"),
     "no such copy policy": ({"copy": "some"}, "copy 'some': expected one of 'if-outside', 'all', 'local-only', 'none'"),
-    "content that is not copied": ({"copy": "none"}, "entry 'a.txt': its source is no object on S3, and by the copy policy"),
+    "content that is not copied": ({"copy": "none"}, "entry 'a.txt': let it be copied, or build the package"),
     "no such type of hash": ({"hash_type": "MD5"}, "hash type 'MD5': new entries get 'sha2-256-chunked' or 'CRC64NVME'"),
     "metadata of the whole package": (
         {"entries": entry(path="/usr/share", meta={"a": 1})},
-        "file:///usr/share is the whole package",
+        "give the metadata of file:///usr/share as the package's own",
     ),
     "workflow without a config": ({"workflow": "alpha"}, "WorkflowConfigError: "),
     "no such policy": ({"conflict": "maybe"}, "conflict 'maybe': expected 'fail' or 'overwrite'"),
@@ -522,7 +528,7 @@ def test_bad_input_writes_nothing(connected: str, s3: S3Server, bucket: str, arg
 
 
 def test_missing_bucket_is_permanent(connected: str) -> None:
-    with pytest.raises(AirflowFailException, match=r"BucketNotFoundError: s3://no-such-bucket/.*there is no such bucket"):
+    with pytest.raises(AirflowFailException, match=r"BucketNotFoundError: s3://no-such-bucket: .*there is no such bucket"):
         push(registry="s3://no-such-bucket")
 
 
@@ -540,7 +546,7 @@ def test_reader_push_writes_nothing(s3: S3Server, bucket: str, monkeypatch: pyte
 
 def test_wrong_secret_is_permanent(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, s3, bucket, Identity(s3.admin.access_key, "wrong"))
-    with pytest.raises(AirflowFailException, match="the secret key does not match the access key"):
+    with pytest.raises(AirflowFailException, match="correct the secret key: it does not match the access key"):
         push()
 
 

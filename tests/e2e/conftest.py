@@ -22,6 +22,23 @@ SWITCHES = (
     "--no-first-run",
 )
 PATIENCE = 20_000  # milliseconds
+MISTAKES = """
+import pendulum
+from airflow.sdk import dag, task
+from airflow_quilt.operators import QuiltPushOperator
+
+@dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1))
+def mistakes():
+    @task
+    def report() -> str:
+        return "1,204 rows, none of them late"
+
+    QuiltPushOperator(
+        task_id="push", package="team/report", entries={"report.txt": report()}, quilt_conn_id="mistakes_quilt"
+    )
+
+mistakes()
+"""
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +49,10 @@ def catalog(s3: S3Server) -> Iterator[CatalogServer]:
 
 @pytest.fixture(scope="session")
 def airflow(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
-    """An Airflow with the connection ``our_store``: the store's endpoint, and no credentials."""
-    with standalone(tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("dags")) as running:
+    """An Airflow with the connection ``our_store``, the store's endpoint and no credentials, and the DAG ``mistakes``."""
+    dags = tmp_path_factory.mktemp("dags")
+    (dags / "mistakes.py").write_text(MISTAKES)
+    with standalone(tmp_path_factory.mktemp("airflow"), dags) as running:
         extra = {"endpoint_url": s3.endpoint, "region_name": "us-east-1"}
         running.call("POST", "connections", {"connection_id": "our_store", "conn_type": "aws", "extra": json.dumps(extra)})
         yield running

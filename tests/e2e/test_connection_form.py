@@ -23,7 +23,7 @@ STANDARD, EXTRA = "Standard Fields", "Extra Fields"
 PICTURE = Path(__file__).parent.parent.parent / "docs/images/connection-form.png"
 MOST_BYTES = 300_000
 WORKFLOWS = "version: '1'\nis_workflow_required: false\nworkflows: {experiment: {name: Experiment}}\n"
-MISSING = "FAILED list: s3://no-such-bucket/.quilt/named_packages/: there is no such bucket"
+MISSING = "FAILED list: s3://no-such-bucket: correct the name, or create it: there is no such bucket"
 
 
 class Form:

@@ -127,7 +127,7 @@ class Catalog:
         if self._api_key:
             return self._api_key
         if not self._refresh_token:
-            raise LoginError(f"{self.url}: there is nothing to log in with; put an API key into the connection's password")
+            raise LoginError(f"{self.url}: put an API key into the connection's password; there is nothing to log in with")
         if time.monotonic() > self._access_ends - _EARLY:
             url = self._service.join("/api/token")
             answer = self._call("POST", url, data={"refresh_token": self._refresh_token})
@@ -146,20 +146,20 @@ class Catalog:
     def _rejected(self, reason: str) -> LoginError:
         if self._api_key:
             return LoginError(
-                f"{self.url} does not accept the API key ({reason}): it was revoked or has expired; "
-                "make a new one in the catalog and put it into the connection's password"
+                f"{self.url}: make a new API key in the catalog, and put it into the connection's password; the service does not "
+                f"accept the API key ({reason}): it was revoked or has expired"
             )
         return LoginError(
-            f"{self.url} does not accept the refresh token ({reason}): it was used before or has expired, as each one counts "
-            "once; put an API key into the connection's password instead, which several workers can share"
+            f"{self.url}: put an API key into the connection's password, which several workers can share; the service does not "
+            f"accept the refresh token ({reason}): it was used before or has expired, as each one counts once"
         )
 
     def _check_clock(self, clock: datetime | None) -> None:
         skew = (datetime.now(UTC) - clock).total_seconds() if clock else 0.0
         if abs(skew) > _MOST_SKEW:
             raise CatalogError(
-                f"the clock of this machine is {abs(skew) / 60:,.0f} minutes {'ahead of' if skew > 0 else 'behind'} that of "
-                f"{self.url}: S3 would refuse its signatures; set the clock"
+                f"set the clock of this machine: it is {abs(skew) / 60:,.0f} minutes {'ahead of' if skew > 0 else 'behind'} that "
+                f"of {self.url}, and S3 would refuse its signatures"
             )
 
     @retried

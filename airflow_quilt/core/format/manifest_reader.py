@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from airflow_quilt.core.errors import LogicalKeyError, ManifestError
+from airflow_quilt.core.errors import LogicalKeyError, ManifestError, short
 from airflow_quilt.core.format.manifest import Entry, canonical_text
 from airflow_quilt.core.format.manifest_lines import check_end, decode_block, decode_header, decode_keys, split_blocks
 from airflow_quilt.core.format.names import DirectoryKey, TopHash, check_file, check_next, is_ordered
@@ -122,7 +122,8 @@ class _EntryReader:
     def _check(self, found: set[str]) -> None:
         if self._top_hash and self._top_hash not in found:
             raise ManifestError(
-                f"the manifest {self._top_hash} was changed or damaged: its content has the top hash {', '.join(sorted(found))}"
+                f"the manifest {short(self._top_hash)} was changed or damaged: its content has the top hash "
+                f"{', '.join(map(short, sorted(found)))}"
             )
 
 

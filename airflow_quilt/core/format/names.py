@@ -235,7 +235,10 @@ def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:
     found = sorted({top_hash for top_hash in hashes if top_hash.startswith(digits)})
     if len(found) == 1:
         return found[0]
-    raise TopHashError(f"top hash {quoted(digits)} matches {plain(', '.join(found)) if found else 'no revision'}")
+    if not found:
+        raise TopHashError(f"top hash {quoted(digits)} matches no revision")
+    several = ", ".join(top_hash[: max(12, len(digits) + 2)] for top_hash in found)
+    raise TopHashError(f"top hash {quoted(digits)}: give more digits; it matches {plain(several)}")
 
 
 def is_quilt_uri(text: object) -> bool:

@@ -168,8 +168,8 @@ def plan_push(
         is_copied = copies(source)
         if not is_copied and (not isinstance(origin, PhysicalKey) or origin.is_local):
             raise SourceError(
-                f"entry {quoted(source.logical_key)}: its source is no object on S3, and by the copy policy it would stay where "
-                "it is; let it be copied, or build the package"
+                f"entry {quoted(source.logical_key)}: let it be copied, or build the package; its source is no object on S3, and "
+                "by the copy policy it would stay where it is"
             )
         destination = land(source) if is_copied else None
         if isinstance(origin, PhysicalKey) and (destination is None or _is_same_object(origin, destination)):
@@ -184,7 +184,9 @@ def _is_same_object(first: PhysicalKey, second: PhysicalKey) -> bool:
 
 def _plan_move(source: Source, destination: PhysicalKey) -> Upload | Copy:
     if destination.key.startswith(layout.OWN):
-        raise LocationError(f"entry {quoted(source.logical_key)} would land in the registry's own area, {layout.OWN}")
+        raise LocationError(
+            f"entry {quoted(source.logical_key)}: give another dest or key; it would land in the registry's own {layout.OWN}"
+        )
     if not source.movable:
         raise out_of_reach(source)
     if source.hash:
@@ -204,7 +206,8 @@ def out_of_reach(source: Source) -> SourceError:
     """Return the error for an entry of a package on S3 that names a local file."""
     where = plain(source.physical_keys[0])
     return SourceError(
-        f"entry {quoted(source.logical_key)}: the package that it comes from names {where}, a file of some other machine"
+        f"entry {quoted(source.logical_key)}: push it from the machine that has it; its package names {where}, a "
+        "file of some other machine"
     )
 
 
@@ -217,8 +220,8 @@ def plan_build(sources: Iterable[Source]) -> Iterator[Action]:
     for source in sources:
         if not isinstance(source.origin, PhysicalKey):
             raise SourceError(
-                f"entry {quoted(source.logical_key)}: its source is content, and build copies no data; "
-                "write it to a file or object first, or push the package"
+                f"entry {quoted(source.logical_key)}: write it to a file or object first, or push the package; its source is "
+                "content, and build copies no data"
             )
         yield _plan_in_place(source, source.origin)
 

@@ -9,6 +9,7 @@ from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.format.web_url import refuse_login
 from airflow_quilt.core.plan.actions import Source
 
 
@@ -108,25 +109,28 @@ def landing_prefix(dest: str | None, registry: RegistryLocation, name: PackageNa
     return registry.root.join(str(name)) if dest is None else parse_dest(dest, registry)
 
 
-def parse_dest(dest: str, registry: RegistryLocation) -> PhysicalKey:
-    """Parse the prefix under which pushed objects land.
+def parse_dest(dest: str, registry: RegistryLocation, name: str = "dest") -> PhysicalKey:
+    """Parse the prefix under which pushed objects land; ``name`` is that of the setting, for messages.
 
     Raises:
         LocationError: ``dest`` is not in the registry's bucket, is pinned to a version, or is in the registry's own area.
     """
     if not isinstance(dest, str):
-        raise LocationError(f"dest {quoted(dest)}: expected an s3:// prefix or a function")
-    wrong = f"dest {quoted(dest)}: expected a prefix in the registry's bucket, {registry}/…"
+        raise LocationError(f"{name} {quoted(dest)}: give an s3:// prefix or a function")
+    refuse_login(dest)
+    wrong = f"{name} {quoted(dest)}: give a prefix in the registry's bucket, {registry}/…"
+    if not dest.startswith("s3:"):
+        raise LocationError(wrong)
     try:
         key = PhysicalKey.parse(dest)
     except LocationError as error:
-        raise LocationError(f"{wrong}: {error}") from error
+        raise LocationError(f"{wrong}; {error}") from error
     if key.bucket != registry.root.bucket:
         raise LocationError(wrong)
     if key.version_id is not None:
-        raise LocationError(f"dest {quoted(dest)}: a prefix has no version")
+        raise LocationError(f"{name} {quoted(dest)}: leave the version out; a prefix has none")
     if f"{key.key}/".startswith(layout.OWN):
-        raise LocationError(f"dest {quoted(dest)}: {layout.OWN} is where the registry keeps its own files")
+        raise LocationError(f"{name} {quoted(dest)}: give another prefix; {layout.OWN} is where the registry keeps its own files")
     return key
 
 

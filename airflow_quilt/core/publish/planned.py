@@ -157,7 +157,7 @@ def decide(
         check_stop()
         planned.add(batch)
     if not len(planned) and not draft.allow_empty:
-        raise EmptyPackageError("the package has no entries; give allow_empty=True to publish it all the same")
+        raise EmptyPackageError("entries: give some, or allow_empty=True; the package has no entries")
     revision.check_workflow(package, planned.files())
     return planned
 

@@ -90,8 +90,9 @@ class PresenceCheck:
             )
         if missing:
             raise EntryDamagedError(
-                f"{count(missing, 'entry names an object that is', 'entries name objects that are')} gone or overwritten; "
-                "push the files again, or remove the entries:\n" + "\n".join(first)
+                "push the files again, or remove the entries: "
+                f"{count(missing, 'entry names an object that is', 'entries name objects that are')} gone or overwritten\n"
+                + "\n".join(first)
             )
 
     def _places(self, entries: Iterable[Entry]) -> Iterator[_Place]:

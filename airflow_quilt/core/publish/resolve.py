@@ -133,7 +133,8 @@ def _user_meta(draft: Draft, base: Mapping[str, Any] | None) -> Mapping[str, Any
     there, given = (base or {}).get("user_meta"), draft.meta
     if draft.meta_mode == "merge" and draft.mode == "replace" and base is None and given is not None:
         raise InputError(
-            "meta_mode='merge' is for updates, and for a package that is the one source: there is no other metadata to merge with"
+            "meta_mode='merge': leave it out, or give mode='update' or one package as entries; there is no other metadata to "
+            "merge with"
         )
     if draft.meta_mode == "merge" and given is not None:
         given = merge_meta(there, given, "meta")
@@ -148,7 +149,8 @@ def _read_base(registry: Registry, package: PackageName, draft: Draft, previous:
     """Read the revision that an update starts from; an empty tree where there is no package yet."""
     latest = previous.latest if draft.revision is None else None
     if draft.revision is None and latest is None:
-        _log.info("There is no package %s in %s yet: the update starts from nothing", package, registry.location)
+        message = "There is no package %s in %s yet: the update starts from nothing%s"
+        _log.info(message, package, registry.location, registry.hint(package))
         return SourceTree()
     manifest = registry.read(package, latest.top_hash if latest else draft.revision).begun()
     entries = previous.updated(manifest.entries, draft.hash_type) if latest else manifest.entries

@@ -11,6 +11,7 @@ from airflow_quilt.core.errors import (
     ManifestError,
     ObjectNotFoundError,
     PackageNotFoundError,
+    short,
 )
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.manifest import Entry
@@ -61,7 +62,8 @@ class StoredManifest:
         checks: list[Callable[[], bool]] = [lambda: self._check(unseen), lambda: self._is(manifest)]
         _, is_same = map_concurrently(lambda check: check(), checks, len(checks))
         if not is_same and self._state(entries) != "sound":
-            _log.info("The manifest %s is written again: objects that it named are gone, or were copied anew", self._top_hash)
+            message = "The manifest %s is written again: objects that it named are gone, or were copied anew"
+            _log.info(message, short(self._top_hash))
             self._storage.put(self._key, manifest)
 
     def _check(self, entries: Iterable[Entry]) -> bool:

@@ -1,5 +1,6 @@
 """A condition on the latest revision of a package, which sensors wait for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -55,8 +56,12 @@ class RevisionCondition:
     newer_than: str | datetime | None = None
     path: str | None = None
 
-    def find(self, registry: Registry) -> FoundRevision | None:
+    def find(self, registry: Registry, on_absent: Callable[[str], object] | None = None) -> FoundRevision | None:
         """Return the latest revision if it meets the condition.
+
+        Args:
+            registry: holds the package.
+            on_absent: called where there is no such package, with a sentence that names the nearest one; names are listed for it.
 
         Raises:
             InputError: a part of the condition is malformed.
@@ -68,6 +73,8 @@ class RevisionCondition:
         if self.path is not None:
             parse_logical_key(self.path.removesuffix("/"))
         latest = registry.latest(name)
+        if latest is None and on_absent:
+            on_absent(str(registry.absent(name)))
         if latest is None or (known and latest.top_hash.startswith(known)):
             return None
         published_at = registry.published_at(name, latest.top_hash, since)

@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
-from airflow_quilt.core.errors import ManifestError, PackageNotFoundError, RevisionConflictError
+from airflow_quilt.core.errors import ManifestError, PackageNotFoundError, RevisionConflictError, short
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.format.ordering import batched
@@ -163,7 +163,9 @@ class LockedChanges:
                     self._pointers.write_latest(top_hash, latest, rollback_tag=tag)
                     return newest
         if newest:
-            raise PackageNotFoundError(f"{self._pointers}: revision {top_hash} is still being published, or never was")
+            raise PackageNotFoundError(
+                f"{self._pointers}: roll back to another revision; {short(top_hash)} is still being published, or never was"
+            )
         return None
 
     def _remove(self, names: Iterable[int | str]) -> None:

@@ -12,6 +12,7 @@ from airflow_quilt.core.errors import (
     PackageNotFoundError,
     StorageError,
     named,
+    short,
 )
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.manifest import Entry
@@ -76,7 +77,7 @@ class Manifests:
         try:
             self._storage.stat(self._key(top_hash))
         except ObjectNotFoundError as error:
-            raise PackageNotFoundError(f"{self._location}: the manifest of {package}@{top_hash} is gone") from error
+            raise PackageNotFoundError(f"{self._location}: the manifest of {package}@{short(top_hash)} is gone") from error
 
     def _size(self, package: PackageName | str, top_hash: TopHash) -> int:
         with self._named(package, top_hash):
@@ -107,12 +108,12 @@ class Manifests:
     @contextlib.contextmanager
     def _named(self, package: PackageName | str, top_hash: TopHash) -> Iterator[str]:
         """Name the registry, the package and the top hash in errors about a manifest."""
-        where = f"{self._location}: package {package}@{top_hash}"
+        where = f"{self._location}: package {package}@{short(top_hash)}"
         try:
             with named(where, ManifestError, StorageError):
                 yield where
         except ObjectNotFoundError as error:
-            raise PackageNotFoundError(f"{self._location}: there is no revision {top_hash} of {package}") from error
+            raise PackageNotFoundError(f"{self._location}: there is no revision {short(top_hash)} of {package}") from error
 
     def _key(self, top_hash: TopHash) -> PhysicalKey:
         return self._location.root.join(layout.manifest(top_hash))

@@ -2,10 +2,22 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import Final
 
 import pendulum
 
-from airflow_quilt.core.errors import EntryNotFoundError, LocationError, ObjectNotFoundError, ObjectTooLargeError, quoted
+from airflow_quilt.core.errors import (
+    EntryNotFoundError,
+    LocationError,
+    ObjectNotFoundError,
+    ObjectTooLargeError,
+    PackageNotFoundError,
+    QuiltError,
+    StorageError,
+    quoted,
+)
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.diff import Change, compare
 from airflow_quilt.core.format.hashes import verify_stream
@@ -14,6 +26,7 @@ from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.names import PackageName, TopHash, check_pattern, is_name_part, matches
 from airflow_quilt.core.format.quilt_uri import Pin
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
+from airflow_quilt.core.hints import did_you_mean, nearest
 from airflow_quilt.core.registry.manifests import Manifests
 from airflow_quilt.core.registry.pointer_reader import PointerReader
 from airflow_quilt.core.registry.resolve import resolve
@@ -21,6 +34,10 @@ from airflow_quilt.core.registry.revisions import Latest, Revision
 from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.objects import StoredObject
 from airflow_quilt.core.storage.stores import Stores
+
+_MOST_NAMES: Final = 1000
+"""The most names of packages that are listed for a hint: one page."""
+_MOST_KEYS: Final = 10_000
 
 
 class RegistryReader:
@@ -97,7 +114,39 @@ class RegistryReader:
             PackageNotFoundError: there is no such package or tag, or none was there at that time.
             TopHashError: no revision, or several, begin with ``revision``; or it is nothing of the above.
         """
-        return resolve(self._reader(package), self.location, revision)
+        return resolve(self._reader(package), self.location, revision, lambda: self.absent(package))
+
+    def absent(self, package: PackageName | str) -> PackageNotFoundError:
+        """Return the error for a package that is not there; it names the nearest one, as :meth:`hint` does."""
+        return PackageNotFoundError(f"{self.location}: there is no package {package}{self.hint(package)}")
+
+    def hint(self, package: PackageName | str) -> str:
+        """Return the end of a message about a package that is not there: the nearest name, or nothing.
+
+        For that the names in its namespace are listed, at most a thousand; and where there are none, the namespaces.
+        """
+        namespace = str(package).partition("/")[0]
+        try:
+            if names := self._some_names(f"{layout.NAMES}{namespace}/"):
+                return did_you_mean(str(package), [f"{namespace}/{each}" for each in names])
+            other = nearest(namespace, self._some_names(layout.NAMES))
+        except StorageError:  # The message stands without it.
+            return ""
+        return f"; did you mean the namespace {quoted(other)}?" if other else ""
+
+    def hint_of_key(self, package: PackageName | str, revision: TopHash, logical_key: str) -> str:
+        """Return the end of a message about a key that a revision does not have: its nearest key or directory, or nothing."""
+        known: dict[str, None] = {}
+        try:
+            for entry in islice(self._manifests.read(package, revision).entries, _MOST_KEYS):
+                path = PurePosixPath(entry.logical_key)
+                known |= dict.fromkeys([entry.logical_key, *(str(above) for above in path.parents if above.name)])
+        except QuiltError:  # It was read a moment ago; the message stands without it.
+            return ""
+        return did_you_mean(logical_key.removesuffix("/"), known)
+
+    def _some_names(self, path: str) -> list[str]:
+        return list(islice(self._directories(path), _MOST_NAMES))
 
     def published_at(
         self, package: PackageName | str, revision: TopHash, since: datetime | None = None
@@ -158,12 +207,14 @@ class RegistryReader:
             EntryNotFoundError: the revision has no such entry.
             QuiltError: as for :meth:`read`.
         """
-        found, manifest = None, self.read(package, revision)
+        top_hash = self.resolve(package, revision)
+        found, manifest = None, self._manifests.read(package, top_hash)
         for entry in manifest.entries:  # To the end, where the top hash is checked.
             if entry.logical_key == logical_key:
                 found = entry
         if found is None:
-            raise EntryNotFoundError(f"{manifest.where} has no entry {quoted(logical_key)}")
+            hint = self.hint_of_key(package, top_hash, logical_key)
+            raise EntryNotFoundError(f"{manifest.where} has no entry {quoted(logical_key)}{hint}")
         return found
 
     def origin(self, entry: Entry) -> PhysicalKey:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import IO, Final, Literal
 
-from airflow_quilt.core.errors import PackageNameError, PackageNotFoundError, PreconditionError
+from airflow_quilt.core.errors import PackageNameError, PreconditionError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import RegistryLocation
@@ -145,15 +145,15 @@ class Registry(RegistryReader):
         """
         name = PackageName.parse_listed(package)
         self._check_deletable(name)
-        changes, absent = self._changes(name), f"{self.location}: there is no package {name}"
+        changes = self._changes(name)
         if revision is None:
             if deleted := changes.delete_all():
                 return deleted
-            raise PackageNotFoundError(absent)
+            raise self.absent(name)
 
         def find(state: PackageState) -> TopHash:
             if state.is_empty:
-                raise PackageNotFoundError(absent)
+                raise self.absent(name)
             return match(self.location, name, revision, state.hashes)
 
         return changes.delete(find)
@@ -185,7 +185,7 @@ class Registry(RegistryReader):
 
         def find(state: PackageState) -> TopHash:
             if state.latest is None:
-                raise PackageNotFoundError(f"{self.location}: there is no package {package}")
+                raise self.absent(package)
             top_hash = match(self.location, package, revision, state.history)
             self._manifests.check(package, top_hash)
             return top_hash

@@ -1,10 +1,11 @@
 """References to a revision, or to files of it, and the entries that they select."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +19,7 @@ from airflow_quilt.core.errors import (
     SourceError,
     named,
     quoted,
+    short,
 )
 from airflow_quilt.core.format.hashes import CHUNKED, check_hash_type
 from airflow_quilt.core.format.manifest import Entry, count_checksums
@@ -92,7 +94,7 @@ class Selection:
         return warn_of_checksums(self.package, count_checksums(entry for _, entry in self.files), len(self.files))
 
     def __str__(self) -> str:
-        return f"{self.package}@{self.top_hash}"
+        return f"{self.package}@{short(self.top_hash)}"
 
     def check_hash_types(self) -> None:
         """Check that the bytes of all files can be compared with their hashes.
@@ -131,8 +133,8 @@ def select(registry: Registry, reference: Reference) -> Selection:
         QuiltError: as for :meth:`Registry.read`.
     """
     name, top_hash = pin(registry, reference)
-    manifest = registry.read(name, top_hash)
-    files = [(relative, _without_meta(entry)) for relative, entry in files_at(manifest, reference.path)]
+    manifest, hint = registry.read(name, top_hash), partial(registry.hint_of_key, name, top_hash)
+    files = [(relative, _without_meta(entry)) for relative, entry in files_at(manifest, reference.path, hint)]
     uri = QuiltUri(registry=registry.location, package=name, top_hash=top_hash)
     return Selection(name, top_hash, files, uri, manifest.where)
 
@@ -143,8 +145,13 @@ def pin(registry: Registry, reference: Reference) -> tuple[PackageName, TopHash]
     return name, registry.resolve(name, reference.revision)
 
 
-def files_at(manifest: Manifest, path: str | None) -> Iterator[tuple[str, Entry]]:
+def files_at(manifest: Manifest, path: str | None, hint: Callable[[str], str] = lambda _path: "") -> Iterator[tuple[str, Entry]]:
     """Yield the file at a path of a revision, or the files below it, each with its path from there; None for all files.
+
+    Args:
+        manifest: of the revision.
+        path: the logical key of a file or a directory.
+        hint: returns the end of the message about a path at which there is nothing.
 
     Raises:
         EntryNotFoundError: there is nothing; at the end, where the top hash has been checked.
@@ -158,7 +165,7 @@ def files_at(manifest: Manifest, path: str | None) -> Iterator[tuple[str, Entry]
         found = True
         yield file
     if not found:
-        raise EntryNotFoundError(f"{manifest.where} has nothing at {quoted(path)}")
+        raise EntryNotFoundError(f"{manifest.where} has nothing at {quoted(path)}{hint(path)}")
 
 
 def _without_meta(entry: Entry) -> Entry:

@@ -17,6 +17,7 @@ from airflow_quilt.core.errors import (
     LogicalKeyError,
     ObjectNotFoundError,
     SourceError,
+    StorageError,
     named,
     named_stream,
     quoted,
@@ -32,9 +33,10 @@ from airflow_quilt.core.plan.actions import Content, Source, out_of_reach
 from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.runtime.threads import map_concurrently
+from airflow_quilt.core.sources.absent import absent
 from airflow_quilt.core.sources.directory import DirectoryWalk, LeftOut
 from airflow_quilt.core.sources.ignore import ignore_rules
-from airflow_quilt.core.sources.parse import ContentSource, DirectoryMeta, LocationSource, ParsedSource
+from airflow_quilt.core.sources.parse import ContentSource, DirectoryMeta, LocationSource, ParsedSource, where_of
 from airflow_quilt.core.sources.serializers import serialize
 from airflow_quilt.core.storage.objects import ObjectInfo
 from airflow_quilt.core.storage.stores import Stores
@@ -145,7 +147,8 @@ class SourceFinder:
             case QuiltUri() as uri:
                 tree = self._find_in_package(source, uri)
             case location:
-                tree = self._find_at(source, location)
+                with named(where_of(source.key), StorageError):
+                    tree = self._find_at(source, location)
         found.extend(self._check_some(source, tree.sources))
         return tree.directories
 
@@ -157,16 +160,19 @@ class SourceFinder:
             yield file
         if is_empty and not self._options.allow_empty:
             raise EmptyPackageError(
-                f"entry {quoted(source.key)}: there is no file below {source.location}; give allow_empty=True if it may be empty"
+                f"{where_of(source.key)}: give allow_empty=True if it may be empty; there is no file below "
+                f"{quoted(source.given or str(source.location))}"
             )
 
     def _find_at(self, source: LocationSource, location: PhysicalKey) -> SourceTree:
         if not location.is_prefix and (stat := self._stat_file(source, location)):
             return SourceTree([self._single_file(source, stat)])
         if location.version_id is not None:
-            raise SourceError(f"entry {quoted(source.key)}: {location} is a prefix, and only an object has versions")
+            raise SourceError(
+                f"{where_of(source.key)}: leave the version of {location} out; it is a prefix, and only an object has versions"
+            )
         if location.is_local and not self._is_directory(location):
-            raise SourceError(f"entry {quoted(source.key)}: there is no directory at {location}")
+            raise absent(source, "directory")
         directories = _directory_meta(source, location)
         return SourceTree(self._files_below(source.key, location), directories)
 
@@ -177,7 +183,7 @@ class SourceFinder:
         except ObjectNotFoundError as error:
             if self._is_directory(location):
                 return None
-            raise SourceError(f"entry {quoted(source.key)}: there is no file at {location}") from error
+            raise absent(source, "file") from error
 
     def _is_directory(self, location: PhysicalKey) -> bool:
         if location.is_local:
@@ -242,9 +248,7 @@ class SourceFinder:
             with named(package.where, SourceError):
                 return SourceTree([self._from_entry(key, first, uri, meta)])
         if source.is_for_file:
-            raise (
-                _directory_error(source, uri) if first else SourceError(f"entry {quoted(source.key)}: there is no file at {uri}")
-            )
+            raise _directory_error(source, uri) if first else absent(source, "file")
         below = {source.key + key.removeprefix(root): meta for key, meta in package.directories.items() if key.startswith(root)}
         directories = {DirectoryKey(key): meta for key, meta in below.items() if key}
         files = itertools.chain([first] if first else (), entries)
@@ -291,9 +295,12 @@ def _directory_meta(source: LocationSource, location: PhysicalKey | QuiltUri) ->
     if source.is_for_file:
         raise _directory_error(source, location)
     if source.meta and not source.key:
-        raise SourceError(f"entry {quoted(source.key)}: {location} is the whole package; give its metadata as the package's own")
+        raise SourceError(
+            f"{where_of(source.key)}: give the metadata of {location} as the package's own, meta; it is the whole package"
+        )
     return {DirectoryKey(source.key): source.meta["user_meta"]} if source.meta else {}
 
 
 def _directory_error(source: LocationSource, location: PhysicalKey | QuiltUri) -> SourceError:
-    return SourceError(f"entry {quoted(source.key)}: {location} is a directory; end the logical key in '/' to pack its files")
+    given = quoted(source.given or str(location))
+    return SourceError(f"{where_of(source.key)}: end the logical key in '/' to pack the files of {given}, which is a directory")

@@ -6,7 +6,7 @@ directory ``""``. In the key of a list, ``{index}`` stands for the number of eac
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Final, TypeGuard
 from urllib.parse import unquote
@@ -34,12 +34,14 @@ class LocationSource:
         location: an object or prefix on S3, a local path, or a package.
         meta: the metadata of the entry, as in a manifest.
         name: the base name under which a file lands in a directory.
+        given: the location as the user wrote it, for messages.
     """
 
     key: str
     location: PhysicalKey | QuiltUri
     meta: Mapping[str, Any]
     name: str
+    given: str = field(default="", compare=False)
 
     @property
     def is_for_file(self) -> bool:
@@ -130,7 +132,7 @@ def _items(source: object) -> Iterator[object]:
 
 def _parse_key(key: object) -> str:
     if not isinstance(key, str):
-        raise SourceError(f"entry {quoted(key)}: a logical key is a str, not {type(key).__name__}")
+        raise SourceError(f"{where_of(key)}: give the logical key as a str; it is {type(key).__name__}")
     if key in {"", "/"}:
         return ""
     return parse_logical_key(key.removesuffix("/")) + ("/" if key.endswith("/") else "")
@@ -139,14 +141,19 @@ def _parse_key(key: object) -> str:
 def _parse(key: str, source: object, resolve: Callable[[str], PhysicalKey]) -> ParsedSource:
     match source:
         case None:
-            raise SourceError(f"entry {quoted(key)}: its source is None; does the task that it comes from return a value?")
+            raise SourceError(f"{where_of(key)}: give a source; it is None: a task may have returned nothing, or was skipped")
         case str() | os.PathLike():
             return _parse_location(key, source, {}, resolve)
         case Mapping() if has_source_keys(source):
             return _parse_described(key, source, resolve)
         case Mapping() if key.endswith("/") and source.keys() == {"meta"}:
-            return DirectoryMeta(DirectoryKey(key), check_meta(source["meta"], f"entry {quoted(key)}: meta"))
+            return DirectoryMeta(DirectoryKey(key), check_meta(source["meta"], f"{where_of(key)}: meta"))
     return _parse_content(key, source, {})
+
+
+def where_of(key: object) -> str:
+    """Return the name of a source in messages: its entry, or the argument where it is the source of the whole package."""
+    return "entries" if key == "" else f"entry {quoted(key)}"
 
 
 def has_source_keys(source: Mapping[Any, Any]) -> bool:
@@ -156,14 +163,14 @@ def has_source_keys(source: Mapping[Any, Any]) -> bool:
 
 def _parse_described(key: str, source: Mapping[str, Any], resolve: Callable[[str], PhysicalKey]) -> ParsedSource:
     if "path" in source and "content" in source:
-        raise SourceError(f"entry {quoted(key)}: give path or content, not both")
+        raise SourceError(f"{where_of(key)}: give path or content, not both")
     user_meta = source.get("meta")
-    meta = {} if user_meta is None else {"user_meta": check_meta(user_meta, f"entry {quoted(key)}: meta")}
+    meta = {} if user_meta is None else {"user_meta": check_meta(user_meta, f"{where_of(key)}: meta")}
     if "content" in source:
         return _parse_content(_file_key(key), source["content"], meta)
     path = source["path"]
     if not isinstance(path, str | os.PathLike):
-        raise SourceError(f"entry {quoted(key)}: expected path to be a path or URL, got {_describe(path)}")
+        raise SourceError(f"{where_of(key)}: give a path or URL as path; it is {_describe(path)}")
     return _parse_location(key, path, meta, resolve)
 
 
@@ -172,16 +179,17 @@ def _parse_location(
 ) -> LocationSource:
     text = os.fspath(source)
     if not isinstance(text, str):
-        raise SourceError(f"entry {quoted(key)}: the path {quoted(text)} is bytes, not a str")
+        raise SourceError(f"{where_of(key)}: give the path {quoted(text)} as a str; it is bytes")
     try:
         if is_quilt_uri(text):
-            return LocationSource(key, QuiltUri.parse(text), meta, "")
+            return LocationSource(key, QuiltUri.parse(text), meta, "", text)
         location = resolve(text)
     except QuiltError as error:
-        raise SourceError(f"entry {quoted(key)}: {error}") from error
+        raise SourceError(f"{where_of(key)}: {error}") from error
     # A link to a file lends it its name, although the physical key is that of the file.
     path = unquote(text) if text.startswith("file:") else text
-    return LocationSource(key, location, meta, PurePosixPath(path).name if location.is_local else location.name)
+    name = PurePosixPath(path).name if location.is_local else location.name
+    return LocationSource(key, location, meta, name, text)
 
 
 def _parse_content(key: str, value: object, meta: Mapping[str, Any]) -> ContentSource:
@@ -189,10 +197,10 @@ def _parse_content(key: str, value: object, meta: Mapping[str, Any]) -> ContentS
     is_json = is_json_key(key) and (value is None or isinstance(value, Mapping | Sequence | int | float))
     if is_json or isinstance(value, str | bytes | bytearray | memoryview) or is_frame(value):
         return ContentSource(_file_key(key), value, meta)
-    cure = "; end the key in '/', or number its sources, as in 'part-{index}.csv'" if _is_list(value) else ""
+    cure = ", or end the key in '/', or number its sources, as in 'part-{index}.csv'" if _is_list(value) else ""
     raise SourceError(
-        f"entry {quoted(key)}: {_describe(value)} is no source; expected a path or URL, content as bytes, a data frame, "
-        f"or a JSON value under a key that ends in .json{cure}"
+        f"{where_of(key)}: give a path or URL, content as bytes, a data frame, or a JSON value under a key that ends in "
+        f".json{cure}; {_describe(value)} is no source"
     )
 
 
@@ -203,7 +211,7 @@ def _is_directory(key: str) -> bool:
 def _file_key(key: str) -> LogicalKey:
     if _is_directory(key):
         why = f"this is a directory; for a list of content give a key such as '{key}{INDEX}.csv'" if key else "as in {'a.csv': …}"
-        raise SourceError(f"entry {quoted(key)}: content needs the key of a file, {why}")
+        raise SourceError(f"{where_of(key)}: content needs the key of a file, {why}")
     return LogicalKey(key)
 
 

@@ -38,7 +38,7 @@ def translated(key: PhysicalKey) -> Iterator[None]:
     except IsADirectoryError as error:
         raise ObjectNotFoundError("it is a directory, not a file", str(key)) from error
     except PermissionError as error:
-        raise AccessDeniedError("this user may not do that", str(key)) from error
+        raise AccessDeniedError(f"let the user with the id {os.getuid()} do that; it may not", str(key)) from error
     except OverflowError as error:
         raise StorageError("no file can be that large", str(key)) from error
     except OSError as error:

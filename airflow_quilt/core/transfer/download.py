@@ -160,5 +160,6 @@ def _digested(chunks: Iterable[bytes], digest: Digest) -> Iterator[bytes]:
 def _damaged(download: Download) -> EntryDamagedError:
     entry, size = download.entry, f"{download.entry.size:,}"
     return EntryDamagedError(
-        f"entry {quoted(entry.logical_key)}: {download.origin} is gone, or does not hold the {size} bytes that the package names"
+        f"entry {quoted(entry.logical_key)}: let it be published again, or read another revision; {download.origin} is gone, or "
+        f"does not hold the {size} bytes that the package names"
     )

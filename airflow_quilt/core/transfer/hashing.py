@@ -286,5 +286,6 @@ def damaged(source: Source) -> EntryDamagedError:
     """Return the error for an entry of a package that has lost its bytes."""
     where = "its content" if source.is_content else str(source.origin)
     return EntryDamagedError(
-        f"entry {quoted(source.logical_key)}: {where} is gone, or does not hold the bytes that its package names"
+        f"entry {quoted(source.logical_key)}: let its package be published again; {where} is gone, or does not hold the bytes "
+        "that it names"
     )

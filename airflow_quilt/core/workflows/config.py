@@ -16,6 +16,7 @@ from jsonschema.validators import validator_for
 from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError, plain, quoted
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.format.web_url import refuse_login
+from airflow_quilt.core.hints import did_you_mean
 from airflow_quilt.core.storage.objects import StoredObject
 from airflow_quilt.core.storage.paths import resolve_location
 from airflow_quilt.core.workflows.bounded_yaml import YAML_ERRORS, parse_yaml
@@ -176,11 +177,12 @@ def _choose(choice: Choice, settings: Mapping[str, Any], label: str) -> tuple[st
     name = settings.get("default_workflow") if choice is ... else choice
     if name is None:
         if settings.get("is_workflow_required", True):
-            raise WorkflowConfigError(f"{label}: a workflow is required and none was chosen; choose one of {_names(workflows)}")
+            raise WorkflowConfigError(f"workflow: choose one of {_names(workflows)}; {label} requires one, and none was chosen")
         return None, {}
     if name not in workflows:
         default = "the default workflow" if choice is ... else "workflow"
-        raise WorkflowConfigError(f"{label}: {default} {quoted(name)} is not in it; there are {_names(workflows)}")
+        hint = did_you_mean(str(name), map(str, workflows))
+        raise WorkflowConfigError(f"{label}: {default} {quoted(name)} is not in it{hint or ';'} there are {_names(workflows)}")
     return name, workflows[name]
 
 

@@ -72,7 +72,7 @@ def test_refresh_token_is_single_use(catalog: CatalogServer) -> None:
     for _ in range(3):
         again.credentials()
     assert catalog.calls["token"] == 4
-    with pytest.raises(LoginError, match="does not accept the refresh token .* was used before .* API key"):
+    with pytest.raises(LoginError, match="API key .* does not accept the refresh token .* was used before"):
         login(catalog, first).credentials()
 
 
@@ -89,7 +89,7 @@ def test_derived_secrets_reported(catalog: CatalogServer) -> None:
 def test_revoked_key_names_cure(catalog: CatalogServer, sleeps: Sleeps) -> None:
     catalog.revoke()
 
-    with pytest.raises(LoginError, match="does not accept the API key .*revoked.* make a new one") as raised:
+    with pytest.raises(LoginError, match="make a new API key .* does not accept the API key .*revoked") as raised:
         login(catalog, sleeps=sleeps).credentials()
     assert not raised.value.transient
     assert catalog.api_key not in str(raised.value)
@@ -208,7 +208,7 @@ def test_missing_ca_bundle_named(s3: S3Server, tmp_path: Path) -> None:
 def test_clock_skew_is_reported(catalog: CatalogServer, skew: float, word: str) -> None:
     catalog.skew = skew
 
-    with pytest.raises(CatalogError, match=f"the clock of this machine is 120 minutes {word}"):
+    with pytest.raises(CatalogError, match=f"set the clock of this machine: it is 120 minutes {word}"):
         login(catalog).credentials()
 
 

@@ -130,7 +130,7 @@ def test_dest_is_a_bucket_prefix(text: str, dest: PhysicalKey) -> None:
     [
         pytest.param("s3://elsewhere/raw", "s3://registry/", id="other-bucket"),
         pytest.param("/raw", "s3://registry/", id="local"),
-        pytest.param("s3://registry/raw?versionId=v", "no version", id="version"),
+        pytest.param("s3://registry/raw?versionId=v", "leave the version out", id="version"),
         pytest.param("s3://registry/.quilt", "its own files", id="own-area"),
         pytest.param("s3://registry/.quilt/", "its own files", id="own-area-with-slash"),
         pytest.param("s3://registry/.quilt/packages/x", "its own files", id="below-own-area"),

@@ -501,7 +501,7 @@ def test_absent_package_is_empty(timed: Registry) -> None:
 def test_absent_revision_not_read(timed: Registry) -> None:
     commit(timed, "first")
 
-    with pytest.raises(PackageNotFoundError, match="0" * 64):
+    with pytest.raises(PackageNotFoundError, match=r"\b0{12}\b"):
         timed.read(NAME, "0" * 64)
 
 
@@ -533,7 +533,7 @@ def test_short_hash_finds_revision(with_hashes: Registry, short: str, full: str)
 @pytest.mark.parametrize(
     ("short", "message"),
     [
-        pytest.param("abcdef", f"{ONE}, {TWO}", id="several"),
+        pytest.param("abcdef", f"give more digits; it matches {ONE[:12]}, {TWO[:12]}", id="several"),
         pytest.param("999999", "no revision", id="none"),
         pytest.param("12345", "6 to 64 lower-case hex digits", id="too short"),
         pytest.param("", "6 to 64 lower-case hex digits", id="empty"),

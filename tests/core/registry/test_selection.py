@@ -56,7 +56,7 @@ def test_path_selects_below_it(registry: Registry, top_hash: TopHash, path: str 
     assert [(relative, entry.logical_key) for relative, entry in selection.files] == list(files.items())
     assert (selection.package, selection.top_hash) == (NAME, top_hash)
     assert selection.bytes == sum(map(len, files.values()))
-    assert str(selection) == f"team/package@{top_hash}"
+    assert str(selection) == f"team/package@{top_hash[:12]}"
 
 
 @pytest.mark.parametrize("path", ["b", "a/b/c.txt/", "a.txt/", "a/b/c", "A", "a/b/c.txt/d", "a-"])
@@ -64,7 +64,7 @@ def test_absent_path_is_an_error(registry: Registry, top_hash: TopHash, path: st
     with pytest.raises(EntryNotFoundError) as caught:
         select(registry, Reference(str(NAME), path=path))
 
-    assert str(caught.value) == f"s3://registry: package team/package@{top_hash} has nothing at {path!r}"
+    assert str(caught.value).startswith(f"s3://registry: package team/package@{top_hash[:12]} has nothing at {path!r}")
 
 
 @pytest.mark.parametrize("path", ["", "/", "../a", "a//b", "a//", "/a", "./a", "a/.."])

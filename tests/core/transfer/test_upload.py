@@ -339,7 +339,7 @@ def test_wrong_known_hash_is_damage(
     data = os.urandom(size)
     action = exact(EXACT[kind](memory, write, data), data[::-1], hash_type)
 
-    with pytest.raises(EntryDamagedError, match="entry 'object': .* does not hold the bytes that its package names"):
+    with pytest.raises(EntryDamagedError, match="entry 'object': .* does not hold the bytes that it names"):
         run(Stores(LocalStorage(), memory), [action])
     assert memory.uploads == []
 

@@ -27,7 +27,7 @@ from airflow_quilt.core.storage.base import raise_first
 from airflow_quilt.core.storage.objects import CHUNK, MOST_WHOLE, Data, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
 from airflow_quilt.core.storage.s3.body import boto_body
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime, Transport
-from airflow_quilt.core.storage.s3.errors import code_of, error_of, translated
+from airflow_quilt.core.storage.s3.errors import ACTIONS, code_of, error_of, translated
 from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, version_of
 from airflow_quilt.core.storage.s3.listings import BucketListings
 from airflow_quilt.core.storage.s3.multipart import S3Upload, listed_part_sizes, unfinished_uploads
@@ -273,7 +273,7 @@ class S3Storage:
             answer = self._delete(batch)
             for refused in answer.get("Errors", ()):
                 key = PhysicalKey(batch[0].bucket, refused.get("Key", ""))
-                failed.append(error_of(refused.get("Code", ""), refused.get("Message", ""), 0, str(key)))
+                failed.append(error_of(refused.get("Code", ""), refused.get("Message", ""), 0, str(key), ACTIONS["DeleteObject"]))
         raise_first(failed, len(keys))
 
     @retried
