@@ -1,17 +1,19 @@
 """The ids of connections that a process knows without asking for one."""
 
 import os
+import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 _PREFIX: Final = "AIRFLOW_CONN_"
-_DEFAULTS: Final = ("quilt_default", "aws_default")
 
 
-def known_connections() -> Iterable[str]:
-    """Return the ids of the connections in the environment, in lower case, and the default ones; those of teams are left out.
+def known_connections(kind: Literal["quilt", "aws"]) -> Iterable[str]:
+    """Return the ids of the connections of a type in the environment, in lower case, and its default one.
 
-    The others are in Airflow's database or in a secrets backend, which give a connection to a caller that knows its id.
+    The others are in Airflow's database or in a secrets backend, which give a connection to a caller that knows its id. Those of
+    teams are left out.
     """
-    names = (name.removeprefix(_PREFIX).lower() for name in os.environ if name.startswith(_PREFIX))
-    return {*_DEFAULTS, *(name for name in names if not name.startswith("_"))}
+    of_kind = re.compile(rf'{kind}:|.*"conn_type"\s*:\s*"{kind}"', re.DOTALL)
+    found = {name.removeprefix(_PREFIX): value for name, value in os.environ.items() if name.startswith(_PREFIX)}
+    return {f"{kind}_default", *(name.lower() for name, value in found.items() if name[:1] != "_" and of_kind.match(value))}

@@ -157,7 +157,7 @@ def _missing(aws: BoundedAwsHook) -> str:
     """Return the end of a message for an AWS connection that does not exist: Airflow takes an empty one in its place."""
     if aws.conn_config or not aws.aws_conn_id:
         return ""
-    return f"; there is no AWS connection {quoted(aws.aws_conn_id)}{did_you_mean(aws.aws_conn_id, known_connections())}"
+    return f"; there is no AWS connection {quoted(aws.aws_conn_id)}{did_you_mean(aws.aws_conn_id, known_connections('aws'))}"
 
 
 def _arn(aws: BoundedAwsHook) -> str:

@@ -6,7 +6,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_quilt._compat import AirflowNotFoundException, BaseHook
-from airflow_quilt.core.errors import InputError, SettingsError, SettingsUnavailableError, StorageError, plain, quoted
+from airflow_quilt.core.errors import (
+    BucketNotFoundError,
+    InputError,
+    SettingsError,
+    SettingsUnavailableError,
+    StorageError,
+    plain,
+    quoted,
+)
 from airflow_quilt.hooks._reading import PackageReader
 from airflow_quilt.hooks._secrets import mask
 from airflow_quilt.hooks._settings import POSITIVE_INT, QuiltSettings, positive_int
@@ -102,7 +110,7 @@ class QuiltHook(PackageReader, BaseHook):
             from airflow_quilt.hooks._connections import known_connections
 
             name = str(self.quilt_conn_id)
-            hint = did_you_mean(name, known_connections())
+            hint = did_you_mean(name, known_connections("quilt"))
             raise SettingsUnavailableError(
                 f"there is no connection {quoted(name)}{hint or ':'} Add one of type 'quilt', or set "
                 f"AIRFLOW_CONN_{plain(name).upper()}; if there is one, its secrets backend failed"
@@ -287,14 +295,20 @@ class QuiltHook(PackageReader, BaseHook):
         return identify(self._aws, self._connect()[0])
 
     def explain(self, error: StorageError) -> None:
-        """Add to the message of an error of S3 the identity that was refused, and the AWS connection that is missing.
+        """Add to the message of an error of S3 the identity that was refused, and connections and settings that cause it.
 
         It makes one request at most: STS is asked for the name of an identity that lacks a permission.
         """
+        from airflow_quilt.core.hints import did_you_mean
         from airflow_quilt.hooks._stores import explain
 
-        if self._connected:
-            explain(error, self._aws, self._connected[0])
+        if not self._connected:
+            return
+        if isinstance(error, BucketNotFoundError) and (own := self.settings.registry):
+            is_own = error.location == own.rstrip("/")
+            where = f"connection {self.quilt_conn_id!r}: the extra 'registry': " if is_own else ""
+            error.args = (f"{where}{error}{did_you_mean(error.location, [own])}",)
+        explain(error, self._aws, self._connected[0])
 
     def test_connection(self) -> tuple[bool, str]:
         """Check the connection part by part, within seconds; leave nothing behind.

@@ -174,7 +174,7 @@ def test_described_none_is_kept() -> None:
     assert entry(path=None, meta={"a": 1}) == {"path": None, "meta": {"a": 1}}
     assert entry(content=None) == {"content": None}
     assert entry(path="a", meta=None) == {"path": "a"}
-    with pytest.raises(InputError, match="entry 'a.json': expected path to be a path or URL, got a value of type NoneType"):
+    with pytest.raises(InputError, match="entry 'a.json': give a path or URL as path; it is a value of type NoneType"):
         list(parse_entries({"a.json": entry(path=None)}))
 
 

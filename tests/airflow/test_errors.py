@@ -63,6 +63,7 @@ def failures(shared: Shared, s3: S3Server) -> Failures:
             aws, _ = connections(s3, shared.registry, identity).values()
             patch.setenv(f"AIRFLOW_CONN_AWS_{name.upper()}", aws)
             use(patch, name, registry=shared.registry, aws_conn_id=f"aws_{name}")
+        use(patch, "lost", registry="s3://nobucket-here")
         use(patch, "landing", registry=shared.registry, dest="landing")
         use(patch, "typo", registry=shared.registry, aws_conn_id="aws_raeder")
         for name, value in {"ENDPOINT_URL": s3.endpoint, "ACCESS_KEY_ID": "AKNOBODY", "SECRET_ACCESS_KEY": "x"}.items():
@@ -94,6 +95,7 @@ def run(place: Shared) -> Failures:
         push("elsewhere", "/data/of/another/worker.csv")
         push("no_bucket", "s3://nobucket-here/a.csv")
         push("no_registry", registry="s3://nobucket-here")
+        push("lost", quilt_conn_id="lost")
         push("directory", str(place.path))
         push("empty", f"{place.path}/empty/", key="d/")
         (place.path / "empty").mkdir()
@@ -138,7 +140,7 @@ def run(place: Shared) -> Failures:
 
 def test_each_error_is_one_exception(failures: Failures) -> None:
     """No chain; and of frames only those of Airflow, of the operator, and the one that raises."""
-    assert len(failures) == 30
+    assert len(failures) == 31
     for task_id, error in failures.items():
         assert error.__cause__ is None, task_id
         assert error.__suppress_context__, task_id
@@ -165,6 +167,7 @@ def test_source_that_is_no_path(failures: Failures) -> None:
 
 def test_value_as_it_was_written(failures: Failures) -> None:
     failures.says("landing", "connection 'landing': the extra 'dest' 'landing': give a prefix in the registry's bucket, s3://")
+    failures.says("lost", "connection 'lost': the extra 'registry': s3://nobucket-here: correct the name")
     failures.says("no_bucket", "entry 'a.csv': s3://nobucket-here: ")
     assert "file://" not in "".join(map(str, failures.values())).replace("file:///tmp", "")
     assert not re.search(r"\b[0-9a-f]{64}\b", "".join(map(str, failures.values())))
