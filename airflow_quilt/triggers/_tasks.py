@@ -116,7 +116,8 @@ def emission_of(tasks: Tasks, tag: "WriterTag | RollbackTag", top_hash: str) -> 
     except Exception as error:  # noqa: BLE001  (of any kind: a watcher goes on watching)
         _log.warning("Airflow did not tell whether a task emitted the event of a revision, which may be repeated: %s", error)
         return "none"
-    return "undecided" if state in _UNFINISHED and time.time() - tag.stamp < _LONGEST_WAIT else "none"
+    is_recent = abs(time.time() - tag.stamp) < _LONGEST_WAIT  # A forged one may lie in the future.
+    return "undecided" if state in _UNFINISHED and is_recent else "none"
 
 
 def _is_of(result: Any, tag: "WriterTag | RollbackTag", top_hash: str) -> bool:
