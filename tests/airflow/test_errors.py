@@ -11,6 +11,7 @@ import pytest
 from airflow.sdk import task
 
 from airflow_quilt.core.errors import AccessDeniedError, RevisionConflictError, StorageUnavailableError
+from airflow_quilt.core.storage.s3.errors import error_of
 from airflow_quilt.decorators import quilt_push
 from airflow_quilt.operators import (
     QuiltBuildOperator,
@@ -240,3 +241,14 @@ def test_identity_is_added_once_to_the_action() -> None:
     unknown = AccessDeniedError("correct the access key", "s3://b/k")
     unknown.name_identity("access key …ABCD")
     assert str(unknown) == "s3://b/k: correct the access key; the identity: access key …ABCD"
+
+
+def test_action_is_that_of_the_message_of_aws() -> None:
+    text = "User: arn:aws:iam::1:user/ada is not authorized to perform: kms:GenerateDataKey on resource: arn:aws:kms:::key/1"
+    error = error_of("AccessDenied", text, 403, "s3://b/k", "s3:PutObject")
+    assert isinstance(error, AccessDeniedError)
+    assert error.action == "kms:GenerateDataKey"
+    assert str(error) == f"s3://b/k: allow kms:GenerateDataKey; access denied (AccessDenied {text})"
+    absent = error_of("403", "Forbidden", 403, "s3://b/k", "s3:GetObject")
+    assert str(absent).startswith("s3://b/k: allow s3:GetObject; access denied")
+    assert "s3:ListBucket" in str(absent)
