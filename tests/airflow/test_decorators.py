@@ -246,9 +246,9 @@ def test_unchanged_push_emits_no_event(dag: DAG, connected: str) -> None:
     [
         (None, {}, "make: return .*; it returned None"),
         (None, {"logical_key": "a.json"}, "make: return .*; it returned None"),
-        (pd.DataFrame(), {}, r"make returned a value of type DataFrame.* logical_key='data.parquet' in the decorator"),
-        (b"bytes", {}, "make returned a value of type bytes.* logical_key="),
-        (1, {}, "make returned a value of type int.* logical_key="),
+        (pd.DataFrame(), {}, "make: give logical_key='data.parquet' in the decorator, .* type DataFrame"),
+        (b"bytes", {}, "make: give logical_key=.* a value of type bytes"),
+        (1, {}, "make: give logical_key=.* a value of type int"),
         (entry(content="text"), {}, "content needs the key of a file, as in {'a.csv'"),
         ([b"bytes"], {}, "content needs the key of a file, as in {'a.csv'"),
         (pd.DataFrame(), {"logical_key": "data.xls"}, r"'data.xls': a DataFrame needs a key that ends in one of .csv"),
