@@ -14,10 +14,10 @@ from airflow_quilt.operators import (
 )
 
 with DAG("every_operator", schedule=None):
-    QuiltPushOperator(task_id="push", package="a/b", entries={"x": entry(path="/data/x", meta={"y": 1})})
+    QuiltPushOperator(task_id="push", package="a/b", entries={"x": entry(path="/data/x", meta={"y": 1}), "z/": "s3://c/z/"})
     QuiltBuildOperator(task_id="build", package="a/b", entries="/data/")
     QuiltDeleteOperator(task_id="delete", package="a/b")
     QuiltRollbackOperator(task_id="rollback", package="a/b", revision="abcdef")
     QuiltInstallOperator(task_id="install", package="a/b", dest="/data/")
-    QuiltVerifyOperator(task_id="verify", package="a/b")
+    QuiltVerifyOperator(task_id="verify", package="a/b", registry="s3://c")
 QuiltHook()

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from airflow_quilt.core.errors import LocationError
+from airflow_quilt.core.format.arguments import CopyRule
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.plan.actions import Action, Source, plan_push
 from airflow_quilt.core.plan.placement import (
     CopyFunction,
-    CopyRule,
     DestFunction,
     Landing,
     copy_policy,

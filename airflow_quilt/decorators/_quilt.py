@@ -4,13 +4,14 @@ import asyncio
 import inspect
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
 from airflow.sdk.bases.decorator import DecoratedOperator
 
 from airflow_quilt._compat import determine_kwargs
 from airflow_quilt.core.errors import InputError, SourceError
-from airflow_quilt.operators._outlets import QuiltTask
+from airflow_quilt.operators._checks import OF_PUBLICATIONS, OF_PUSHES, Check, key
+from airflow_quilt.operators._expand import QuiltTask
 from airflow_quilt.operators._values import plain
 from airflow_quilt.operators.build import QuiltBuildOperator
 from airflow_quilt.operators.publish import QuiltPublishOperator
@@ -101,11 +102,13 @@ def _has_keys(entries: object) -> bool:
 
 
 class _QuiltPushDecoratedOperator(_ReturnedEntries, QuiltPushOperator):
+    checks: ClassVar[Mapping[str, Check]] = {**OF_PUSHES, "logical_key": key}
     template_fields: Sequence[str] = _fields(QuiltPushOperator)
     custom_operator_name = "@task.quilt_push"
 
 
 class _QuiltBuildDecoratedOperator(_ReturnedEntries, QuiltBuildOperator):
+    checks: ClassVar[Mapping[str, Check]] = {**OF_PUBLICATIONS, "logical_key": key}
     template_fields: Sequence[str] = _fields(QuiltBuildOperator)
     custom_operator_name = "@task.quilt_build"
 
@@ -114,7 +117,7 @@ def quilt_push_task(
     python_callable: "Callable[..., Any] | None" = None,
     *,
     package: "Text",
-    multiple_outputs: bool = True,
+    multiple_outputs: bool = False,
     **kwargs: "Unpack[PushTaskParameters]",
 ) -> "TaskDecorator":
     """Make a function a task that pushes its return value.
@@ -125,7 +128,8 @@ def quilt_push_task(
     :param python_callable: the function.
     :param logical_key: the logical key of the source that the function returns, which may then be content such as a data frame;
         a key that ends in ``/`` is a directory. By default the function returns ``entries``.
-    :param multiple_outputs: let other tasks use single values of the result, as in ``published["top_hash"]``.
+    :param multiple_outputs: write each value of the result to XCom by itself. Without it, those that other tasks of the DAG take
+        are written, as by ``published["top_hash"]``.
     """
     return _decorator(_QuiltPushDecoratedOperator, python_callable, package=package, multiple_outputs=multiple_outputs, **kwargs)
 
@@ -134,7 +138,7 @@ def quilt_build_task(
     python_callable: "Callable[..., Any] | None" = None,
     *,
     package: "Text",
-    multiple_outputs: bool = True,
+    multiple_outputs: bool = False,
     **kwargs: "Unpack[BuildTaskParameters]",
 ) -> "TaskDecorator":
     """Make a function a task that publishes the files and objects that it returns where they are.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from airflow_quilt.core.catalog.client import API_KEY_PREFIX
 from airflow_quilt.core.diagnostics import CheckResult, Verdict, run_check, run_checks
 from airflow_quilt.core.errors import QuiltError
+from airflow_quilt.core.format.arguments import parse_dest
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.plan.placement import parse_dest
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.workflows.config import load_workflow
 

@@ -35,7 +35,7 @@ class RegistryTarget:
         Raises:
             LocationError: the connection's ``dest`` is not in the registry's bucket, or otherwise no prefix for packages.
         """
-        from airflow_quilt.core.plan.placement import parse_dest
+        from airflow_quilt.core.format.arguments import parse_dest
 
         if self.dest is None:
             return None

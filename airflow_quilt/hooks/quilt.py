@@ -200,14 +200,7 @@ class QuiltHook(PackageReader, BaseHook):
         if not is_quilt_uri(package):
             return self.open(registry), Reference(package, revision, path)
         uri = QuiltUri.parse(package)
-        for name, given, in_uri in (
-            ("registry", registry, str(uri.registry)),
-            ("revision", revision, uri.pin and uri.pin.name),
-            ("path", path, uri.path),
-        ):
-            if given is not None and in_uri is not None and given != in_uri:
-                cure = f"leave it out, or make the package {uri} name the same; it names {quoted(in_uri)}"
-                raise InputError(f"{name} {quoted(given)}: {cure}")
+        uri.check_others(registry, revision, path)
         return self.open(str(uri.registry)), Reference(str(uri.package), uri.pin or revision, uri.path or path)
 
     def report_read(self, uri: "QuiltUri | str") -> None:

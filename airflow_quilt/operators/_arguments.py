@@ -9,7 +9,9 @@ from airflow.sdk import BaseOperator, ObjectStoragePath
 from jinja2.nativetypes import NativeEnvironment
 
 from airflow_quilt.core.errors import InputError, quoted
+from airflow_quilt.operators._construction import CheckedOperator
 from airflow_quilt.operators._mapped import parsed_task
+from airflow_quilt.operators._shown import shown
 from airflow_quilt.operators._templates import TextTemplates
 from airflow_quilt.operators._values import TEXTS, text
 
@@ -17,11 +19,14 @@ if TYPE_CHECKING:
     import jinja2
     from airflow.sdk import Context
 
+    from airflow_quilt.operators._checks import Check
+    from airflow_quilt.operators._known import Known
+
 _WITH_TEXTS: Final = TEXTS | {"entries", "remove"}
 """The arguments whose templates stand for text; Airflow renders the others."""
 
 
-class ArgumentsOperator(BaseOperator):
+class ArgumentsOperator(BaseOperator, metaclass=CheckedOperator):
     """An operator whose arguments are rendered to text where they are text, and are checked before its work begins."""
 
     required: ClassVar[frozenset[str]] = frozenset({"package"})
@@ -30,6 +35,9 @@ class ArgumentsOperator(BaseOperator):
     """Arguments for which None has a meaning of its own, also at run time."""
     callbacks: ClassVar[frozenset[str]] = frozenset()
     """Arguments that may be functions for the work: Airflow would call them while it renders, for a rendered value."""
+
+    checks: ClassVar["Mapping[str, Check]"] = {}
+    """The checks of arguments that are known while the DAG is parsed; the core makes them again when the task runs."""
 
     _faults: Iterable[str] = ()
     _absent: Mapping[str, str] = {}
@@ -61,9 +69,18 @@ class ArgumentsOperator(BaseOperator):
         if faults:
             raise InputError("\n".join(faults))
 
-    def _own_fields(self) -> Iterable[str]:
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any], known: "Known") -> None:
+        """Check that arguments, each of which is right, go together, as far as they are known while the DAG is parsed.
+
+        Raises:
+            InputError: some are for other work than the others.
+        """
+
+    @classmethod
+    def _own_fields(cls) -> Iterable[str]:
         """Return the templated arguments; a subclass that is not ours may have others of its own."""
-        kind = next(kind for kind in type(self).__mro__ if kind.__module__.startswith("airflow_quilt."))
+        kind = next(kind for kind in cls.__mro__ if kind.__module__.startswith("airflow_quilt."))
         fields: Iterable[str] = kind.template_fields  # type: ignore[attr-defined]
         return fields
 
@@ -110,6 +127,11 @@ class ArgumentsOperator(BaseOperator):
 
         Paths stay as they are: Airflow 3.0 calls their ``resolve()``, which follows links, and fails if there is no such file.
         """
+        return shown(self._render_value(content, context, jinja_env, seen_oids))
+
+    def _render_value(
+        self, content: Any, context: "Context", jinja_env: "jinja2.Environment | None", seen_oids: set[int] | None
+    ) -> Any:
         if isinstance(content, os.PathLike) and not isinstance(content, ObjectStoragePath):
             return content
         if seen_oids and id(content) in seen_oids:  # The output of another task is data, not a template.

@@ -5,14 +5,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_quilt._compat import AirflowFailException
 from airflow_quilt.core.errors import QuiltError, StorageError
 from airflow_quilt.hooks.quilt import QuiltHook
 from airflow_quilt.links.catalog import QuiltCatalogLink
 from airflow_quilt.operators._arguments import ArgumentsOperator
-from airflow_quilt.operators._outlets import QuiltPartial
+from airflow_quilt.operators._checks import OF_ALL, Check
+from airflow_quilt.operators._construction import failure, misnamed
+from airflow_quilt.operators._expand import QuiltPartial
 
 if TYPE_CHECKING:
     import threading
@@ -36,6 +38,8 @@ class QuiltOperator(ArgumentsOperator):
     template_fields: Sequence[str] = ("package", "registry", "quilt_conn_id", "max_concurrency")
     ui_color = "#e5e1fb"
     operator_extra_links = (QuiltCatalogLink(),)
+
+    checks: ClassVar[Mapping[str, Check]] = OF_ALL
 
     outcome: dict[str, Any] | None = None
     """The result of the task, as soon as it is known."""
@@ -62,7 +66,12 @@ class QuiltOperator(ArgumentsOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> QuiltPartial:
         """Return the operator with a part of its arguments, for ``expand()``, as of every operator."""
-        made = super().partial(**kwargs)
+        try:
+            made = super().partial(**kwargs)
+        except TypeError as error:
+            if not (faults := misnamed(cls, kwargs, error)):
+                raise
+            raise failure(kwargs.get("task_id"), faults) from None
         made._expand_called = True  # noqa: SLF001  (or it would report that it was never mapped)
         return QuiltPartial(operator_class=made.operator_class, kwargs=made.kwargs, params=made.params)
 

@@ -1,5 +1,6 @@
 """Mapped tasks: their parsed form, and the origin of the arguments of their instances."""
 
+from collections import ChainMap
 from collections.abc import Mapping, Sized
 from typing import TYPE_CHECKING, Any
 
@@ -35,3 +36,9 @@ def parsed_task(operator: Any) -> Any:
     """Return the task as the DAG has it: of an instance of a mapped task, the mapped task; None without a DAG."""
     dag = operator.get_dag()
     return dag.task_dict.get(operator.task_id) if dag else None
+
+
+def given_to_all(operator: "MappedOperator") -> Mapping[str, Any]:
+    """Return the arguments that all instances of a mapped task have, also those of ``default_args``."""
+    levels = (operator.dag, operator.task_group)
+    return ChainMap(operator.partial_kwargs, *(level.default_args for level in reversed(levels) if level))

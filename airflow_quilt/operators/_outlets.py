@@ -1,21 +1,18 @@
 """The outlets of the tasks that publish: Airflow accepts events only of assets that it knew when it parsed the DAG."""
 
-from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias
-from airflow.sdk.bases.decorator import _TaskDecorator
-from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
 from airflow_quilt.assets import quilt_alias, quilt_asset
 from airflow_quilt.assets.uri import SCHEME, is_known
 from airflow_quilt.core.errors import InputError
-from airflow_quilt.operators._mapped import mark_data, parsed_task
+from airflow_quilt.operators._mapped import given_to_all, parsed_task
 
 if TYPE_CHECKING:
-    from airflow.sdk import BaseOperator, XComArg
+    from airflow.sdk import BaseOperator
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 
@@ -65,8 +62,7 @@ def _asset(package: Any, registry: Any) -> Asset | None:
 
 def _packages(operator: "MappedOperator") -> Iterator[Sequence[object]]:
     """Yield the packages of the instances, each with its registry."""
-    levels = (operator.dag, operator.task_group)
-    given = ChainMap(operator.partial_kwargs, *(level.default_args for level in reversed(levels) if level))
+    given = given_to_all(operator)
     same = {name: given.get(name) for name in ("package", "registry")}
     mapped: Any = operator.expand_input.value
     if isinstance(mapped, Mapping):  # expand(): each list is a dimension.
@@ -80,38 +76,3 @@ def _packages(operator: "MappedOperator") -> Iterator[Sequence[object]]:
 def _items(values: object) -> Sequence[object]:
     """Return a list as it is, and any other value, such as the output of a task, as its only item."""
     return values if isinstance(values, list | tuple) else [values]
-
-
-class QuiltPartial(OperatorPartial):
-    """An operator of ours with a part of its arguments, which becomes a mapped task."""
-
-    def expand(self, **mapped: Any) -> "MappedOperator":
-        """Make the mapped task, with its outlets."""
-        operator = super().expand(**mapped)
-        add_outlets_of_mapped(operator)
-        return operator
-
-    def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> "MappedOperator":
-        """Make the mapped task, with its outlets."""
-        operator = super().expand_kwargs(kwargs, strict=strict)
-        mark_data(operator)
-        add_outlets_of_mapped(operator)
-        return operator
-
-
-class QuiltTask(_TaskDecorator[..., Any, Any]):
-    """A decorated function, which becomes a task or a mapped task."""
-
-    def expand(self, **mapped: Any) -> "XComArg":
-        """Make the mapped task, with its outlets."""
-        made = super().expand(**mapped)
-        add_outlets_of_mapped(made.operator)  # type: ignore[attr-defined]
-        return made
-
-    def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> "XComArg":
-        """Make the mapped task, with its outlets."""
-        made = super().expand_kwargs(kwargs, strict=strict)
-        operator: MappedOperator = made.operator  # type: ignore[attr-defined]
-        mark_data(operator)
-        add_outlets_of_mapped(operator)
-        return made

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
 
     from airflow.sdk import XComArg
 
-    from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
-    from airflow_quilt.core.publish.draft import MetaMode, Mode
-    from airflow_quilt.core.registry.revisions import Conflict
+    from airflow_quilt.core.format.arguments import Conflict, CopyRule, MetaMode, Mode
+    from airflow_quilt.core.plan.placement import CopyFunction, DestFunction
 
 Text: TypeAlias = "str | XComArg"
 Flag: TypeAlias = "bool | str | XComArg"

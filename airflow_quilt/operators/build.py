@@ -1,7 +1,9 @@
 """QuiltBuildOperator."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
 
+from airflow_quilt.operators._checks import OF_BUILDS, Check
 from airflow_quilt.operators.publish import QuiltPublishOperator
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ class QuiltBuildOperator(QuiltPublishOperator):
     Takes the parameters of :class:`~airflow_quilt.operators.publish.QuiltPublishOperator`; the registry may be an S3 bucket or
     a local directory (``file:///…`` or a path). Sources must be files or objects: content has no location to name.
     """
+
+    checks: ClassVar[Mapping[str, Check]] = OF_BUILDS
 
     def planner(self, target: "RegistryTarget", draft: "Draft") -> "Planner":
         """Return the planner of a build."""

@@ -1,9 +1,10 @@
 """QuiltDeleteOperator."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
+from airflow_quilt.operators._checks import OF_DELETIONS, Check
 from airflow_quilt.operators._values import flag
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class QuiltDeleteOperator(QuiltOperator):
     :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
     """
 
+    checks: ClassVar[Mapping[str, Check]] = OF_DELETIONS
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision", "missing_ok")
 
     def __init__(self, *, revision: str | None = None, missing_ok: bool = False, **kwargs: Any) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_quilt.operators._base import airflow_errors
+from airflow_quilt.operators._checks import OF_INSTALLS, Check
 from airflow_quilt.operators._values import attempt_of, flag
 from airflow_quilt.operators.read import QuiltReadOperator
 
@@ -26,6 +27,7 @@ class QuiltInstallOperator(QuiltReadOperator):
     """
 
     required: ClassVar[frozenset[str]] = QuiltReadOperator.required | {"dest"}
+    checks: ClassVar[Mapping[str, Check]] = OF_INSTALLS
     template_fields: Sequence[str] = (*QuiltReadOperator.template_fields, "dest", "return_paths")
 
     def __init__(self, *, dest: Any, return_paths: bool = False, **kwargs: Any) -> None:

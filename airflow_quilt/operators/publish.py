@@ -1,11 +1,14 @@
 """The base of the operators that make a revision."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
+from airflow_quilt.operators._checks import OF_PUBLICATIONS, Check, check_given
 from airflow_quilt.operators._events import check_partition, emit_event
+from airflow_quilt.operators._known import Known
 from airflow_quilt.operators._outlets import add_outlets
+from airflow_quilt.operators._outputs import push_outputs
 from airflow_quilt.operators._provenance import KEY, provenance_of
 from airflow_quilt.operators._state import PublishedState
 from airflow_quilt.operators._values import attempt_of, flag, plain
@@ -16,9 +19,9 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from openlineage.client.event_v2 import Dataset
 
-    from airflow_quilt.core.publish.draft import Draft, MetaMode, Mode
+    from airflow_quilt.core.format.arguments import Conflict, MetaMode, Mode
+    from airflow_quilt.core.publish.draft import Draft
     from airflow_quilt.core.publish.planned import Planner
-    from airflow_quilt.core.registry.revisions import Conflict
     from airflow_quilt.hooks._target import RegistryTarget
 
 
@@ -43,9 +46,10 @@ class QuiltRevisionOperator(QuiltOperator):
             add_outlets(self, [(self.package, self.registry)])
 
     def emit(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
-        """Emit the event of the package's asset, and keep the result for the link and the lineage; return it."""
+        """Emit the event of the package's asset; keep the result for other tasks, the link and the lineage; return it."""
         is_new = result.get("created", result["previous"] != result["top_hash"])  # A rollback makes no revision.
         emit_event(self, context, {**result, "created": is_new, "message": self.message}, self.partition_key)
+        push_outputs(self, context, result)
         return self.finish(result)
 
     def writes(self, outcome: Mapping[str, Any]) -> "list[Dataset]":
@@ -114,6 +118,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
         "null_meta",
         "partition_key",
     )
+    checks: ClassVar[Mapping[str, Check]] = OF_PUBLICATIONS
     template_fields_renderers = {"entries": "py", "meta": "json"}  # noqa: RUF012  (Airflow's own declaration has no ClassVar)
 
     _given_entries: Any = None
@@ -177,6 +182,21 @@ class QuiltPublishOperator(QuiltRevisionOperator):
             result = publish(target.registry, draft, planner, attempt=attempt).to_xcom(target.catalog)
             state.write(result)
             return self.emit(context, result)
+
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any], known: Known) -> None:
+        """Check that there are entries, and that the arguments are for one kind of work.
+
+        Raises:
+            InputError: entries are missing; or some arguments are for other work than the others.
+        """
+        from airflow_quilt.core.format.arguments import check_together
+
+        mode, conflict, revision, remove = (given.get(name) for name in ("mode", "conflict", "revision", "remove"))
+        if mode == "replace" and "entries" in given:
+            check_given(given["entries"], given.get("allow_empty"))
+        if all(map(known, (mode, conflict, revision, remove))):
+            check_together(mode, conflict, revision, remove)
 
     def inputs(self) -> dict[str, Any]:
         """Return the rendered parameters, as values of the core."""

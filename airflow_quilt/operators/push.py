@@ -1,12 +1,15 @@
 """QuiltPushOperator."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_quilt.operators._checks import OF_PUSHES, Check
+from airflow_quilt.operators._known import Known
 from airflow_quilt.operators.publish import QuiltPublishOperator
 
 if TYPE_CHECKING:
-    from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
+    from airflow_quilt.core.format.arguments import CopyRule
+    from airflow_quilt.core.plan.placement import CopyFunction, DestFunction
     from airflow_quilt.core.publish.draft import Draft
     from airflow_quilt.core.publish.planned import Planner
     from airflow_quilt.hooks._target import RegistryTarget
@@ -26,6 +29,7 @@ class QuiltPushOperator(QuiltPublishOperator):
     """
 
     callbacks: ClassVar[frozenset[str]] = frozenset({"dest", "copy"})
+    checks: ClassVar[Mapping[str, Check]] = OF_PUSHES
     template_fields: Sequence[str] = (*QuiltPublishOperator.template_fields, "dest", "copy")
 
     def __init__(
@@ -38,6 +42,21 @@ class QuiltPushOperator(QuiltPublishOperator):
         super().__init__(**kwargs)
         self.dest = dest
         self.copy: CopyRule | CopyFunction = copy
+
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any], known: Known) -> None:
+        """Check that the destination is in the registry's bucket too.
+
+        Raises:
+            InputError: as for every publication; or the destination is elsewhere.
+        """
+        from airflow_quilt.core.format.arguments import parse_dest
+        from airflow_quilt.core.format.uris import RegistryLocation
+
+        super().check_together(given, known)
+        dest, registry = given.get("dest"), given.get("registry")
+        if registry is not None and isinstance(dest, str) and known(dest) and known(registry):
+            parse_dest(dest, RegistryLocation.parse(registry))
 
     def planner(self, target: "RegistryTarget", draft: "Draft") -> "Planner":
         """Return the planner of a push."""

@@ -1,9 +1,11 @@
 """The base of the operators that read a package."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_quilt.operators._base import QuiltOperator
+from airflow_quilt.operators._checks import OF_READS, Check
+from airflow_quilt.operators._known import Known
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,12 +28,27 @@ class QuiltReadOperator(QuiltOperator):
     :param max_concurrency: the most concurrent S3 requests; overrides the connection's.
     """
 
+    checks: ClassVar[Mapping[str, Check]] = OF_READS
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision", "path")
 
     def __init__(self, *, revision: "str | datetime | None" = None, path: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.revision = revision
         self.path = path
+
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any], known: Known) -> None:
+        """Check that a Quilt+ URI and the other arguments name the same.
+
+        Raises:
+            InputError: they do not.
+        """
+        from airflow_quilt.core.format.names import is_quilt_uri
+        from airflow_quilt.core.format.quilt_uri import QuiltUri
+
+        package, *others = (given.get(name) for name in ("package", "registry", "revision", "path"))
+        if isinstance(package, str) and known(package) and is_quilt_uri(package):
+            QuiltUri.parse(package).check_others(*(other if known(other) else None for other in others))
 
     def locate(self) -> "tuple[RegistryTarget, Reference]":
         """Open the registry; return it, and the reference to the files to read."""

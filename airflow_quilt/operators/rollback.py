@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
+from airflow_quilt.operators._checks import OF_ROLLBACKS, Check
 from airflow_quilt.operators._values import attempt_of
 from airflow_quilt.operators.publish import QuiltRevisionOperator
 
@@ -25,6 +26,7 @@ class QuiltRollbackOperator(QuiltRevisionOperator):
     """
 
     required: ClassVar[frozenset[str]] = QuiltOperator.required | {"revision"}
+    checks: ClassVar[Mapping[str, Check]] = OF_ROLLBACKS
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "revision")
 
     def __init__(self, *, revision: str, **kwargs: Any) -> None:

@@ -9,7 +9,18 @@ from airflow_quilt._compat import conf
 from airflow_quilt.core.errors import InputError, StorageError, quoted
 from airflow_quilt.hooks._settings import POSITIVE_INT, positive_int
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
+from airflow_quilt.operators._checks import (
+    OF_ALL,
+    OF_BUILDS,
+    OF_PLANS,
+    OF_PUBLICATIONS,
+    OF_PUSHES,
+    Check,
+    partition,
+    published_package,
+)
 from airflow_quilt.operators._events import check_partition
+from airflow_quilt.operators._known import Known
 from airflow_quilt.operators._values import attempt_of, began_of
 from airflow_quilt.operators.build import QuiltBuildOperator
 from airflow_quilt.operators.publish import QuiltPublishOperator, QuiltRevisionOperator
@@ -44,6 +55,7 @@ class QuiltPlanOperator(QuiltPublishOperator):
     """
 
     is_outlet = False
+    checks: ClassVar[Mapping[str, Check]] = {**OF_PUBLICATIONS, **OF_PLANS}
     template_fields: Sequence[str] = (*QuiltPublishOperator.template_fields, "shards", "shard_bytes", "shard_entries", "staging")
 
     def __init__(
@@ -83,6 +95,18 @@ class QuiltPlanOperator(QuiltPublishOperator):
         """Return no dataset: nothing is published yet."""
         return []
 
+    @classmethod
+    def check_together(cls, given: Mapping[str, Any], known: Known) -> None:
+        """Check that many workers can do the work too.
+
+        Raises:
+            InputError: as for every publication; or the work is to be merged with what is published meanwhile.
+        """
+        from airflow_quilt.core.format.arguments import check_sharded
+
+        super().check_together(given, known)
+        check_sharded(given.get("conflict"))
+
     def _options(self) -> "ShardingOptions":
         from airflow_quilt.core.publish.sharded.run import ShardingOptions
 
@@ -121,11 +145,14 @@ def _number(name: str, value: Any) -> int | None:
 class QuiltPlanPushOperator(QuiltPlanOperator, QuiltPushOperator):
     """The plan of a push."""
 
+    checks: ClassVar[Mapping[str, Check]] = {**OF_PUSHES, **OF_PLANS}
     template_fields: Sequence[str] = (*QuiltPlanOperator.template_fields, "dest", "copy")
 
 
 class QuiltPlanBuildOperator(QuiltPlanOperator, QuiltBuildOperator):
     """The plan of a build."""
+
+    checks: ClassVar[Mapping[str, Check]] = {**OF_BUILDS, **OF_PLANS}
 
 
 class QuiltShardOperator(QuiltOperator):
@@ -169,6 +196,7 @@ class QuiltCommitOperator(QuiltRevisionOperator):
     """
 
     required: ClassVar[frozenset[str]] = QuiltOperator.required | {"shards", "results"}
+    checks: ClassVar[Mapping[str, Check]] = {**OF_ALL, "package": published_package, "partition_key": partition}
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "shards", "results", "message", "partition_key")
 
     def __init__(

@@ -1,9 +1,10 @@
 """QuiltVerifyOperator."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_quilt.operators._base import airflow_errors
+from airflow_quilt.operators._checks import OF_VERIFICATIONS, Check
 from airflow_quilt.operators._values import flag
 from airflow_quilt.operators.read import QuiltReadOperator
 
@@ -22,6 +23,7 @@ class QuiltVerifyOperator(QuiltReadOperator):
         files are always read.
     """
 
+    checks: ClassVar[Mapping[str, Check]] = OF_VERIFICATIONS
     template_fields: Sequence[str] = (*QuiltReadOperator.template_fields, "src", "extra_files_ok", "read_all")
 
     def __init__(self, *, src: Any = None, extra_files_ok: bool = False, read_all: bool = False, **kwargs: Any) -> None:

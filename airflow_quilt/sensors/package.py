@@ -1,10 +1,10 @@
 """QuiltPackageSensor: a task that waits for a package."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
 from airflow.triggers.base import BaseTrigger, StartTriggerArgs
@@ -13,6 +13,7 @@ from airflow_quilt._compat import AirflowException, AirflowSkipException, conf
 from airflow_quilt.core import errors
 from airflow_quilt.core.errors import QuiltError, plain, quoted
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
+from airflow_quilt.operators._checks import OF_SENSORS, Check
 from airflow_quilt.operators._values import flag
 from airflow_quilt.sensors._templates import is_known_in_the_triggerer
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
@@ -47,6 +48,7 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
     :param max_concurrency: max concurrent S3 requests; by default the connection's.
     """
 
+    checks: ClassVar[Mapping[str, Check]] = OF_SENSORS
     template_fields: Sequence[str] = (*QuiltOperator.template_fields, "newer_than", "path")
 
     # None for the class: with others Airflow would begin mapped sensors in the triggerer, whose trigger would get no arguments.

@@ -119,6 +119,23 @@ def events(uri: str) -> list["AssetEvent"]:
         return list(session.scalars(statement.order_by(AssetEvent.id)))
 
 
+class Later:
+    """Stands where a template or the output of a task does, which is not known while a DAG is parsed."""
+
+    def resolve(self, _context: object) -> None:
+        return None
+
+
+def late(kind: Any, **arguments: Any) -> Any:
+    """Return a task whose arguments are known only when it runs, and so are not checked before."""
+    if "entries" in kind.template_fields:
+        arguments = {"entries": None, **arguments}
+    made = kind(**{name: value if name == "task_id" else Later() for name, value in arguments.items()})
+    for name, value in arguments.items():
+        setattr(made, name, value)
+    return made
+
+
 def instance(tries: int = 1, *, task_id: str = "push", map_index: int = -1, cleared: int = 0) -> dict[str, Any]:
     """Return the context of a task, as far as it counts here."""
     run = SimpleNamespace(start_date=pendulum.datetime(2026, 11, 1), clear_number=cleared)

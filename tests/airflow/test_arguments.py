@@ -24,19 +24,20 @@ from airflow_quilt.operators import (
     entry,
 )
 from airflow_quilt.operators._base import QuiltOperator
+from airflow_quilt.operators._construction import parameters
 from airflow_quilt.operators.shards import QuiltCommitOperator, QuiltPlanPushOperator, QuiltShardOperator
 from airflow_quilt.sensors import QuiltPackageSensor
-from tests.airflow.support import events, needs_airflow, run_here
+from tests.airflow.support import events, late, needs_airflow, run_here
 
 OPERATORS: list[tuple[Any, dict[str, Any]]] = [
-    (QuiltPushOperator, {}),
-    (QuiltBuildOperator, {}),
+    (QuiltPushOperator, {"entries": "/data/"}),
+    (QuiltBuildOperator, {"entries": "/data/"}),
     (QuiltInstallOperator, {"dest": "/data"}),
     (QuiltVerifyOperator, {}),
     (QuiltDeleteOperator, {}),
     (QuiltRollbackOperator, {"revision": "abcdef"}),
     (QuiltPackageSensor, {}),
-    (QuiltPlanPushOperator, {}),
+    (QuiltPlanPushOperator, {"entries": "/data/"}),
     (QuiltShardOperator, {"shard": {}}),
     (QuiltCommitOperator, {"shards": [], "results": []}),
 ]
@@ -98,6 +99,10 @@ def test_none_fails_the_task(dag: DAG, database: None, tmp_path: Path, monkeypat
         def directories() -> list[str | None]:
             return [str(tmp_path), None]
 
+        @task
+        def keywords() -> list[dict[str, str | None]]:
+            return [{"dest": "out"}, {"dest": "two", "path": None}]
+
         none, template = nothing(), "{{ ti.xcom_pull(task_ids='nothing') }}"
         checks = {
             "src": QuiltVerifyOperator(task_id="src", src=none, **shared),
@@ -111,15 +116,13 @@ def test_none_fails_the_task(dag: DAG, database: None, tmp_path: Path, monkeypat
         }
         for each in checks.values():
             none >> each
-        verify = QuiltVerifyOperator.partial(task_id="mapped", extra_files_ok=True, **shared)
-        verify.expand(src=[str(tmp_path), None])
         QuiltVerifyOperator.partial(task_id="of_task", extra_files_ok=True, **shared).expand(src=directories())
-        QuiltInstallOperator.partial(task_id="kwargs", **shared).expand_kwargs([{"dest": "out"}, {"dest": "two", "path": None}])
+        QuiltInstallOperator.partial(task_id="kwargs", **shared).expand_kwargs(keywords())
 
     found = states(run_here(dag))
 
     assert {found[name, -1] for name in checks} == {"failed"}
-    assert [found[name, index] for name in ("mapped", "of_task", "kwargs") for index in (0, 1)] == ["success", "failed"] * 3
+    assert [found[name, index] for name in ("of_task", "kwargs") for index in (0, 1)] == ["success", "failed"] * 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "out", "registry"]
 
 
@@ -133,10 +136,7 @@ def test_every_none_is_named() -> None:
         else:
             with pytest.raises(InputError, match=f"^{name} is None: "):
                 task.check_arguments()
-        if name == "package" or name in required:
-            with pytest.raises(AirflowFailException, match=f"{name} is None: give a value"):
-                made(operator, {**required, name: None}).execute({})
-        else:
+        if parameters(operator)[name].default is None and name != "entries":
             made(operator, {**required, name: None}).check_arguments()
 
 
@@ -201,7 +201,7 @@ def test_equal_keys_are_refused(dag: DAG, connected: str, s3_registry: Registry)
         QuiltPushOperator, entries={"{{ a }}.txt": b"", "{{ b }}.txt": b""}, context={"a": "x", "b": "x"}
     )
     assert "meta['of']: the keys 'x' and '{{ b }}' " in faults(
-        QuiltPushOperator, meta={"of": {"x": 1, "{{ b }}": 2}}, native=True, context={"b": "x"}
+        QuiltPushOperator, entries="a", meta={"of": {"x": 1, "{{ b }}": 2}}, native=True, context={"b": "x"}
     )
 
 
@@ -281,10 +281,9 @@ def test_native_text_keeps_its_form() -> None:
 @needs_airflow("3.3")
 def test_bad_partition_publishes_nothing(connected: str, s3_registry: Registry) -> None:
     for key in (" ", "x" * 251, 12e45, ["2026"]):
+        push = late(QuiltPushOperator, task_id="push", package="team/data", entries={"a": entry(content="a")}, partition_key=key)
         with pytest.raises(AirflowFailException, match="partition_key"):
-            QuiltPushOperator(task_id="push", package="team/data", entries={"a": entry(content="a")}, partition_key=key).execute(
-                {}
-            )
+            push.execute({})
     assert list(s3_registry.packages()) == []
 
 

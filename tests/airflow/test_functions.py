@@ -110,7 +110,7 @@ def test_rendering_calls_no_function(kind: Any, name: str) -> None:
     """Render the other arguments, and those that are no functions."""
     function = callables("s3://bucket")[name]
     arguments = {"message": "{{ day }}", "dest": function, "copy": "{{ rule }}"}
-    made = decorated(**arguments) if kind is decorated else kind(task_id="t", package="team/data", **arguments)
+    made = decorated(**arguments) if kind is decorated else kind(task_id="t", package="team/data", entries="/data/", **arguments)
     made.render_template_fields({"day": "monday", "rule": "all"})
 
     assert (made.dest, made.copy, made.message) == (function, "all", "monday")
@@ -124,8 +124,10 @@ def test_serialized_dag_is_stable(dag: DAG) -> None:
     def serialized() -> str:
         with DAG("stable", schedule=None) as made:
             for name, function in callables("s3://bucket").items():
-                QuiltPushOperator(task_id=name, package="team/data", dest=function, copy=is_copied)
-                QuiltPushOperator.partial(task_id=f"mapped_{name}", copy=is_copied, package="team/data").expand(dest=[function])
+                QuiltPushOperator(task_id=name, package="team/data", entries="/data/", dest=function, copy=is_copied)
+                QuiltPushOperator.partial(task_id=f"mapped_{name}", entries="/data/", copy=is_copied, package="team/data").expand(
+                    dest=[function]
+                )
         kind = getattr(serialized_objects, "DagSerialization", None) or serialized_objects.SerializedDAG
         return json.dumps(kind.to_dict(made), sort_keys=True)
 

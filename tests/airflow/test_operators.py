@@ -42,7 +42,7 @@ from airflow_quilt.operators._base import airflow_errors
 from airflow_quilt.operators._values import attempt_of, flag, plain
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
-from tests.airflow.support import OTHER_HASH, MappedOutput, StateStore, instance, needs_airflow
+from tests.airflow.support import OTHER_HASH, MappedOutput, StateStore, instance, late, needs_airflow
 
 OPERATORS = [
     QuiltPushOperator,
@@ -52,30 +52,35 @@ OPERATORS = [
     QuiltRollbackOperator,
     QuiltVerifyOperator,
 ]
-REQUIRED = {QuiltInstallOperator: {"dest": "/data"}, QuiltRollbackOperator: {"revision": "abcdef"}}
+REQUIRED = {
+    QuiltPushOperator: {"entries": "/data/"},
+    QuiltBuildOperator: {"entries": "/data/"},
+    QuiltInstallOperator: {"dest": "/data"},
+    QuiltRollbackOperator: {"revision": "abcdef"},
+}
 ARGUMENTS = {name for operator in OPERATORS for name in operator.template_fields}
 
 
 def push(**arguments: Any) -> dict[str, Any]:
-    return QuiltPushOperator(
-        **{"task_id": "push", "package": "team/data", "entries": {"a.txt": entry(content="a")}, **arguments}
+    return late(
+        QuiltPushOperator, **{"task_id": "push", "package": "team/data", "entries": {"a.txt": entry(content="a")}, **arguments}
     ).execute({})
 
 
 def build(**arguments: Any) -> dict[str, Any]:
-    return QuiltBuildOperator(**{"task_id": "build", "package": "team/data", **arguments}).execute({})
+    return late(QuiltBuildOperator, **{"task_id": "build", "package": "team/data", **arguments}).execute({})
 
 
 def install(**arguments: Any) -> dict[str, Any]:
-    return QuiltInstallOperator(**{"task_id": "install", "package": "team/data", **arguments}).execute({})
+    return late(QuiltInstallOperator, **{"task_id": "install", "package": "team/data", **arguments}).execute({})
 
 
 def verify(**arguments: Any) -> dict[str, Any]:
-    return QuiltVerifyOperator(**{"task_id": "verify", "package": "team/data", **arguments}).execute({})
+    return late(QuiltVerifyOperator, **{"task_id": "verify", "package": "team/data", **arguments}).execute({})
 
 
 def delete(**arguments: Any) -> dict[str, Any]:
-    return QuiltDeleteOperator(**{"task_id": "delete", "package": "team/data", **arguments}).execute({})
+    return late(QuiltDeleteOperator, **{"task_id": "delete", "package": "team/data", **arguments}).execute({})
 
 
 def keys(registry: Registry, package: str = "team/data") -> list[str]:
@@ -578,7 +583,9 @@ def test_retry_policy_sees_errors(kind: str, example: QuiltError) -> None:
     from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
     policy = ExceptionRetryPolicy(rules=[RetryRule(f"airflow_quilt.core.errors.{kind}", RetryAction.FAIL, reason="ours")])
-    with_policy, without = (QuiltPushOperator(task_id="t", package="a/b", retry_policy=given) for given in (policy, None))
+    with_policy, without = (
+        QuiltPushOperator(task_id="t", package="a/b", entries="/data/", retry_policy=given) for given in (policy, None)
+    )
 
     with pytest.raises(type(example)) as raised, airflow_errors(with_policy):
         raise example

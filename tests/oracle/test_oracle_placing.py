@@ -6,14 +6,14 @@ quilt3 cannot copy objects on SeaweedFS, which reports no checksum of a copy; so
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from airflow_quilt.core.errors import InputError, LocationError, SourceError
+from airflow_quilt.core.format.arguments import CopyRule
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
-from airflow_quilt.core.plan.placement import CopyFunction, CopyRule, DestFunction
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.registry import Registry
@@ -31,6 +31,9 @@ from tests.oracle.quilt3_client import (
     s3_registry_in,
 )
 from tests.oracle.quilt3_worker import DESTINATIONS, ELSEWHERE, PLACED, SELECTORS
+
+if TYPE_CHECKING:
+    from airflow_quilt.core.plan.placement import CopyFunction, DestFunction
 
 MIB = 1024 * 1024
 LOCAL = {"local.txt": b"l", "sub/local \u00e9+%.csv": b"ll"}

@@ -13,15 +13,16 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from airflow_quilt.core.errors import EntryDamagedError, HashTypeError, quoted
+from airflow_quilt.core.format.arguments import HashType, check_hash_word
 
 try:
     from awscrt.checksums import combine_crc64nvme, crc64nvme
 except ImportError:  # There is no awscrt, or one before 0.31.
     combine_crc64nvme = crc64nvme = None
 
-CHUNKED: Final = "sha2-256-chunked"
+CHUNKED: Final[HashType] = "sha2-256-chunked"
 SHA256: Final = "SHA256"
-CRC64NVME: Final = "CRC64NVME"
+CRC64NVME: Final[HashType] = "CRC64NVME"
 
 StoreAlgorithm = Literal["SHA256", "CRC64NVME"]
 """An S3 checksum algorithm, by its name in the S3 API."""
@@ -221,8 +222,7 @@ def check_new_hash_type(hash_type: str) -> None:
     Raises:
         HashTypeError: the type is neither ``sha2-256-chunked`` nor ``CRC64NVME``, or nothing here computes it.
     """
-    if hash_type not in (CHUNKED, CRC64NVME):
-        raise HashTypeError(f"hash type {quoted(hash_type)}: new entries get {CHUNKED!r} or {CRC64NVME!r}")
+    check_hash_word(hash_type)
     if hash_type == CRC64NVME:
         _check_crc64nvme()
 

@@ -31,6 +31,7 @@ _MAX_PACKAGE_NAME: Final = 1024
 """Maximum characters of a package's name: longer than the longest key of S3, so no registry there has such a package."""
 _PARTS = 2
 _PUBLISHED_NAME = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
+_WORDS = re.compile(r"[A-Za-z0-9_-]+")
 _EXISTING_NAME = re.compile(r"[\w-]+/[\w-]+")
 _TOP_HASH = re.compile(r"[0-9a-f]{64}")
 _HASH_PREFIX = re.compile(r"[0-9a-f]{6,64}")
@@ -82,10 +83,26 @@ class PackageName:
             text = str(text)
         if isinstance(text, str) and len(text) <= _MAX_PACKAGE_NAME and pattern.fullmatch(text):
             return cls(*text.split("/"))
-        raise PackageNameError(f"package name {quoted(text)}: expected namespace/name, each of {alphabet}")
+        raise PackageNameError(f"package name {quoted(text)}: expected namespace/name, each of {alphabet}{_cure(text)}")
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+
+def _cure(text: object) -> str:
+    """Return the end of a message about a text that is no package name: a name that is like it, or the reason for none."""
+    if not isinstance(text, str) or len(text) > _MAX_PACKAGE_NAME:
+        return ""
+    if "*" in text:
+        return "; '*' stands for several packages only in assets, so name one package"
+    if is_quilt_uri(text):
+        text = text.partition("package=")[2].partition("&")[0]
+    words = ["-".join(_WORDS.findall(part)) for part in re.split("[@:]", text)[0].split("/")]
+    namespace, *names = [word for word in words if word] or [""]
+    if not namespace:
+        return ""
+    meant = f"{namespace}/{'-'.join(names)}" if names else f"team/{namespace}"
+    return f", such as {meant!r}"
 
 
 def is_name_part(text: str) -> bool:
@@ -222,7 +239,8 @@ def parse_hash_prefix(text: object) -> str:
     """
     if isinstance(text, str) and _HASH_PREFIX.fullmatch(text):
         return text
-    raise TopHashError(f"top hash {quoted(text)}: expected 6 to 64 lower-case hex digits")
+    lower = f", such as {quoted(text.lower())}" if isinstance(text, str) and _HASH_PREFIX.fullmatch(text.lower()) else ""
+    raise TopHashError(f"top hash {quoted(text)}: expected 6 to 64 lower-case hex digits{lower}")
 
 
 def match_hash(prefix: object, hashes: Iterable[TopHash]) -> TopHash:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal, Self
 from urllib.parse import quote, unquote
 
-from airflow_quilt.core.errors import LocationError, TopHashError, plain, quoted
+from airflow_quilt.core.errors import InputError, LocationError, TopHashError, plain, quoted
 from airflow_quilt.core.format.names import PackageName, TopHash, is_longer, parse_logical_key
 from airflow_quilt.core.format.uris import MAX_S3_KEY, MAX_URL, RegistryLocation, check_unicode, split_url
 from airflow_quilt.core.format.web_url import WebUrl, refuse_login
@@ -101,6 +101,21 @@ class QuiltUri:
         if known := self.top_hash or self.hash_prefix:
             return Pin("hash", known)
         return Pin("tag", self.tag) if self.tag else None
+
+    def check_others(self, registry: object, revision: object, path: object) -> None:
+        """Check that arguments beside the URI name nothing else than it does; None for those that are not given.
+
+        Raises:
+            InputError: one of them does.
+        """
+        for name, given, named in (
+            ("registry", registry, str(self.registry)),
+            ("revision", revision, self.pin and self.pin.name),
+            ("path", path, self.path),
+        ):
+            if given is not None and named is not None and given != named:
+                cure = f"leave it out, or make the package {self} name the same; it names {quoted(named)}"
+                raise InputError(f"{name} {quoted(given)}: {cure}")
 
     def to_xcom(self, catalog: str | None = None) -> dict[str, Any]:
         """Return the plain values that name a revision in XCom, in events and in links: the one maker of that dict.

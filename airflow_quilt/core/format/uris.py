@@ -18,6 +18,8 @@ from airflow_quilt.core.format.web_url import refuse_login
 _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
 """An S3 URL without escapes, as nearly all are."""
 
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+
 MAX_S3_KEY: Final = 1024
 """Maximum bytes of a key in UTF-8, and of a version ("Naming Amazon S3 objects", Amazon S3 User Guide)."""
 MAX_PATH: Final = 4095
@@ -182,6 +184,11 @@ class RegistryLocation:
         Raises:
             LocationError: ``text`` names an object, a prefix or a version, or is no location at all.
         """
+        refuse_login(text)
+        scheme, mark, rest = text.partition("://")
+        if mark and scheme not in {"s3", "file"}:
+            meant = quoted(f"s3://{re.split('[/#?]', rest)[0]}")
+            raise LocationError(f"registry {quoted(text)}: expected s3://bucket or a directory; did you mean {meant}?")
         root = PhysicalKey.parse(text)
         if root.is_local:
             return cls(PhysicalKey(None, root.key.rstrip("/") or "/"))
@@ -199,6 +206,24 @@ class RegistryLocation:
 
     def __str__(self) -> str:
         return f"s3://{self.root.bucket}" if self.root.bucket else str(self.root)
+
+
+def is_path(text: str) -> bool:
+    """Return whether a location is a path of this machine, which may be relative, and no URL."""
+    return bool(text) and not _SCHEME.match(text)
+
+
+def check_registry(text: str) -> None:
+    """Check a registry as users write it: ``s3://bucket``, ``file:///directory`` or a path, which is not resolved.
+
+    Raises:
+        LocationError: it is none of them; the message has the right form.
+    """
+    if not is_path(text):
+        RegistryLocation.parse(text)
+    elif text[0] not in "/~.":
+        cure = f"a bucket is written {quoted(f's3://{text}')}, a directory with '/', './' or '~/' at its beginning"
+        raise LocationError(f"registry {quoted(text)}: {cure}")
 
 
 def _check_size(text: str, value: str, part: str) -> None:

@@ -7,6 +7,7 @@ import msgspec
 
 from airflow_quilt.core.errors import LocationError, SourceError, plain, quoted
 from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.arguments import content_in_build
 from airflow_quilt.core.format.hashes import CHUNKED, Hash, check_hash_type
 from airflow_quilt.core.format.manifest import Entry, check_record
 from airflow_quilt.core.format.metadata import user_meta_of
@@ -219,10 +220,7 @@ def plan_build(sources: Iterable[Source]) -> Iterator[Action]:
     """
     for source in sources:
         if not isinstance(source.origin, PhysicalKey):
-            raise SourceError(
-                f"entry {quoted(source.logical_key)}: write it to a file or object first, or push the package; its source is "
-                "content, and build copies no data"
-            )
+            raise content_in_build(source.logical_key)
         yield _plan_in_place(source, source.origin)
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal
 
 from airflow_quilt.core.errors import InputError, LocationError, quoted
-from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.arguments import CopyRule, check_copy, parse_dest
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
-from airflow_quilt.core.format.web_url import refuse_login
 from airflow_quilt.core.plan.actions import Source
 
 
@@ -30,11 +29,6 @@ class EntryInfo:
     meta: Mapping[str, Any]
 
 
-CopyRule = Literal["if-outside", "all", "local-only", "none"]
-"""``"if-outside"``: copy sources outside the registry's bucket, quilt3's rule since 7.0. ``"all"``: copy all that are not at
-their destination already. ``"local-only"``: copy files and content, no objects. ``"none"``: copy nothing, so every source
-must be an object."""
-
 CopyFunction = Callable[[LogicalKey, EntryInfo], bool]
 """Decides whether a file or object is copied."""
 
@@ -44,8 +38,6 @@ DestFunction = Callable[[LogicalKey, EntryInfo], str]
 Landing = PhysicalKey | Literal["anywhere", "nowhere"]
 """The prefix below which the files of a package land, under their logical keys; ``"anywhere"`` that a user's function names;
 ``"nowhere"`` where none is moved."""
-
-_RULES: Final = get_args(CopyRule)
 
 
 def copy_policy(copy: CopyRule | CopyFunction, registry: RegistryLocation) -> Callable[[Source], bool]:
@@ -58,8 +50,7 @@ def copy_policy(copy: CopyRule | CopyFunction, registry: RegistryLocation) -> Ca
     """
     if callable(copy):
         return lambda source: source.is_content or _call_copy(copy, source)
-    if copy not in _RULES:
-        raise InputError(f"copy {quoted(copy)}: expected one of {', '.join(map(repr, _RULES))}, or a function")
+    check_copy(copy)
     return {
         "if-outside": lambda source: _bucket_of(source) != registry.root.bucket,
         "all": lambda _source: True,
@@ -107,31 +98,6 @@ def landing_prefix(dest: str | None, registry: RegistryLocation, name: PackageNa
         LocationError: as for :func:`parse_dest`.
     """
     return registry.root.join(str(name)) if dest is None else parse_dest(dest, registry)
-
-
-def parse_dest(dest: str, registry: RegistryLocation, name: str = "dest") -> PhysicalKey:
-    """Parse the prefix under which pushed objects land; ``name`` is that of the setting, for messages.
-
-    Raises:
-        LocationError: ``dest`` is not in the registry's bucket, is pinned to a version, or is in the registry's own area.
-    """
-    if not isinstance(dest, str):
-        raise LocationError(f"{name} {quoted(dest)}: give an s3:// prefix or a function")
-    refuse_login(dest)
-    wrong = f"{name} {quoted(dest)}: give a prefix in the registry's bucket, {registry}/…"
-    if not dest.startswith("s3:"):
-        raise LocationError(wrong)
-    try:
-        key = PhysicalKey.parse(dest)
-    except LocationError as error:
-        raise LocationError(f"{wrong}; {error}") from error
-    if key.bucket != registry.root.bucket:
-        raise LocationError(wrong)
-    if key.version_id is not None:
-        raise LocationError(f"{name} {quoted(dest)}: leave the version out; a prefix has none")
-    if f"{key.key}/".startswith(layout.OWN):
-        raise LocationError(f"{name} {quoted(dest)}: give another prefix; {layout.OWN} is where the registry keeps its own files")
-    return key
 
 
 class _CheckedDest:

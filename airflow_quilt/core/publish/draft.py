@@ -2,23 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any
 
 from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.format.arguments import (
+    Conflict,
+    MetaMode,
+    Mode,
+    check_conflict,
+    check_meta_mode,
+    check_mode,
+    check_remove,
+    check_together,
+)
 from airflow_quilt.core.format.hashes import CHUNKED, check_new_hash_type
 from airflow_quilt.core.format.manifest import make_header
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.registry.revisions import Conflict
 from airflow_quilt.core.workflows.config import Choice
-
-Mode = Literal["replace", "update"]
-MetaMode = Literal["replace", "merge"]
-
-_CHOICES: Final[Mapping[str, Sequence[str]]] = {
-    "conflict": get_args(Conflict),
-    "mode": get_args(Mode),
-    "meta_mode": get_args(MetaMode),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,17 +90,11 @@ class Draft:
         Raises:
             InputError: something cannot be right.
         """
-        for field_name, choices in _CHOICES.items():
-            if (value := getattr(self, field_name)) not in choices and not (field_name == "conflict" and value is None):
-                raise InputError(f"{field_name} {value!r}: expected {' or '.join(map(repr, choices))}")
-        if not isinstance(self.remove, list | tuple) or not all(isinstance(key, str) for key in self.remove):
-            raise InputError(f"remove {self.remove!r}: expected a list of logical keys")
-        if self.mode == "replace" and (self.revision is not None or self.remove):
-            raise InputError(
-                "revision and remove are for mode='update'; with mode='replace' the package holds the given entries only"
-            )
-        if self.conflict == "rebase" and (self.mode == "replace" or self.revision is not None):
-            raise InputError("conflict='rebase' merges with the latest revision: it is for mode='update', without revision")
+        check_conflict(self.conflict)
+        check_mode(self.mode)
+        check_meta_mode(self.meta_mode)
+        check_remove(self.remove)
+        check_together(self.mode, self.conflict, self.revision, self.remove)
         if isinstance(self.meta, dict) and (both := self.meta.keys() & self.own_meta.keys()):
             raise InputError(f"meta: the key {min(both)!r} is written here; leave it out")
         check_new_hash_type(self.hash_type)

@@ -8,10 +8,10 @@ from typing import Any
 import pendulum
 
 from airflow_quilt.core.errors import PackageNotFoundError
-from airflow_quilt.core.format.names import PackageName, TopHash, parse_hash_prefix, parse_logical_key
+from airflow_quilt.core.format.arguments import parse_moment
+from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.registry.resolve import parse_time
 from airflow_quilt.core.registry.selection import at
 
 
@@ -68,8 +68,7 @@ class RevisionCondition:
             QuiltError: the registry cannot be read.
         """
         name = PackageName.parse_existing(self.package)
-        since = parse_time(self.newer_than)
-        known = None if self.newer_than is None or since else parse_hash_prefix(str(self.newer_than))
+        since, known = (None, None) if self.newer_than is None else parse_moment(self.newer_than)
         if self.path is not None:
             parse_logical_key(self.path.removesuffix("/"))
         latest = registry.latest(name)

@@ -8,10 +8,11 @@ import pendulum
 
 from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, ObjectTooLargeError, TopHashError, quoted
 from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.arguments import is_stamp
 from airflow_quilt.core.format.names import PackageName, TopHash, parse_top_hash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.attempt import RollbackTag, WriterTag
-from airflow_quilt.core.registry.revisions import Latest, PackageState, Pointer, PointerListing, Revision, is_stamp
+from airflow_quilt.core.registry.revisions import Latest, PackageState, Pointer, PointerListing, Revision
 from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.base import Storage
 from airflow_quilt.core.storage.objects import StoredObject

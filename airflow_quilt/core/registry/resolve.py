@@ -1,15 +1,15 @@
 """Names of revisions: top hashes and their beginnings, times, and pointers."""
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import datetime
 
-from airflow_quilt.core.errors import PackageNotFoundError, QuiltError, TopHashError, named, plain, quoted, short
+from airflow_quilt.core.errors import PackageNotFoundError, QuiltError, TopHashError, named, quoted, short
 from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.arguments import is_stamp, parse_time
 from airflow_quilt.core.format.names import PackageName, TopHash, match_hash, parse_hash_prefix, parse_top_hash
 from airflow_quilt.core.format.quilt_uri import Pin
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.registry.pointer_reader import PointerReader
-from airflow_quilt.core.registry.revisions import is_stamp
 
 
 def resolve(
@@ -79,19 +79,3 @@ def match(where: RegistryLocation, package: PackageName | str, revision: str, kn
         raise PackageNotFoundError(f"{about} has no revision {short(prefix)}")
     with named(about, TopHashError):
         return match_hash(prefix, found)
-
-
-def parse_time(revision: object) -> datetime | None:
-    """Return the time that names a revision, or None for a revision that is named otherwise; hashes have no ``-``.
-
-    Raises:
-        TopHashError: ``revision`` has a ``-`` and is no time of ISO 8601.
-    """
-    if isinstance(revision, str) and "-" in revision:
-        try:
-            revision = datetime.fromisoformat(revision)
-        except ValueError as error:
-            raise TopHashError(f"revision {quoted(revision)}: neither a top hash nor a time: {plain(error)}") from None
-    if not isinstance(revision, datetime):
-        return None
-    return revision if revision.tzinfo else revision.replace(tzinfo=UTC)

@@ -1,9 +1,8 @@
 """Values of a package's history: revisions, the state of ``latest`` and of pointers when they were read."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 import pendulum
 
@@ -11,11 +10,8 @@ from airflow_quilt.core.format.names import TopHash
 from airflow_quilt.core.registry.attempt import RollbackTag, WriterTag
 from airflow_quilt.core.storage.objects import ObjectInfo
 
-_STAMP: Final = re.compile(r"[1-9][0-9]{9}")
 _WRITER_DEAD_AFTER: Final = 60 * 60
 """Seconds after which the writer of a pending pointer cannot be alive."""
-
-Conflict = Literal["fail", "overwrite", "rebase"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +147,3 @@ class DeleteResult:
     def at(cls, stamps: Iterable[int], top_hash: TopHash | None = None) -> Self:
         """Return the result of deleting the pointers of some seconds."""
         return cls(tuple(map(pendulum.from_timestamp, stamps)), top_hash)
-
-
-def is_stamp(text: str) -> bool:
-    """Whether a `str` may name the pointer of a revision: unix seconds of 10 digits."""
-    return bool(_STAMP.fullmatch(text))

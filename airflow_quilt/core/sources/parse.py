@@ -1,26 +1,31 @@
 """Parses ``entries`` into logical keys and their sources; serializes no content.
 
 A string is always a location, never content. A key that ends in ``/`` is a directory; the whole package is the
-directory ``""``. In the key of a list, ``{index}`` stands for the number of each source.
+directory ``/``. In the key of a list, ``{index}`` stands for the number of each source.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Final, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 from urllib.parse import unquote
 
 from airflow_quilt.core.errors import QuiltError, SourceError, quoted
+from airflow_quilt.core.format.arguments import check_location
 from airflow_quilt.core.format.metadata import check_meta
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, is_quilt_uri, parse_logical_key
-from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.sources.serializers import is_frame, is_json_key
-from airflow_quilt.core.storage.paths import resolve_location
+
+if TYPE_CHECKING:
+    from airflow_quilt.core.format.quilt_uri import QuiltUri
 
 _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
 _END: Final = object()
+_MOST_KNOWN: Final = 1000
 INDEX: Final = "{index}"
 """Stands in the key of a list for the number of each source in it, counted from 0."""
 
@@ -38,7 +43,7 @@ class LocationSource:
     """
 
     key: str
-    location: PhysicalKey | QuiltUri
+    location: "PhysicalKey | QuiltUri"
     meta: Mapping[str, Any]
     name: str
     given: str = field(default="", compare=False)
@@ -77,10 +82,52 @@ def parse_entries(entries: object) -> Iterator[ParsedSource]:
         LogicalKeyError: a key is malformed.
         MetadataError: the metadata of an entry is not a JSON object.
     """
+    # Only here: a DAG file is checked without the room of the stores.
+    from airflow_quilt.core.storage.paths import resolve_location  # noqa: PLC0415
+
     return (_parse(key, source, resolve_location) for key, source in _flatten(entries))
 
 
-def remote_locations(entries: object) -> Iterator[PhysicalKey | QuiltUri]:
+def parse_known(entries: object, is_known: Callable[[object], bool]) -> Iterator[ParsedSource]:
+    """Parse ``entries`` as far as they are known before a task runs, at most the first thousand keys.
+
+    Reads no disk: a path stays as it is written. Checks no content.
+
+    Args:
+        entries: as for :func:`parse_entries`, in lists and dicts.
+        is_known: whether a value is known already; of a described source, both path and metadata are.
+
+    Raises:
+        SourceError: as for :func:`parse_entries`.
+        LogicalKeyError: a key is malformed.
+        MetadataError: the metadata of an entry is not a JSON object.
+    """
+    by_key = entries if _is_by_key(entries) else {"/": entries}
+    for key, source in itertools.islice(by_key.items(), _MOST_KNOWN):
+        if is_known(key):
+            own_key = _parse_key(key).replace(INDEX, "0")
+            takes_list = INDEX in key or _is_directory(own_key)
+            for each in _given(source) if takes_list else [source]:
+                if is_known(each):
+                    yield _parse(own_key, each, _checked_location)
+        elif source is None:
+            yield _parse(key, source, _checked_location)
+
+
+def _given(source: object) -> Iterator[object]:
+    """Yield the sources of lists in lists, as they stand in a DAG file; any other sequence is read when the task runs."""
+    if isinstance(source, list | tuple):
+        for each in source:
+            yield from _given(each)
+    else:
+        yield source
+
+
+def _checked_location(text: str) -> PhysicalKey:
+    return check_location(text) or PhysicalKey.of_path(f"/{text}")
+
+
+def remote_locations(entries: object) -> "Iterator[PhysicalKey | QuiltUri]":
     """Yield the objects, prefixes and packages among the sources of ``entries``, for lineage.
 
     Reads no disk. Skips sources that publishing refuses.
@@ -94,18 +141,22 @@ def remote_locations(entries: object) -> Iterator[PhysicalKey | QuiltUri]:
             parsed = _parse(key, source, PhysicalKey.parse)  # It refuses relative paths, which are not remote.
         except QuiltError:
             continue
-        if isinstance(parsed, LocationSource) and (isinstance(parsed.location, QuiltUri) or not parsed.location.is_local):
+        if isinstance(parsed, LocationSource) and not (isinstance(parsed.location, PhysicalKey) and parsed.location.is_local):
             yield parsed.location
 
 
 def _flatten(entries: object) -> Iterator[tuple[str, object]]:
     """Yield each source with its key; a list under a directory, or under a key with ``{index}``, is a list of sources."""
-    by_key = entries.items() if isinstance(entries, Mapping) and not has_source_keys(entries) else [("", entries)]
-    for given, source in by_key:
+    by_key = entries if _is_by_key(entries) else {"/": entries}
+    for given, source in by_key.items():
         key = _parse_key(given)
         for own_key, each in _numbered(key, source) if INDEX in key and _is_list(source) else [(key, source)]:
             for item in _items(each) if _is_directory(key) else (each,):
                 yield own_key, item
+
+
+def _is_by_key(entries: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(entries, Mapping) and not has_source_keys(entries)
 
 
 def _numbered(key: str, sources: Sequence[object]) -> Iterator[tuple[str, object]]:
@@ -133,8 +184,10 @@ def _items(source: object) -> Iterator[object]:
 def _parse_key(key: object) -> str:
     if not isinstance(key, str):
         raise SourceError(f"{where_of(key)}: give the logical key as a str; it is {type(key).__name__}")
-    if key in {"", "/"}:
+    if key == "/":
         return ""
+    if not key:
+        raise SourceError("entry '': a logical key is empty; name a file or directory, or write '/' for the package as a whole")
     return parse_logical_key(key.removesuffix("/")) + ("/" if key.endswith("/") else "")
 
 
@@ -182,6 +235,8 @@ def _parse_location(
         raise SourceError(f"{where_of(key)}: give the path {quoted(text)} as a str; it is bytes")
     try:
         if is_quilt_uri(text):
+            from airflow_quilt.core.format.quilt_uri import QuiltUri  # noqa: PLC0415  (few entries need it)
+
             return LocationSource(key, QuiltUri.parse(text), meta, "", text)
         location = resolve(text)
     except QuiltError as error:
@@ -197,7 +252,8 @@ def _parse_content(key: str, value: object, meta: Mapping[str, Any]) -> ContentS
     is_json = is_json_key(key) and (value is None or isinstance(value, Mapping | Sequence | int | float))
     if is_json or isinstance(value, str | bytes | bytearray | memoryview) or is_frame(value):
         return ContentSource(_file_key(key), value, meta)
-    cure = ", or end the key in '/', or number its sources, as in 'part-{index}.csv'" if _is_list(value) else ""
+    cure = ", or a list, which has an order" if isinstance(value, AbstractSet) else ""
+    cure = ", or end the key in '/', or number its sources, as in 'part-{index}.csv'" if _is_list(value) else cure
     raise SourceError(
         f"{where_of(key)}: give a path or URL, content as bytes, a data frame, or a JSON value under a key that ends in "
         f".json{cure}; {_describe(value)} is no source"

@@ -1,12 +1,8 @@
 """Locations as people write them, resolved on this machine's disk: relative paths, ``~`` and links."""
 
 import os
-import re
-from typing import Final
 
-from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
-
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation, check_registry, is_path
 
 
 def resolve_location(text: str) -> PhysicalKey:
@@ -18,7 +14,7 @@ def resolve_location(text: str) -> PhysicalKey:
     Raises:
         LocationError: ``text`` is neither; the message names the part that is wrong.
     """
-    if text and not _SCHEME.match(text):
+    if is_path(text):
         return resolve_path(text)
     key = PhysicalKey.parse(text)
     return resolve_path(key.key) if key.is_local else key
@@ -41,7 +37,8 @@ def resolve_registry(text: str) -> RegistryLocation:
     Raises:
         LocationError: ``text`` names an object, a prefix or a version, or is no location.
     """
-    if text and not _SCHEME.match(text):
+    check_registry(text)
+    if is_path(text):
         return RegistryLocation(resolve_path(text.rstrip("/") or "/"))
     location = RegistryLocation.parse(text)
     return RegistryLocation(resolve_path(location.root.key)) if location.is_local else location

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from airflow_quilt.core.errors import InputError, LocationError
+from airflow_quilt.core.format.arguments import parse_dest
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.plan.actions import Source
-from airflow_quilt.core.plan.placement import EntryInfo, copy_policy, landing, parse_dest
+from airflow_quilt.core.plan.placement import EntryInfo, copy_policy, landing
 
 REGISTRY = RegistryLocation.parse("s3://registry")
 NAME = PackageName("team", "data")

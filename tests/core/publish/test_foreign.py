@@ -173,7 +173,7 @@ def test_any_meta_is_kept(user_meta: Any, registry: Registry, memory: MemoryStor
     publish(memory, header_line(header), lines, top_hash)
     install(registry, Reference(NAME), str(tmp_path))
     updated = push(registry, Draft(package=NAME, entries={"z": {"content": b"z"}}, mode="update"))
-    copied = push(registry, Draft(package="team/copy", entries={"": f"{URI}@{top_hash}", "d/": f"{URI}@{top_hash}&path=a"}))
+    copied = push(registry, Draft(package="team/copy", entries={"/": f"{URI}@{top_hash}", "d/": f"{URI}@{top_hash}&path=a"}))
 
     manifest = registry.read(NAME, updated.top_hash).begun()
     assert (manifest.user_meta, manifest.directories) == (user_meta, {"a/": user_meta} if user_meta else {})

@@ -59,7 +59,7 @@ def test_promotion_keeps_everything(
 ) -> None:
     """A package that is the one source keeps its metadata, and so its top hash."""
     uri = base(local_registry, memory)
-    shapes = {"alone": uri, "root": {"": uri}, "list": [uri], "path": {"path": uri}}
+    shapes = {"alone": uri, "root": {"/": uri}, "list": [uri], "path": {"path": uri}}
     published = publish(registry, draft(shapes[shape], message="m"))
     manifest = registry.read(NAME, published.top_hash)
 
@@ -201,5 +201,5 @@ def test_merge_needs_something(registry: Registry) -> None:
 def test_part_is_no_promotion(registry: Registry, memory: MemoryStorage) -> None:
     """A part of a package, or a package among others, brings no metadata of a package."""
     uri = base(registry, memory)
-    for entries in (f"{uri}&path=d", {"in/": uri}, {"": uri, "b": b"b"}):
+    for entries in (f"{uri}&path=d", {"in/": uri}, {"/": uri, "b": b"b"}):
         assert "user_meta" not in header_of(registry, push(registry, draft(entries, package="team/other")))

@@ -29,6 +29,7 @@ from airflow_quilt.core.errors import (
     TopHashError,
 )
 from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.arguments import Conflict
 from airflow_quilt.core.format.diff import Change
 from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.manifest import make_header, write_manifest
@@ -37,7 +38,7 @@ from airflow_quilt.core.format.quilt_uri import Pin
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.registry.revisions import Conflict, DeleteResult, Latest, Revision
+from airflow_quilt.core.registry.revisions import DeleteResult, Latest, Revision
 from airflow_quilt.core.storage.memory import MemoryStorage
 from airflow_quilt.core.storage.paths import resolve_registry
 from airflow_quilt.core.storage.stores import Stores

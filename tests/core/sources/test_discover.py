@@ -141,7 +141,7 @@ def test_directory_is_packed_whole(find: Finder, write: Write, key: str, ending:
         root = write(f"raw/{name}", name)
     root = root.parent
     (root / "empty").mkdir()
-    sources = find({key: f"{root}{ending}"})
+    sources = find({key or "/": f"{root}{ending}"})
 
     assert [source.logical_key for source in sources] == [
         f"{key}{name}" for name in ("a/.hidden", "a/b/c.txt", "a.txt", "é +%?#.txt")
@@ -152,7 +152,7 @@ def test_directory_is_packed_whole(find: Finder, write: Write, key: str, ending:
 
 @pytest.mark.parametrize("key", ["", "sub/"])
 def test_file_lands_in_directory(find: Finder, write: Write, key: str) -> None:
-    assert find.keys({key: write("raw/a.txt")}) == [f"{key}a.txt"]
+    assert find.keys({key or "/": write("raw/a.txt")}) == [f"{key}a.txt"]
 
 
 def test_file_as_whole_package(find: Finder, write: Write) -> None:
@@ -204,7 +204,7 @@ def test_clash_with_content_names_both(find: Finder, memory: MemoryStorage) -> N
 def test_directory_and_entry_clash(find: Finder, write: Write) -> None:
     path = write("x/a.txt")
     with pytest.raises(LogicalKeyError, match=r"'a\.txt' is given twice"):
-        find({"": path.parent, "a.txt": path})
+        find({"/": path.parent, "a.txt": path})
 
 
 def test_file_and_directory_refused(find: Finder, write: Write) -> None:
@@ -219,7 +219,7 @@ def test_file_and_directory_refused(find: Finder, write: Write) -> None:
 @pytest.mark.parametrize("key", ["a.txt", "a/", ""])
 def test_vanished_file_is_named(find: Finder, tmp_path: Path, key: str) -> None:
     with pytest.raises(SourceError) as caught:
-        find({key: tmp_path / "gone.txt"}, allow_empty=True)
+        find({key or "/": tmp_path / "gone.txt"}, allow_empty=True)
 
     assert str(caught.value).startswith(f"{where_of(key)}: give a path that this worker")
     assert "gone.txt" in str(caught.value)
@@ -304,7 +304,7 @@ def test_link_chain_out_is_refused(find: Finder, write: Write) -> None:
     (directory / "two").symlink_to(directory / "one")
 
     with pytest.raises(SourceError, match="leads out of"):
-        find({"": directory, "b": write("b")})
+        find({"/": directory, "b": write("b")})
 
 
 def test_inner_directory_link_counted(find: Finder, write: Write, caplog: pytest.LogCaptureFixture) -> None:
@@ -706,7 +706,7 @@ def test_root_meta_is_refused(find: Finder, write: Write, memory: MemoryStorage,
     path = {"directory": str(write("raw/a.txt").parent), "prefix": "s3://source/raw/", "package": package}[place]
 
     with pytest.raises(SourceError, match="entries: give the metadata of .* as the package's own"):
-        find({"": {"path": path, "meta": {"x": 1}}})
+        find({"/": {"path": path, "meta": {"x": 1}}})
 
 
 def test_duplicate_meta_refused(find: Finder, write: Write) -> None:
@@ -739,7 +739,7 @@ def described(find: Finder, package: str) -> str:
     ],
 )
 def test_package_brings_meta(find: Finder, described: str, key: str, path: str, directories: dict[str, str]) -> None:
-    assert find.tree({key: described + path}).directories == {name: {"of": of} for name, of in directories.items()}
+    assert find.tree({key or "/": described + path}).directories == {name: {"of": of} for name, of in directories.items()}
 
 
 def test_given_meta_replaces_own(find: Finder, described: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final, Self
 from airflow_quilt.core.errors import InputError, quoted
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.publish.sharded.staging import Seal
+from airflow_quilt.core.runtime.progress import count, human_size
 
 _COUNTS: Final = ("number", "entries", "bytes", "bytes_copied", "bytes_reused", "kept")
 
@@ -53,6 +54,10 @@ class ShardResult:
     bytes_copied: int
     bytes_reused: int
     kept: int = 0
+
+    def __str__(self) -> str:
+        files, size = count(self.entries, "file", "files"), human_size(self.bytes)
+        return f"{files}, {size}: {human_size(self.bytes_copied)} copied, {human_size(self.bytes_reused)} reused"
 
     def to_xcom(self) -> dict[str, Any]:
         """Return the result as plain values."""

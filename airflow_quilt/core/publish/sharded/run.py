@@ -7,10 +7,12 @@ push of local files, need workers that see the same files under the same paths.
 
 import logging
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from airflow_quilt.core.errors import InputError, ObjectNotFoundError, StorageError, quoted
+from airflow_quilt.core.format.arguments import check_sharded
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -27,7 +29,7 @@ from airflow_quilt.core.publish.sharded.results import ShardPlan, ShardResult
 from airflow_quilt.core.publish.sharded.staging import StagedPlan, Staging
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.registry import Registry
-from airflow_quilt.core.runtime.progress import Progress, count, human_size
+from airflow_quilt.core.runtime.progress import Progress, count, duration, human_size
 from airflow_quilt.core.runtime.stop import check_stop, stoppable
 
 __all__ = [
@@ -70,11 +72,7 @@ def plan_shards(
         InputError: the draft cannot be published.
         StorageError: a store refused or failed.
     """
-    if draft.conflict == "rebase":
-        raise InputError(
-            "conflict='rebase': only a push or build by one task can merge with a revision that is published meanwhile; "
-            "give 'fail' or 'overwrite', or do not shard it"
-        )
+    check_sharded(draft.conflict)
     package, records = draft.check(), Staging(registry.stores, staging)
     with stoppable(stop):
         plan = stage_plan(registry, draft, package, planner, records, options)
@@ -119,6 +117,7 @@ def transfer_shard(
 def _transfer_shard(
     registry: Registry, package: PackageName | str, location: PhysicalKey, number: int, attempt: Attempt
 ) -> ShardResult:
+    began = time.monotonic()
     staging, plan = _opened(registry, package, location)
     if not 0 <= number < len(plan.shards):
         raise InputError(f"shard {number}: the plan has {len(plan.shards):,}, counted from 0")
@@ -128,14 +127,14 @@ def _transfer_shard(
             check_stop()
             planned.add([work.contents.take(action) for action in _checked(plan.bounds, actions, location)])
         to_read, to_move = bytes_of(planned.transfers)
-        label = f"Transferring {plan.spec.package}, shard {number} of {len(plan.shards):,}"
-        announce(registry, label, planned, to_move)
-        progress = Progress(label)
+        shard = f"{plan.spec.package}, shard {number} of {len(plan.shards):,}"
+        announce(registry, f"Transferring {shard}", planned, to_move)
+        progress = Progress(f"Transferring {shard}")
         progress.begin(len(planned), planned.size)
         progress.add(len(planned.kept), planned.size - to_read)
         done = work.spool(TransferredEntry)
         reused = transfer_all(registry.stores, planned.transfers, done, progress, attempt.earliest)
-        return ShardResult(
+        result = ShardResult(
             plan=location,
             number=number,
             seal=staging.write_entries(planned.entries(done)),
@@ -145,6 +144,8 @@ def _transfer_shard(
             bytes_reused=reused,
             kept=len(planned.kept),
         )
+    _log.info("Transferred %s: %s in %s", shard, result, duration(time.monotonic() - began))
+    return result
 
 
 def _checked(bounds: Bounds, actions: Iterable[Action], where: PhysicalKey) -> Iterator[Action]:
