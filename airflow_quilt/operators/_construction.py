@@ -160,6 +160,8 @@ def _fault(kind: "type[ArgumentsOperator]", name: str, value: Any, known: Known)
 
 
 def _is_checked(kind: "type[ArgumentsOperator]", name: str, value: object, known: Known) -> bool:
+    if name not in TEXTS and name not in kind.checks:  # Such as the arguments of a decorated function.
+        return False
     if callable(value):  # Airflow calls it while it renders, for a rendered value.
         return name in kind.callbacks
     if isinstance(value, str) and name not in TEXTS and known.is_native:

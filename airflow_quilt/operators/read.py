@@ -44,10 +44,11 @@ class QuiltReadOperator(QuiltOperator):
             InputError: they do not.
         """
         from airflow_quilt.core.format.names import is_quilt_uri
-        from airflow_quilt.core.format.quilt_uri import QuiltUri
 
         package, *others = (given.get(name) for name in ("package", "registry", "revision", "path"))
         if isinstance(package, str) and known(package) and is_quilt_uri(package):
+            from airflow_quilt.core.format.quilt_uri import QuiltUri
+
             QuiltUri.parse(package).check_others(*(other if known(other) else None for other in others))
 
     def locate(self) -> "tuple[RegistryTarget, Reference]":
