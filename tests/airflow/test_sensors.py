@@ -101,8 +101,11 @@ def test_result_is_the_revision(connected: str, s3_registry: Registry) -> None:
 )
 @pytest.mark.usefixtures("connected")
 def test_bad_wait_is_permanent(arguments: dict[str, Any], error: str) -> None:
+    waiting = sensor()
+    for name, value in arguments.items():  # As of a template.
+        setattr(waiting, name, value)
     with pytest.raises(AirflowFailException, match=f"^{error}: "):
-        sensor(**arguments).poke({})
+        waiting.poke({})
 
 
 def test_store_outage_fails_attempt(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +264,7 @@ def test_unknown_arguments_start_on_worker(dag: DAG, connected: str) -> None:
 
 def test_first_poll_obeys_sensor_flags(dag: DAG, connected: str) -> None:
     """A deferrable sensor ends as it would on a worker: after its first poll, and after its trigger."""
-    bad, away = {"package": "no name"}, {"quilt_conn_id": "nowhere"}
+    bad, away = {"package": "{{ 'no name' }}"}, {"quilt_conn_id": "nowhere"}
     cases: dict[str, tuple[dict[str, Any], str]] = {
         "bad": (bad, "failed"),
         "bad_soft": ({**bad, "soft_fail": True}, "skipped"),
@@ -305,8 +308,10 @@ def test_trigger_errors_obey_sensor_flags() -> None:
         with pytest.raises(kind) as raised:
             sensor(deferrable=True, **flags).resume_execution("execute_complete", {"event": {"error": text}}, {})
         assert kind is AirflowSkipException or text.endswith(str(raised.value)[-20:])
+    empty = sensor(deferrable=True)
+    empty.registry = ""
     with pytest.raises(AirflowFailException, match="registry is empty"):  # The triggerer does not check what it renders.
-        sensor(registry="", deferrable=True).resume_execution("execute_complete", {"event": {"found": {}}}, {})
+        empty.resume_execution("execute_complete", {"event": {"found": {}}}, {})
     for flags, kind in (({}, exceptions.AirflowSensorTimeout), ({"soft_fail": True}, AirflowSkipException)):
         with pytest.raises(kind):
             sensor(deferrable=True, **flags).resume_execution("__fail__", {"error": "Trigger timeout"}, {})
