@@ -182,6 +182,8 @@ def test_records_equal_plain_json(entry: Entry) -> None:
 @given(
     st.lists(LOGICAL_KEYS | st.sampled_from(["a", "a/b", "a//b", "/a", "a/", "..", "a/./b", "\0", ""]), min_size=1, max_size=5)
 )
+@example(["0/\n"])
+@example(["a\nb", "c/"])
 def test_walk_accepts_checked_keys(keys: list[str]) -> None:
     try:
         parsed = [parse_logical_key(key) for key in keys]

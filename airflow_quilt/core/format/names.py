@@ -180,12 +180,15 @@ def is_ordered(keys: Sequence[str]) -> bool:
     Checks many keys at once as :func:`check_next` checks each one; only that one reports the reason.
     """
     text = "\n".join(keys)
-    if text.endswith("/") or "/\n" in text:
-        return False
-    text = walk_order(text)
-    order, below = text.split("\n"), text.replace("\n", "\0\n").split("\n")
-    if len(order) != len(keys):  # A key holds a newline.
+    if text.count("\n") >= len(keys):  # A key holds a newline.
+        if any(key.endswith("/") for key in keys):
+            return False
         order, below = [walk_order(key) for key in keys], [walk_order(f"{key}/") for key in keys]
+    else:
+        if text.endswith("/") or "/\n" in text:
+            return False
+        text = walk_order(text)
+        order, below = text.split("\n"), text.replace("\n", "\0\n").split("\n")
     return all(map(lt, order, order[1:])) and not any(map(str.startswith, order[1:], below))
 
 
