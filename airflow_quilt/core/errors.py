@@ -19,8 +19,6 @@ _MAX_SHOWN: Final = 200
 _MAX_LINE: Final = 1000
 """Maximum characters of a line of a list in a message, which may hold several such texts."""
 _MAX_MESSAGE: Final = 65_536
-_LIKE: Final = 0.65
-"""The least likeness, as of :func:`difflib.get_close_matches`, of a word and the one that was probably meant."""
 _LOGIN: Final = re.compile(r"(?<=[A-Za-z0-9]://)[^/\\?#\s]+@")
 """The user name and password of a URL. Those that are read as URLs are refused; a text of others may hold one too."""
 
@@ -73,15 +71,6 @@ def _bullets(lines: Sequence[str]) -> str:
     """Return a list for a message: the first lines, and the number of the others."""
     more = [f"and {len(lines) - _MAX_LISTED:,} more"] if len(lines) > _MAX_LISTED else []
     return "\n".join([*(f"- {plain(line, _MAX_LINE)}" for line in lines[:_MAX_LISTED]), *more])
-
-
-def nearest(word: object, words: Iterable[str]) -> str:
-    """Return the end of a message about a word that is none of some words: the one that was probably meant, if there is one."""
-    from difflib import get_close_matches  # noqa: PLC0415  (for an error only)
-
-    by_lower = {each.lower(): each for each in words}
-    found = get_close_matches(str(word)[:_MAX_SHOWN].strip().lower(), by_lower, n=1, cutoff=_LIKE)
-    return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
 
 
 class QuiltError(Exception):

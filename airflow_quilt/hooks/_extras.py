@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from airflow_quilt.core.errors import quoted
+from airflow_quilt.core.format.hints import nearest
 
-_NEAR: Final = 0.7
-"""The least likeness of two names, as of :func:`difflib.get_close_matches`, for the one to be meant by the other."""
 _MOST: Final = 10
 """The most unknown extras that are reported."""
 _OTHER_WORDS: Final = {"bucket": "registry", "s3_bucket": "registry"}
@@ -42,12 +41,11 @@ class UnknownExtra:
 
 def find_unknown(extras: Mapping[str, Any], known: frozenset[str]) -> Iterator[UnknownExtra]:
     """Yield the extras that are not known, at most ten, each with the known name that is nearest."""
-    from difflib import get_close_matches
-
     for name in [name for name in extras if name not in known][:_MOST]:
         plainly = _plain(name)
-        near = [] if plainly in _ELSEWHERE else get_close_matches(plainly, sorted(known), 1, _NEAR)
-        yield UnknownExtra(name, next(iter(near), None) or _OTHER_WORDS.get(plainly))
+        near = None if plainly in _ELSEWHERE else nearest(plainly, known)
+        # A name in another case is the known one itself, which is not near but the same.
+        yield UnknownExtra(name, plainly if plainly in known else near or _OTHER_WORDS.get(plainly))
 
 
 def _plain(name: str) -> str:

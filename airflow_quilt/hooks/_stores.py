@@ -11,8 +11,8 @@ from botocore.config import Config
 
 from airflow_quilt.core.catalog.client import CATALOG_RETRY, Catalog, HttpSettings
 from airflow_quilt.core.errors import AccessDeniedError, LocationError, QuiltError, SettingsError, StorageError, quoted
+from airflow_quilt.core.format.hints import did_you_mean
 from airflow_quilt.core.format.web_url import WebUrl
-from airflow_quilt.core.hints import did_you_mean
 from airflow_quilt.core.plan.reach import Reach
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.stop import call_apart

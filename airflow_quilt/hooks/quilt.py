@@ -106,7 +106,7 @@ class QuiltHook(PackageReader, BaseHook):
         try:
             yield
         except AirflowNotFoundException as error:
-            from airflow_quilt.core.hints import did_you_mean
+            from airflow_quilt.core.format.hints import did_you_mean
             from airflow_quilt.hooks._connections import known_connections
 
             name = str(self.quilt_conn_id)
@@ -292,7 +292,7 @@ class QuiltHook(PackageReader, BaseHook):
 
         It makes one request at most: STS is asked for the name of an identity that lacks a permission.
         """
-        from airflow_quilt.core.hints import did_you_mean
+        from airflow_quilt.core.format.hints import did_you_mean
         from airflow_quilt.hooks._stores import explain
 
         if not self._connected:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 from airflow.sdk import Asset, ObjectStoragePath
 from airflow.sdk.bases.operator import BaseOperatorMeta
 
-from airflow_quilt.core.errors import InputError, nearest
+from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.format.hints import did_you_mean
 from airflow_quilt.operators._known import Known
 from airflow_quilt.operators._mapped import given_to_all
 from airflow_quilt.operators._values import TEXTS, plain, text
@@ -103,8 +104,8 @@ def _unknown(kind: type) -> Callable[[str], str]:
     def fault(name: str) -> str:
         ours: Iterable[str] = kind._own_fields()  # type: ignore[attr-defined]  # noqa: SLF001
         meant = (
-            nearest(name, ours)
-            or nearest(name, parameters(kind))
+            did_you_mean(name, ours)
+            or did_you_mean(name, parameters(kind))
             or f"; the arguments are {', '.join(ours)}, and those of every task"
         )
         return f"there is no argument {name!r}{meant}"

@@ -8,8 +8,9 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import Final, Literal, get_args
 
-from airflow_quilt.core.errors import HashTypeError, InputError, LocationError, SourceError, TopHashError, nearest, plain, quoted
+from airflow_quilt.core.errors import HashTypeError, InputError, LocationError, SourceError, TopHashError, plain, quoted
 from airflow_quilt.core.format import layout
+from airflow_quilt.core.format.hints import did_you_mean
 from airflow_quilt.core.format.names import parse_hash_prefix
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation, is_path
 from airflow_quilt.core.format.web_url import refuse_login
@@ -73,13 +74,13 @@ def check_hash_word(hash_type: object) -> None:
     """
     if hash_type not in (words := get_args(HashType)):
         expected = " or ".join(map(repr, words))
-        raise HashTypeError(f"hash type {quoted(hash_type)}: new entries get {expected}{nearest(hash_type, words)}")
+        raise HashTypeError(f"hash type {quoted(hash_type)}: new entries get {expected}{did_you_mean(hash_type, words)}")
 
 
 def _check_word(name: str, value: object, words: Collection[str], more: str = "") -> None:
     if value not in words:
         expected = f"one of {', '.join(map(repr, words))}" if more else " or ".join(map(repr, words))
-        raise InputError(f"{name} {quoted(value)}: expected {expected}{more}{nearest(value, words)}")
+        raise InputError(f"{name} {quoted(value)}: expected {expected}{more}{did_you_mean(value, words)}")
 
 
 def check_remove(remove: object) -> None:
@@ -138,7 +139,7 @@ def check_revision(revision: object) -> None:
         try:
             parse_moment(revision)
         except TopHashError as error:
-            raise TopHashError(f"{error}{nearest(revision, [layout.LATEST])}") from None
+            raise TopHashError(f"{error}{did_you_mean(revision, [layout.LATEST])}") from None
 
 
 def parse_moment(revision: object) -> tuple[datetime | None, str | None]:

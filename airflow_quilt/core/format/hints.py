@@ -1,6 +1,5 @@
 """Hints in messages: of the names that there are, the one that was probably meant."""
 
-import difflib
 from collections.abc import Iterable
 from itertools import islice
 from typing import Final
@@ -11,15 +10,20 @@ _MOST_NAMES: Final = 10_000
 """The most names that are compared."""
 _LONGEST: Final = 200
 """The most characters of a name that are compared."""
+_LIKE: Final = 0.65
+"""The least likeness, as of :func:`difflib.get_close_matches`, of a name and the one that was probably meant."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that is the nearest to another one; None where none is near."""
-    names = (each for each in islice(known, _MOST_NAMES) if each != name and len(each) <= _LONGEST)
-    return next(iter(difflib.get_close_matches(name[:_LONGEST], names, 1)), None)
+    """Return the known name that is the nearest to another one, also in another case; None where none is near."""
+    from difflib import get_close_matches  # noqa: PLC0415  (for an error only)
+
+    by_lower = {each.lower(): each for each in islice(known, _MOST_NAMES) if each != name and len(each) <= _LONGEST}
+    found = get_close_matches(name[:_LONGEST].strip().lower(), by_lower, 1, _LIKE)
+    return by_lower[found[0]] if found else None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the end of a message about a name that does not exist: the nearest one; empty where none is near."""
-    found = nearest(name, known)
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return the end of a message about a name that is not known: the nearest one; empty where none is near."""
+    found = nearest(str(name), known)
     return "" if found is None else f"; did you mean {quoted(found)}?"

@@ -21,12 +21,12 @@ from airflow_quilt.core.errors import (
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.diff import Change, compare
 from airflow_quilt.core.format.hashes import verify_stream
+from airflow_quilt.core.format.hints import did_you_mean, nearest
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.names import PackageName, TopHash, check_pattern, is_name_part, matches
 from airflow_quilt.core.format.quilt_uri import Pin
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
-from airflow_quilt.core.hints import did_you_mean, nearest
 from airflow_quilt.core.registry.manifests import Manifests
 from airflow_quilt.core.registry.pointer_reader import PointerReader
 from airflow_quilt.core.registry.resolve import resolve

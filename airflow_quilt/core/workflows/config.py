@@ -14,9 +14,9 @@ from jsonschema import Draft7Validator, SchemaError
 from jsonschema.validators import validator_for
 
 from airflow_quilt.core.errors import LocationError, StorageError, WorkflowConfigError, plain, quoted
+from airflow_quilt.core.format.hints import did_you_mean
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.format.web_url import refuse_login
-from airflow_quilt.core.hints import did_you_mean
 from airflow_quilt.core.storage.objects import StoredObject
 from airflow_quilt.core.storage.paths import resolve_location
 from airflow_quilt.core.workflows.bounded_yaml import YAML_ERRORS, parse_yaml
