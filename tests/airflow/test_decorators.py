@@ -12,7 +12,7 @@ import pytest
 from airflow.sdk import DAG, Asset, BaseOperator, ObjectStoragePath, task
 
 from airflow_quilt._compat import AirflowFailException
-from airflow_quilt.assets import quilt_asset
+from airflow_quilt.assets import quilt_alias, quilt_asset
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.decorators import quilt_build, quilt_push
@@ -100,7 +100,8 @@ def test_entries_argument_fails() -> None:
 
 def test_known_package_is_an_outlet() -> None:
     assert returning("/data/", registry="s3://bucket").outlets == [quilt_asset("team/data", "s3://bucket")]
-    assert returning("/data/", registry="s3://bucket", package="team/{{ ds }}").outlets == []
+    unknown = returning("/data/", registry="s3://bucket", package="team/{{ ds }}")
+    assert unknown.outlets == [quilt_alias(unknown.dag_id, unknown.task_id)]
 
 
 def test_xcom_and_context_are_passed(dag: DAG, connected: str, s3_registry: Registry, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from airflow_quilt.sensors import QuiltPackageSensor
 from airflow_quilt.task_groups import quilt_push_group
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
-from tests.airflow.support import Shared, run_here
+from tests.airflow.support import Shared, late, run_here
 from tests.test_docs import ROOT
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def run(place: Shared) -> Failures:
         push("no_workflow", workflow="alhpa")
         push("workflow", workflow="alpha")
         push("update", package="team/dtaa", mode="update", source="/data/of/another/worker.csv")
-        QuiltBuildOperator(task_id="build", package="team/new", entries={"a.csv": entry(content="a")})
+        late(QuiltBuildOperator, task_id="build", package="team/new", entries={"a.csv": entry(content="a")})
 
         after: list[Any] = [
             QuiltInstallOperator(task_id="install", dest=str(place.path / "installed"), **NEAR),
@@ -118,7 +118,7 @@ def run(place: Shared) -> Failures:
             QuiltVerifyOperator(task_id="differs", package="team/data", src=str(place.path / "empty")),
             QuiltDeleteOperator(task_id="delete", **NEAR),
             QuiltRollbackOperator(task_id="rollback", revision="abcdef", **NEAR),
-            QuiltPackageSensor(task_id="wait", package="team/data", newer_than="xyz"),
+            late(QuiltPackageSensor, task_id="wait", package="team/data", newer_than="xyz"),
             QuiltPackageSensor(task_id="wait_deferred", registry="s3://nobucket-here", deferrable=True, **NEAR),
         ]
         first >> after

@@ -191,7 +191,7 @@ def test_meta_without_keys_refused(registry: Registry, memory: MemoryStorage, mo
 
 
 def test_merge_needs_something(registry: Registry) -> None:
-    with pytest.raises(InputError, match="meta_mode='merge' is for updates, and for a package that is the one source"):
+    with pytest.raises(InputError, match="meta_mode='merge': leave it out, or give mode='update' or one package as entries"):
         push(registry, draft({"a": b"a"}, meta={"x": 1}, meta_mode="merge"))
     assert push(registry, draft({"a": b"a"}, mode="update", meta={"x": 1}, meta_mode="merge")).created
     with pytest.raises(InputError, match="meta_mode 'add': expected 'replace' or 'merge'"):

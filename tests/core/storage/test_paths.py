@@ -61,15 +61,16 @@ def test_s3_url_is_parsed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "words", "of_registry"),
     [
-        pytest.param("", "empty", id="empty"),
-        pytest.param("https://example.com/a", "s3://bucket/key", id="https"),
-        pytest.param("a\0b", "NUL", id="nul"),
-        pytest.param("~\ud800", "Unicode", id="half-a-pair-in-a-home"),
+        pytest.param("", "empty", "empty", id="empty"),
+        pytest.param("https://example.com/a", "s3://bucket/key", "expected s3://bucket or a directory", id="https"),
+        pytest.param("./a\0b", "NUL", "NUL", id="nul"),
+        pytest.param("~\ud800", "Unicode", "Unicode", id="half-a-pair-in-a-home"),
     ],
 )
-def test_bad_location_is_refused(text: str, words: str) -> None:
-    for resolve in (resolve_location, resolve_registry):
-        with pytest.raises(LocationError, match=words):
-            resolve(text)
+def test_bad_location_is_refused(text: str, words: str, of_registry: str) -> None:
+    with pytest.raises(LocationError, match=words):
+        resolve_location(text)
+    with pytest.raises(LocationError, match=of_registry):
+        resolve_registry(text)
