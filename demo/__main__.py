@@ -5,6 +5,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -25,6 +26,8 @@ from testbed.server import S3Server
 
 BUCKET: Final = "penguins"
 PACKAGE: Final = PackageName.parse("penguins/weekly")
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
+"""The beginning of a record of Airflow's log."""
 DAGS: Final = Path(__file__).parent.parent / "example_dags"
 
 
@@ -81,14 +84,18 @@ class Airflow:
         commands, output = cast("IO[str]", self._process.stdin), cast("IO[str]", self._process.stdout)
         print(json.dumps(arguments), file=commands, flush=True)
         lines: list[str] = []
+        begun = 0
         for line in output:
             if line.startswith(END):
                 if line.removeprefix(END).strip() == "0":
                     return
                 break
+            if _TIME.match(line):
+                begun = len(lines)
             lines.append(line)
-            if "[airflow_quilt." in line:
-                print("   ", line.partition("]")[2].partition("[airflow_quilt.")[0].strip(), flush=True)
+            if "[airflow_quilt." in line:  # The name of its logger ends a record, of one line or several.
+                for text in "".join(lines[begun:]).partition("]")[2].partition("[airflow_quilt.")[0].splitlines():
+                    print("   ", text.strip(), flush=True)
         print("".join(lines))
         sys.exit(f"airflow {shlex.join(arguments)} failed")
 

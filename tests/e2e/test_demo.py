@@ -19,6 +19,8 @@ def test_demo_shows_revisions(tmp_path: Path) -> None:
     first, second = run.stdout.split("The revisions of penguins/weekly in s3://penguins, newest first")[1:]
     assert "Penguins, week of 2009-12-28  <- latest" in first
     assert "Penguins, week of 2008-12-29\n" in first
+    assert "    Published penguins/weekly@" in run.stdout
+    assert "loc=" not in run.stdout
     assert "Penguins, week of 2009-12-28  <- latest" in second
     assert "2008-12-29" not in second
     assert "plots/\n      adelie.png " in first
