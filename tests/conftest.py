@@ -23,7 +23,6 @@ from testbed.server import S3Server
 _LONGEST: Final = (
     "test_triggers.py",
     "test_operators.py",
-    "test_no_leaks.py",
     "test_hostile_environment.py",
     "test_sharded.py",
     "test_s3_crt.py",

@@ -18,7 +18,7 @@ from airflow_quilt.operators import QuiltBuildOperator, QuiltPushOperator, Quilt
 from airflow_quilt.operators.shards import QuiltPlanPushOperator
 from airflow_quilt.task_groups import quilt_push_group
 from airflow_quilt.triggers.package import QuiltPackageTrigger
-from tests.airflow.support import events, instance, needs_airflow, result, run_data, run_here, until_airflow
+from tests.airflow.support import events, instance, late, needs_airflow, result, run_data, run_here, until_airflow
 
 HASH = "0123456789abcdef" * 4
 
@@ -185,12 +185,15 @@ def test_asset_and_alias_make_one_event(dag: DAG, connected: str, caplog: pytest
 
 @until_airflow("3.3")
 def test_partition_needs_airflow_3_3(connected: str, s3_registry: Registry) -> None:
-    push = QuiltPushOperator(
-        task_id="push", package="team/data", registry=connected, entries={"a.txt": entry(content="a")}, partition_key="2026-11-23"
-    )
+    given = {"package": "team/data", "registry": connected, "entries": {"a.txt": entry(content="a")}}
+    message = "partition_key '2026-11-23': .* 3.3 or newer"
 
-    with pytest.raises(AirflowFailException, match="partition_key '2026-11-23': .* 3.3 or newer"):
-        push.execute({"outlet_events": OutletEventAccessors()})
+    with pytest.raises(InputError, match=message):
+        QuiltPushOperator(task_id="push", partition_key="2026-11-23", **given)
+    with pytest.raises(AirflowFailException, match=message):
+        late(QuiltPushOperator, task_id="push", partition_key="2026-11-23", **given).execute(
+            {"outlet_events": OutletEventAccessors()}
+        )
     assert list(s3_registry.packages()) == []
 
 
