@@ -30,7 +30,9 @@ test-matrix: $(addprefix row-,$(ROWS)) ## Run the provider's tests with the vers
 
 test-oldest: row-airflow-3.0.6 ## Run the row of the oldest Airflow that is supported
 
-test-newest: row-airflow-3.3.2 ## Run the row of the newest Airflow, as it is installed under its constraints
+# `make test` runs all of them under the newest Airflow already, with newer libraries: here those that meet Airflow's own parts.
+test-newest: IN_MATRIX = $(patsubst %,tests/airflow/test_%.py,assets decorators hook operators provider_info sensors task_groups triggers)
+test-newest: row-airflow-3.3.2 ## Run most of the row of the newest Airflow, as it is installed under its constraints
 
 row-%: $(MATRIX)/%/.ready
 	@if [ -x $(MATRIX)/$*/bin/python ]; then echo "Testing with the versions of testbed/pins/$*.txt" && \
