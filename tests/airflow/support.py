@@ -126,6 +126,13 @@ class Later:
         return None
 
 
+def serialization() -> Any:
+    """Return the class of this Airflow that serializes DAGs."""
+    from airflow.serialization import serialized_objects
+
+    return getattr(serialized_objects, "DagSerialization", None) or serialized_objects.SerializedDAG  # 3.2
+
+
 def late(kind: Any, **arguments: Any) -> Any:
     """Return a task whose arguments are known only when it runs, and so are not checked before."""
     if "entries" in kind.template_fields:

@@ -16,7 +16,7 @@ from airflow_quilt.operators import QuiltPushOperator
 from airflow_quilt.operators.shards import QuiltPlanPushOperator
 from airflow_quilt.task_groups import quilt_push_group
 from testbed.server import S3Server
-from tests.airflow.support import needs_airflow, run_here, states
+from tests.airflow.support import needs_airflow, run_here, serialization, states
 
 FILES = {"copy.txt": b"01234567", "keep.txt": b"keep"}
 
@@ -119,7 +119,6 @@ def test_rendering_calls_no_function(kind: Any, name: str) -> None:
 @needs_airflow("3.1")
 def test_serialized_dag_is_stable(dag: DAG) -> None:
     """Keep the version of the DAG from one parsing to the next: no address of a function is in it."""
-    from airflow.serialization import serialized_objects
 
     def serialized() -> str:
         with DAG("stable", schedule=None) as made:
@@ -128,8 +127,7 @@ def test_serialized_dag_is_stable(dag: DAG) -> None:
                 QuiltPushOperator.partial(task_id=f"mapped_{name}", entries="/data/", copy=is_copied, package="team/data").expand(
                     dest=[function]
                 )
-        kind = getattr(serialized_objects, "DagSerialization", None) or serialized_objects.SerializedDAG
-        return json.dumps(kind.to_dict(made), sort_keys=True)
+        return json.dumps(serialization().to_dict(made), sort_keys=True)
 
     first = serialized()
     assert "<callable" in first

@@ -17,7 +17,7 @@ from airflow_quilt.sensors import QuiltPackageSensor
 from airflow_quilt.triggers.revision import QuiltRevisionTrigger
 from testbed.airflow_home import connections
 from testbed.server import Identity, S3Server
-from tests.airflow.support import exceptions, needs_airflow, run_here
+from tests.airflow.support import exceptions, needs_airflow, run_here, serialization
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
@@ -256,9 +256,7 @@ def test_unknown_arguments_start_on_worker(dag: DAG, connected: str) -> None:
     states = {(each.task_id, each.map_index): str(each.state) for each in run.get_task_instances()}
     assert set(states.values()) == {"success"}, states
     assert ("mapped", 1) in states
-    from airflow.serialization.serialized_objects import DagSerialization
-
-    stored = DagSerialization.from_dict(DagSerialization.to_dict(dag))
+    stored = serialization().from_dict(serialization().to_dict(dag))
     assert not any(stored.get_task(each).start_trigger_args for each in stored.task_dict)
 
 
