@@ -126,6 +126,15 @@ class Later:
         return None
 
 
+def has_common_runtime() -> bool:
+    """Return whether awscrt can make the requests of S3; rows of the matrix have none, or an old one."""
+    try:
+        import airflow_quilt.core.storage.s3.crt.client  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def serialization() -> Any:
     """Return the class of this Airflow that serializes DAGs."""
     from airflow.serialization import serialized_objects
