@@ -6,19 +6,19 @@ import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack, cast
 
-from airflow.sdk.bases.decorator import DecoratedOperator
+from airflow.sdk.bases.decorator import DecoratedOperator, _TaskDecorator
 
 from airflow_quilt._compat import determine_kwargs
 from airflow_quilt.core.errors import InputError, SourceError
 from airflow_quilt.operators._checks import OF_PUBLICATIONS, OF_PUSHES, Check, key
-from airflow_quilt.operators._expand import QuiltTask
+from airflow_quilt.operators._expand import finished
 from airflow_quilt.operators._values import plain
 from airflow_quilt.operators.build import QuiltBuildOperator
 from airflow_quilt.operators.publish import QuiltPublishOperator
 from airflow_quilt.operators.push import QuiltPushOperator
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import Context, XComArg
     from airflow.sdk.bases.decorator import TaskDecorator
 
     from airflow_quilt.core.publish.draft import Draft
@@ -111,6 +111,22 @@ class _QuiltBuildDecoratedOperator(_ReturnedEntries, QuiltBuildOperator):
     checks: ClassVar[Mapping[str, Check]] = {**OF_PUBLICATIONS, "logical_key": key}
     template_fields: Sequence[str] = _fields(QuiltBuildOperator)
     custom_operator_name = "@task.quilt_build"
+
+
+class QuiltTask(_TaskDecorator[..., Any, Any]):
+    """A decorated function, which becomes a task or a mapped task."""
+
+    def expand(self, **mapped: Any) -> "XComArg":
+        """Make the mapped task."""
+        made = super().expand(**mapped)
+        finished(made.operator)  # type: ignore[attr-defined]
+        return made
+
+    def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> "XComArg":
+        """Make the mapped task."""
+        made = super().expand_kwargs(kwargs, strict=strict)
+        finished(made.operator)  # type: ignore[attr-defined]
+        return made
 
 
 def quilt_push_task(

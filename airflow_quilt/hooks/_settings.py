@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from airflow_quilt.core.errors import LocationError, SettingsError, plain, quoted
 from airflow_quilt.core.format.web_url import WebUrl
 from airflow_quilt.core.runtime.limits import Limits
-from airflow_quilt.hooks._extras import UnknownExtra, find_unknown
 from airflow_quilt.hooks._secrets import check_sendable, check_url, named_setting
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Connection
 
     from airflow_quilt.core.storage.s3.crt.requests import Transport
+    from airflow_quilt.hooks._extras import UnknownExtra
 
 _NO_VALUE: Final = frozenset({"", "null", "none"})
 _FLAGS: Final = {"true": True, "false": False}
@@ -86,7 +86,7 @@ class QuiltSettings:
     transport: "Transport" = "auto"
     allowed_buckets: frozenset[str] | None = None
     provenance: bool = False
-    unknown: tuple[UnknownExtra, ...] = ()
+    unknown: "tuple[UnknownExtra, ...]" = ()
 
     @property
     def limits(self) -> Limits:
@@ -158,6 +158,8 @@ class _Extras:
         Raises:
             SettingsError: one of them is likely a bound.
         """
+        from airflow_quilt.hooks._extras import find_unknown
+
         for extra in find_unknown(self._extras, known):
             if extra.meant in _BOUNDS and extra.meant not in self._extras:
                 raise SettingsError(f"{self._where}: the extra {extra}")

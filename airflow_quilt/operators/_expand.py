@@ -1,9 +1,8 @@
-"""Operators and decorated functions with a part of their arguments, which become mapped tasks."""
+"""Operators with a part of their arguments, which become mapped tasks."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from airflow.sdk.bases.decorator import _TaskDecorator
 from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
 from airflow_quilt.assets.uri import is_known
@@ -12,7 +11,6 @@ from airflow_quilt.operators._mapped import given_to_all, mark_data
 from airflow_quilt.operators._outlets import add_outlets_of_mapped
 
 if TYPE_CHECKING:
-    from airflow.sdk import XComArg
     from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 _LABEL: Final = "{{ task.package }}"
@@ -31,30 +29,14 @@ class QuiltPartial(OperatorPartial):
                 raise
             self._expand_called = True  # Or it would report that it was never mapped.
             raise failure(self.kwargs["task_id"], faults) from None
-        return _finished(made)
+        return finished(made)
 
     def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> "MappedOperator":
         """Make the mapped task."""
-        return _finished(super().expand_kwargs(kwargs, strict=strict))
+        return finished(super().expand_kwargs(kwargs, strict=strict))
 
 
-class QuiltTask(_TaskDecorator[..., Any, Any]):
-    """A decorated function, which becomes a task or a mapped task."""
-
-    def expand(self, **mapped: Any) -> "XComArg":
-        """Make the mapped task."""
-        made = super().expand(**mapped)
-        _finished(made.operator)  # type: ignore[attr-defined]
-        return made
-
-    def expand_kwargs(self, kwargs: Any, *, strict: bool = True) -> "XComArg":
-        """Make the mapped task."""
-        made = super().expand_kwargs(kwargs, strict=strict)
-        _finished(made.operator)  # type: ignore[attr-defined]
-        return made
-
-
-def _finished(operator: "MappedOperator") -> "MappedOperator":
+def finished(operator: "MappedOperator") -> "MappedOperator":
     """Return a mapped task, checked, with its outlets, and with its instances labelled by their packages in Airflow's pages."""
     check_mapped(operator)
     mark_data(operator)
