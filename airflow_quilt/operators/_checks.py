@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from airflow_quilt.core.errors import InputError, LocationError, quoted
+from airflow_quilt.core.format.names import PackageName, is_quilt_uri, parse_hash_prefix, parse_logical_key
 from airflow_quilt.hooks._settings import POSITIVE_INT, positive_int
 from airflow_quilt.operators._events import check_partition
 from airflow_quilt.operators._known import Known
@@ -13,31 +14,20 @@ Check = Callable[[Any, Known], object]
 """Raises an InputError for a value that can never work."""
 
 
-def published_package(value: object, _known: Known) -> None:
-    """Check the name of a package to publish."""
-    from airflow_quilt.core.format.names import PackageName
-
-    PackageName.parse(value)
+def of(parse: Callable[[Any], object]) -> Check:
+    """Return the check by a function that takes the value alone, such as a parser of the core."""
+    return lambda value, _known: parse(value)
 
 
-def existing_package(value: object, _known: Known) -> None:
-    """Check the name of a package to read."""
-    from airflow_quilt.core.format.names import PackageName
-
-    PackageName.parse_existing(value)
-
-
-def listed_package(value: object, _known: Known) -> None:
-    """Check the name of a package to delete."""
-    from airflow_quilt.core.format.names import PackageName
-
-    PackageName.parse_listed(value)
+published_package: Final = of(PackageName.parse)
+existing_package: Final = of(PackageName.parse_existing)
+listed_package: Final = of(PackageName.parse_listed)
+top_hash: Final = of(parse_hash_prefix)
+partition: Final = of(check_partition)
 
 
 def package_or_uri(value: object, known: Known) -> None:
     """Check the name or the Quilt+ URI of a package to read."""
-    from airflow_quilt.core.format.names import is_quilt_uri
-
     if is_quilt_uri(value):
         from airflow_quilt.core.format.quilt_uri import QuiltUri
 
@@ -88,17 +78,8 @@ def of_core(name: str) -> Check:
     return check
 
 
-def top_hash(value: object, _known: Known) -> None:
-    """Check a top hash, or the beginning of one."""
-    from airflow_quilt.core.format.names import parse_hash_prefix
-
-    parse_hash_prefix(value)
-
-
 def key(value: str, _known: Known) -> None:
     """Check the logical key of a file or a directory."""
-    from airflow_quilt.core.format.names import parse_logical_key
-
     parse_logical_key(value.removesuffix("/"))
 
 
@@ -142,11 +123,6 @@ def destination(value: object, _known: Known) -> None:
 
     if not callable(value):
         parse_dest(value)  # type: ignore[arg-type]
-
-
-def partition(value: str, _known: Known) -> None:
-    """Check the partition of an asset."""
-    check_partition(value)
 
 
 def check_given(entries: object, allow_empty: object) -> None:
