@@ -9,7 +9,7 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from airflow_quilt.cli._output import Output, Row
-from airflow_quilt.core.errors import EntryDamagedError, ManifestError, PackageNotFoundError, plain, quoted
+from airflow_quilt.core.errors import EntryDamagedError, ManifestError, PackageNotFoundError, plain, quoted, short
 from airflow_quilt.core.format.diff import Change
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.quilt_uri import QuiltUri
@@ -26,7 +26,6 @@ from airflow_quilt.hooks.quilt import QuiltHook
 _log = logging.getLogger(__name__)
 
 _DIFFERENT: Final = 1
-_SHORT_HASH: Final = 12
 _MESSAGE: Final = 80
 """The most characters of a message in a table."""
 _CHECKED_FIRST: Final = 64 * 1024 * 1024
@@ -72,7 +71,7 @@ def _revisions(target: RegistryTarget, reference: Reference, options: Namespace,
             message = None
         named = target.to_xcom(package, top_hash)
         value = {"published_at": published_at.isoformat(), "top_hash": top_hash, "message": message}
-        shown = [published_at.strftime("%Y-%m-%d %H:%M:%S"), top_hash[:_SHORT_HASH], plain(message or "", _MESSAGE)]
+        shown = [published_at.strftime("%Y-%m-%d %H:%M:%S"), short(top_hash), plain(message or "", _MESSAGE)]
         value |= {name: named[name] for name in ("quilt_uri", "catalog_url")}
         return Row(value, [published_at.isoformat(), top_hash, message or ""], shown)
 
@@ -142,7 +141,7 @@ def _install(target: RegistryTarget, reference: Reference, options: Namespace, o
     counts = {"files": len(installed.paths), "bytes": installed.bytes, "reused": installed.reused}
     value = target.to_xcom(reference.package, installed.top_hash, **counts, checksum_only=installed.checksum_only)
     names = [str(reference.package), installed.top_hash]
-    shown = [names[0], names[1][:_SHORT_HASH], str(counts["files"]), human_size(installed.bytes), str(installed.reused)]
+    shown = [names[0], short(names[1]), str(counts["files"]), human_size(installed.bytes), str(installed.reused)]
     out.record(["PACKAGE", "TOP HASH", "FILES", "SIZE", "REUSED"], Row(value, [*names, *counts.values()], shown))
     return 0
 

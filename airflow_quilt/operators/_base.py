@@ -162,8 +162,8 @@ class airflow_errors(AbstractContextManager[None]):  # noqa: N801  (as other con
         # Not a generator's context manager, which gives an error that leaves it its earlier frames again.
         try:
             self._work.__exit__(kind, error, frames)
-        except QuiltError as failure:
-            raise self._outcome(failure) from None
+        except QuiltError as stopped:
+            raise self._outcome(stopped) from None
         if isinstance(error, QuiltError):
             raise self._outcome(error) from None
 
