@@ -40,14 +40,22 @@ def connected(s3: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str
 
 
 @pytest.fixture(scope="module")
-def shared(s3: S3Server, buckets: Iterator[str], database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+def module_registry(s3: S3Server, buckets: Iterator[str]) -> Iterator[str]:
+    """As ``connected``, for all tests of a module."""
+    registry = f"s3://{next(buckets)}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in connections(s3, registry).items():
+            patch.setenv(name, value)
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def shared(
+    s3: S3Server, buckets: Iterator[str], module_registry: str, database: None, tmp_path_factory: pytest.TempPathFactory
+) -> Shared:
     """A place for the one run that the tests of a module share; its registry is that of the connections."""
     dag_bag()  # Skips the tests where no DAG can be run.
-    place = Shared(s3.client(), f"s3://{next(buckets)}", f"s3://{next(buckets)}", tmp_path_factory.mktemp("shared"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in connections(s3, place.registry).items():
-            patch.setenv(name, value)
-        yield place
+    return Shared(s3.client(), module_registry, f"s3://{next(buckets)}", tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture

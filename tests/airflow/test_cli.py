@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,6 @@ from airflow_quilt.cli import main
 from airflow_quilt.core import Draft, push
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.hooks.quilt import QuiltHook
-from testbed.airflow_home import connections
 from testbed.server import S3Server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -75,19 +74,15 @@ class Pushed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def pushed(s3: S3Server, buckets: Iterator[str]) -> Iterator[Pushed]:
+def pushed(module_registry: str) -> Pushed:
     """The package ``team/data`` in the registry of the connection."""
-    url = f"s3://{next(buckets)}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in connections(s3, url).items():
-            patch.setenv(name, value)
-        registry = QuiltHook().registry()
-        drafts = [
-            Draft(package="team/data", entries=OLD, message="old"),
-            Draft(package="team/data", entries=NEW, message="n\n\x1bew"),
-        ]
-        hashes = [push(registry, draft).top_hash for draft in drafts]
-        yield Pushed(registry, *hashes)
+    registry = QuiltHook().registry()
+    drafts = [
+        Draft(package="team/data", entries=OLD, message="old"),
+        Draft(package="team/data", entries=NEW, message="n\n\x1bew"),
+    ]
+    hashes = [push(registry, draft).top_hash for draft in drafts]
+    return Pushed(registry, *hashes)
 
 
 def test_lists(run: Run, pushed: Pushed) -> None:

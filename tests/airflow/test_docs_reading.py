@@ -2,15 +2,12 @@
 
 import re
 import shlex
-from collections.abc import Iterator
 
 import pytest
 
 from airflow_quilt.cli import main
 from airflow_quilt.core import Draft, push
 from airflow_quilt.hooks.quilt import QuiltHook
-from testbed.airflow_home import connections
-from testbed.server import S3Server
 from tests.test_docs import ROOT, blocks
 
 PAGE = ROOT / "docs/reading.md"
@@ -19,16 +16,12 @@ BUCKET = re.compile(r"s3://[a-z0-9-]+")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def readings(s3: S3Server, buckets: Iterator[str]) -> Iterator[None]:
+def readings(module_registry: str) -> None:
     """The package of the page, with its two revisions; top hashes are the same everywhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in connections(s3, f"s3://{next(buckets)}").items():
-            patch.setenv(name, value)
-        registry = QuiltHook().registry()
-        readings = {"raw/readings.csv": b"t,value\n0,1.5\n", "README.md": b"# Readings\n"}
-        push(registry, Draft(package="lab/readings", entries=readings, message="First readings"))
-        push(registry, Draft(package="lab/readings", mode="update", entries={"notes.json": {"by": "Ada"}}, message="Notes"))
-        yield
+    registry = QuiltHook().registry()
+    readings = {"raw/readings.csv": b"t,value\n0,1.5\n", "README.md": b"# Readings\n"}
+    push(registry, Draft(package="lab/readings", entries=readings, message="First readings"))
+    push(registry, Draft(package="lab/readings", mode="update", entries={"notes.json": {"by": "Ada"}}, message="Notes"))
 
 
 def test_hook_example_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,5 @@
 """The methods of QuiltHook that read packages, on the real store."""
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,6 @@ from airflow_quilt.core.errors import (
 )
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.hooks.quilt import QuiltHook
-from testbed.airflow_home import connections
 from testbed.server import S3Server
 
 FRAME = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
@@ -44,18 +42,14 @@ class Pushed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def pushed(s3: S3Server, buckets: Iterator[str]) -> Iterator[Pushed]:
+def pushed(module_registry: str) -> Pushed:
     """The package ``team/data`` in the registry of the connection, and one of another team."""
-    url = f"s3://{next(buckets)}"
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in connections(s3, url).items():
-            patch.setenv(name, value)
-        hook = QuiltHook()
-        registry = hook.registry()
-        old = push(registry, Draft(package="team/data", entries={"text.txt": b"old", "gone": b""}))
-        new = push(registry, Draft(package="team/data", entries=FILES))
-        push(registry, Draft(package="other/data", entries={"a": b""}))
-        yield Pushed(hook, registry, old.top_hash, new.top_hash, str(new.uri))
+    hook = QuiltHook()
+    registry = hook.registry()
+    old = push(registry, Draft(package="team/data", entries={"text.txt": b"old", "gone": b""}))
+    new = push(registry, Draft(package="team/data", entries=FILES))
+    push(registry, Draft(package="other/data", entries={"a": b""}))
+    return Pushed(hook, registry, old.top_hash, new.top_hash, str(new.uri))
 
 
 def test_packages_and_revisions(pushed: Pushed, tmp_path: Path) -> None:
