@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring as _json_text
 from json.encoder import encode_basestring_ascii as _ascii_json_text
-from typing import IO, Annotated, Any, Final, TypeVar
+from typing import IO, Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -55,6 +55,20 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     def user_meta(self) -> Any:
         """User metadata of the entry; ``{}`` if there is none."""
         return user_meta_of(self.meta)
+
+
+class EntryBlock(NamedTuple):
+    """Some entries that follow each other in walk order, with their text, which is made once.
+
+    Attributes:
+        entries: the entries.
+        canonical: their canonical JSON, concatenated.
+        lines: for plain entries (:func:`plain_lines`) their lines, each with its newline; None for others.
+    """
+
+    entries: Sequence[Entry]
+    canonical: bytes
+    lines: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +184,32 @@ def canonical_entry(entry: Entry) -> str:
 def canonical_text(entries: Iterable[Entry]) -> bytes:
     """Return the concatenated canonical JSON of entries."""
     return "".join([canonical_entry(entry) for entry in entries]).encode()
+
+
+def plain_lines(entries: Iterable[Entry]) -> str:
+    """Return the lines of plain entries, as :func:`entry_line` returns each, with their newlines.
+
+    A plain entry has one physical key, no metadata, and no character that JSON escapes. For any other one the result is no line
+    of a manifest.
+    """
+    return "".join(
+        [
+            f'{{"logical_key": "{entry.logical_key}", "physical_keys": ["{entry.physical_keys[0]}"], "size": {entry.size}, '
+            f'"hash": {{"type": "{entry.hash.type}", "value": "{entry.hash.value}"}}, "meta": {{}}}}\n'
+            for entry in entries
+        ]
+    )
+
+
+def plain_canonical(entries: Iterable[Entry]) -> str:
+    """Return the concatenated canonical JSON of plain entries that are ASCII, as :func:`canonical_text` returns it."""
+    return "".join(
+        [
+            f'{{"hash":{{"type":"{entry.hash.type}","value":"{entry.hash.value}"}},'
+            f'"logical_key":"{entry.logical_key}","meta":{{}},"size":{entry.size}}}'
+            for entry in entries
+        ]
+    )
 
 
 def _entry_json(entry: Entry) -> str:

@@ -16,10 +16,13 @@ from airflow_quilt.core.format.manifest import (
     LARGEST,
     MAX_RECORD_SIZE,
     Entry,
+    EntryBlock,
     canonical_entry,
     canonical_json,
     canonical_text,
     entry_line,
+    plain_canonical,
+    plain_lines,
 )
 from airflow_quilt.core.format.metadata import is_nested_deeper
 from airflow_quilt.core.format.names import are_keys, parse_directory_key, parse_logical_key
@@ -43,6 +46,9 @@ _BLOCK_SIZE: Final = 256 * 1024
 _QUOTES: Final = 22
 """Quotes in the line of an entry with one physical key and no metadata, as nearly all have, and no quote in its values. An
 unknown or repeated key in an object makes more, and a line without metadata cannot end in an object."""
+
+_END: Final = b', "meta": {}}\n'
+"""The end of the line of an entry without metadata, as this provider and quilt3 spell it."""
 
 _DECODE_ERRORS: Final = (ValueError, msgspec.DecodeError, RecursionError)
 """Errors for a line that is not an entry; those of msgspec are a ``ValueError`` only since its later releases."""
@@ -109,8 +115,8 @@ def decode_keys(block: bytes) -> list[str] | None:
     return texts if len(texts) == len(keys) else None
 
 
-def decode_block(number: int, block: bytes, directories: DirectoryMetadata) -> Generator[tuple[list[Entry], bytes], None, int]:
-    """Yield the entries of a block of lines, some at a time, each time with their canonical JSON; return the count of its lines.
+def decode_block(number: int, block: bytes, directories: DirectoryMetadata) -> Generator[EntryBlock, None, int]:
+    """Yield the entries of a block of lines, some at a time; return the count of its lines.
 
     Args:
         number: the number of the first line.
@@ -120,9 +126,9 @@ def decode_block(number: int, block: bytes, directories: DirectoryMetadata) -> G
     Raises:
         ManifestError: a line is neither an entry nor the metadata of a directory, or such metadata is given twice.
     """
-    if entries := _decode_plain_block(block):
-        yield entries, canonical_text(entries)
-        return len(entries)
+    if decoded := _decode_exact_block(block) or _decode_plain_block(block):
+        yield decoded
+        return len(decoded.entries)
     at = number - 1
     for at, line in _numbered(number, block):
         _check_size(at, line)
@@ -131,11 +137,27 @@ def decode_block(number: int, block: bytes, directories: DirectoryMetadata) -> G
         except LogicalKeyError as error:
             raise ManifestError(f"line {at}: {error}") from error
         if entry:
-            yield [entry], _canonical(at, line, canonical_entry, entry)
+            yield EntryBlock([entry], _canonical(at, line, canonical_entry, entry))
     return at - number + 1
 
 
-def _decode_plain_block(block: bytes) -> list[Entry] | None:
+def _decode_exact_block(block: bytes) -> EntryBlock | None:
+    """Decode a block of lines that are all spelled exactly as this provider and quilt3 spell plain entries in ASCII.
+
+    Equal bytes exclude all that msgspec's decoder overlooks, as in :func:`_decode_plain`; here for all lines at once.
+    """
+    if block[-len(_END) :] != _END or len(block) > _MAX_LINE_SIZE or not block.isascii() or b"\\" in block or b"\x7f" in block:
+        return None
+    try:
+        entries = _decoder.decode_lines(block)
+    except _DECODE_ERRORS:
+        return None
+    if plain_lines(entries).encode() != block or not are_keys([entry.logical_key for entry in entries]):
+        return None
+    return EntryBlock(entries, plain_canonical(entries).encode(), block)
+
+
+def _decode_plain_block(block: bytes) -> EntryBlock | None:
     """Decode all lines of a block at once; None unless cheap checks prove every one of them the valid line of an entry.
 
     The lines are one object each, and all keys of an entry are there once: with any other, a line has more quotes. No line has
@@ -151,7 +173,9 @@ def _decode_plain_block(block: bytes) -> list[Entry] | None:
         entries = _decoder.decode_lines(block)
     except _DECODE_ERRORS:
         return None
-    return entries if len(entries) == lines and are_keys([entry.logical_key for entry in entries]) else None
+    if len(entries) != lines or not are_keys([entry.logical_key for entry in entries]):
+        return None
+    return EntryBlock(entries, canonical_text(entries))
 
 
 def _decode_plain(line: bytes) -> Entry | None:

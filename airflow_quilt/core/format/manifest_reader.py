@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from airflow_quilt.core.errors import LogicalKeyError, ManifestError, short
-from airflow_quilt.core.format.manifest import Entry, canonical_text
+from airflow_quilt.core.format.manifest import Entry, EntryBlock, canonical_text
 from airflow_quilt.core.format.manifest_lines import check_end, decode_block, decode_header, decode_keys, split_blocks
 from airflow_quilt.core.format.names import DirectoryKey, TopHash, check_file, check_next, is_ordered
 from airflow_quilt.core.format.ordering import batched, sort_key, validate_order
@@ -28,15 +28,20 @@ class Manifest:
 
     Attributes:
         header: the first line.
-        entries: a stream in walk order that can be read once.
+        blocks: the entries in walk order, some at a time: a stream that can be read once.
         directories: the metadata of directories, complete once the first entry has been read.
         where: the registry, the package and the top hash, for errors about entries; empty where they are not known.
+        entries: the entries of ``blocks``, one at a time. Either is read, not both.
     """
 
     header: Mapping[str, Any]
-    entries: Iterator[Entry]
+    blocks: Iterator[EntryBlock]
     directories: Mapping[DirectoryKey, Any] = field(default_factory=dict)
     where: str = ""
+    entries: Iterator[Entry] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "entries", itertools.chain.from_iterable(block.entries for block in self.blocks))
 
     @property
     def user_meta(self) -> Any:
@@ -45,8 +50,8 @@ class Manifest:
 
     def begun(self) -> Self:
         """Return the manifest after reading its first entry, so that ``directories`` is complete."""
-        first = next(self.entries, None)
-        return replace(self, entries=itertools.chain([first] if first else (), self.entries))
+        first = next(self.blocks, None)
+        return replace(self, blocks=itertools.chain([first] if first else (), self.blocks))
 
 
 def _sort_in_memory(entries: Iterable[Entry]) -> AbstractContextManager[Iterable[Entry]]:
@@ -82,26 +87,26 @@ class _EntryReader:
         self._top_hash = top_hash
         self._sort = sort
 
-    def read(self, blocks: Iterator[bytes], chunks: Iterable[bytes]) -> Iterator[Entry]:
+    def read(self, blocks: Iterator[bytes], chunks: Iterable[bytes]) -> Iterator[EntryBlock]:
         """Yield the entries of blocks of lines; ``chunks`` are the same bytes once more, with the header."""
         is_in_order = _look_through(blocks)
         decoded = self._decode(split_blocks(chunks))
         yield from self._pass(decoded) if is_in_order else self._sorted(decoded, chunks)
 
-    def _decode(self, blocks: Iterator[bytes]) -> Iterator[tuple[list[Entry], bytes]]:
+    def _decode(self, blocks: Iterator[bytes]) -> Iterator[EntryBlock]:
         number, after_header = 2, next(blocks).partition(b"\n")[2]
         for block in itertools.chain([after_header], blocks):
             number += yield from decode_block(number, block, self.directories)
 
-    def _pass(self, decoded: Iterable[tuple[list[Entry], bytes]]) -> Iterator[Entry]:
+    def _pass(self, decoded: Iterable[EntryBlock]) -> Iterator[EntryBlock]:
         """Yield entries that come in walk order."""
         digest = hashlib.sha256(self._header)
-        for entries, canonical in decoded:
-            digest.update(canonical)
-            yield from entries
+        for block in decoded:
+            digest.update(block.canonical)
+            yield block
         self._check({digest.hexdigest()})
 
-    def _sorted(self, decoded: Iterable[tuple[list[Entry], bytes]], chunks: Iterable[bytes]) -> Iterator[Entry]:
+    def _sorted(self, decoded: Iterable[EntryBlock], chunks: Iterable[bytes]) -> Iterator[EntryBlock]:
         """Yield entries that come in any order, in walk order."""
         lines = _KeyOrder(self._header)
         with self._sort(map(pack, lines.seen(decoded))) as entries:
@@ -111,8 +116,9 @@ class _EntryReader:
                     # One at a time, where there is metadata: a batch of it could be a thousand long lines.
                     for part in ([entry] for entry in batch) if any(entry.meta for entry in batch) else [batch]:
                         unpacked = list(map(unpack, part))
-                        digest.update(canonical_text(unpacked))
-                        yield from unpacked
+                        canonical = canonical_text(unpacked)
+                        digest.update(canonical)
+                        yield EntryBlock(unpacked, canonical)
             except LogicalKeyError as error:
                 # A stream cannot be read once more; of all others the error names the line.
                 number = _line_of(_clash(entries, self.directories), chunks) if isinstance(chunks, list) else 0
@@ -161,9 +167,9 @@ class _KeyOrder:
         self._last = ""
         self._holds = True
 
-    def seen(self, decoded: Iterable[tuple[list[Entry], bytes]]) -> Iterator[Entry]:
+    def seen(self, decoded: Iterable[EntryBlock]) -> Iterator[Entry]:
         """Pass on entries in the order of their lines."""
-        for entries, canonical in decoded:
+        for entries, canonical, _ in decoded:
             self._digest.update(canonical)
             for entry in entries:
                 self._holds = self._holds and self._last < entry.logical_key

@@ -9,7 +9,8 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from operator import lt
+from itertools import islice
+from operator import le
 from typing import Final, NewType, Self
 
 from airflow_quilt.core.errors import InputError, LogicalKeyError, PackageNameError, TopHashError, plain, quoted
@@ -180,16 +181,19 @@ def is_ordered(keys: Sequence[str]) -> bool:
     Checks many keys at once as :func:`check_next` checks each one; only that one reports the reason.
     """
     text = "\n".join(keys)
-    if text.count("\n") >= len(keys):  # A key holds a newline.
-        if any(key.endswith("/") for key in keys):
-            return False
-        order, below = [walk_order(key) for key in keys], [walk_order(f"{key}/") for key in keys]
-    else:
-        if text.endswith("/") or "/\n" in text:
+    if text.count("\n") < len(keys):
+        if text.endswith("/") or "/\n" in text:  # The key of a directory.
             return False
         text = walk_order(text)
-        order, below = text.split("\n"), text.replace("\n", "\0\n").split("\n")
-    return all(map(lt, order, order[1:])) and not any(map(str.startswith, order[1:], below))
+        order, after = text.split("\n"), text.replace("\n", "\1\n").split("\n")
+    else:  # A key holds a newline.
+        if any(key.endswith("/") for key in keys):
+            return False
+        order = [walk_order(key) for key in keys]
+        after = [f"{each}\1" for each in order]
+    # Nothing is between a key and all that is below it: the next key of a tree is at or after the key with the character that
+    # follows that of "/". An equal key, a lower one, and one below are all before.
+    return all(map(le, after, islice(order, 1, None)))
 
 
 def is_walk(keys: Sequence[str]) -> bool:

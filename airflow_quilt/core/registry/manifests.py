@@ -15,7 +15,7 @@ from airflow_quilt.core.errors import (
     short,
 )
 from airflow_quilt.core.format import layout
-from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest import Entry, EntryBlock
 from airflow_quilt.core.format.manifest_lines import decode_header
 from airflow_quilt.core.format.manifest_reader import Manifest, read_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash
@@ -93,11 +93,11 @@ class Manifests:
     def _parsed(self, package: PackageName | str, top_hash: TopHash, chunks: Iterable[bytes]) -> Manifest:
         with self._named(package, top_hash) as where:
             manifest = read_manifest(chunks, top_hash, self._sorted)
-        return replace(manifest, entries=self._entries(package, top_hash, manifest), where=where)
+        return replace(manifest, blocks=self._blocks(package, top_hash, manifest), where=where)
 
-    def _entries(self, package: PackageName | str, top_hash: TopHash, manifest: Manifest) -> Iterator[Entry]:
+    def _blocks(self, package: PackageName | str, top_hash: TopHash, manifest: Manifest) -> Iterator[EntryBlock]:
         with self._named(package, top_hash):
-            yield from manifest.entries
+            yield from manifest.blocks
 
     @contextlib.contextmanager
     def _sorted(self, entries: Iterable[Entry]) -> Iterator[Iterable[Entry]]:

@@ -17,7 +17,7 @@ from airflow_quilt.core.errors import (
     SourceError,
 )
 from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, Hash, hash_of, to_s3
-from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest import Entry, EntryBlock
 from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey
 from airflow_quilt.core.format.ordering import validate_order
@@ -67,11 +67,11 @@ class Finder:
             raise PackageNotFoundError(f"there is no package {uri.package}")
         directories: dict[DirectoryKey, Any] = {}
 
-        def entries() -> Iterator[Entry]:
+        def blocks() -> Iterator[EntryBlock]:
             directories.update(self.directories)  # As in a manifest: they are known when the entries have been read.
-            yield from self.packages[str(uri.package)]
+            yield from (EntryBlock([entry], b"") for entry in self.packages[str(uri.package)])
 
-        return Manifest({}, entries(), directories)
+        return Manifest({}, blocks(), directories)
 
 
 @pytest.fixture
