@@ -105,7 +105,7 @@ def test_login_passes_credentials(local: Local) -> None:
 
     (made,) = local.handed_on
     assert (got.access_key, got.secret_key, got.session_token) == (made.access_key, made.secret_key, made.session_token)
-    assert 800 < got.lifetime <= 902  # Its clock and the end that it tells are whole seconds, one rounded down and one up.
+    assert 800 < got.lifetime < 1000  # From the moment of the answer, which may come long after that of the credentials.
     assert told == [made.secret_key, made.session_token]
 
 
