@@ -268,8 +268,10 @@ def _check_object(values: dict[str, Any]) -> dict[str, Any]:
     dialect = values.get("$schema")
     if isinstance(dialect, str) and validator_for(values, default=Draft7Validator) not in DIALECTS:
         raise ValueError(f"'$schema' is {quoted(dialect)}, later than draft 7: write that schema in draft 7")
-    patterns = values.get("patternProperties", {})
-    if isinstance(patterns, dict) and len(patterns) > _MOST_PATTERNS:
+    patterns = values.get("patternProperties")
+    if not isinstance(patterns, dict):  # The schema of schemas refuses it.
+        patterns = {}
+    if len(patterns) > _MOST_PATTERNS:
         raise ValueError(f"an object with more than {_MOST_PATTERNS:,} 'patternProperties'")
     if any(isinstance(each, str) and len(each) > _LONGEST_PATTERN for each in (*patterns, values.get("pattern"))):
         raise ValueError(f"a pattern of more than {_LONGEST_PATTERN:,} characters")

@@ -404,6 +404,8 @@ def deep(levels: int) -> bytes:
         pytest.param({"properties": {"a": {"minLength": "1"}}}, "schema at properties.a.minLength", id="a rule deep inside"),
         pytest.param({"pattern": "("}, "not valid by draft 7: schema at pattern", id="a pattern that is none"),
         pytest.param({"pattern": "a{99999999999}"}, "not valid by draft 7", id="a pattern that is too much"),
+        pytest.param({"patternProperties": None}, "not valid by draft 7: schema at patternProperties: None", id="no patterns"),
+        pytest.param({"patternProperties": 5}, "not valid by draft 7: schema at patternProperties: 5", id="a number of patterns"),
         pytest.param([], r"not valid by draft 7: schema: \[\]", id="a list"),
         pytest.param(b"null", "not valid by draft 7: schema: None", id="null"),
         pytest.param("text", "not valid by draft 7: schema: 'text'", id="text"),
