@@ -1,15 +1,20 @@
 """Sessions of boto3: bounds for their requests, and the core's errors for those of making one."""
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, TokenRetrievalError
+from botocore.loaders import Loader, create_loader
 
 from airflow_quilt._compat import AirflowException
 from airflow_quilt.core.errors import QuiltError, SettingsError, StorageUnavailableError, plain
 from airflow_quilt.core.storage.s3.errors import NO_CREDENTIALS, UNAVAILABLE, translated
+
+if TYPE_CHECKING:
+    from botocore.session import Session
 
 _LONGEST_CONNECT: Final = 5.0
 _MOST_TEXT: Final = 1000
@@ -27,6 +32,17 @@ _OF_SETTINGS: Final = (
     ValueError,
 )
 """Errors of the Amazon provider and of botocore about a connection, a profile or the environment."""
+
+
+def share_descriptions(session: "Session") -> None:
+    """Let a session use this process's descriptions of AWS's services: reading them takes most of the time to make a client."""
+    session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
+
+
+@functools.lru_cache(maxsize=8)
+def _loader(data_path: str | None) -> Loader:
+    """Return a reader of the descriptions that come with botocore and lie in ``AWS_DATA_PATH``; it keeps what it read."""
+    return create_loader(data_path)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from airflow.providers.amazon.aws.hooks.base_aws import AwsGenericHook
 from botocore.credentials import ReadOnlyCredentials
 
 from airflow_quilt.hooks._secrets import check_sendable, check_url, mask, mask_login
-from airflow_quilt.hooks._sessions import bounded, session_errors
+from airflow_quilt.hooks._sessions import bounded, session_errors, share_descriptions
 
 if TYPE_CHECKING:
     from airflow.providers.amazon.aws.utils.connection_wrapper import AwsConnectionWrapper
@@ -84,6 +84,7 @@ class BoundedAwsHook(AwsGenericHook[Any]):
         """Return a session for a region; raise the errors of :func:`~airflow_quilt.hooks._sessions.session_errors`."""
         with session_errors(self.aws_conn_id):
             session: boto3.session.Session = super().get_session(region_name, deferrable)
+            share_descriptions(session._session)  # noqa: SLF001
         if self._timeout:
             # For the clients that botocore itself makes for credentials: roles of profiles, SSO.
             session._session.set_default_client_config(bounded(None, self._timeout))  # noqa: SLF001
@@ -128,6 +129,7 @@ def make_session(source: "CredentialSource", region: str | None) -> boto3.sessio
     A request that is refused for expired credentials is signed with fresh ones and sent again.
     """
     session = botocore.session.get_session()
+    share_descriptions(session)
     session._credentials = _Credentials(source)  # type: ignore[attr-defined]  # noqa: SLF001  (where the provider's factory puts its own)
     if region:
         session.set_config_variable("region", region)

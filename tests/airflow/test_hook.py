@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -152,6 +153,20 @@ def test_aws_settings_reach_client(connect: Connect) -> None:
     assert meta.config.max_pool_connections == 3
     assert meta.config.s3["addressing_style"] == "path"
     assert meta.config.connect_timeout == 10
+
+
+def test_sessions_read_models_once(connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(AWS, "AWS_DEFAULT")
+
+    def reader() -> object:
+        storage = connect({"conn_type": "quilt", "extra": {"registry": "s3://reg"}}).registry().stores.remote
+        assert isinstance(storage, S3Storage)
+        return storage._client.meta.service_model._service_description  # type: ignore[attr-defined]  # noqa: SLF001
+
+    first = reader()
+    assert reader() is first
+    monkeypatch.setenv("AWS_DATA_PATH", str(tmp_path))  # Descriptions may be there too.
+    assert reader() is not first
 
 
 def test_limits_reach_stores(connect: Connect) -> None:
