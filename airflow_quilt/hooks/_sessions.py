@@ -41,7 +41,7 @@ def share_descriptions(session: "Session") -> None:
 
 @functools.lru_cache(maxsize=8)
 def _loader(data_path: str | None) -> Loader:
-    """Return a reader of the descriptions that come with botocore and lie in ``AWS_DATA_PATH``; it keeps what it read."""
+    """Return the loader of botocore's own descriptions and of those in the directories of ``AWS_DATA_PATH``."""
     return create_loader(data_path)
 
 
