@@ -14,7 +14,7 @@ IN_MATRIX = tests/airflow $(addprefix --ignore=tests/airflow/test_,kill.py lost_
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-matrix test-oldest test-newest pins e2e e2e-celery chaos bench bench-growth bench-settings bench-shards bench-watch \
-  chromium celery-services lint fix constraints clean
+  bench-network chromium celery-services compiler lint fix constraints clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ chaos: $(READY) ## Fail and kill at every call, race, starve, corrupt: the long 
 bench: $(READY) ## Measure the core beside quilt3 and s5cmd; ARGS="--scale 0.05 --rounds 1 push-small" for a quick look
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+bench-network: $(READY) compiler ## Measure it through networks with a delay (a quarter of an hour); ARGS="--rounds 1 --at 25 push-small" for a quick look
+	@$(BIN)/python -m benchmarks.network $(ARGS)
+
 bench-growth: $(READY) ## Measure how time and memory grow with the number of entries; ARGS="--largest 10000000" for one step more
 	@$(BIN)/python -m benchmarks.growth $(ARGS)
 
@@ -77,7 +80,7 @@ fix: $(READY) ## Mend what the linter can mend
 
 constraints: $(READY) ## Choose the newest versions that fit together, for constraints.txt
 	$(BIN)/uv pip compile --universal --python-version 3.11 --upgrade --no-annotate --no-header --quiet \
-	  --no-emit-package airflow-quilt --group dev pyproject.toml --output-file constraints.txt
+	  --no-emit-package airflow-quilt --group dev --group compiler pyproject.toml --output-file constraints.txt
 
 pins: $(READY) ## Derive the versions in testbed/pins again, from the days of the releases of Airflow
 	$(BIN)/pip install --quiet uv
@@ -121,6 +124,11 @@ celery-services:
 	    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends redis-server postgresql; \
 	  else echo "make e2e-celery needs Redis and PostgreSQL; install them, such as with: sudo apt-get install redis-server postgresql" >&2; exit 1; \
 	  fi; fi >/dev/null
+
+# The network of the benchmarks is C. Where there is no compiler, the package ziglang is one (440 MB).
+compiler:
+	@command -v $${CC:-cc} >/dev/null || $(BIN)/python -c 'import ziglang' 2>/dev/null || \
+	  { echo "Installing a C compiler into $(VENV) ..." && $(call INSTALL,compiler); }
 
 # LocalStack, a second S3 server for the tests, is pinned for Python 3.11 and wants an environment of its own.
 $(LOCALSTACK)/.ready: testbed/localstack-py311.txt

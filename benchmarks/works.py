@@ -12,6 +12,8 @@ from benchmarks.stage import Stage
 
 _KIB: Final = 1024
 _MIB: Final = 1024 * _KIB
+_TUNED: Final = ("-c", "64", "-p", "8")
+"""Options of s5cmd for one large object: up to 64 parts at a time, of 8 MiB. Its defaults are 5 and 50 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,29 @@ def _push(count: int, size: int) -> Callable[[Stage], Mapping[str, Round]]:
             "ours": lambda number: stage.ours("push_directory", registry=registry, package=f"ours/{number}", source=source),
             "quilt3": lambda number: stage.quilt3("push_directory", registry=registry, package=f"quilt3/{number}", source=source),
             "s5cmd": lambda number: stage.s5cmd("cp", f"{source}/", f"{registry}/s5cmd/{number}/"),
-        }
+            "boto3": lambda number: stage.boto3("upload_directory", registry, f"boto3/{number}/", source=source),
+        } | _tuned(count, lambda number: stage.s5cmd("cp", *_TUNED, f"{source}/", f"{registry}/tuned/{number}/"))
+
+    return clients
+
+
+def _tuned(count: int, ready: Round) -> dict[str, Round]:
+    """Return s5cmd with options for one large file, if there is but one."""
+    return {f"s5cmd {' '.join(_TUNED)}": ready} if count == 1 else {}
+
+
+def _push_packages(*, again: bool) -> Callable[[Stage], Mapping[str, Round]]:
+    def clients(stage: Stage) -> Mapping[str, Round]:
+        registry, source = stage.bucket(), str(stage.files(1, 4 * _KIB))
+        makers = {"ours": stage.ours, "quilt3": stage.quilt3}
+
+        def push(name: str, number: int) -> Command:
+            package = f"{name}/again" if again else f"{name}/{number}"
+            return makers[name]("push_directory", registry=registry, package=package, source=source)
+
+        for name in makers if again else ():
+            stage.once(push(name, 0))
+        return {name: partial(push, name) for name in makers}
 
     return clients
 
@@ -145,14 +169,19 @@ def _same(command: Command, _round: int) -> Command:
     return command
 
 
-def _install(stage: Stage) -> Mapping[str, Round]:
-    registry, package = stage.bucket(), "team/files"
-    source = str(stage.files(stage.of(1000), 4 * _KIB))
-    stage.once(stage.ours("push_directory", registry=registry, package=package, source=source))
-    return {
-        "ours": lambda _: stage.ours("install_package", registry=registry, package=package, dest=str(stage.place())),
-        "quilt3": lambda _: stage.quilt3("install_package", registry=registry, package=package, dest=str(stage.place())),
-    }
+def _install(count: int, size: int) -> Callable[[Stage], Mapping[str, Round]]:
+    def clients(stage: Stage) -> Mapping[str, Round]:
+        registry, package = stage.bucket(), "team/files"
+        source = str(stage.files(stage.of(count), size) if count > 1 else stage.files(1, stage.of(size)))
+        stage.once(stage.ours("push_directory", registry=registry, package=package, source=source))
+        return {
+            "ours": lambda _: stage.ours("install_package", registry=registry, package=package, dest=str(stage.place())),
+            "quilt3": lambda _: stage.quilt3("install_package", registry=registry, package=package, dest=str(stage.place())),
+            "s5cmd": lambda _: stage.s5cmd("cp", f"{registry}/{package}/*", f"{stage.place()}/"),
+            "boto3": lambda _: stage.boto3("download_prefix", registry, f"{package}/", dest=str(stage.place())),
+        } | _tuned(count, lambda _: stage.s5cmd("cp", *_TUNED, f"{registry}/{package}/*", f"{stage.place()}/"))
+
+    return clients
 
 
 def _list(stage: Stage) -> Mapping[str, Round]:
@@ -199,9 +228,20 @@ WORKS: Final[Mapping[str, Work]] = {
     "build-objects": Work("build over 1,000 S3 objects without usable checksums", "1.5 x quilt3", _build_objects()),
     "build-large": Work("build over one S3 object of 1 GiB with a CRC64NVME checksum", "no byte read", _build_large),
     "copy": Work("push 1,000 S3 objects with SHA-256 checksums of another bucket", "no byte read", _copy),
-    "install": Work("install 1,000 files of 4 KiB", "6 x quilt3", _install),
+    "install": Work("install 1,000 files of 4 KiB", "6 x quilt3", _install(1000, 4 * _KIB)),
     "list": Work("list 100 revisions", "100 x quilt3", _list),
     "delete": Work("delete a package of 1,000 revisions", "10 x quilt3", _delete),
     "crowd": Work("resolve a short hash and push a file, among 100,000 manifests", "no manifest listed", _crowd),
     "parse": Work("parse a DAG file with every operator, after Airflow's own import", "15 ms", _parse),
 }
+
+NETWORK_WORKS: Final[Mapping[str, Work]] = {
+    "push-small": Work("push 2,000 files of 4 KiB", "8 x quilt3, 1 x s5cmd", _push(2000, 4 * _KIB)),
+    "install-small": Work("install 2,000 files of 4 KiB, verified", "6 x quilt3, 1 x s5cmd", _install(2000, 4 * _KIB)),
+    "push-large": Work("push one file of 256 MiB", "1 x s5cmd", _push(1, 256 * _MIB)),
+    "install-large": Work("install one file of 256 MiB, verified", "1 x s5cmd", _install(1, 256 * _MIB)),
+    "push-one": Work("push one file of 4 KiB, new package", "3 x quilt3", _push_packages(again=False)),
+    "push-nothing": Work("push one file of 4 KiB again, nothing new", "", _push_packages(again=True)),
+    "list": Work("list 100 revisions", "", _list),
+}
+"""The works of ``make bench-network``; the goals are those at 25 ms."""

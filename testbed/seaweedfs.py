@@ -8,26 +8,39 @@ import secrets
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from testbed.server import Identity, Role, S3Server, free_ports, role_arn, running
+from testbed.tls import loopback_certificate
 
 _GRPC: Final = 10_000  # Every port of SeaweedFS has a second one, this much higher.
 _PORTS: Final = ("master", "volume", "filer", "s3", "admin")
+_HTTP_1: Final = {"GODEBUG": "http2server=0"}  # S3 speaks no HTTP/2, which puts all requests of a client on one connection.
 _ROLES: Final[Mapping[Role, list[str]]] = {"writer": ["s3:*"], "reader": ["s3:Get*", "s3:List*"]}
 
 
 @contextlib.contextmanager
-def seaweedfs(directory: Path) -> Iterator[S3Server]:
-    """Run a store that keeps its data in ``directory``, until the block ends or this process dies."""
+def seaweedfs(directory: Path, *, tls: bool = False) -> Iterator[S3Server]:
+    """Run a store that keeps its data in ``directory``, until the block ends or this process dies.
+
+    Args:
+        directory: it is made if it is not there.
+        tls: it speaks TLS, with a certificate of its own for loopback.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     admin, reader = Identity.make(), Identity.make()
     _write_identities(directory / "s3.json", admin, reader)
     _write_roles(directory / "iam.json")
     ports = dict(zip(_PORTS, free_ports(len(_PORTS), _GRPC), strict=True))
-    server = S3Server(f"http://127.0.0.1:{ports['s3']}", admin, reader)
-    with running(server, _command(directory, ports), directory / "weed.log") as store:
+    server = S3Server(f"{'https' if tls else 'http'}://127.0.0.1:{ports['s3']}", admin, reader)
+    command = _command(directory, ports)
+    if tls:
+        certificate = loopback_certificate(directory / "tls")
+        server = replace(server, ca_bundle=certificate.authority)
+        command += [f"-s3.cert.file={certificate.chain}", f"-s3.key.file={certificate.chain}"]
+    with running(server, command, directory / "weed.log", {**os.environ, **_HTTP_1}) as store:
         try:
             yield store
         finally:

@@ -56,12 +56,13 @@ class TemporaryCredentials:
 
 @dataclass(frozen=True, slots=True)
 class S3Server:
-    """A running server: its S3 endpoint, an administrator, a user with read access only, and its process id."""
+    """A running server: its S3 endpoint, an administrator, a user with read access only, its process id, and its CA's bundle."""
 
     endpoint: str
     admin: Identity
     reader: Identity
     process: int = 0
+    ca_bundle: Path | None = None
 
     def client(self, identity: Identity | TemporaryCredentials | None = None) -> "S3Client":
         """Return a boto3 client, for the administrator unless another user is given."""
@@ -73,6 +74,7 @@ class S3Server:
             aws_access_key_id=who.access_key,
             aws_secret_access_key=who.secret_key,
             aws_session_token=who.session_token if isinstance(who, TemporaryCredentials) else None,
+            verify=str(self.ca_bundle) if self.ca_bundle else None,
             config=Config(max_pool_connections=32, retries={"mode": "standard", "total_max_attempts": 3}),
         )
         return client
@@ -85,6 +87,7 @@ class S3Server:
             region_name=_REGION,
             aws_access_key_id=self.admin.access_key,
             aws_secret_access_key=self.admin.secret_key,
+            verify=str(self.ca_bundle) if self.ca_bundle else None,
         )
         answer = sts.assume_role(RoleArn=role_arn(role), RoleSessionName="testbed", DurationSeconds=seconds)["Credentials"]
         return TemporaryCredentials(

@@ -2,6 +2,7 @@
 
 import ipaddress
 import ssl
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -15,8 +16,24 @@ _DAY: Final = timedelta(days=1)
 _NAMES: Final = (x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
 
 
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """The paths of PEM files: a server's key and certificate in one, and the CA bundle for its clients."""
+
+    chain: Path
+    authority: Path
+
+
 def loopback_tls(directory: Path) -> tuple[ssl.SSLContext, Path]:
     """Return the TLS context of a server on loopback, and the path of the CA bundle (PEM) for its clients."""
+    certificate = loopback_certificate(directory)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate.chain)
+    return context, certificate.authority
+
+
+def loopback_certificate(directory: Path) -> Certificate:
+    """Make a CA, and a certificate of a server on loopback."""
     directory.mkdir(parents=True, exist_ok=True)
     authority, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "The authority of the test bed")])
@@ -43,9 +60,7 @@ def loopback_tls(directory: Path) -> tuple[ssl.SSLContext, Path]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         + shown.public_bytes(serialization.Encoding.PEM)
     )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(chain)
-    return context, authority_file
+    return Certificate(chain, authority_file)
 
 
 def _certificate(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:

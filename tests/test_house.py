@@ -44,7 +44,7 @@ def test_protocols_are_commented(module: str) -> None:
 
 def test_paths_in_documents_exist() -> None:
     documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    named = re.compile(r"`((?:airflow_quilt|benchmarks|demo|docs|example_dags|testbed|tests)/[\w./-]+\.(?:py|md|txt|png))`")
+    named = re.compile(r"`((?:airflow_quilt|benchmarks|demo|docs|example_dags|testbed|tests)/[\w./-]+\.(?:c|py|md|txt|png))`")
     missing = [
         f"{document.relative_to(ROOT)}: {path}"
         for document in documents

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.works import WORKS
+from testbed.network import NoCompilerError, find_compiler
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +41,7 @@ def test_every_client_is_measured(tmp_path: Path) -> None:
     results = results_of(out / "results.json")
     assert {name: result["title"] for name, result in results.items()} == {name: WORKS[name].title for name in names}
     assert [{client: len(took) for client, took in result["took"].items()} for result in results.values()] == [
-        {"ours": 2, "quilt3": 2, "s5cmd": 2},
+        {"ours": 2, "quilt3": 2, "s5cmd": 2, "boto3": 2},
         {"ours": 2, "quilt3": 2},
     ]
     assert all(
@@ -123,6 +124,24 @@ def test_settings_are_compared(tmp_path: Path, module: str, scale: str, titles: 
     assert [line.split(" | ")[0].removeprefix("| ") for line in lines if "times the default" in line] == titles
     assert sum("(default) |" in line and "| 1.00 (1.00 to 1.00) |" in line for line in lines) == len(titles)
     assert sum("the default is" in line and "the fastest is" in line for line in lines) == len(titles)
+
+
+def test_networks_are_compared(tmp_path: Path) -> None:
+    try:
+        find_compiler()
+    except NoCompilerError as error:
+        pytest.skip(str(error))
+    names, out = ["install-large", "list"], tmp_path / "out"
+    arguments = ("--scale", "0.02", "--rounds", "1", "--at", "5", "--at", "25-tls", "--out", str(out))
+    printed = run("benchmarks.network", *arguments, *names, tmp=tmp_path / "tmp")
+
+    results = results_of(out / "results.json")
+    assert set(results) == {f"{name}, {place}" for name in names for place in ("5 ms", "25 ms, TLS")}
+    assert all(result["failed"] == {} for result in results.values())
+    assert all(took for result in results.values() for took in result["took"].values())
+    assert {"ours", "quilt3", "s5cmd", "boto3"} < set(results["install-large, 5 ms"]["took"])
+    assert (out / "results.md").read_text() in printed
+    assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_unknown_work_is_named() -> None:
