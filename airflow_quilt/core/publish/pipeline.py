@@ -183,8 +183,7 @@ def carry_out(work: Workspace, planned: PlannedRevision, previous: PreviousEntri
     check_writable(registry, to_move)
     announce(registry, label, planned, to_move)
     progress = Progress(label)
-    progress.begin(len(planned), planned.size)
-    progress.add(len(planned) - len(fresh), planned.size - to_read)
+    progress.begin(len(planned), planned.size, kept=len(planned) - len(fresh), kept_size=planned.size - to_read)
     transfers = attach_previous(registry.stores, previous, fresh, work.round_spool) if previous.latest and to_move else fresh
     reused = transfer_all(registry.stores, transfers, done, progress, work.attempt.earliest)
     work.stats.copied += to_move - reused

@@ -168,6 +168,7 @@ class Executor:
     def _schedule(self, pool: WorkerPool, jobs: Iterable[tuple[K, Steps[R]]], queues: _Queues[K, R]) -> Iterator[tuple[K, R]]:
         fresh = (_Job(key, steps) for key, steps in jobs)
         concurrency = _Concurrency(self._max_concurrency, self._max_concurrency)
+        self.progress.watch(lambda: min(len(queues.running), concurrency.now))
         while True:
             # 1. Take jobs. Few: there may be millions, and each holds what its steps have read so far.
             while len(queues) < 2 * self._max_concurrency and (job := next(fresh, None)):

@@ -1,11 +1,18 @@
-"""The progress of long work, for the log: entries and bytes done, rate, time left."""
+"""The progress of long work, for the log: entries and bytes done, their rates, calls under way, time left."""
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 _log = logging.getLogger(__name__)
+
+_LINES: Final = 6
+"""Rates are those since so many lines ago: of the last minute, in which an object of any size moves some bytes."""
+_FAST: Final = 10
+"""Entries a second from which a rate has no decimal place."""
 
 
 class Progress:
@@ -31,13 +38,19 @@ class Progress:
         self._clock = clock
         self._say = say
         self._lock = threading.Lock()
+        self._calls: Callable[[], int] | None = None
         self.begin(0, 0)
 
-    def begin(self, entries: int, size: int) -> None:
-        """Begin to count, towards so many entries and bytes."""
+    def begin(self, entries: int, size: int, *, kept: int = 0, kept_size: int = 0) -> None:
+        """Begin to count, towards so many entries and bytes; those that are kept are done without work, and are in no rate."""
         self._entries, self._size = entries, size
-        self._entries_done = self._bytes_done = 0
+        self._entries_done, self._bytes_done = kept, kept_size
         self._began = self._said = self._clock()
+        self._points = deque([(self._began, kept, kept_size)], _LINES)
+
+    def watch(self, calls: Callable[[], int]) -> None:
+        """Show the number of calls under way, which is asked for each line only."""
+        self._calls = calls
 
     def add(self, entries: int = 0, size: int = 0) -> None:
         """Count entries and bytes that are done now; log if it is time."""
@@ -45,23 +58,34 @@ class Progress:
             self._entries_done += entries
             self._bytes_done += size
             now = self._clock()
-            due = now - self._said >= self._interval
-            if due:
-                self._said = now
-        if due:
-            self._say(self._line(now - self._began))
+            if now - self._said < self._interval:
+                return
+            self._said = now
+            line = self._line(now)
+        self._say(line)
 
     @property
     def elapsed(self) -> str:
         """The time since the beginning, as in ``3 min 5 s``."""
         return duration(self._clock() - self._began)
 
-    def _line(self, elapsed: float) -> str:
-        share = self._bytes_done / self._size if self._size else self._entries_done / max(self._entries, 1)
-        left = f", about {duration(max(0, elapsed / share - elapsed))} left" if share else ""
+    def _line(self, now: float) -> str:
+        """Return the line of now, and keep its point for the rates of later ones."""
+        then, entries, size = self._points[0]
+        seconds = (now - then) or 1.0
+        # Bytes that have to be sent again are taken back: a rate may be below 0 for a while.
+        entry_rate = max(0.0, (self._entries_done - entries) / seconds)
+        byte_rate = max(0.0, (self._bytes_done - size) / seconds)
+        self._points.append((now, self._entries_done, self._bytes_done))
+        missing, rate = self._entries - self._entries_done, entry_rate
+        if self._size:
+            missing, rate = self._size - self._bytes_done, byte_rate
+        calls = f", {count(self._calls(), 'call', 'calls')} under way" if self._calls else ""
+        left = f", about {duration(max(0, missing) / rate)} left" if rate else ""
         return (
             f"{self._verb}: {self._entries_done:,} of {self._entries:,} entries, "
-            f"{human_size(self._bytes_done)} of {human_size(self._size)}, {human_size(self._bytes_done / (elapsed or 1))}/s{left}"
+            f"{human_size(self._bytes_done)} of {human_size(self._size)}, "
+            f"{entry_rate:,.{0 if entry_rate >= _FAST else 1}f} entries/s, {human_size(byte_rate)}/s{calls}{left}"
         )
 
 

@@ -1,6 +1,7 @@
 """Jobs run on a bounded number of threads, few at a time, and leave nothing running when they end early."""
 
 import itertools
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -312,6 +313,9 @@ def test_progress_counts_jobs() -> None:
     done = [int(line.split()[1]) for line in lines]
     assert done == sorted(done)
     assert done[-1] == 20
+    under_way = [int(found[1]) for line in lines if (found := re.search(r", (\d+) calls? under way", line))]
+    assert len(under_way) == len(lines)
+    assert 1 <= max(under_way) <= THREADS
 
 
 QUICK = RetryPolicy(seconds=60, shortest=0.01, longest=0.02)

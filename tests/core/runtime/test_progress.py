@@ -34,7 +34,7 @@ def test_line_has_rate_and_time_left(progress: Progress, clock: Clock, lines: li
     clock.now += 10
     progress.add(1500, 1024**2)
 
-    assert lines == ["Pushing team/data: 1,500 of 2,000 entries, 1.0 MiB of 4.0 MiB, 102.4 KiB/s, about 30 s left"]
+    assert lines == ["Pushing team/data: 1,500 of 2,000 entries, 1.0 MiB of 4.0 MiB, 150 entries/s, 102.4 KiB/s, about 30 s left"]
 
 
 def test_one_line_per_interval(progress: Progress, clock: Clock, lines: list[str]) -> None:
@@ -53,7 +53,7 @@ def test_empty_add_still_logs(progress: Progress, clock: Clock, lines: list[str]
     clock.now += 30
     progress.add()
 
-    assert lines == ["Pushing team/data: 0 of 1 entries, 0 B of 100 B, 0 B/s"]
+    assert lines == ["Pushing team/data: 0 of 1 entries, 0 B of 100 B, 0.0 entries/s, 0 B/s"]
 
 
 def test_time_left_without_bytes(progress: Progress, clock: Clock, lines: list[str]) -> None:
@@ -61,7 +61,36 @@ def test_time_left_without_bytes(progress: Progress, clock: Clock, lines: list[s
     clock.now += 20
     progress.add(entries=1)
 
-    assert lines == ["Pushing team/data: 1 of 4 entries, 0 B of 0 B, 0 B/s, about 1 min 0 s left"]
+    assert lines == ["Pushing team/data: 1 of 4 entries, 0 B of 0 B, 0.1 entries/s, 0 B/s, about 1 min 0 s left"]
+
+
+def test_rates_are_of_late(progress: Progress, clock: Clock, lines: list[str]) -> None:
+    """Kept entries are in no rate, and a fast or a slow beginning is forgotten after some lines."""
+    progress.begin(10_000, 10_000, kept=1000, kept_size=1000)
+    for size in (2000, *[100] * 7):
+        clock.now += 10
+        progress.add(size, size)
+
+    assert lines[0].endswith(" 200 entries/s, 200 B/s, about 35 s left")
+    assert lines[-1].endswith("3,700 of 10,000 entries, 3.6 KiB of 9.8 KiB, 10 entries/s, 10 B/s, about 10 min 30 s left")
+
+    clock.now += 10
+    progress.add(size=-2000)
+    assert lines[-1].endswith(" entries/s, 0 B/s")
+
+
+def test_calls_are_asked_per_line(progress: Progress, clock: Clock, lines: list[str]) -> None:
+    calls = iter((1, 1200))
+    progress.begin(10, 0)
+    progress.watch(lambda: next(calls))
+    for _ in range(10):
+        clock.now += 2
+        progress.add(1)
+
+    assert [line.rpartition(", about ")[0].rpartition("/s, ")[2] for line in lines] == [
+        "1 call under way",
+        "1,200 calls under way",
+    ]
 
 
 def test_excess_bytes_leave_0_s(progress: Progress, clock: Clock, lines: list[str]) -> None:
@@ -82,7 +111,7 @@ def test_begin_resets_counts(progress: Progress, clock: Clock, lines: list[str])
     clock.now += 1
     progress.add()
 
-    assert lines == ["Pushing team/data: 1 of 2 entries, 5 B of 10 B, 0 B/s, about 10 s left"]
+    assert lines == ["Pushing team/data: 1 of 2 entries, 5 B of 10 B, 0.1 entries/s, 0 B/s, about 10 s left"]
 
 
 def test_zero_interval_logs_each(clock: Clock, lines: list[str]) -> None:

@@ -130,8 +130,7 @@ def _transfer_shard(
         shard = f"{plan.spec.package}, shard {number} of {len(plan.shards):,}"
         announce(registry, f"Transferring {shard}", planned, to_move)
         progress = Progress(f"Transferring {shard}")
-        progress.begin(len(planned), planned.size)
-        progress.add(len(planned.kept), planned.size - to_read)
+        progress.begin(len(planned), planned.size, kept=len(planned.kept), kept_size=planned.size - to_read)
         done = work.spool(TransferredEntry)
         reused = transfer_all(registry.stores, planned.transfers, done, progress, attempt.earliest)
         result = ShardResult(
