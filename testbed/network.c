@@ -9,9 +9,7 @@
  *
  * One thread moves all bytes. Each direction of a connection is a pipe: bytes that were read wait in chunks until they are due,
  * and none are read while a full window waits. The end of a stream is an empty chunk, so a half-closed connection works. Pipes
- * that wait for a time form a list in the order of these times. Events are edge-triggered: a pipe may read or write until the
- * kernel refuses.
- */
+ * that wait for a time form a list in the order of these times. Events are edge-triggered: each is followed to EAGAIN. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -48,8 +46,7 @@ typedef struct Pipe {
   Chunk *first, *last;
   size_t held;                   /* bytes in chunks */
   int64_t free;                  /* when the link has taken all bytes that were read */
-  int64_t wake;                  /* its time in the list */
-  bool waits;                    /* in the list */
+  int64_t wake;                  /* its time in the list; 0 if it is not in it */
   struct Pipe *earlier, *later;
 } Pipe;
 
@@ -80,10 +77,10 @@ static int64_t clock_now(void) {
 }
 
 static void stop_waiting(Pipe *pipe) {
-  if (!pipe->waits) return;
+  if (!pipe->wake) return;
   *(pipe->earlier ? &pipe->earlier->later : &soonest) = pipe->later;
   *(pipe->later ? &pipe->later->earlier : &latest) = pipe->earlier;
-  pipe->waits = false;
+  pipe->wake = 0;
 }
 
 /* Most pipes get a later time than all others: the search for their place begins at the end. */
@@ -95,7 +92,6 @@ static void wait_until(Pipe *pipe, int64_t wake) {
   pipe->later = before ? before->later : soonest;
   *(before ? &before->later : &soonest) = pipe;
   *(pipe->later ? &pipe->later->earlier : &latest) = pipe;
-  pipe->waits = true;
 }
 
 static bool may_read(const Pipe *pipe) { return pipe->readable && !pipe->ended && pipe->held < window; }
