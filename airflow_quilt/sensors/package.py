@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import BaseSensorOperator, PokeReturnValue
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from airflow.sdk import Context
+
+    from airflow_quilt.core.registry.condition import RevisionCondition
 
 _log = logging.getLogger(__name__)
 
@@ -121,17 +124,21 @@ class QuiltPackageSensor(QuiltOperator, BaseSensorOperator):
         return result
 
     def _poll(self, *, reports: bool) -> PokeReturnValue:
-        from airflow_quilt.core.registry.condition import RevisionCondition
-
         with airflow_errors(self):
             target = self.hook.open(self.registry)
-            condition = RevisionCondition(package=self.package, newer_than=self.newer_than, path=self.path)
-            found = condition.find(target.registry, self._report if reports else None)
+            found = self._awaited.find(target.registry, self._report if reports else None)
             self._has_polled = True
             if found is None:
                 self.log.info("Not yet in %s: %s", target.registry.location, self._condition)
                 return PokeReturnValue(is_done=False)
             return PokeReturnValue(is_done=True, xcom_value=self._found(found.to_xcom(target.catalog)))
+
+    @cached_property
+    def _awaited(self) -> "RevisionCondition":
+        """The condition of all polls of a process: it remembers the revision that it has read in vain."""
+        from airflow_quilt.core.registry.condition import RevisionCondition
+
+        return RevisionCondition(package=self.package, newer_than=self.newer_than, path=self.path)
 
     @staticmethod
     def _report(absent: str) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import logging
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import IO, Any, Final, cast
 
@@ -26,6 +26,7 @@ from airflow_quilt.core.registry.revisions import Latest, Revision
 from airflow_quilt.core.registry.selection import warn_of_checksums
 from airflow_quilt.core.runtime.progress import count, duration, human_size
 from airflow_quilt.core.runtime.spool import disk_full_as_error
+from airflow_quilt.core.runtime.together import at_once
 
 _log = logging.getLogger(__name__)
 
@@ -157,10 +158,9 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
             spec.dedupe
             and latest
             and latest.top_hash == summary.top_hash
-            and (found := registry.unchanged(package, latest, work))
+            and (found := _unchanged(registry, package, latest, work, lambda: stored.settle(manifest, entries, unseen)))
         ):
             revision, created = found
-            stored.settle(manifest, entries, unseen)
         # 3. Manifest, pointer, latest.
         else:
             # Counted now, while an error leaves nothing visible.
@@ -198,6 +198,15 @@ def commit(  # noqa: PLR0913  (the parts of a commit)
     )
     _log.info("%s", _report(result, changes, time.time() - attempt.began))
     return result
+
+
+def _unchanged(
+    registry: Registry, package: PackageName, latest: Latest, attempt: Attempt, settle: Callable[[], None]
+) -> tuple[Revision, bool] | None:
+    """Return the revision as :meth:`Registry.unchanged`, and settle its manifest at the same time."""
+    threads = registry.stores.limits.max_concurrency
+    found, _ = at_once(lambda: registry.unchanged(package, latest, attempt), settle, threads=threads)
+    return found
 
 
 def _report(result: PublishResult, changes: Changes, seconds: float) -> str:

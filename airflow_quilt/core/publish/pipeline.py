@@ -16,7 +16,7 @@ from airflow_quilt.core.publish.changes import PreviousEntries
 from airflow_quilt.core.publish.commit import PublishResult, TransferStats, commit
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.planned import Entries, PlannedRevision, Planner, TransferredEntry, bytes_of, decide
-from airflow_quilt.core.publish.resolve import discover, resolve
+from airflow_quilt.core.publish.resolve import resolve, survey
 from airflow_quilt.core.publish.reuse import attach_previous
 from airflow_quilt.core.publish.spec import CommitSpec
 from airflow_quilt.core.registry.attempt import Attempt
@@ -61,12 +61,13 @@ def publish(
     """
     package = draft.check()
     with stoppable(stop), Workspace(registry, package, attempt or Attempt()) as work:
-        latest = registry.latest(package)
-        added = discover(registry, draft, work.spool(Source), work.contents.put)  # 1. which files there are
+        latest, config, added = survey(  # 1. which files there are, beside `latest` and the workflows
+            registry, package, draft, work.spool(Source), work.contents.put
+        )
         while True:
             with work.round():
                 previous = work.previous(latest)
-                revision = resolve(registry, package, draft, added, previous)  # 2. header, tree, workflow
+                revision = resolve(registry, package, draft, config, added, previous)  # 2. header, tree, workflow
                 planned = decide(planner, draft, package, revision, work.plan())  # 3. nothing has moved yet
                 spec = CommitSpec.of(draft, package, revision, planned, added.directories)
                 entries = carry_out(work, planned, previous, f"{planner.verb} {package}")  # 4. bytes

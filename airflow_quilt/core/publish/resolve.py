@@ -20,10 +20,13 @@ from airflow_quilt.core.plan.tree import Additions, Removal, SourceTree, updated
 from airflow_quilt.core.publish.changes import PreviousEntries
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.registry.registry import Registry
+from airflow_quilt.core.registry.revisions import Latest
 from airflow_quilt.core.runtime.progress import count
 from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.runtime.together import at_once
 from airflow_quilt.core.sources.discover import FindOptions, KeepContent, SourceFinder, in_memory
 from airflow_quilt.core.sources.parse import parse_entries
+from airflow_quilt.core.storage.objects import StoredObject
 from airflow_quilt.core.workflows.config import load_workflow
 from airflow_quilt.core.workflows.rules import Workflow
 
@@ -90,15 +93,36 @@ def discover(registry: Registry, draft: Draft, found: Spool[Source], keep: KeepC
     return SourceTree(found, finder.find(requests, found))
 
 
+def survey(
+    registry: Registry, package: PackageName, draft: Draft, found: Spool[Source], keep: KeepContent
+) -> tuple[Latest | None, StoredObject | None, SourceTree]:
+    """Read ``latest`` and the workflows config, while the files of a draft are found; return the three.
+
+    The arguments and errors are those of :meth:`Registry.latest`, :meth:`Registry.workflows_config` and :func:`discover`.
+    """
+    return at_once(
+        lambda: registry.latest(package),
+        registry.workflows_config,
+        lambda: discover(registry, draft, found, keep),
+        threads=registry.stores.limits.max_concurrency,
+    )
+
+
 def resolve(
-    registry: Registry, package: PackageName, draft: Draft, added: SourceTree, previous: PreviousEntries
+    registry: Registry,
+    package: PackageName,
+    draft: Draft,
+    config: StoredObject | None,
+    added: SourceTree,
+    previous: PreviousEntries,
 ) -> ResolvedRevision:
     """Return the content of a revision: the sources of a draft, merged with the revision that it updates.
 
     Args:
-        registry: holds the revision that is updated, and the workflows config.
+        registry: holds the revision that is updated.
         package: the draft's.
         draft: says how to merge.
+        config: the workflows config of the registry.
         added: the sources of the draft.
         previous: the latest revision; keeps the files that an update of it changes, while the files of the result are read.
 
@@ -112,7 +136,7 @@ def resolve(
         base = added.header if start.header is None else start.header
         tree = _update(start, Removal(draft.remove), Additions(added, merges=draft.meta_mode == "merge"), previous)
     directories = {key: meta for key, meta in tree.directories.items() if meta}  # As quilt3, no line for none.
-    workflow = load_workflow(draft.workflow, registry.workflows_config(), registry.stores.text)
+    workflow = load_workflow(draft.workflow, config, registry.stores.text)
     record = workflow.record if workflow else None
     header = make_header(draft.message, _user_meta(draft, base), record, base, null_meta=draft.null_meta)
     # A record that is too large is an error now, before any byte moves.

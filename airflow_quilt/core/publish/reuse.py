@@ -5,6 +5,7 @@ names its version, and the listing shows that this version is still the current 
 found out when it is read (:class:`airflow_quilt.core.transfer.upload.Uploader`).
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -21,6 +22,8 @@ from airflow_quilt.core.plan.actions import Transfer, Upload
 from airflow_quilt.core.publish.changes import PreviousEntries
 from airflow_quilt.core.publish.presence import list_current
 from airflow_quilt.core.runtime.spool import Spool
+from airflow_quilt.core.runtime.together import at_once
+from airflow_quilt.core.storage.objects import ObjectInfo
 from airflow_quilt.core.storage.stores import Stores
 
 _log = logging.getLogger(__name__)
@@ -92,11 +95,15 @@ def _current_entries(
 ) -> Spool[Entry]:
     """Return the entries of the latest revision that name current versions of objects below a prefix."""
     current: Spool[Entry] = spool(Entry)
-    known = previous.read(files)
+    # The first page of the listing comes beside the manifest; it is for nothing where the manifest is too large to be read.
+    known, infos = at_once(
+        lambda: previous.read(files),
+        lambda: _begun(list_current(stores, prefix, files)),
+        threads=stores.limits.max_concurrency,
+    )
     if known is None:
         return current
     listed: Spool[_CurrentObject] = spool(_CurrentObject)
-    infos = list_current(stores, prefix, files)
     listed.extend(_CurrentObject(LogicalKey(info.key.key.removeprefix(prefix.key)), info.key) for info in infos)
 
     def entries() -> Iterator[Entry]:
@@ -106,3 +113,8 @@ def _current_entries(
 
     current.extend(entries())
     return current
+
+
+def _begun(infos: Iterator[ObjectInfo]) -> Iterator[ObjectInfo]:
+    """Return a listing whose first request has been made."""
+    return itertools.chain(list(itertools.islice(infos, 1)), infos)

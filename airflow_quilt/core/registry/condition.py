@@ -1,7 +1,7 @@
 """A condition on the latest revision of a package, which sensors wait for."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -55,6 +55,8 @@ class RevisionCondition:
     package: PackageName | str
     newer_than: str | datetime | None = None
     path: str | None = None
+    _lacking: set[TopHash] = field(default_factory=set, init=False, repr=False, compare=False)
+    """The revision that was read last and does not hold the path: the next poll does not read it again."""
 
     def find(self, registry: Registry, on_absent: Callable[[str], object] | None = None) -> FoundRevision | None:
         """Return the latest revision if it meets the condition.
@@ -71,23 +73,31 @@ class RevisionCondition:
         since, known = (None, None) if self.newer_than is None else parse_moment(self.newer_than)
         if self.path is not None:
             parse_logical_key(self.path.removesuffix("/"))
-        latest = registry.latest(name)
+        newer = None if since is None else registry.pointers_since(name, since)
+        if newer and newer.latest and not newer.stats:  # One request for a poll that finds nothing new.
+            return None
+        latest = registry.latest(name) if newer is None or newer.latest else None
         if latest is None and on_absent:
             on_absent(str(registry.absent(name)))
         if latest is None or (known and latest.top_hash.startswith(known)):
             return None
-        published_at = registry.published_at(name, latest.top_hash, since)
-        if since and published_at is None:
-            return None
         if self.path is not None and not self._has_path(registry, name, latest.top_hash, self.path):
+            return None
+        published_at = registry.published_at(name, latest, newer)
+        if newer and published_at is None:
             return None
         uri = QuiltUri(registry=registry.location, package=name, top_hash=latest.top_hash)
         return FoundRevision(uri, published_at)
 
-    @staticmethod
-    def _has_path(registry: Registry, name: PackageName, top_hash: TopHash, path: str) -> bool:
+    def _has_path(self, registry: Registry, name: PackageName, top_hash: TopHash, path: str) -> bool:
+        if top_hash in self._lacking:
+            return False
         try:
             # To the end of the manifest, where its top hash is checked.
-            return sum(1 for _ in at(registry.read(name, top_hash).entries, path)) > 0
+            has_path = sum(1 for _ in at(registry.read(name, top_hash).entries, path)) > 0
         except PackageNotFoundError:  # Its manifest is gone, so nobody can read it.
             return False
+        if not has_path:
+            self._lacking.clear()
+            self._lacking.add(top_hash)
+        return has_path

@@ -70,12 +70,23 @@ class History:
         """
         self._pointers.check_latest(base, top_hash, WriterTag.of(attempt))
 
-    def publish(self, top_hash: TopHash, base: Latest | None, attempt: Attempt, *, overwrite: bool) -> tuple[Revision, bool]:
+    def list_recent(self, attempt: Attempt, latest: Latest | None) -> PointerListing:
+        """List the newest pointer, those that attempts of this work may have written, and the one that ``latest`` names."""
+        # Histories are long, and a request lists 1000 keys. Without a tag beside ``latest`` it is unknown how old its pointer is.
+        since = min(int(_earliest(attempt)), latest.writer_tag.stamp) if latest and latest.writer_tag else 0
+        listing = self._pointers.listing_beside(latest, since)
+        # Nothing: the pointer of ``latest`` was deleted. The newest of all is needed, for the next one goes after it.
+        return listing if listing.stats or not since else self._pointers.listing()
+
+    def publish(
+        self, top_hash: TopHash, base: Latest | None, listing: PointerListing, attempt: Attempt, *, overwrite: bool
+    ) -> tuple[Revision, bool]:
         """Make a revision, whose manifest is in place, the latest one.
 
         Args:
             top_hash: the revision.
             base: ``latest`` as it was when the work began.
+            listing: a listing of :meth:`list_recent` for ``base``, which was read before it.
             attempt: of the work. A revision that another attempt published is returned, also where it is not the latest now.
             overwrite: publish also where others have published since.
 
@@ -87,9 +98,8 @@ class History:
         """
         # 1. The manifest is in place.
         writer_tag = WriterTag.of(attempt)
-        # ``latest`` (the base) was read before this listing. In the other order another attempt could publish, and a third writer
+        # ``latest`` (the base) was read before the listing. In the other order another attempt could publish, and a third writer
         # move ``latest`` on, between the two: neither would show that revision (ADR 0009).
-        listing = self._list_recent(attempt, base)
         earlier = self._pointers_of_attempts(writer_tag, attempt, base, listing)
         if done := self._published_by_attempt(base, writer_tag, earlier):
             return self._finish(done, earlier), True
@@ -117,27 +127,19 @@ class History:
     def made(self, latest: Latest | None, attempt: Attempt) -> Revision | None:
         """Return the revision that an attempt of this work published before ``latest`` was read, or None."""
         writer_tag = WriterTag.of(attempt)
-        earlier = self._pointers_of_attempts(writer_tag, attempt, latest, self._list_recent(attempt, latest))
+        earlier = self._pointers_of_attempts(writer_tag, attempt, latest, self.list_recent(attempt, latest))
         done = self._published_by_attempt(latest, writer_tag, earlier)
         return self._finish(done, earlier) if done else None
 
     def unchanged(self, latest: Latest, attempt: Attempt) -> tuple[Revision, bool] | None:
         """Return the revision that ``latest`` names, and whether it is of this work; None where it has no pointer."""
         writer_tag = WriterTag.of(attempt)
-        recent = self._read_recent(attempt, latest, self._list_recent(attempt, latest))
+        recent = self._read_recent(attempt, latest, self.list_recent(attempt, latest))
         pointer = _pointer_among(recent, latest) or self._pointers.find(latest)
         if pointer is None:
             return None
         self._finish(pointer, self._pointers_of_attempts(writer_tag, attempt, latest, recent))
         return pointer.revision, writer_tag.is_same_work(pointer.writer_tag)
-
-    def _list_recent(self, attempt: Attempt, latest: Latest | None) -> PointerListing:
-        """List the newest pointer, those that attempts of this work may have written, and the one that ``latest`` names."""
-        # Histories are long, and a request lists 1000 keys. Without a tag beside ``latest`` it is unknown how old its pointer is.
-        since = min(int(_earliest(attempt)), latest.writer_tag.stamp) if latest and latest.writer_tag else 0
-        listing = self._pointers.listing(since)
-        # Nothing: the pointer of ``latest`` was deleted. The newest of all is needed, for the next one goes after it.
-        return listing if listing.stats or not since else self._pointers.listing()
 
     def _read_recent(self, attempt: Attempt, latest: Latest | None, listing: PointerListing) -> list[Pointer]:
         """Read the pointers that attempts of this work may have written, newest first, and the one that ``latest`` names."""
@@ -162,7 +164,7 @@ class History:
             if not found or _first_published(found) or latest is None or latest.writer_tag:
                 break
             sleep(_MARK_POLL_INTERVAL)
-            recent = self._list_recent(attempt, latest)
+            recent = self.list_recent(attempt, latest)
         return found
 
     def _published_by_attempt(self, latest: Latest | None, writer_tag: WriterTag, earlier: Sequence[Pointer]) -> Pointer | None:
@@ -189,7 +191,7 @@ class History:
             except RevisionConflictError:
                 before, base = base, self._pointers.latest()
             # ``latest`` was read anew, so the search for other attempts is due anew: one may have published in between.
-            earlier = self._pointers_of_attempts(writer_tag, attempt, base, self._list_recent(attempt, base))
+            earlier = self._pointers_of_attempts(writer_tag, attempt, base, self.list_recent(attempt, base))
             if done := self._published_by_attempt(base, writer_tag, earlier):
                 return pointer, done
             # The package was deleted, the pointer maybe with it. A deletion that is still at work removes the seconds that it

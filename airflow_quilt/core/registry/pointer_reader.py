@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import pendulum
@@ -14,6 +15,7 @@ from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.attempt import RollbackTag, WriterTag
 from airflow_quilt.core.registry.revisions import Latest, PackageState, Pointer, PointerListing, Revision
 from airflow_quilt.core.runtime.threads import map_concurrently
+from airflow_quilt.core.runtime.together import at_once
 from airflow_quilt.core.storage.base import Storage
 from airflow_quilt.core.storage.objects import StoredObject
 
@@ -81,6 +83,21 @@ class PointerReader:
         others = {name: stat for name, stat in found.items() if not is_stamp(name)}
         return PointerListing(latest.etag if latest else None, dict(sorted(stats.items(), reverse=True)), others)
 
+    def listing_beside(self, latest: Latest | None, since: int = 0) -> PointerListing:
+        """List as :meth:`listing`, and read the pointer that the tag of ``latest`` names at the same time.
+
+        That counts as read after the listing if it is published, and listed with its ETag: no process takes that back.
+        """
+        stamp = latest.writer_tag.stamp if latest and latest.writer_tag else 0
+        written, _ = self._cache.get(stamp, ("", None))
+        if not stamp or written:  # It is read again only if the listing shows another writing.
+            return self.listing(since)
+        listing, pointer = at_once(lambda: self.listing(since), lambda: self.read(stamp), threads=self._threads)
+        listed = listing.stats.get(stamp)
+        if pointer is None or listed is None or listed.etag != pointer.etag or pointer.is_pending:
+            return listing
+        return replace(listing, read={stamp: pointer})
+
     def read_listed(self, listing: PointerListing, since: float = 0, also: Iterable[int] = ()) -> list[Pointer]:
         """Read pointers of a listing, newest first; one that was read after it had been listed the same is not read again.
 
@@ -92,6 +109,7 @@ class PointerReader:
         wanted = {stamp: stat.written for stamp, stat in listing.stats.items() if stamp >= since or stamp in also}
         # By ``written``, not by ETag: a pointer that is marked as published keeps its bytes, and so its ETag.
         known = {stamp: cached for stamp, cached in self._cache.items() if cached[0] and cached[0] == wanted.get(stamp)}
+        known |= {stamp: (wanted[stamp], pointer) for stamp, pointer in listing.read.items() if stamp in wanted}
         unknown = [stamp for stamp in wanted if stamp not in known]
         read = dict(zip(unknown, map_concurrently(self.read, unknown, self._threads), strict=True))
         known |= {stamp: (wanted[stamp], pointer) for stamp, pointer in read.items() if pointer}
@@ -104,7 +122,9 @@ class PointerReader:
         Raises:
             ManifestError: a pointer of a revision, or ``latest``, holds something else than a top hash.
         """
-        latest, listing = self.latest(), self.listing()
+        latest, listing = at_once(self.latest, self.listing, threads=self._threads)
+        if listing.latest != (latest and latest.etag):  # It moved in between: one that is read is one of those that are listed.
+            listing = self.listing()
         tags = self._read_tags(listing)
         return PackageState(latest, self.read_listed(listing), tags, [name for name in listing.others if name not in tags])
 

@@ -30,7 +30,7 @@ from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.manifests import Manifests
 from airflow_quilt.core.registry.pointer_reader import PointerReader
 from airflow_quilt.core.registry.resolve import resolve
-from airflow_quilt.core.registry.revisions import Latest, Revision
+from airflow_quilt.core.registry.revisions import Latest, PointerListing, Revision
 from airflow_quilt.core.runtime.threads import map_concurrently
 from airflow_quilt.core.storage.objects import StoredObject
 from airflow_quilt.core.storage.stores import Stores
@@ -148,23 +148,32 @@ class RegistryReader:
     def _some_names(self, path: str) -> list[str]:
         return list(islice(self._directories(path), _MOST_NAMES))
 
+    def pointers_since(self, package: PackageName | str, since: datetime) -> PointerListing:
+        """List the pointers of the revisions that were published after a time, and ``latest``."""
+        return self._reader(package).listing(int(since.timestamp()) + 1)
+
     def published_at(
-        self, package: PackageName | str, revision: TopHash, since: datetime | None = None
+        self, package: PackageName | str, latest: Latest, newer: PointerListing | None = None
     ) -> pendulum.DateTime | None:
-        """Return the time at which a revision was published last, as far as the newest pointers show it.
+        """Return the time at which the latest revision was published last.
+
+        The tag of ``latest`` shows it without a request. Where there is none, other than of a program of this kind, or after a
+        rollback, the newest pointers do, as far as they are read.
 
         Args:
             package: ``namespace/name``.
-            revision: a full top hash.
-            since: all pointers after this time are read; by default only the newest one.
+            latest: the revision.
+            newer: of :meth:`pointers_since`, not empty, all of which are read; by default only the newest one is listed and read.
 
         Returns:
-            None where none of them names the revision.
+            None where it was not published in that time, or no pointer that is read names it.
         """
+        if latest.writer_tag and (stamp := latest.writer_tag.stamp):
+            return pendulum.from_timestamp(stamp) if newer is None or stamp >= min(newer.stamps) else None
         pointers = self._reader(package)
-        stamps = pointers.listing().stamps
-        wanted = stamps[:1] if since is None else [stamp for stamp in stamps if stamp > since.timestamp()]
-        return next((each.published_at for each in pointers.revisions_at(wanted) if each.top_hash == revision), None)
+        wanted = pointers.listing().stamps[:1] if newer is None else newer.stamps
+        revisions = pointers.revisions_at(wanted)
+        return next((each.published_at for each in revisions if each.top_hash == latest.top_hash), None)
 
     def previous(self, package: PackageName | str, revision: Revision) -> TopHash | None:
         """Return the top hash of the revision that was published before another one, or None for the first."""

@@ -5,6 +5,7 @@ not there, and ``latest`` is always one of the revisions in the history.
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -23,11 +24,14 @@ from airflow_quilt.core.registry.reader import RegistryReader
 from airflow_quilt.core.registry.resolve import match
 from airflow_quilt.core.registry.revisions import DeleteResult, Latest, PackageState, Revision
 from airflow_quilt.core.runtime.stop import check_stop, unhurried
+from airflow_quilt.core.runtime.together import at_once
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 from airflow_quilt.core.storage.stores import Stores
 
 _PUBLISHING: Final = 2.0
 """Seconds that work which is stopped still has to complete a change of several requests."""
+_BESIDE: Final = 512 * 1024
+"""The most bytes of a manifest that is sent before it is known whether ``latest`` has moved: then it was sent in vain."""
 _PACKAGES: Final = 16
 """Packages whose pointers are remembered from one publication to the next."""
 
@@ -100,7 +104,7 @@ class Registry(RegistryReader):
         Args:
             package: its name.
             top_hash: the hash of the manifest.
-            manifest: the manifest, a seekable file at its beginning.
+            manifest: the manifest, a seekable file.
             base: ``latest`` as it was read when the work on this revision began.
             overwrite: publish also where ``latest`` has moved since.
             manifest_mode: ``"create"`` keeps a manifest with this top hash that is there already, of this package or
@@ -113,17 +117,25 @@ class Registry(RegistryReader):
         Raises:
             RevisionConflictError: ``latest`` has moved; nothing is visible.
         """
-        attempt, history = attempt or Attempt(), self._history(package)
-        if not overwrite:
-            history.check(top_hash, base, attempt)
+        work, history = attempt or Attempt(), self._history(package)
         key = self._key(layout.manifest(top_hash))
-        # A store that ignores conditions is known as one only after the first pointer, so one that is there is not left to them.
-        if manifest_mode == "overwrite" or not self.stores.find(key):
-            with contextlib.suppress(PreconditionError):  # It is there by now, and is to stay.
-                self._writer.put(key, manifest, manifest_mode)
+
+        def write() -> None:
+            # A store that ignores conditions is known as one only after the first pointer: one that is there is not left to them.
+            if manifest_mode == "overwrite" or not self.stores.find(key):
+                with contextlib.suppress(PreconditionError):  # It is there by now, and is to stay.
+                    self._writer.put(key, manifest, manifest_mode)
+
+        # Whether ``latest`` has moved is asked before a large manifest is sent, and beside a small one.
+        threads = self._threads
+        if manifest.seek(0, os.SEEK_END) > _BESIDE:
+            threads = 1
+            if not overwrite:
+                history.check(top_hash, base, work)
+        _, listing = at_once(write, lambda: history.list_recent(work, base), threads=threads)
         check_stop()
         with unhurried(_PUBLISHING):  # Stopped half-way, it would be for the next attempt to find out whether it is published.
-            return history.publish(top_hash, base, attempt, overwrite=overwrite)
+            return history.publish(top_hash, base, listing, work, overwrite=overwrite)
 
     def delete(self, package: PackageName | str, revision: str | None = None) -> DeleteResult:
         """Delete the pointers of a package, tags and all, or those of one of its revisions; manifests and data stay.

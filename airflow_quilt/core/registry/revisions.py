@@ -81,17 +81,19 @@ class Pointer:
 
 @dataclass(frozen=True, slots=True)
 class PointerListing:
-    """A listing of the pointers of a package, none of which was read.
+    """A listing of the pointers of a package.
 
     Attributes:
         latest: the ETag of ``latest``, or None where there is none.
         stats: the pointers of revisions by their seconds, newest first.
         others: all else in the directory of pointers by its name, such as tags, and objects that stand for the directory.
+        read: pointers that were read beside the listing, and count as read after it.
     """
 
     latest: str | None
     stats: Mapping[int, ObjectInfo]
     others: Mapping[str, ObjectInfo] = field(default_factory=dict)
+    read: Mapping[int, Pointer] = field(default_factory=dict)
 
     @property
     def stamps(self) -> list[int]:

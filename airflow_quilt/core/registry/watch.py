@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
-from airflow_quilt.core.errors import ManifestError, ObjectNotFoundError, PackageNameError, plain
+from airflow_quilt.core.errors import ManifestError, PackageNameError, plain
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash, is_pattern, literal_prefix, matches
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -28,9 +28,10 @@ _PAGE: Final = 1000
 class LatestWatcher:
     """Polls the ``latest`` pointers of packages of one registry.
 
-    A poll makes one HEAD for each package; or it lists their pointers, 1000 with each request: where there is a pattern, or where
-    packages are many, unless the last listing needed more requests than there are packages. Then the names of those that fit a
-    pattern are listed, without their pointers. A pointer is read where its ETag has changed since the last poll.
+    A poll reads ``latest`` of each package, all at once; or it lists their pointers, 1000 with each request: where there is a
+    pattern, or where packages are many, unless the last listing needed more requests than there are packages. Then the names of
+    those that fit a pattern are listed, without their pointers. A ``latest`` that is listed is read where its ETag has changed
+    since the last poll.
 
     Args:
         registry: the registry of the packages.
@@ -67,17 +68,17 @@ class LatestWatcher:
         if fitting is None and len(names) > max(_FEW, self._pages):
             prefixes.append(os.path.commonprefix(names))  # noqa: RUF071  (of characters, as prefixes of listings are)
             names = []
-        etags = dict(self._list(_outermost(prefixes), packages) if prefixes else ())
-        etags.update(self._stat_each(names))
-        changed = [name for name, etag in etags.items() if self._etags.get(name) != etag]
-        fresh = dict(zip(changed, map_concurrently(self._read, changed, self._threads), strict=True))
-        hashes = self._found | {name: latest.top_hash for name, latest in fresh.items() if latest}
-        found = {name: hashes[name] for name in etags if name not in fresh or fresh[name]}
+        listed = dict(self._list(_outermost(prefixes), packages) if prefixes else ())
+        unknown = [*names, *(name for name, etag in listed.items() if self._etags.get(name) != etag)]
+        read = dict(zip(unknown, map_concurrently(self._read, unknown, self._threads), strict=True))
+        etags = {name: latest.etag for name, latest in read.items() if latest} | listed
+        hashes = self._found | {name: latest.top_hash for name, latest in read.items() if latest}
+        found = {name: hashes[name] for name in etags if name not in read or read[name]}
         # Remembered only now: a poll that fails half-way must not hide a change from the next one.
-        if fresh:
+        if read:
             tags = {
                 **self.writers,
-                **{name: latest and (latest.writer_tag or latest.rollback_tag) for name, latest in fresh.items()},
+                **{name: latest and (latest.writer_tag or latest.rollback_tag) for name, latest in read.items()},
             }
             self.writers = {name: tag for name, tag in tags.items() if tag and tag.task and name in found}
         self._etags, self._found = {name: etags[name] for name in found}, found
@@ -98,17 +99,6 @@ class LatestWatcher:
                     requests += 1
                     yield package
         self._by_name = requests
-
-    def _stat_each(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-        for name, etag in map_concurrently(self._etag, names, self._threads):
-            if etag is not None:
-                yield name, etag
-
-    def _etag(self, name: str) -> tuple[str, str | None]:
-        try:
-            return name, self._storage.stat(self._root.join(layout.pointer(PackageName.parse_existing(name), layout.LATEST))).etag
-        except ObjectNotFoundError:
-            return name, None
 
     def _list(self, prefixes: Collection[str], packages: Collection[str]) -> Iterator[tuple[str, str]]:
         """List the pointers below prefixes; yield the packages that are polled, each with the ETag of its ``latest``."""

@@ -94,14 +94,18 @@ def _entered(scope: Scope) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def stoppable(event: threading.Event | None = None, *, may_interrupt: bool = True) -> Iterator[None]:
+def stoppable(event: threading.Event | None = None, *, may_interrupt: bool | None = True) -> Iterator[None]:
     """Open a scope.
 
     Args:
         event: set it, from any thread or a signal handler, to end the work with ``CancelledError``.
-        may_interrupt: whether :func:`interrupt` may end the work at any line; not where it talks to others than the stores.
+        may_interrupt: whether :func:`interrupt` may end the work at any line; not where it talks to others than the stores. None:
+            as in the scope around it.
     """
-    scope = Scope(current(), event, may_interrupt=may_interrupt)
+    outer = current()
+    if may_interrupt is None:
+        may_interrupt = outer is None or outer.may_interrupt
+    scope = Scope(outer, event, may_interrupt=may_interrupt)
     try:
         with _entered(scope):
             yield

@@ -166,6 +166,7 @@ def test_large_manifest_not_read(registry: Registry, tmp_path: Path) -> None:
     (tmp_path / "few").write_bytes(os.urandom(9))
     _, recorder = publish(registry, {"few": str(tmp_path / "few")})
 
-    assert [call.key.key for call in recorder.of("scan") if not call.key.key.startswith(layout.OWN)] == []
+    # The first page of the listing comes beside the manifest.
+    assert [call.key.key for call in recorder.of("scan") if not call.key.key.startswith(layout.OWN)] == ["team/package/"]
     asked = [call for call in recorder.calls if layout.manifest("") in call.key.key and call.operation != "put"]
     assert [call.operation for call in asked] == ["get"]  # Once, and refused by its size.

@@ -18,7 +18,7 @@ from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.pipeline import Workspace, announce, check_writable
 from airflow_quilt.core.publish.planned import PlannedRevision, Planner, bytes_of, decide
-from airflow_quilt.core.publish.resolve import discover, resolve
+from airflow_quilt.core.publish.resolve import resolve, survey
 from airflow_quilt.core.publish.reuse import attach_previous
 from airflow_quilt.core.publish.sharded.bounds import Bounds
 from airflow_quilt.core.publish.sharded.staging import StagedPlan, StagedShard, Staging
@@ -94,10 +94,12 @@ def stage_plan(
         StorageError: a store refused or failed.
     """
     with Workspace(registry, package, Attempt()) as work, work.round():
-        latest, bounds = registry.latest(package), Bounds.of(registry, draft, planner)
-        added = discover(registry, draft, work.spool(Source), work.contents.put)  # 1. which files there are
+        bounds = Bounds.of(registry, draft, planner)
+        latest, config, added = survey(  # 1. which files there are, beside `latest` and the workflows
+            registry, package, draft, work.spool(Source), work.contents.put
+        )
         previous = work.previous(latest)
-        revision = resolve(registry, package, draft, added, previous)  # 2. header, tree, workflow
+        revision = resolve(registry, package, draft, config, added, previous)  # 2. header, tree, workflow
         tree = SourceTree(_pinned(registry.stores, revision.tree.sources), revision.tree.directories)
         revision = replace_fields(revision, tree=tree)
         planned = decide(planner, draft, package, revision, work.plan())  # 3. nothing has moved yet

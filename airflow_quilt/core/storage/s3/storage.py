@@ -23,6 +23,7 @@ from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.retry import Failures, RetryPolicy, retried
+from airflow_quilt.core.runtime.together import at_once
 from airflow_quilt.core.storage.base import raise_first
 from airflow_quilt.core.storage.objects import CHUNK, MOST_WHOLE, Data, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
 from airflow_quilt.core.storage.s3.body import boto_body
@@ -180,10 +181,11 @@ class S3Storage:
     def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:
         """Return whether the store keeps conditions, by writes that it must refuse; each bucket is checked once."""
         if key.bucket not in self._conditions:
-            self._conditions[key.bucket] = self._refuses(key, data, IfMatch(_NO_STATE)) and (
-                # Another writer may have deleted it in between: then the first one writes it anew, and the second is refused.
-                self._refuses(key, data, "create") or self._refuses(key, data, "create")
+            of_changes, of_creations = at_once(
+                lambda: self._refuses(key, data, IfMatch(_NO_STATE)), lambda: self._refuses(key, data, "create"), threads=2
             )
+            # Another writer may have deleted it in between: then the first one wrote it anew, and another one is refused.
+            self._conditions[key.bucket] = of_changes and (of_creations or self._refuses(key, data, "create"))
         return self._conditions[key.bucket]
 
     def _refuses(self, key: PhysicalKey, data: bytes, mode: WriteMode) -> bool:
