@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import hash_of
-from airflow_quilt.core.format.manifest import Entry, write_manifest
+from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import LogicalKey, PackageName, TopHash
 from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.paths import resolve_registry
@@ -67,13 +68,14 @@ class Stage:
                     file.write(chance.randbytes(min(_MIB, size - start)))
         return directory
 
-    def package(self, count: int) -> tuple[str, str]:
-        """Write a package of so many entries with hashes into a local registry; return the registry and the package."""
+    def package(self, count: int, **meta: Any) -> tuple[str, str]:
+        """Write a package of so many entries with hashes into a local registry, all with ``meta``; return both their names."""
         registry, name = self.place(), PackageName("seed", "package")
         root, digest = resolve_registry(str(registry)).root, hash_of(b"")
         keys = (f"{number // 1000:05}/{number:08}.bin" for number in range(count))  # In walk order.
         entries = (
-            Entry(LogicalKey(key), (f"s3://bucket/{key}?versionId={number:032}",), 0, digest) for number, key in enumerate(keys)
+            Entry(LogicalKey(key), (f"s3://bucket/{key}?versionId={number:032}",), 0, digest, meta)
+            for number, key in enumerate(keys)
         )
         path = self.place()
         with path.open("w+b") as file:

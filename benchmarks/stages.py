@@ -16,11 +16,15 @@ from typing import Any, Final
 import msgspec
 
 from airflow_quilt.core.format.hashes import hash_of
-from airflow_quilt.core.format.manifest import Entry, canonical_text, write_manifest
-from airflow_quilt.core.format.names import LogicalKey, PackageName, is_walk
-from airflow_quilt.core.plan.actions import plan_build
+from airflow_quilt.core.format.manifest import Entry, canonical_text, plain_canonical, plain_lines
+from airflow_quilt.core.format.manifest_lines import decode_keys, split_blocks
+from airflow_quilt.core.format.manifest_writer import write_manifest
+from airflow_quilt.core.format.names import LogicalKey, PackageName, are_keys, is_ordered
+from airflow_quilt.core.format.ordering import BATCH, grouped
+from airflow_quilt.core.plan.actions import KnownBlock, plan_build
 from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.kept import KeptEntries
 from airflow_quilt.core.publish.resolve import discover
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.runtime.spool import Spool
@@ -61,30 +65,51 @@ def _steps(directory: Path, count: int) -> dict[str, Callable[[], object]]:
     entries = [Entry(key, (f"s3://bucket/{key}?versionId={number:032}",), 0, digest) for number, key in enumerate(keys)]
     out = io.BytesIO()
     summary = write_manifest({"version": "v0", "message": None}, entries, out)
-    lines, canonical = out.getvalue().split(b"\n", 1)[1], canonical_text(entries)
+    blocks = list(split_blocks([out.getvalue().split(b"\n", 1)[1]]))
     out.seek(0)
     registry.commit(_NAME, summary.top_hash, out, None)
     decoder = msgspec.json.Decoder(Entry)
+    some = [entries[at : at + BATCH] for at in range(0, count, BATCH)]
+    canonical, some_keys = [canonical_text(each) for each in some], [keys[at : at + BATCH] for at in range(0, count, BATCH)]
 
     def sources() -> Iterable[Any]:
         return _tree(registry).sources
+
+    def kept() -> KeptEntries:
+        kept = KeptEntries(count // 20)
+        for group in grouped(plan_build(sources())):
+            if isinstance(group, KnownBlock):
+                kept.add_block(group.entries)
+        return kept
 
     def spooled(most: int) -> None:
         with Spool[Entry](Entry, most) as spool:
             spool.extend(entries)
             deque(spool, 0)
 
+    def keep() -> None:
+        with kept():
+            pass
+
+    def build() -> None:
+        with kept() as known:
+            write_manifest({"version": "v0"}, known, io.BytesIO())
+
     return {
         "read the manifest, its order and top hash checked": lambda: deque(registry.read(_NAME).entries, 0),
-        "- decode its lines": lambda: decoder.decode_lines(lines),
-        "- its canonical text": lambda: canonical_text(entries),
-        "- SHA-256 of that": lambda: hashlib.sha256(canonical).digest(),
-        "- its order, and the form of its keys": lambda: is_walk(keys),
-        "read, and find each entry as a source": lambda: deque(sources(), 0),
-        "read, find, and plan": lambda: deque(plan_build(sources()), 0),
-        "hold entries in memory": lambda: spooled(2 * count),
-        "hold entries in a temporary file": lambda: spooled(count // 20),
-        "write the manifest, its top hash computed": lambda: write_manifest({"version": "v0"}, entries, io.BytesIO()),
+        "- its keys, read before": lambda: [decode_keys(each) for each in blocks],
+        "- their order": lambda: [is_ordered(each) for each in some_keys],
+        "- decode its lines": lambda: [len(decoder.decode_lines(each)) for each in blocks],
+        "- its lines again, to compare": lambda: [plain_lines(each) for each in some],
+        "- the form of its keys": lambda: [are_keys(each) for each in some_keys],
+        "- its canonical text": lambda: [plain_canonical(each) for each in some],
+        "- SHA-256 of that": lambda: [hashlib.sha256(each).digest() for each in canonical],
+        "read, find as sources, and plan": lambda: deque(plan_build(sources()), 0),
+        "read, find, plan, and keep in a temporary file": keep,
+        "read, find, plan, keep, and write": build,
+        "of entries that pass one by one: hold in memory": lambda: spooled(2 * count),
+        "- hold in a temporary file": lambda: spooled(count // 20),
+        "- write, the top hash computed": lambda: write_manifest({"version": "v0"}, entries, io.BytesIO()),
     }
 
 

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any, Final
 
 from airflow_quilt.core.format import layout
-from airflow_quilt.core.format.manifest import write_manifest
+from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import PackageName
 from benchmarks.report import MIB, about, figure, machine
 from benchmarks.stage import ROOT, Stage, running_stage

@@ -2,11 +2,12 @@
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.plan.actions import Action, Source, plan_build
+from airflow_quilt.core.format.ordering import Block
+from airflow_quilt.core.plan.actions import Actions, KnownBlock, Source, Sources, plan_build
 from airflow_quilt.core.plan.placement import Landing
 from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
@@ -53,16 +54,19 @@ class BuildPlanner:
         """``"nowhere"``, as files stay where they are."""
         return "nowhere"
 
-    def plan(self, sources: Iterable[Source]) -> Iterator[Action]:
+    def plan(self, sources: Sources) -> Actions:
         """Yield the action for each source, in the same order."""
         return plan_build(sources if self.may_name_files else self._warned(sources))
 
-    def _warned(self, sources: Iterable[Source]) -> Iterator[Source]:
+    def _warned(self, sources: Sources) -> Iterator[Source | Block[Source]]:
         total = local = 0
-        for source in sources:
-            total += 1
-            local += source.is_local
-            yield source
+        for item in sources:
+            if isinstance(item, KnownBlock):
+                total += len(item.entries.entries)
+            elif not isinstance(item, Block):
+                total += 1
+                local += item.is_local
+            yield item
         if local:
             _log.warning(
                 "%s of the %s entries of %s are files of this machine, and only it can read them; push the package to copy them",

@@ -1,14 +1,14 @@
 """Push: copy the files of a package to a registry's bucket and publish a revision that names the copies."""
 
 import threading
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from airflow_quilt.core.errors import LocationError
 from airflow_quilt.core.format.arguments import CopyRule
 from airflow_quilt.core.format.names import PackageName
+from airflow_quilt.core.format.ordering import records_of
 from airflow_quilt.core.format.uris import RegistryLocation
-from airflow_quilt.core.plan.actions import Action, Source, plan_push
+from airflow_quilt.core.plan.actions import Actions, Sources, plan_push
 from airflow_quilt.core.plan.placement import (
     CopyFunction,
     DestFunction,
@@ -72,8 +72,10 @@ class PushPlanner:
         """The prefix of the copies, or ``"anywhere"`` for a function."""
         return "anywhere" if callable(self.dest) else landing_prefix(self.dest, self.registry, self.package)
 
-    def plan(self, sources: Iterable[Source]) -> Iterator[Action]:
+    def plan(self, sources: Sources) -> Actions:
         """Yield the action for each source, in the same order."""
+        if callable(self.copy):  # It decides for each file; the rules decide by bucket.
+            sources = records_of(sources)
         return plan_push(sources, copy_policy(self.copy, self.registry), landing(self.dest, self.registry, self.package))
 
 

@@ -20,7 +20,8 @@ from airflow_quilt.core.build import build
 from airflow_quilt.core.delete import delete
 from airflow_quilt.core.errors import CancelledError, EntryDamagedError, QuiltError, RevisionConflictError, SourceError
 from airflow_quilt.core.format.hashes import hash_of
-from airflow_quilt.core.format.manifest import Entry, make_header, write_manifest
+from airflow_quilt.core.format.manifest import Entry, make_header
+from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.install import install
 from airflow_quilt.core.publish.draft import Draft

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, Protocol
 from airflow_quilt.core.errors import ObjectNotFoundError, QuiltError, RevisionConflictError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.hashes import Hash, algorithm, digest_of
-from airflow_quilt.core.format.manifest import write_manifest
+from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.registry import Registry

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, StoreAlgorithm, algorithm, digest_of, hash_of, to_s3
-from airflow_quilt.core.format.manifest import Entry, make_header, write_manifest
+from airflow_quilt.core.format.manifest import Entry, make_header
+from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, PackageName, TopHash
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.registry.registry import Registry

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from airflow_quilt.core.errors import ManifestError
 from airflow_quilt.core.format.hashes import Hash
-from airflow_quilt.core.format.manifest import Entry, make_header, write_manifest
+from airflow_quilt.core.format.manifest import Entry, make_header
 from airflow_quilt.core.format.manifest_reader import read_manifest
+from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import LogicalKey, walk_order
 from airflow_quilt.core.format.uris import PhysicalKey
 from tests.oracle.quilt3_client import Quilt3, Quilt3Error

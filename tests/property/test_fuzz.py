@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from airflow_quilt.core.errors import QuiltError
 from airflow_quilt.core.format.diff import compare
 from airflow_quilt.core.format.hashes import algorithm
-from airflow_quilt.core.format.manifest import write_manifest
 from airflow_quilt.core.format.manifest_reader import read_manifest
+from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import PackageName, parse_directory_key, parse_logical_key, walk_order
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 
 from airflow_quilt.core.errors import LogicalKeyError, ManifestError, MetadataError
 from airflow_quilt.core.format.hashes import Hash
-from airflow_quilt.core.format.manifest import Entry, canonical_entry, entry_line, header_line, write_manifest
+from airflow_quilt.core.format.manifest import Entry, canonical_entry, entry_line, header_line
 from airflow_quilt.core.format.manifest_reader import read_manifest
+from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import LogicalKey, TopHash, check_next, is_walk, parse_logical_key, walk_order
 from tests.property.strategies import HEADERS, JSON, LOGICAL_KEYS, META, TEXT, PackageTree, entries, trees
 

@@ -4,21 +4,18 @@ There are two spellings of JSON: the lines of the file (quilt3's ``Package.dump`
 the top hash (quilt3's ``Package.top_hash``). The canonical JSON omits physical keys and directories.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from json.encoder import encode_basestring as _json_text
 from json.encoder import encode_basestring_ascii as _ascii_json_text
-from typing import IO, Annotated, Any, Final, NamedTuple, TypeVar
+from typing import Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from airflow_quilt.core.errors import MetadataError, RecordSizeError, plain, quoted
 from airflow_quilt.core.format.hashes import CHUNKED, CRC64NVME, SHA256, Hash
 from airflow_quilt.core.format.metadata import check_json, check_meta, user_meta_of
-from airflow_quilt.core.format.names import MAX_LOGICAL_KEY, MAX_UTF8_SIZE, DirectoryKey, LogicalKey, TopHash, walk_order
-from airflow_quilt.core.format.ordering import batched
+from airflow_quilt.core.format.names import MAX_LOGICAL_KEY, MAX_UTF8_SIZE, DirectoryKey, LogicalKey
 
 R = TypeVar("R")
 
@@ -69,23 +66,6 @@ class EntryBlock(NamedTuple):
     entries: Sequence[Entry]
     canonical: bytes
     lines: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Totals of a manifest that was written.
-
-    Attributes:
-        top_hash: its top hash.
-        entries: count of files.
-        bytes: the sum of their sizes.
-        checksum_only: count of files whose hash is a CRC64NVME (:func:`count_checksums`).
-    """
-
-    top_hash: TopHash
-    entries: int
-    bytes: int
-    checksum_only: int = 0
 
 
 def count_checksums(entries: Iterable[Entry]) -> int:
@@ -186,6 +166,17 @@ def canonical_text(entries: Iterable[Entry]) -> bytes:
     return "".join([canonical_entry(entry) for entry in entries]).encode()
 
 
+def entry_lines(entries: Sequence[Entry]) -> bytes:
+    """Return the lines of entries, each with its newline; raises as :func:`entry_line`."""
+    try:
+        lines = [_entry_json(entry) for entry in entries]
+        if max(map(len, lines)) * MAX_UTF8_SIZE <= MAX_RECORD_SIZE:
+            return ("\n".join(lines) + "\n").encode()
+    except (ValueError, RecursionError):
+        pass  # The error must name its entry: encode one by one.
+    return b"".join(entry_line(entry) + b"\n" for entry in entries)
+
+
 def plain_lines(entries: Iterable[Entry]) -> str:
     """Return the lines of plain entries, as :func:`entry_line` returns each, with their newlines.
 
@@ -232,46 +223,3 @@ def _encode(to_json: Callable[[R], str], record: R, subject: str) -> bytes:
             "move large metadata into a file of the package"
         )
     return line
-
-
-def _entry_lines(entries: Sequence[Entry]) -> bytes:
-    """Return the lines of entries, each with its newline."""
-    try:
-        lines = [_entry_json(entry) for entry in entries]
-        if max(map(len, lines)) * MAX_UTF8_SIZE <= MAX_RECORD_SIZE:
-            return ("\n".join(lines) + "\n").encode()
-    except (ValueError, RecursionError):
-        pass  # The error must name its entry: encode one by one.
-    return b"".join(entry_line(entry) + b"\n" for entry in entries)
-
-
-def write_manifest(
-    header: Mapping[str, Any],
-    entries: Iterable[Entry],
-    out: IO[bytes],
-    directories: Mapping[DirectoryKey, Any] | None = None,
-) -> Summary:
-    """Write a manifest, and return its top hash and totals.
-
-    Args:
-        header: the header, from :func:`make_header` or from a manifest that was read.
-        entries: the entries, in walk order (:func:`airflow_quilt.core.format.names.walk_order`).
-        out: a binary file.
-        directories: the metadata of directories, in any order; the top hash does not cover it.
-
-    Raises:
-        RecordSizeError: a line is longer than :data:`MAX_RECORD_SIZE`.
-        MetadataError: a value is not JSON, or is nested too deeply.
-    """
-    out.write(header_line(header) + b"\n")
-    digest = hashlib.sha256(canonical_json(header).encode())
-    for key, meta in sorted((directories or {}).items(), key=lambda item: walk_order(item[0])):
-        out.write(directory_line(key, meta) + b"\n")
-    count = size = checksum_only = 0
-    for batch in batched(entries):
-        out.write(_entry_lines(batch))
-        digest.update(canonical_text(batch))
-        count += len(batch)
-        size += sum([entry.size for entry in batch])
-        checksum_only += count_checksums(batch)
-    return Summary(TopHash(digest.hexdigest()), count, size, checksum_only)

@@ -15,7 +15,7 @@ from airflow_quilt.core.errors import LogicalKeyError, ManifestError, short
 from airflow_quilt.core.format.manifest import Entry, EntryBlock, canonical_text
 from airflow_quilt.core.format.manifest_lines import check_end, decode_block, decode_header, decode_keys, split_blocks
 from airflow_quilt.core.format.names import DirectoryKey, TopHash, check_file, check_next, is_ordered
-from airflow_quilt.core.format.ordering import batched, sort_key, validate_order
+from airflow_quilt.core.format.ordering import batched, records_of, sort_key, validate_order
 from airflow_quilt.core.format.packed import DirectoryMetadata, pack, unpack
 
 Sort = Callable[[Iterable[Entry]], AbstractContextManager[Iterable[Entry]]]
@@ -112,7 +112,7 @@ class _EntryReader:
         with self._sort(map(pack, lines.seen(decoded))) as entries:
             digest = hashlib.sha256(self._header)
             try:
-                for batch in batched(validate_order(entries, self.directories)):
+                for batch in batched(records_of(validate_order(entries, self.directories))):
                     # One at a time, where there is metadata: a batch of it could be a thousand long lines.
                     for part in ([entry] for entry in batch) if any(entry.meta for entry in batch) else [batch]:
                         unpacked = list(map(unpack, part))

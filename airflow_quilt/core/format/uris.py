@@ -4,6 +4,7 @@ They print exactly as in quilt3, because their printed form goes into manifests.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, Self
@@ -17,6 +18,9 @@ from airflow_quilt.core.format.web_url import refuse_login
 
 _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
 """An S3 URL without escapes, as nearly all are."""
+
+_PLAIN_REST: Final = r"[A-Za-z0-9_./~=-]*+(?:\?versionId=[A-Za-z0-9_.-]++)?+\n"
+"""The rest of such a URL behind its bucket, and the end of its line."""
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -206,6 +210,14 @@ class RegistryLocation:
 
     def __str__(self) -> str:
         return f"s3://{self.root.bucket}" if self.root.bucket else str(self.root)
+
+
+def are_in_one_bucket(urls: Sequence[str]) -> bool:
+    """Return whether URLs are all those of objects in one bucket, without escapes; others may be too, spelled in another way."""
+    first = _PLAIN_S3.fullmatch(urls[0])
+    if not first or max(map(len, urls)) > MAX_S3_KEY:
+        return False
+    return re.fullmatch(f"(?:s3://{re.escape(first[1])}/{_PLAIN_REST})++", "\n".join([*urls, ""])) is not None
 
 
 def is_path(text: str) -> bool:

@@ -1,6 +1,7 @@
 """Decisions on which bytes must move, and how; nothing moves here."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -9,10 +10,11 @@ from airflow_quilt.core.errors import LocationError, SourceError, plain, quoted
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.arguments import content_in_build
 from airflow_quilt.core.format.hashes import CHUNKED, Hash, check_hash_type
-from airflow_quilt.core.format.manifest import Entry, check_record
+from airflow_quilt.core.format.manifest import MAX_RECORD_SIZE, Entry, EntryBlock, check_record
 from airflow_quilt.core.format.metadata import user_meta_of
 from airflow_quilt.core.format.names import LogicalKey
-from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.format.ordering import Block
+from airflow_quilt.core.format.uris import PhysicalKey, are_in_one_bucket
 
 # Placeholders of the final length, to check the size of a record before its bytes move; S3's version ids have 32 characters.
 _PLACEHOLDER_HASH = Hash("sha2-256-chunked", "0" * 44)
@@ -107,6 +109,43 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return Entry(self.logical_key, keys, self.size, digest, self.meta)
 
 
+@dataclass(frozen=True, slots=True)
+class KnownBlock(Block[Source]):
+    """Plain entries of a package, whose objects are all in one bucket: one decision is that for each.
+
+    Attributes:
+        entries: the entries, with their text.
+        hash_type: as for :class:`Source`.
+    """
+
+    entries: EntryBlock
+    hash_type: str
+
+    @classmethod
+    def of(cls, entries: EntryBlock, hash_type: str) -> Self | None:
+        """Return entries of a package as a block of sources; None where each may need a decision of its own."""
+        lines = entries.lines
+        if lines is None or len(lines) > MAX_RECORD_SIZE:  # No line is too long to be written.
+            return None
+        if not are_in_one_bucket([entry.physical_keys[0] for entry in entries.entries]):
+            return None
+        return cls(entries, hash_type)
+
+    @property
+    def first(self) -> Source:
+        """The first source."""
+        return Source.of_entry(self.entries.entries[0], hash_type=self.hash_type)
+
+    @property
+    def last(self) -> Source:
+        """The last source."""
+        return Source.of_entry(self.entries.entries[-1], hash_type=self.hash_type)
+
+    def records(self) -> Iterator[Source]:
+        """Yield the sources."""
+        return (Source.of_entry(entry, hash_type=self.hash_type) for entry in self.entries.entries)
+
+
 class _SourceAction(msgspec.Struct, frozen=True, gc=False):
     source: Source
 
@@ -148,14 +187,18 @@ Transfer = HashInPlace | Upload | Copy
 Action = Entry | Transfer
 """The decision for a source. An :class:`Entry` stays where it is and its hash is known: no byte is read or moved."""
 
+Sources = Iterable[Source | Block[Source]]
+"""Sources in walk order; a :class:`KnownBlock` stands for some that follow each other."""
 
-def plan_push(
-    sources: Iterable[Source], copies: Callable[[Source], bool], land: Callable[[Source], PhysicalKey]
-) -> Iterator[Action]:
+Actions = Iterator[Action | Block[Source]]
+"""Actions in walk order; a :class:`KnownBlock` stands for entries that stay where they are."""
+
+
+def plan_push(sources: Sources, copies: Callable[[Source], bool], land: Callable[[Source], PhysicalKey]) -> Actions:
     """Decide for each source whether its bytes move.
 
     Args:
-        sources: the sources of the revision.
+        sources: the sources of the revision; all of a block are copied if the first one is.
         copies: decides whether a source is copied (:func:`airflow_quilt.core.plan.placement.copy_policy`).
         land: returns the destination of a copied source (:func:`airflow_quilt.core.plan.placement.landing`).
 
@@ -164,19 +207,27 @@ def plan_push(
         HashTypeError: an entry of a package would move, and its hash is of an unknown type.
         LocationError: an entry would land in the registry's own area.
     """
-    for source in sources:
-        origin = source.origin
-        is_copied = copies(source)
-        if not is_copied and (not isinstance(origin, PhysicalKey) or origin.is_local):
-            raise SourceError(
-                f"entry {quoted(source.logical_key)}: let it be copied, or build the package; its source is no object on S3, and "
-                "by the copy policy it would stay where it is"
-            )
-        destination = land(source) if is_copied else None
-        if isinstance(origin, PhysicalKey) and (destination is None or _is_same_object(origin, destination)):
-            yield _plan_in_place(source, origin)
-        elif destination is not None:
-            yield _plan_move(source, destination)
+    for item in sources:
+        if not isinstance(item, Block):
+            yield _plan_push(item, copies, land)
+        elif copies(item.first):
+            yield from (_plan_push(source, copies, land) for source in item.records())
+        else:
+            yield item
+
+
+def _plan_push(source: Source, copies: Callable[[Source], bool], land: Callable[[Source], PhysicalKey]) -> Action:
+    origin = source.origin
+    if copies(source):
+        destination = land(source)
+        if not isinstance(origin, PhysicalKey) or not _is_same_object(origin, destination):
+            return _plan_move(source, destination)
+    if not isinstance(origin, PhysicalKey) or origin.is_local:
+        raise SourceError(
+            f"entry {quoted(source.logical_key)}: let it be copied, or build the package; its source is no object on S3, and "
+            "by the copy policy it would stay where it is"
+        )
+    return _plan_in_place(source, origin)
 
 
 def _is_same_object(first: PhysicalKey, second: PhysicalKey) -> bool:
@@ -212,16 +263,19 @@ def out_of_reach(source: Source) -> SourceError:
     )
 
 
-def plan_build(sources: Iterable[Source]) -> Iterator[Action]:
+def plan_build(sources: Sources) -> Actions:
     """Decide for each source whether it must be hashed; all stay where they are.
 
     Raises:
         SourceError: a source is content, which has no location.
     """
-    for source in sources:
-        if not isinstance(source.origin, PhysicalKey):
-            raise content_in_build(source.logical_key)
-        yield _plan_in_place(source, source.origin)
+    for item in sources:
+        if isinstance(item, Block):
+            yield item
+        elif isinstance(item.origin, PhysicalKey):
+            yield _plan_in_place(item, item.origin)
+        else:
+            raise content_in_build(item.logical_key)
 
 
 def _plan_in_place(source: Source, origin: PhysicalKey) -> Entry | HashInPlace:

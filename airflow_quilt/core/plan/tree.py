@@ -1,5 +1,6 @@
 """The tree of a future revision: sources and metadata of directories, and its derivation from another tree."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -8,9 +9,9 @@ from msgspec.structs import replace
 
 from airflow_quilt.core.errors import quoted
 from airflow_quilt.core.format.metadata import lost_keys, merge_meta
-from airflow_quilt.core.format.names import DirectoryKey, parse_logical_key
-from airflow_quilt.core.format.ordering import merge_join
-from airflow_quilt.core.plan.actions import Source
+from airflow_quilt.core.format.names import DirectoryKey, parse_logical_key, walk_order
+from airflow_quilt.core.format.ordering import Block, merge_blocks, records_of, sort_key
+from airflow_quilt.core.plan.actions import Source, Sources
 
 _SHOWN: Final = 10
 
@@ -30,7 +31,7 @@ class SourceTree:
     the package that alone makes up the tree, if one does.
     """
 
-    sources: Iterable[Source] = ()
+    sources: Sources = ()
     directories: Mapping[DirectoryKey, Any] = field(default_factory=dict)
     is_checked: bool = False
     header: Mapping[str, Any] | None = None
@@ -51,6 +52,7 @@ class Removal:
         self._directories = set(self._keys.values())
         self._files = {parsed for key, parsed in self._keys.items() if not key.endswith("/")}
         self._lengths = {len(key) for key in self._directories}
+        self._starts = sorted(map(walk_order, self._directories))
         self._found: set[str] = set()
 
     def takes(self, key: str) -> bool:
@@ -58,6 +60,14 @@ class Removal:
         hits = self._directories.intersection(_ancestors(key, self._lengths)) | self._files.intersection([key])
         self._found.update(hits)
         return bool(hits)
+
+    def may_take_from(self, block: Block[Source]) -> bool:
+        """Return whether a file of a block may be removed: the first one is, or a key is among those of the block."""
+        if not self._keys:
+            return False
+        at = bisect_left(self._starts, sort_key(block.first))
+        is_within = at < len(self._starts) and self._starts[at] <= sort_key(block.last)
+        return is_within or self.takes(block.first.logical_key)
 
     @property
     def absent(self) -> list[str]:
@@ -80,14 +90,15 @@ class Additions:
         self.lost: dict[str, list[str]] = {}
         """The number of files and directories so far that lost keys of their metadata; and the keys, of the first few."""
 
-    def sources(self, base: Iterable[Source], on_change: OnChange = _ignore) -> Iterator[Source]:
+    def sources(self, base: Sources, on_change: OnChange = _ignore) -> Iterator[Source | Block[Source]]:
         """Yield the sources of a tree, with the added ones."""
-        for old, new in merge_join(base, self._tree.sources):
-            if new:
-                on_change(old, new)
-                yield self._replaced(old, new) if old else new
-            elif old:
-                yield old
+        for old, new in merge_blocks(base, records_of(self._tree.sources)):
+            if isinstance(old, Block) or not new:
+                if old:
+                    yield old
+                continue
+            on_change(old, new)
+            yield self._replaced(old, new) if old else new
 
     def directories(self, base: Mapping[DirectoryKey, Any]) -> dict[DirectoryKey, Any]:
         """Return the metadata of directories, with that of the added ones."""
@@ -114,12 +125,16 @@ class Additions:
 def updated(base: SourceTree, removal: Removal, additions: Additions, on_change: OnChange = _ignore) -> SourceTree:
     """Return a tree after removals and additions."""
 
-    def kept() -> Iterator[Source]:
-        for source in base.sources:
-            if removal.takes(source.logical_key):
-                on_change(source, None)
-            else:
-                yield source
+    def kept() -> Iterator[Source | Block[Source]]:
+        for item in base.sources:
+            if isinstance(item, Block) and not removal.may_take_from(item):
+                yield item
+                continue
+            for source in records_of([item]):
+                if removal.takes(source.logical_key):
+                    on_change(source, None)
+                else:
+                    yield source
 
     directories = {key: meta for key, meta in base.directories.items() if not removal.takes(key)}
     return SourceTree(additions.sources(kept(), on_change), additions.directories(directories))

@@ -13,9 +13,9 @@ from typing import Any, Final, Self
 
 from airflow_quilt.core.errors import CancelledError, QuiltError, quoted
 from airflow_quilt.core.format.diff import is_modified
-from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest import Entry, EntryBlock
 from airflow_quilt.core.format.names import LogicalKey, PackageName, TopHash, walk_order
-from airflow_quilt.core.format.ordering import BATCH, batched, merge_join
+from airflow_quilt.core.format.ordering import BATCH, Block, batched, items_of, merge_blocks, merge_join
 from airflow_quilt.core.plan.actions import Source
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Latest
@@ -130,18 +130,18 @@ class PreviousEntries:
             yield from batch
         self._total, self._kept = len(kept), kept
 
-    def updated(self, entries: Iterable[Entry], hash_type: str) -> Iterator[Entry]:
+    def updated(self, blocks: Iterable[EntryBlock], hash_type: str) -> Iterator[EntryBlock]:
         """Pass on all entries of the revision, from which an update starts; those that stay as they are need not be kept.
 
         Args:
-            entries: in walk order.
+            blocks: the entries in walk order.
             hash_type: that of new entries. An entry of another type gets another hash if its bytes move.
         """
         total, self._is_whole, self._hash_type = 0, False, hash_type
-        for batch in batched(entries):
-            total += len(batch)
-            self._kept.extend([entry for entry in batch if entry.hash.type != hash_type])
-            yield from batch
+        for block in blocks:
+            total += len(block.entries)
+            self._kept.extend([entry for entry in block.entries if entry.hash.type != hash_type])
+            yield block
         self._total = total
 
     def note(self, old: Source | None, new: Source | None) -> None:
@@ -202,7 +202,9 @@ class PreviousEntries:
 
     def _compare(self, there: Iterable[Entry], entries: Iterable[Entry]) -> Iterator[tuple[LogicalKey, str]]:
         """Yield the keys of known entries and their signs, ``=`` for an unchanged one; where all are known, the new keys too."""
-        for old, new in merge_join(there, entries):
+        for new, old in merge_join(entries, there) if self._is_whole else merge_blocks(items_of(entries), there):
+            if isinstance(new, Block):  # None of the known entries is within it.
+                continue
             if old:
                 yield old.logical_key, "-" if new is None else "~" if is_modified(old, new) else "="
             elif new and self._is_whole:

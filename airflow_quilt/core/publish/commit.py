@@ -12,9 +12,10 @@ from typing import IO, Any, Final, cast
 import pendulum
 
 from airflow_quilt.core.errors import short
-from airflow_quilt.core.format.manifest import Entry, Summary, canonical_entry, write_manifest
+from airflow_quilt.core.format.manifest import Entry, canonical_entry
+from airflow_quilt.core.format.manifest_writer import Summary, write_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash
-from airflow_quilt.core.format.ordering import Record, merge_join
+from airflow_quilt.core.format.ordering import Record, items_of, merge_blocks
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.format.uris import RegistryLocation
 from airflow_quilt.core.publish.changes import UNCHANGED, UNKNOWN, Changes, PreviousEntries
@@ -247,8 +248,8 @@ def _content_of(spec: CommitSpec, summary: Summary, entries: Iterable[Entry], ad
     if spec.update is None:
         return summary.top_hash
     digest = hashlib.sha256(spec.update.encode())
-    for source, entry in merge_join(added, entries):
-        if source and entry:
+    for entry, source in merge_blocks(items_of(entries), added):
+        if source and isinstance(entry, Entry):
             digest.update(canonical_entry(entry).encode())
     return digest.hexdigest()
 

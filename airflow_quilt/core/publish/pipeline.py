@@ -7,14 +7,14 @@ from collections.abc import Iterable
 from typing import Any, Final, Self
 
 from airflow_quilt.core.errors import RevisionConflictError
-from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.ordering import merge_join
+from airflow_quilt.core.format.ordering import merge_join, records_of
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, Source, Transfer, Upload
 from airflow_quilt.core.publish.changes import PreviousEntries
 from airflow_quilt.core.publish.commit import PublishResult, TransferStats, commit
 from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.kept import KeptEntries
 from airflow_quilt.core.publish.planned import Entries, PlannedRevision, Planner, TransferredEntry, bytes_of, decide
 from airflow_quilt.core.publish.resolve import resolve, survey
 from airflow_quilt.core.publish.reuse import attach_previous
@@ -76,7 +76,7 @@ def publish(
                         registry,
                         spec,
                         entries,
-                        added=added.sources,
+                        added=records_of(added.sources),
                         unseen=planned.kept,
                         stats=work.stats,
                         base=latest,
@@ -149,7 +149,8 @@ class Workspace:
 
     def plan(self) -> PlannedRevision:
         """Return an empty plan, for this round."""
-        return PlannedRevision(self.round_spool(Entry), self.round_spool(Transfer))
+        kept = self._round_spools.enter_context(KeptEntries(self.registry.stores.limits.spill_entries))
+        return PlannedRevision(kept, self.round_spool(Transfer))
 
     def rebase(self, draft: Draft, conflict: RevisionConflictError) -> Latest | None:
         """Return the newer revision that the next round is based on.

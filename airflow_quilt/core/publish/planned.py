@@ -7,12 +7,13 @@ from typing import Protocol, Self, TypeVar
 import msgspec
 
 from airflow_quilt.core.errors import EmptyPackageError
-from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest import Entry, EntryBlock
 from airflow_quilt.core.format.names import LogicalKey, PackageName
-from airflow_quilt.core.format.ordering import Record, batched, merge_join
-from airflow_quilt.core.plan.actions import Action, Copy, HashInPlace, Source, Transfer, Upload
+from airflow_quilt.core.format.ordering import Block, InBlocks, Record, grouped, merge_blocks, records_of
+from airflow_quilt.core.plan.actions import Action, Actions, Copy, HashInPlace, KnownBlock, Source, Sources, Transfer, Upload
 from airflow_quilt.core.plan.placement import Landing
 from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.kept import KeptEntries
 from airflow_quilt.core.publish.resolve import ResolvedRevision
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.runtime.stop import check_stop
@@ -34,8 +35,8 @@ class Planner(Protocol):
         """The place of the files that are moved."""
         ...
 
-    def plan(self, sources: Iterable[Source]) -> Iterator[Action]:
-        """Yield the action for each source, in the same order.
+    def plan(self, sources: Sources) -> Actions:
+        """Yield the action for each source, in the same order; a block for one whose entries are all kept.
 
         Raises:
             InputError: a source cannot be published in this way.
@@ -73,7 +74,7 @@ class PlannedRevision:
         names_files: whether an entry will name a file of this machine.
     """
 
-    kept: Spool[Entry]
+    kept: KeptEntries
     transfers: Spool[Transfer]
     size: int = 0
     names_files: bool = False
@@ -91,16 +92,20 @@ class PlannedRevision:
             or any(isinstance(transfer, HashInPlace) and transfer.origin.is_local for transfer in transfers)
         )
 
+    def add_block(self, entries: EntryBlock) -> None:
+        """Add plain entries of S3 objects, which are kept."""
+        self.size += self.kept.add_block(entries)
+
     def __len__(self) -> int:
         return len(self.kept) + len(self.transfers)
 
     def files(self) -> Iterator[Source | Entry]:
         """Yield the source or entry of each file, in walk order."""
-        return _in_walk_order(self.kept, self.transfers, lambda transfer: transfer.source)
+        return records_of(_in_walk_order(self.kept, self.transfers, lambda transfer: transfer.source))
 
     def actions(self) -> Iterator[Action]:
         """Yield the action for each file, in walk order."""
-        return _in_walk_order(self.kept, self.transfers, lambda transfer: transfer)
+        return records_of(_in_walk_order(self.kept, self.transfers, lambda transfer: transfer))
 
     def entries(self, done: Spool[TransferredEntry]) -> "Entries":
         """Return the entries of the revision, given its transfers as they were carried out."""
@@ -108,21 +113,22 @@ class PlannedRevision:
 
 
 @dataclass(frozen=True, slots=True)
-class Entries:
+class Entries(InBlocks[Entry]):
     """The entries of a revision, in walk order; they can be read again and again."""
 
-    kept: Spool[Entry]
+    kept: KeptEntries
     transferred: Spool[TransferredEntry]
 
-    def __iter__(self) -> Iterator[Entry]:
+    def items(self) -> Iterator[Entry | Block[Entry]]:
+        """Yield the entries, and blocks of those that are kept."""
         return _in_walk_order(self.kept, self.transferred, lambda done: done.entry)
 
 
-def _in_walk_order(kept: Spool[Entry], others: Spool[T], of: Callable[[T], R]) -> Iterator[Entry | R]:
+def _in_walk_order(kept: KeptEntries, others: Spool[T], of: Callable[[T], R]) -> Iterator[Entry | Block[Entry] | R]:
     if not len(others):
-        yield from kept
+        yield from kept.items()
         return
-    for entry, other in merge_join(kept, others):
+    for entry, other in merge_blocks(kept.items(), others):
         if other:
             yield of(other)
         elif entry:
@@ -153,9 +159,13 @@ def decide(
         WorkflowError: the package does not satisfy the workflow.
         InputError: a source cannot be published.
     """
-    for batch in batched(planner.plan(revision.tree.sources)):
+    groups: Iterator[list[Action] | Block[Source]] = grouped(planner.plan(revision.tree.sources))
+    for group in groups:
         check_stop()
-        planned.add(batch)
+        if isinstance(group, KnownBlock):
+            planned.add_block(group.entries)
+        elif isinstance(group, list):
+            planned.add(group)
     if not len(planned) and not draft.allow_empty:
         raise EmptyPackageError("entries: give some, or allow_empty=True; the package has no entries")
     revision.check_workflow(package, planned.files())

@@ -9,13 +9,13 @@ from typing import Any
 from msgspec.structs import replace
 
 from airflow_quilt.core.errors import InputError, SourceError, named_stream, quoted
-from airflow_quilt.core.format.manifest import Entry, directory_line, header_line, make_header
+from airflow_quilt.core.format.manifest import Entry, EntryBlock, directory_line, header_line, make_header
 from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.metadata import MERGE, lost_keys, merge_meta, name_lost
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.ordering import validate_order
+from airflow_quilt.core.format.ordering import Block, records_of, validate_order
 from airflow_quilt.core.format.quilt_uri import QuiltUri
-from airflow_quilt.core.plan.actions import Source, origin_of
+from airflow_quilt.core.plan.actions import KnownBlock, Source, origin_of
 from airflow_quilt.core.plan.tree import Additions, Removal, SourceTree, updated
 from airflow_quilt.core.publish.changes import PreviousEntries
 from airflow_quilt.core.publish.draft import Draft
@@ -88,7 +88,7 @@ def discover(registry: Registry, draft: Draft, found: Spool[Source], keep: KeepC
     if len(requests) == 1 and (tree := finder.stream(requests[0])):
         if draft.mode == "replace":
             return tree
-        found.extend(tree.sources)  # An update may read them again, in its next round.
+        found.extend(records_of(tree.sources))  # An update may read them again, in its next round.
         return SourceTree(found, tree.directories, header=tree.header)
     return SourceTree(found, finder.find(requests, found))
 
@@ -177,18 +177,25 @@ def _read_base(registry: Registry, package: PackageName, draft: Draft, previous:
         _log.info(message, package, registry.location, registry.hint(package))
         return SourceTree()
     manifest = registry.read(package, latest.top_hash if latest else draft.revision).begun()
-    entries = previous.updated(manifest.entries, draft.hash_type) if latest else manifest.entries
-    found = (Source.of_entry(entry, hash_type=draft.hash_type) for entry in entries)
-    sources = named_stream(manifest.where, found, SourceError)
-    if not registry.location.is_local:
-        sources = (replace(source, movable=False) if source.is_local else source for source in sources)
-    return SourceTree(sources, manifest.directories, header=manifest.header)
+    blocks = previous.updated(manifest.blocks, draft.hash_type) if latest else manifest.blocks
+    found = _sources_of(blocks, draft.hash_type, may_name_files=registry.location.is_local)
+    return SourceTree(named_stream(manifest.where, found, SourceError), manifest.directories, header=manifest.header)
+
+
+def _sources_of(blocks: Iterable[EntryBlock], hash_type: str, *, may_name_files: bool) -> Iterator[Source | Block[Source]]:
+    for block in blocks:
+        if known := KnownBlock.of(block, hash_type):
+            yield known
+            continue
+        for entry in block.entries:
+            source = Source.of_entry(entry, hash_type=hash_type)
+            yield replace(source, movable=False) if source.is_local and not may_name_files else source
 
 
 def _update(base: SourceTree, removal: Removal, additions: Additions, previous: PreviousEntries) -> SourceTree:
     tree = updated(base, removal, additions, previous.note)
 
-    def sources() -> Iterator[Source]:
+    def sources() -> Iterator[Source | Block[Source]]:
         yield from tree.sources
         if absent := removal.absent:  # Known only when all files have passed.
             _log.warning("Not in the revision that is updated, so there is nothing to remove: %s", ", ".join(absent))

@@ -23,13 +23,14 @@ from airflow_quilt.core.errors import (
     quoted,
 )
 from airflow_quilt.core.format.hashes import CHUNKED
-from airflow_quilt.core.format.manifest import Entry
+from airflow_quilt.core.format.manifest import Entry, EntryBlock
 from airflow_quilt.core.format.manifest_reader import Manifest
 from airflow_quilt.core.format.metadata import MERGE, lost_keys, merge_meta, name_lost
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, parse_logical_key
+from airflow_quilt.core.format.ordering import Block, records_of
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
-from airflow_quilt.core.plan.actions import Content, Source, out_of_reach
+from airflow_quilt.core.plan.actions import Content, KnownBlock, Source, Sources, out_of_reach
 from airflow_quilt.core.plan.tree import SourceTree
 from airflow_quilt.core.runtime.spool import Spool
 from airflow_quilt.core.runtime.threads import map_concurrently
@@ -149,10 +150,10 @@ class SourceFinder:
             case location:
                 with named(where_of(source.key), StorageError):
                     tree = self._find_at(source, location)
-        found.extend(self._check_some(source, tree.sources))
+        found.extend(records_of(self._check_some(source, tree.sources)))
         return tree.directories
 
-    def _check_some(self, source: LocationSource, files: Iterable[Source]) -> Iterator[Source]:
+    def _check_some(self, source: LocationSource, files: Sources) -> Iterator[Source | Block[Source]]:
         """Pass files on; raise at the end if there was none."""
         is_empty = True
         for file in files:
@@ -235,6 +236,11 @@ class SourceFinder:
         path = (uri.path or "").rstrip("/")
         root = f"{path}/" if path else ""
         package = self._read_package(uri).begun()
+        if not path and not source.key:
+            given = self._given(source, uri, {})
+            _directory_meta(replace_fields(source, meta=given), uri)
+            sources = named_stream(package.where, self._files_of_package(uri, package.blocks), SourceError)
+            return SourceTree(sources, dict(package.directories), header=package.header)
         entries = package.entries
         if path:
             entries = (entry for entry in entries if entry.logical_key.startswith(root) or entry.logical_key == path)
@@ -270,10 +276,19 @@ class SourceFinder:
         return source.meta
 
     def _files_in_package(self, source: LocationSource, uri: QuiltUri, root: str, entries: Iterable[Entry]) -> Iterator[Source]:
-        is_moved = bool(source.key or root)
         for entry in entries:
-            key = parse_logical_key(source.key + entry.logical_key.removeprefix(root)) if is_moved else entry.logical_key
+            key = parse_logical_key(source.key + entry.logical_key.removeprefix(root))
             yield self._from_entry(key, entry, uri, entry.meta)
+
+    def _files_of_package(self, uri: QuiltUri, blocks: Iterable[EntryBlock]) -> Iterator[Source | Block[Source]]:
+        """Yield all files of a package under their own keys; blocks of those that need no decision each."""
+        for block in blocks:
+            known = KnownBlock.of(block, self._options.hash_type)
+            first = block.entries[0]
+            if known and not self._from_entry(first.logical_key, first, uri, first.meta).is_claim:  # All are in one bucket.
+                yield known
+            else:
+                yield from (self._from_entry(entry.logical_key, entry, uri, entry.meta) for entry in block.entries)
 
     def _from_entry(self, key: LogicalKey, entry: Entry, uri: QuiltUri, meta: Any) -> Source:
         source = Source.of_entry(entry, key, meta, self._options.hash_type)

@@ -16,15 +16,14 @@ from airflow_quilt.core.format.hashes import Hash
 from airflow_quilt.core.format.manifest import (
     MAX_RECORD_SIZE,
     Entry,
-    Summary,
     canonical_entry,
     directory_line,
     entry_line,
     header_line,
     make_header,
-    write_manifest,
 )
 from airflow_quilt.core.format.manifest_reader import read_manifest
+from airflow_quilt.core.format.manifest_writer import Summary, write_manifest
 from airflow_quilt.core.format.metadata import check_meta
 from airflow_quilt.core.format.names import DirectoryKey, LogicalKey, TopHash, walk_order
 

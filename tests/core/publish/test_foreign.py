@@ -13,7 +13,8 @@ from msgspec.structs import replace
 
 from airflow_quilt.core.errors import LogicalKeyError, ManifestError, MetadataError
 from airflow_quilt.core.format import layout
-from airflow_quilt.core.format.manifest import Entry, canonical_text, entry_line, header_line, write_manifest
+from airflow_quilt.core.format.manifest import Entry, canonical_text, entry_line, header_line
+from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import LogicalKey, PackageName, TopHash, walk_order
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.install import install

@@ -20,12 +20,12 @@ from airflow_quilt.core.errors import (
     SourceChangedError,
     StorageUnavailableError,
 )
-from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import LogicalKey, PackageName
 from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.plan.actions import Source, Transfer, Upload
 from airflow_quilt.core.publish.commit import PublishResult
 from airflow_quilt.core.publish.draft import Draft
+from airflow_quilt.core.publish.kept import KeptEntries
 from airflow_quilt.core.publish.planned import PlannedRevision
 from airflow_quilt.core.publish.sharded.run import (
     ShardingOptions,
@@ -390,7 +390,7 @@ def test_sweep_takes_only_old(registry: Registry, memory: MemoryStorage, root: s
 
 def planned_of(sizes: list[int | None]) -> PlannedRevision:
     """Return a plan of files that are sent, by their sizes; None stands for an entry that is kept."""
-    planned = PlannedRevision(Spool(Entry, 10_000), Spool(Transfer, 10_000))
+    planned = PlannedRevision(KeptEntries(10_000), Spool(Transfer, 10_000))
     for number, size in enumerate(sizes):
         key = LogicalKey(f"{number:05}")
         if size is None:

@@ -32,7 +32,8 @@ from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.arguments import Conflict
 from airflow_quilt.core.format.diff import Change
 from airflow_quilt.core.format.hashes import Hash
-from airflow_quilt.core.format.manifest import make_header, write_manifest
+from airflow_quilt.core.format.manifest import make_header
+from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import PackageName, TopHash, walk_order
 from airflow_quilt.core.format.quilt_uri import Pin
 from airflow_quilt.core.format.uris import PhysicalKey

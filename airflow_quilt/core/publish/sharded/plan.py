@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from airflow_quilt.core.errors import InputError
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
-from airflow_quilt.core.format.ordering import batched, merge_join
+from airflow_quilt.core.format.ordering import batched, merge_join, records_of
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Action, Source, Transfer
 from airflow_quilt.core.plan.tree import SourceTree
@@ -100,7 +100,7 @@ def stage_plan(
         )
         previous = work.previous(latest)
         revision = resolve(registry, package, draft, config, added, previous)  # 2. header, tree, workflow
-        tree = SourceTree(_pinned(registry.stores, revision.tree.sources), revision.tree.directories)
+        tree = SourceTree(_pinned(registry.stores, records_of(revision.tree.sources)), revision.tree.directories)
         revision = replace_fields(revision, tree=tree)
         planned = decide(planner, draft, package, revision, work.plan())  # 3. nothing has moved yet
         spec = CommitSpec.of(draft, package, revision, planned, added.directories)
@@ -118,7 +118,7 @@ def stage_plan(
             bounds=bounds,
             base=latest,
             shards=_stage_shards(staging, lengths, (action for action in actions if action)),
-            added=None if spec.update is None else staging.write_added(added.sources),
+            added=None if spec.update is None else staging.write_added(records_of(added.sources)),
             bytes=planned.size,
             bytes_to_copy=to_move,
         )
