@@ -6,7 +6,6 @@ asset. So assets name it in the path. With ``*`` in its name, an asset stands fo
 Airflow imports this module at the first asset of any kind, so it imports next to nothing itself.
 """
 
-import re
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
 SCHEME: Final = "quilt+s3"
 _FORM: Final = "quilt+s3://bucket/namespace/name"
-_TEMPLATE: Final = re.compile(r"{[{%#]")
 
 
 def sanitize_uri(uri: SplitResult) -> SplitResult:
@@ -57,7 +55,7 @@ def _split(url: str) -> SplitResult:
 
 def is_known(value: object) -> bool:
     """Return whether the value of a task's parameter is known at parse time: a `str` without a template."""
-    return isinstance(value, str) and not _TEMPLATE.search(value)
+    return isinstance(value, str) and not any(mark in value for mark in ("{{", "{%", "{#"))
 
 
 def asset_uri(package: str, registry: str) -> str:

@@ -19,7 +19,7 @@ _MAX_SHOWN: Final = 200
 _MAX_LINE: Final = 1000
 """Maximum characters of a line of a list in a message, which may hold several such texts."""
 _MAX_MESSAGE: Final = 65_536
-_LOGIN: Final = re.compile(r"(?<=[A-Za-z0-9]://)[^/\\?#\s]+@")
+_LOGIN: Final = r"(?<=[A-Za-z0-9]://)[^/\\?#\s]+@"
 """The user name and password of a URL. Those that are read as URLs are refused; a text of others may hold one too."""
 
 
@@ -30,7 +30,7 @@ def quoted(value: object) -> str:
     """
     try:
         if isinstance(value, str):
-            return _cut(repr(_LOGIN.sub("***@", _ends(value))), _MAX_SHOWN)
+            return _cut(repr(_without_login(_ends(value))), _MAX_SHOWN)
         return _cut(repr(value), _MAX_SHOWN)
     except (ValueError, RecursionError):  # An int of more digits than Python prints; a list that is nested too deeply.
         return f"a value of type {type(value).__name__}"
@@ -38,7 +38,7 @@ def quoted(value: object) -> str:
 
 def plain(text: object, most: int = _MAX_SHOWN) -> str:
     """Return text of others that needs no quotes (the message of a parser) as one line, escaped, at most ``most`` characters."""
-    line = _LOGIN.sub("***@", " ".join(_ends(str(text), most).split()))
+    line = _without_login(" ".join(_ends(str(text), most).split()))
     return _cut(escaped(line), most)
 
 
@@ -54,6 +54,10 @@ def short(top_hash: str) -> str:
 
 def _escaped(character: str) -> str:
     return character if character.isprintable() else repr(character)[1:-1]
+
+
+def _without_login(text: str) -> str:
+    return re.sub(_LOGIN, "***@", text) if "@" in text else text
 
 
 def _ends(text: str, most: int = _MAX_SHOWN) -> str:

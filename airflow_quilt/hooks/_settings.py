@@ -1,10 +1,13 @@
 """The settings of a Quilt connection, read once and checked."""
 
 import re
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import msgspec
+
 from airflow_quilt.core.errors import LocationError, SettingsError, plain, quoted
+from airflow_quilt.core.format.arguments import POSITIVE_INT, positive_int
 from airflow_quilt.core.format.web_url import WebUrl
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.hooks._secrets import check_sendable, check_url, named_setting
@@ -29,17 +32,6 @@ _BOUNDS: Final = frozenset({"allowed_buckets", "registry_host"})
 _FIELDS: Final = frozenset({"catalog", "secret", "unknown"})
 """The settings that no extra holds."""
 _EMPTY_EXTRA: Final = frozenset({"", "{}", "null"})
-
-POSITIVE_INT: Final = "an int above 0"
-
-
-def positive_int(value: object) -> int | None:
-    """Return an `int` above 0, which may come as a `str`; None for any other value."""
-    try:
-        number = int(value) if isinstance(value, int | str) and not isinstance(value, bool) else 0
-    except ValueError:
-        return None
-    return number if number > 0 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,4 +268,4 @@ def _catalog_url(connection: "Connection") -> str | None:
     url = host if "://" in host else f"https://{host}"
     with named_setting(where, url):
         parsed = WebUrl.parse(url)
-        return str(WebUrl.parse(str(replace(parsed, port=connection.port))) if connection.port else parsed)
+        return str(WebUrl.parse(str(msgspec.structs.replace(parsed, port=connection.port))) if connection.port else parsed)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from airflow_quilt._compat import AirflowNotFoundException, BaseHook
 from airflow_quilt.core.errors import (
     BucketNotFoundError,
-    InputError,
     SettingsError,
     SettingsUnavailableError,
     StorageError,
@@ -16,8 +15,6 @@ from airflow_quilt.core.errors import (
     quoted,
 )
 from airflow_quilt.hooks._reading import PackageReader
-from airflow_quilt.hooks._secrets import mask
-from airflow_quilt.hooks._settings import POSITIVE_INT, QuiltSettings, positive_int
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +30,7 @@ if TYPE_CHECKING:
     from airflow_quilt.core.registry.selection import Reference
     from airflow_quilt.core.runtime.retry import RetryPolicy
     from airflow_quilt.core.storage.stores import Stores
+    from airflow_quilt.hooks._settings import QuiltSettings
     from airflow_quilt.hooks._target import RegistryTarget
     from airflow_quilt.hooks.aws import BoundedAwsHook
 
@@ -73,7 +71,7 @@ class QuiltHook(PackageReader, BaseHook):
         self._connected: tuple[S3Client, Stores] | None = None
 
     @cached_property
-    def settings(self) -> QuiltSettings:
+    def settings(self) -> "QuiltSettings":
         """The settings of the connection.
 
         Raises:
@@ -81,17 +79,20 @@ class QuiltHook(PackageReader, BaseHook):
             SettingsUnavailableError: there is no such connection, or Airflow cannot read it for now.
             InputError: ``max_concurrency`` is no `int` above 0.
         """
+        from airflow_quilt.core.format.arguments import parse_count
+
         settings = self._read_connection()
         if self.timeout is None:  # The callers with a timeout ask again and again.
             for extra in settings.unknown:
                 self.log.warning("connection %r: the extra %s", self.quilt_conn_id, extra)
         if self.max_concurrency is None:
             return settings
-        if (number := positive_int(self.max_concurrency)) is None:
-            raise InputError(f"max_concurrency {self.max_concurrency!r}: expected {POSITIVE_INT}")
-        return replace(settings, max_concurrency=number)
+        return replace(settings, max_concurrency=parse_count("max_concurrency", self.max_concurrency))
 
-    def _read_connection(self) -> QuiltSettings:
+    def _read_connection(self) -> "QuiltSettings":
+        from airflow_quilt.hooks._secrets import mask
+        from airflow_quilt.hooks._settings import QuiltSettings
+
         if self.quilt_conn_id is None:
             return QuiltSettings()
         if (connection := self._loaded) is None:

@@ -5,7 +5,6 @@ from typing import Any, Final
 
 from airflow_quilt.core.errors import InputError, LocationError, quoted
 from airflow_quilt.core.format.names import PackageName, is_quilt_uri, parse_hash_prefix, parse_logical_key
-from airflow_quilt.hooks._settings import POSITIVE_INT, positive_int
 from airflow_quilt.operators._events import check_partition
 from airflow_quilt.operators._known import Known
 from airflow_quilt.operators._values import flag
@@ -56,8 +55,9 @@ def positive(name: str) -> Check:
     """Return the check of an `int` above 0."""
 
     def check(value: object, _known: Known) -> None:
-        if positive_int(value) is None:
-            raise InputError(f"{name} {quoted(value)}: expected {POSITIVE_INT}")
+        from airflow_quilt.core.format.arguments import parse_count
+
+        parse_count(name, value)
 
     return check
 

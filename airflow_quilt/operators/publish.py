@@ -8,9 +8,6 @@ from airflow_quilt.operators._checks import OF_PUBLICATIONS, Check, check_given
 from airflow_quilt.operators._events import check_partition, emit_event
 from airflow_quilt.operators._known import Known
 from airflow_quilt.operators._outlets import add_outlets
-from airflow_quilt.operators._outputs import push_outputs
-from airflow_quilt.operators._provenance import KEY, provenance_of
-from airflow_quilt.operators._state import PublishedState
 from airflow_quilt.operators._values import attempt_of, flag, plain
 
 if TYPE_CHECKING:
@@ -47,6 +44,8 @@ class QuiltRevisionOperator(QuiltOperator):
 
     def emit(self, context: "Context", result: dict[str, Any]) -> dict[str, Any]:
         """Emit the event of the package's asset; keep the result for other tasks, the link and the lineage; return it."""
+        from airflow_quilt.operators._outputs import push_outputs
+
         is_new = result.get("created", result["previous"] != result["top_hash"])  # A rollback makes no revision.
         emit_event(self, context, {**result, "created": is_new, "message": self.message}, self.partition_key)
         push_outputs(self, context, result)
@@ -169,6 +168,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
     def execute(self, context: "Context") -> dict[str, Any]:
         """Publish; return the revision, the counts and the bytes as plain values."""
         from airflow_quilt.core.publish.pipeline import publish
+        from airflow_quilt.operators._state import PublishedState
 
         with airflow_errors(self):
             check_partition(self.partition_key)
@@ -210,6 +210,7 @@ class QuiltPublishOperator(QuiltRevisionOperator):
 
     def _draft(self, given: Mapping[str, Any], context: "Context", target: "RegistryTarget") -> "Draft":
         from airflow_quilt.core.publish.draft import Draft
+        from airflow_quilt.operators._provenance import KEY, provenance_of
 
         provenance = self.hook.settings.provenance if self.provenance is None else flag("provenance", self.provenance)
         return Draft(

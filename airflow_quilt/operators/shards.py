@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from airflow_quilt._compat import conf
 from airflow_quilt.core.errors import InputError, StorageError, quoted
-from airflow_quilt.hooks._settings import POSITIVE_INT, positive_int
 from airflow_quilt.operators._base import QuiltOperator, airflow_errors
 from airflow_quilt.operators._checks import (
     OF_ALL,
@@ -135,11 +134,9 @@ def _sweep(registry: "Registry", root: "PhysicalKey") -> None:
 
 
 def _number(name: str, value: Any) -> int | None:
-    if value is None:
-        return None
-    if (number := positive_int(value)) is None:
-        raise InputError(f"{name} {quoted(value)}: expected {POSITIVE_INT}")
-    return number
+    from airflow_quilt.core.format.arguments import parse_count
+
+    return None if value is None else parse_count(name, value)
 
 
 class QuiltPlanPushOperator(QuiltPlanOperator, QuiltPushOperator):

@@ -11,7 +11,8 @@ from airflow_quilt.core.errors import InputError, LocationError, SettingsError, 
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.storage.s3.storage import S3Storage
-from airflow_quilt.hooks.quilt import QuiltHook, QuiltSettings
+from airflow_quilt.hooks._settings import QuiltSettings
+from airflow_quilt.hooks.quilt import QuiltHook
 
 Connect = Callable[..., QuiltHook]
 NAME = PackageName.parse("team/data")

@@ -25,7 +25,28 @@ must be an object."""
 HashType = Literal["sha2-256-chunked", "CRC64NVME"]
 """The types of the hashes of new entries; ``SHA256``, of older manifests, is read and verified but not written."""
 
-_STAMP: Final = re.compile(r"[1-9][0-9]{9}")
+
+POSITIVE_INT: Final = "an int above 0"
+
+
+def positive_int(value: object) -> int | None:
+    """Return an `int` above 0, which may come as a `str`; None for any other value."""
+    try:
+        number = int(value) if isinstance(value, int | str) and not isinstance(value, bool) else 0
+    except ValueError:
+        return None
+    return number if number > 0 else None
+
+
+def parse_count(name: str, value: object) -> int:
+    """Parse a number that an argument gives, which may come as a `str`.
+
+    Raises:
+        InputError: it is no `int` above 0.
+    """
+    if (number := positive_int(value)) is None:
+        raise InputError(f"{name} {quoted(value)}: expected {POSITIVE_INT}")
+    return number
 
 
 def check_mode(mode: object) -> None:
@@ -175,7 +196,7 @@ def parse_time(revision: object) -> datetime | None:
 
 def is_stamp(text: str) -> bool:
     """Whether a `str` may name the pointer of a revision: unix seconds of 10 digits."""
-    return bool(_STAMP.fullmatch(text))
+    return bool(re.fullmatch("[1-9][0-9]{9}", text))
 
 
 def check_location(text: str) -> PhysicalKey | None:

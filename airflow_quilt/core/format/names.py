@@ -7,11 +7,12 @@ the platform then ignores: with a trailing newline, or with letters outside ASCI
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import islice
 from operator import le
 from typing import Final, NewType, Self
+
+import msgspec
 
 from airflow_quilt.core.errors import InputError, LogicalKeyError, PackageNameError, TopHashError, plain, quoted
 
@@ -31,15 +32,15 @@ MAX_UTF8_SIZE: Final = 4
 _MAX_PACKAGE_NAME: Final = 1024
 """Maximum characters of a package's name: longer than the longest key of S3, so no registry there has such a package."""
 _PARTS = 2
-_PUBLISHED_NAME = re.compile(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+")
-_WORDS = re.compile(r"[A-Za-z0-9_-]+")
-_EXISTING_NAME = re.compile(r"[\w-]+/[\w-]+")
-_TOP_HASH = re.compile(r"[0-9a-f]{64}")
-_HASH_PREFIX = re.compile(r"[0-9a-f]{6,64}")
+# Compiled at their first use, as all patterns of modules that Airflow imports while it parses DAG files.
+_WORD: Final = "[A-Za-z0-9_-]+"
+_PUBLISHED_NAME: Final = f"{_WORD}/{_WORD}"
+_EXISTING_NAME: Final = r"[\w-]+/[\w-]+"
+_TOP_HASH: Final = "[0-9a-f]{64}"
+_HASH_PREFIX: Final = "[0-9a-f]{6,64}"
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class PackageName:
+class PackageName(msgspec.Struct, frozen=True, order=True, gc=False):
     """The two-part name of a package, such as ``genomics/run-42``."""
 
     namespace: str
@@ -79,10 +80,10 @@ class PackageName:
         raise PackageNameError(f"package name {quoted(text)}: expected namespace/name")
 
     @classmethod
-    def _matching(cls, pattern: re.Pattern[str], text: object, alphabet: str) -> Self:
+    def _matching(cls, pattern: str, text: object, alphabet: str) -> Self:
         if isinstance(text, cls):
             text = str(text)
-        if isinstance(text, str) and len(text) <= _MAX_PACKAGE_NAME and pattern.fullmatch(text):
+        if isinstance(text, str) and len(text) <= _MAX_PACKAGE_NAME and re.fullmatch(pattern, text):
             return cls(*text.split("/"))
         raise PackageNameError(f"package name {quoted(text)}: expected namespace/name, each of {alphabet}{_cure(text)}")
 
@@ -98,7 +99,7 @@ def _cure(text: object) -> str:
         return "; '*' stands for several packages only in assets, so name one package"
     if is_quilt_uri(text):
         text = text.partition("package=")[2].partition("&")[0]
-    words = ["-".join(_WORDS.findall(part)) for part in re.split("[@:]", text)[0].split("/")]
+    words = ["-".join(re.findall(_WORD, part)) for part in re.split("[@:]", text)[0].split("/")]
     namespace, *names = [word for word in words if word] or [""]
     if not namespace:
         return ""
@@ -233,7 +234,7 @@ def parse_top_hash(text: object) -> TopHash:
     Raises:
         TopHashError: ``text`` is not 64 lower-case hex digits.
     """
-    if isinstance(text, str) and _TOP_HASH.fullmatch(text):
+    if isinstance(text, str) and re.fullmatch(_TOP_HASH, text):
         return TopHash(text)
     raise TopHashError(f"top hash {quoted(text)}: expected 64 lower-case hex digits")
 
@@ -244,9 +245,9 @@ def parse_hash_prefix(text: object) -> str:
     Raises:
         TopHashError: ``text`` is not 6 to 64 lower-case hex digits.
     """
-    if isinstance(text, str) and _HASH_PREFIX.fullmatch(text):
+    if isinstance(text, str) and re.fullmatch(_HASH_PREFIX, text):
         return text
-    lower = f", such as {quoted(text.lower())}" if isinstance(text, str) and _HASH_PREFIX.fullmatch(text.lower()) else ""
+    lower = f", such as {quoted(text.lower())}" if isinstance(text, str) and re.fullmatch(_HASH_PREFIX, text.lower()) else ""
     raise TopHashError(f"top hash {quoted(text)}: expected 6 to 64 lower-case hex digits{lower}")
 
 

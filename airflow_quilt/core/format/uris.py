@@ -5,7 +5,6 @@ They print exactly as in quilt3, because their printed form goes into manifests.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final, Self
 from urllib.parse import SplitResult, parse_qs, quote, quote_plus, unquote, urlsplit
@@ -22,7 +21,7 @@ _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=(
 _PLAIN_REST: Final = r"[A-Za-z0-9_./~=-]*+(?:\?versionId=[A-Za-z0-9_.-]++)?+\n"
 """The rest of such a URL behind its bucket, and the end of its line."""
 
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_SCHEME: Final = r"[A-Za-z][A-Za-z0-9+.-]*:"
 
 MAX_S3_KEY: Final = 1024
 """Maximum bytes of a key in UTF-8, and of a version ("Naming Amazon S3 objects", Amazon S3 User Guide)."""
@@ -175,8 +174,7 @@ class PhysicalKey(msgspec.Struct, frozen=True, gc=False):
         return f"s3://{self.bucket}/{quote(self.key)}{version}"
 
 
-@dataclass(frozen=True, slots=True)
-class RegistryLocation:
+class RegistryLocation(msgspec.Struct, frozen=True, gc=False):
     """A registry: an S3 bucket, or a local directory."""
 
     root: PhysicalKey
@@ -222,7 +220,7 @@ def are_in_one_bucket(urls: Sequence[str]) -> bool:
 
 def is_path(text: str) -> bool:
     """Return whether a location is a path of this machine, which may be relative, and no URL."""
-    return bool(text) and not _SCHEME.match(text)
+    return bool(text) and not re.match(_SCHEME, text)
 
 
 def check_registry(text: str) -> None:

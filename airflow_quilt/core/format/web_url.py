@@ -5,31 +5,31 @@ check by the first permits the request of the second. So only URLs are accepted 
 """
 
 import re
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Self
 
+import msgspec
+
 from airflow_quilt.core.errors import LocationError, quoted
 
-_URL: Final = re.compile(
-    r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?((?:[a-z0-9._~:+,;=/-]|%[0-9a-f]{2})*)", re.IGNORECASE | re.ASCII
-)
-_LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
-_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
+# Compiled at their first use: Airflow imports this module while it parses DAG files.
+_URL: Final = r"(?ai)(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?((?:[a-z0-9._~:+,;=/-]|%[0-9a-f]{2})*)"
+_LABEL: Final = "[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NUMBER: Final = "[0-9]+|0x[0-9a-f]*"
 _PORTS: Final = {"http": 80, "https": 443}
 _MOST: Final = 2048
 """Characters of a URL, as browsers and proxies commonly allow."""
 _MOST_HOST: Final = 253
 _MOST_PORT: Final = 65535
-_LOCAL_NAMES: Final = re.compile(r"(?:.+\.)?localhost|localhost[46]?(?:\.localdomain[46]?)?|ip6-(?:localhost|loopback)")
+_LOCAL_NAMES: Final = r"(?:.+\.)?localhost|localhost[46]?(?:\.localdomain[46]?)?|ip6-(?:localhost|loopback)"
 _METADATA: Final = IPv6Address("fd00:ec2::254")
 """The metadata service of EC2; its other address is link-local."""
-_LOGIN: Final = re.compile(
+_LOGIN: Final = (
+    "(?i)"
     # A URL of these schemes always names a host; one of the others only after //.
     r"(?:(?:quilt\+s3|s3|https?):[/\\]*|[a-z][a-z0-9+.-]*://)"
     # user@, user:password@; or user:password of which a '/' ends the host: a port is a number, an ARN begins so.
-    r"(?:[^/?#\\]*@|(?!arn:|\[)[^/?#\\:]*:(?![0-9]*(?:[/?#\\]|\Z)))",
-    re.IGNORECASE,
+    r"(?:[^/?#\\]*@|(?!arn:|\[)[^/?#\\:]*:(?![0-9]*(?:[/?#\\]|\Z)))"
 )
 
 
@@ -39,15 +39,14 @@ def refuse_login(text: str) -> None:
     Raises:
         LocationError: it does, or seems to; the message does not repeat it.
     """
-    if ("@" in text or text.count(":") > 1) and _LOGIN.match(text):  # Which few keys of S3 have.
+    if ("@" in text or text.count(":") > 1) and re.match(_LOGIN, text):  # Which few keys of S3 have.
         raise LocationError(
             "a URL holds a user name or a password before its host (it is not repeated here): remove them; "
             "keys and passwords belong into a connection"
         )
 
 
-@dataclass(frozen=True, slots=True)
-class WebUrl:
+class WebUrl(msgspec.Struct, frozen=True, gc=False):
     """A URL of a web server, without user name, query and fragment. ``WebUrl.parse(str(url)) == url``.
 
     Attributes:
@@ -71,7 +70,7 @@ class WebUrl:
                 blanks, control characters, numbers for hosts that are no addresses.
         """
         refuse_login(text)
-        found = _URL.fullmatch(text) if len(text) <= _MOST else None
+        found = re.fullmatch(_URL, text) if len(text) <= _MOST else None
         if not found or (found[4] and not found[4].startswith("/")):
             raise _malformed(text, "expected https://host, maybe with a port and a path, in plain ASCII")
         scheme, host = found[1].lower(), found[2].lower()
@@ -90,7 +89,7 @@ class WebUrl:
     def is_internal(self) -> bool:
         """Whether this is a server of this machine, or one that only its own network link knows, such as a cloud's metadata."""
         if (address := _address(self.host)) is None:
-            return _LOCAL_NAMES.fullmatch(self.host) is not None
+            return re.fullmatch(_LOCAL_NAMES, self.host) is not None
         kinds = (address.is_loopback, address.is_link_local, address.is_unspecified, address.is_multicast, address.is_reserved)
         return any(kinds) or address == _METADATA
 
@@ -109,11 +108,11 @@ class WebUrl:
 
 def _check_host(text: str, host: str) -> None:
     labels = host.split(".")
-    if host.startswith("[") or _NUMBER.fullmatch(labels[-1]):
+    if host.startswith("[") or re.fullmatch(_NUMBER, labels[-1]):
         # 127.1, 0x7f.1 and 2130706433 are names to one library, and addresses to the next.
         if _address(host) is None:
             raise _malformed(text, "its host is no IP address in the usual form")
-    elif len(host) > _MOST_HOST or not all(map(_LABEL.fullmatch, labels)):
+    elif len(host) > _MOST_HOST or not all(re.fullmatch(_LABEL, label) for label in labels):
         raise _malformed(text, "its host is no name of a server")
 
 

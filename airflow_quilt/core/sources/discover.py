@@ -238,7 +238,7 @@ class SourceFinder:
         package = self._read_package(uri).begun()
         if not path and not source.key:
             given = self._given(source, uri, {})
-            _directory_meta(replace_fields(source, meta=given), uri)
+            _directory_meta(replace(source, meta=given), uri)
             sources = named_stream(package.where, self._files_of_package(uri, package.blocks), SourceError)
             return SourceTree(sources, dict(package.directories), header=package.header)
         entries = package.entries
@@ -259,7 +259,7 @@ class SourceFinder:
         directories = {DirectoryKey(key): meta for key, meta in below.items() if key}
         files = itertools.chain([first] if first else (), entries)
         given = self._given(source, uri, directories.get(DirectoryKey(source.key), {}))
-        directories.update(_directory_meta(replace_fields(source, meta=given), uri))
+        directories.update(_directory_meta(replace(source, meta=given), uri))
         sources = named_stream(package.where, self._files_in_package(source, uri, root, files), SourceError)
         return SourceTree(sources, directories, header=package.header)
 

@@ -8,10 +8,11 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 from urllib.parse import unquote
+
+import msgspec
 
 from airflow_quilt.core.errors import QuiltError, SourceError, quoted
 from airflow_quilt.core.format.arguments import check_location
@@ -30,8 +31,7 @@ INDEX: Final = "{index}"
 """Stands in the key of a list for the number of each source in it, counted from 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class LocationSource:
+class LocationSource(msgspec.Struct, frozen=True):
     """A source at a location, which may turn out to be a file or a directory.
 
     Attributes:
@@ -46,7 +46,7 @@ class LocationSource:
     location: "PhysicalKey | QuiltUri"
     meta: Mapping[str, Any]
     name: str
-    given: str = field(default="", compare=False)
+    given: str
 
     @property
     def is_for_file(self) -> bool:
@@ -54,8 +54,7 @@ class LocationSource:
         return not _is_directory(self.key)
 
 
-@dataclass(frozen=True, slots=True)
-class ContentSource:
+class ContentSource(msgspec.Struct, frozen=True):
     """A source that is content, for :func:`airflow_quilt.core.sources.serializers.serialize`."""
 
     key: LogicalKey
@@ -63,8 +62,7 @@ class ContentSource:
     meta: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class DirectoryMeta:
+class DirectoryMeta(msgspec.Struct, frozen=True):
     """Metadata of a directory of the package, by itself."""
 
     key: DirectoryKey

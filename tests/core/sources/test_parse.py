@@ -1,5 +1,4 @@
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 
@@ -50,18 +49,19 @@ class AnyPath:
 
 def parsed(entries: object) -> list[ParsedSource]:
     """Return the sources of entries, content as the bytes that are published."""
-    sources = list(parse_entries(entries))
+    sources = parse_entries(entries)
     return [
-        replace(each, content=serialize(each.key, each.content)) if isinstance(each, ContentSource) else each for each in sources
+        content(each.key, serialize(each.key, each.content), each.meta) if isinstance(each, ContentSource) else each
+        for each in sources
     ]
 
 
 def located(key: str, text: str, meta: dict[str, Any] | None = None) -> LocationSource:
     location = PhysicalKey.parse(text)
-    return LocationSource(key, location, meta or {}, location.name)
+    return LocationSource(key, location, meta or {}, location.name, text)
 
 
-def content(key: str, data: bytes, meta: dict[str, Any]) -> ContentSource:
+def content(key: str, data: bytes, meta: Mapping[str, Any]) -> ContentSource:
     return ContentSource(LogicalKey(key), data, meta)
 
 
@@ -78,15 +78,21 @@ LOCAL_URI = "quilt+file:///registry#package=team/data"
     [
         pytest.param({}, [], id="nothing"),
         pytest.param({"a": "/data/a"}, [located("a", "/data/a")], id="local-path"),
-        pytest.param({"a": "file:///data/a"}, [located("a", "/data/a")], id="file-url"),
-        pytest.param({"a": "s3://b/k?versionId=v"}, [LocationSource("a", PhysicalKey("b", "k", "v"), {}, "k")], id="object"),
-        pytest.param({"a/": "s3://b/p/"}, [LocationSource("a/", PhysicalKey("b", "p/"), {}, "p")], id="prefix"),
-        pytest.param({"a/": URI}, [LocationSource("a/", QuiltUri.parse(URI), {}, "")], id="package"),
+        pytest.param({"a": "file:///data/a"}, [located("a", "file:///data/a")], id="file-url"),
         pytest.param(
-            {"a/": LOCAL_URI}, [LocationSource("a/", QuiltUri.parse(LOCAL_URI), {}, "")], id="package-of-a-local-registry"
+            {"a": "s3://b/k?versionId=v"},
+            [LocationSource("a", PhysicalKey("b", "k", "v"), {}, "k", "s3://b/k?versionId=v")],
+            id="object",
+        ),
+        pytest.param({"a/": "s3://b/p/"}, [LocationSource("a/", PhysicalKey("b", "p/"), {}, "p", "s3://b/p/")], id="prefix"),
+        pytest.param({"a/": URI}, [LocationSource("a/", QuiltUri.parse(URI), {}, "", URI)], id="package"),
+        pytest.param(
+            {"a/": LOCAL_URI},
+            [LocationSource("a/", QuiltUri.parse(LOCAL_URI), {}, "", LOCAL_URI)],
+            id="package-of-a-local-registry",
         ),
         pytest.param({"a": PurePosixPath("/data/a")}, [located("a", "/data/a")], id="path"),
-        pytest.param({"a": AnyPath("s3://b/k")}, [LocationSource("a", PhysicalKey("b", "k"), {}, "k")], id="path-like-on-s3"),
+        pytest.param({"a": AnyPath("s3://b/k")}, [located("a", "s3://b/k")], id="path-like-on-s3"),
         pytest.param({"a": {"path": "/data/a"}}, [located("a", "/data/a")], id="described-path"),
         pytest.param({"a": {"path": AnyPath("/data/a")}}, [located("a", "/data/a")], id="described-path-like"),
         pytest.param({"a": b"hello"}, [content("a", b"hello", {})], id="bytes"),
@@ -102,7 +108,7 @@ LOCAL_URI = "quilt+file:///registry#package=team/data"
         pytest.param("/data/", [located("", "/data/")], id="one-source-for-the-package"),
         pytest.param(Path("/data"), [located("", "/data")], id="one-path-for-the-package"),
         pytest.param(["/x", Path("/y")], [located("", "/x"), located("", "/y")], id="a-list-for-the-package"),
-        pytest.param(URI, [LocationSource("", QuiltUri.parse(URI), {}, "")], id="a-package-for-the-package"),
+        pytest.param(URI, [LocationSource("", QuiltUri.parse(URI), {}, "", URI)], id="a-package-for-the-package"),
         pytest.param({"path": "/x"}, [located("", "/x")], id="a-described-source-for-the-package"),
         pytest.param({"path/": "/x"}, [located("path/", "/x")], id="a-directory-named-path"),
         pytest.param({"path": "/x", "b": "/y"}, [located("path", "/x"), located("b", "/y")], id="a-file-named-path"),
@@ -162,14 +168,14 @@ def test_mapped_output_is_sources(key: str) -> None:
         located(key, "/x"),
         located(key, "/y"),
         located(key, "/z", {"user_meta": {"n": 3}}),
-        LocationSource(key, PhysicalKey("b", "k"), {}, "k"),
+        located(key, "s3://b/k"),
     ]
 
 
 def test_mapped_path_keeps_slash() -> None:
     assert parsed({"parts/": MappedOutput("/x/", AnyPath("s3://b/p/"))}) == [
         located("parts/", "/x/"),
-        LocationSource("parts/", PhysicalKey("b", "p/"), {}, "p"),
+        located("parts/", "s3://b/p/"),
     ]
 
 
