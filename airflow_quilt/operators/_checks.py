@@ -78,6 +78,17 @@ def of_core(name: str) -> Check:
     return check
 
 
+def mode(value: str, _known: Known) -> None:
+    """Check the mode of a publication. A ``mode`` among a DAG's ``default_args`` is commonly that of its sensors."""
+    from airflow_quilt.core.format.arguments import check_mode
+
+    if value in {"poke", "reschedule"}:
+        raise InputError(
+            f"mode {quoted(value)} is a sensor's: give this task its own, 'replace' or 'update', or take mode out of default_args"
+        )
+    check_mode(value)
+
+
 def key(value: str, _known: Known) -> None:
     """Check the logical key of a file or a directory."""
     parse_logical_key(value.removesuffix("/"))
@@ -145,7 +156,7 @@ OF_PUBLICATIONS: Final[Mapping[str, Check]] = {
     "entries": sources,
     "meta": metadata,
     "meta_mode": of_core("check_meta_mode"),
-    "mode": of_core("check_mode"),
+    "mode": mode,
     "revision": of_core("check_revision"),
     "remove": keys,
     "hash_type": of_core("check_hash_word"),

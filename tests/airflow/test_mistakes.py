@@ -79,6 +79,11 @@ def test_every_argument_is_checked(kind: Any) -> None:
 
 SENTENCES: list[tuple[Any, dict[str, Any], str]] = [
     (QuiltPushOperator, {"mode": "updat"}, "mode 'updat': expected 'replace' or 'update'; did you mean 'update'?"),
+    (
+        QuiltPushOperator,
+        {"default_args": {"mode": "reschedule"}},
+        "mode 'reschedule' is a sensor's: give this task its own, 'replace' or",
+    ),
     (QuiltPushOperator, {"copy": "if_outside"}, "did you mean 'if-outside'?"),
     (QuiltPushOperator, {"conflict": "rebaze"}, "did you mean 'rebase'?"),
     (QuiltPushOperator, {"hash_type": "crc64nvme"}, "did you mean 'CRC64NVME'?"),
@@ -105,6 +110,17 @@ SENTENCES: list[tuple[Any, dict[str, Any], str]] = [
     (QuiltPushOperator, {"entries": {"d/": ["{{ ds }}", Later(), None]}}, "entry 'd/': give a source; it is None"),
     (QuiltPushOperator, {"entries": {"{{ ds }}": None}}, "give a source; it is None"),
     (QuiltPushOperator, {"entries": {"a.txt": {"/data/a"}}}, "or a list, which has an order"),
+    (
+        QuiltPushOperator,
+        {"entries": {"a": {"path": "/a", "metadata": {}}}},
+        "a dict of path or content, and meta, without 'metadata'",
+    ),
+    (
+        QuiltPushOperator,
+        {"entries": {"a": {"path": None}}},
+        "give a path or URL as path; it is None: a task may have returned nothing",
+    ),
+    (QuiltPushOperator, {"entries": {"a": "https://example.com/a"}}, "download it first, to a file or an object"),
     (QuiltBuildOperator, {"entries": {"a.txt": b"a"}}, "entry 'a.txt': write it to a file or object first"),
     (QuiltPushOperator, {"entries": Asset("name only")}, "it has no URI"),
     (QuiltPushOperator, {"meta": {"day": dt.date(2026, 1, 1)}}, "meta.day: date is not JSON"),

@@ -129,7 +129,7 @@ class _EntryReader:
         if self._top_hash and self._top_hash not in found:
             raise ManifestError(
                 f"the manifest {short(self._top_hash)} was changed or damaged: its content has the top hash "
-                f"{', '.join(map(short, sorted(found)))}"
+                f"{', '.join(map(short, sorted(found)))}; read another revision, or publish the same files again"
             )
 
 

@@ -76,7 +76,7 @@ class QuiltUri:
             raise LocationError(f"{quoted(text)}: expected quilt+s3://bucket#package=namespace/name")
         fields = _parse_fields(text, parts.fragment)
         if unknown := fields.keys() - {"package", "path", "catalog"}:
-            raise LocationError(f"{quoted(text)}: unknown part {quoted(min(unknown))}")
+            raise LocationError(f"{quoted(text)}: unknown part {quoted(min(unknown))}; the parts are package, path and catalog")
         if "package" not in fields:
             raise LocationError(f"{quoted(text)}: expected package=namespace/name after the '#'")
         name, pinned = _parse_pin(text, fields["package"])
@@ -163,9 +163,9 @@ def _parse_fields(text: str, fragment: str) -> dict[str, str]:
         try:
             name, value = (unquote(part, errors="strict") for part in field.partition("=")[::2])
         except UnicodeDecodeError as error:
-            raise LocationError(f"{quoted(text)}: the escapes in {quoted(field)} are no UTF-8") from error
+            raise LocationError(f"{quoted(text)}: escape {quoted(field)} as UTF-8, which it is not") from error
         if name in fields:
-            raise LocationError(f"{quoted(text)}: {plain(name)}= is given twice")
+            raise LocationError(f"{quoted(text)}: give {plain(name)}= once; it is given twice")
         fields[name] = value
     return fields
 
@@ -180,7 +180,7 @@ def _parse_pin(text: str, package: str) -> tuple[str, dict[str, Any]]:
         raise LocationError(f"{quoted(text)}: a package is pinned once, by @<top hash> or by :<tag>")
     if mark == ":":
         if "/" in pinned or pinned in {".", ".."} or "\0" in pinned or is_longer(pinned, MAX_S3_KEY):
-            raise LocationError(f"{quoted(text)}: {quoted(pinned)} is no name of a pointer")
+            raise LocationError(f"{quoted(text)}: give a tag after ':', such as :latest; {quoted(pinned)} cannot be one")
         return name, {"tag": pinned}
     if not _HASH.fullmatch(pinned):
         raise TopHashError(

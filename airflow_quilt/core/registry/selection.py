@@ -18,9 +18,11 @@ from airflow_quilt.core.errors import (
     LocationError,
     SourceError,
     named,
+    plain,
     quoted,
     short,
 )
+from airflow_quilt.core.format.arguments import check_prefix
 from airflow_quilt.core.format.hashes import CHUNKED, check_hash_type
 from airflow_quilt.core.format.manifest import Entry, count_checksums
 from airflow_quilt.core.format.manifest_reader import Manifest
@@ -56,13 +58,16 @@ def parse_destination(text: str) -> PhysicalKey:
     """Read the directory or ``s3://`` prefix that files of a package are laid out in; it need not exist.
 
     Raises:
-        LocationError: it names a version, or a file is there.
+        LocationError: it names a version, or no directory can be there.
     """
+    check_prefix(text)
     place = resolve_location(text)
-    if place.version_id is not None:
-        raise LocationError(f"{quoted(text)}: a prefix has no version")
-    if place.is_local and Path(place.key).exists() and not Path(place.key).is_dir():
-        raise LocationError(f"{place}: a file is where the directory is to be")
+    try:
+        is_file = place.is_local and Path(place.key).exists() and not Path(place.key).is_dir()
+    except OSError as error:
+        raise LocationError(f"{quoted(text)}: give another directory: {plain(error.strerror)}") from error
+    if is_file:
+        raise LocationError(f"{quoted(text)}: give another directory: there is a file")
     return place
 
 
@@ -179,8 +184,9 @@ def at(records: Iterable[R], path: str) -> Iterator[tuple[str, R]]:
         LogicalKeyError: the path is no key.
     """
     file = parse_logical_key(path.removesuffix("/"))
+    below = f"{file}/"
     for record in records:
         if record.logical_key == file and not path.endswith("/"):
             yield file.rpartition("/")[2], record
-        elif record.logical_key.startswith(f"{file}/"):
-            yield record.logical_key.removeprefix(f"{file}/"), record
+        elif record.logical_key.startswith(below):
+            yield record.logical_key.removeprefix(below), record

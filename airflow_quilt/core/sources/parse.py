@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
 _END: Final = object()
+_NOTHING: Final = "None: a task may have returned nothing, or was skipped"
+_WEB: Final = ("http:", "https:", "ftp:")
 _MOST_KNOWN: Final = 1000
 INDEX: Final = "{index}"
 """Stands in the key of a list for the number of each source in it, counted from 0."""
@@ -192,7 +194,7 @@ def _parse_key(key: object) -> str:
 def _parse(key: str, source: object, resolve: Callable[[str], PhysicalKey]) -> ParsedSource:
     match source:
         case None:
-            raise SourceError(f"{where_of(key)}: give a source; it is None: a task may have returned nothing, or was skipped")
+            raise SourceError(f"{where_of(key)}: give a source; it is {_NOTHING}")
         case str() | os.PathLike():
             return _parse_location(key, source, {}, resolve)
         case Mapping() if has_source_keys(source):
@@ -221,7 +223,7 @@ def _parse_described(key: str, source: Mapping[str, Any], resolve: Callable[[str
         return _parse_content(_file_key(key), source["content"], meta)
     path = source["path"]
     if not isinstance(path, str | os.PathLike):
-        raise SourceError(f"{where_of(key)}: give a path or URL as path; it is {_describe(path)}")
+        raise SourceError(f"{where_of(key)}: give a path or URL as path; it is {_NOTHING if path is None else _describe(path)}")
     return _parse_location(key, path, meta, resolve)
 
 
@@ -238,7 +240,8 @@ def _parse_location(
             return LocationSource(key, QuiltUri.parse(text), meta, "", text)
         location = resolve(text)
     except QuiltError as error:
-        raise SourceError(f"{where_of(key)}: {error}") from error
+        cure = "; download it first, to a file or an object" if text.lower().startswith(_WEB) else ""
+        raise SourceError(f"{where_of(key)}: {error}{cure}") from error
     # A link to a file lends it its name, although the physical key is that of the file.
     path = unquote(text) if text.startswith("file:") else text
     name = PurePosixPath(path).name if location.is_local else location.name
@@ -250,12 +253,21 @@ def _parse_content(key: str, value: object, meta: Mapping[str, Any]) -> ContentS
     is_json = is_json_key(key) and (value is None or isinstance(value, Mapping | Sequence | int | float))
     if is_json or isinstance(value, str | bytes | bytearray | memoryview) or is_frame(value):
         return ContentSource(_file_key(key), value, meta)
-    cure = ", or a list, which has an order" if isinstance(value, AbstractSet) else ""
-    cure = ", or end the key in '/', or number its sources, as in 'part-{index}.csv'" if _is_list(value) else cure
     raise SourceError(
         f"{where_of(key)}: give a path or URL, content as bytes, a data frame, or a JSON value under a key that ends in "
-        f".json{cure}; {_describe(value)} is no source"
+        f".json{_meant(value)}; {_describe(value)} is no source"
     )
+
+
+def _meant(value: object) -> str:
+    """Return the forms that may have been meant by a value that is no source, for its message."""
+    if isinstance(value, AbstractSet):
+        return ", or a list, which has an order"
+    if isinstance(value, Mapping):
+        others = [key for key in value if key not in _SOURCE_KEYS]
+        wrong = f", without {quoted(others[0])}" if others and len(others) < len(value) else ""
+        return f", or a dict of path or content, and meta{wrong}"
+    return ", or end the key in '/', or number its sources, as in 'part-{index}.csv'" if _is_list(value) else ""
 
 
 def _is_directory(key: str) -> bool:

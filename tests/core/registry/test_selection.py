@@ -176,5 +176,10 @@ def test_bad_destination_refused(text: str, words: str) -> None:
 def test_destination_is_no_file(tmp_path: Path, ending: str) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(LocationError, match="a file is where the directory is to be"):
+    with pytest.raises(LocationError, match="file/?': give another directory: there is a file"):
         parse_destination(f"{tmp_path}/file{ending}")
+
+
+def test_destination_can_be_too_long(tmp_path: Path) -> None:
+    with pytest.raises(LocationError, match="give another directory: File name too long"):
+        parse_destination(f"{tmp_path}/{'x' * 256}")

@@ -8,7 +8,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from airflow_quilt.core.errors import InputError
+from airflow_quilt.core.errors import InputError, quoted
+from airflow_quilt.core.format.arguments import POSITIVE_INT
 from airflow_quilt.core.format.manifest import Entry
 from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.ordering import batched, merge_join, records_of
@@ -54,7 +55,7 @@ class ShardingOptions:
     def __post_init__(self) -> None:
         for name, value in (("shards", self.shards), ("bytes", self.bytes), ("entries", self.entries)):
             if value is not None and value < 1:
-                raise InputError(f"{name} {value!r}: expected an int above 0")
+                raise InputError(f"{name} {quoted(value)}: expected {POSITIVE_INT}")
 
     def lengths(self, planned: PlannedRevision) -> list[int]:
         """Return the number of files in each shard of a plan; there is always one shard, maybe without files."""
