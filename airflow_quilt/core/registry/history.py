@@ -38,6 +38,7 @@ from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.pointers import MOST_ROUNDS, Pointers, too_many_writers
 from airflow_quilt.core.registry.revisions import Latest, Pointer, PointerListing, Revision
 from airflow_quilt.core.runtime.stop import sleep
+from airflow_quilt.core.runtime.together import at_once
 
 _log = logging.getLogger(__name__)
 
@@ -79,7 +80,14 @@ class History:
         return listing if listing.stats or not since else self._pointers.listing()
 
     def publish(
-        self, top_hash: TopHash, base: Latest | None, listing: PointerListing, attempt: Attempt, *, overwrite: bool
+        self,
+        top_hash: TopHash,
+        base: Latest | None,
+        listing: PointerListing,
+        attempt: Attempt,
+        *,
+        overwrite: bool,
+        probe: Callable[[], None] | None = None,
     ) -> tuple[Revision, bool]:
         """Make a revision, whose manifest is in place, the latest one.
 
@@ -89,6 +97,7 @@ class History:
             listing: a listing of :meth:`list_recent` for ``base``, which was read before it.
             attempt: of the work. A revision that another attempt published is returned, also where it is not the latest now.
             overwrite: publish also where others have published since.
+            probe: finds out whether the store keeps conditions; by default the new pointer is tried.
 
         Returns:
             The revision; and whether an attempt of this work made it. False: another writer published the same meanwhile.
@@ -111,7 +120,14 @@ class History:
         if not overwrite and listing.latest != (base and base.etag):
             self._pointers.check_latest(base, top_hash, writer_tag)
         # 2. The pending pointer. Its second is later than all others, also by a wrong clock: the history is ordered by them.
-        pointer = self._pointers.add(top_hash, max(int(self._clock()), listing.newest + 1), writer_tag)
+        second = max(int(self._clock()), listing.newest + 1)
+        # A store that ignores conditions overwrites another pointer here. It is found out before ``latest`` is written, once in a
+        # process, and the log warns.
+        if probe:
+            pointer, _ = at_once(lambda: self._pointers.add(top_hash, second, writer_tag), probe, threads=self._pointers.threads)
+        else:
+            pointer = self._pointers.add(top_hash, second, writer_tag)
+            self._pointers.probe(pointer)
         # 3. ``latest``, which alone decides.
         if overwrite:
             pointer, theirs = self._publish_over_any(pointer, base, writer_tag, attempt)

@@ -24,9 +24,11 @@ its pointers are deleted     the others                                         
 ===========================  ======================================================  ==========================================
 """
 
+import itertools
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 from airflow_quilt.core.errors import ManifestError, PackageNotFoundError, RevisionConflictError, short
@@ -37,6 +39,7 @@ from airflow_quilt.core.registry.attempt import Attempt, RollbackTag, WriterTag
 from airflow_quilt.core.registry.lock import StoredLock
 from airflow_quilt.core.registry.pointers import MOST_ROUNDS, Pointers, too_many_writers
 from airflow_quilt.core.registry.revisions import DeleteResult, Latest, PackageState, Pointer, Revision
+from airflow_quilt.core.runtime.together import at_once
 
 _log = logging.getLogger(__name__)
 
@@ -69,8 +72,9 @@ class LockedChanges:
             StorageError: some could not be deleted; a retry goes on.
         """
         with self._lock.hold():
-            latest, damaged = self._latest_or_damaged()
-            listing = self._pointers.listing()
+            (latest, damaged), listing = at_once(self._latest_or_damaged, self._pointers.listing, threads=self._pointers.threads)
+            if not damaged:
+                listing = self._pointers.listed_after(latest, listing)
             names: list[int | str] = [*damaged, *listing.stats, *listing.others]
             if latest is None and not names:
                 return DeleteResult() if self._pointers.remove_directory() else None
@@ -131,8 +135,11 @@ class LockedChanges:
             top_hash = find(state)
             stamps = [pointer.stamp for pointer in state.pointers if pointer.revision.top_hash == top_hash]
             with self._lock.hold():
-                latest = self._pointers.latest()
-                if latest and (done := self._make_latest(top_hash, stamps, latest, attempt)):
+                latest, first = at_once(
+                    self._pointers.latest, partial(self._pointers.read, stamps[0]), threads=self._pointers.threads
+                )
+                there = itertools.chain([first], map(self._pointers.read, stamps[1:]))
+                if latest and (done := self._make_latest(top_hash, there, latest, attempt)):
                     tag = latest.rollback_tag
                     is_again = latest.top_hash == top_hash and tag is not None and tag.is_of(attempt)
                     return done, TopHash(tag.previous) if tag and is_again else latest.top_hash
@@ -147,11 +154,13 @@ class LockedChanges:
             _log.warning("It is deleted: %s", error)
             return None, (layout.LATEST,)
 
-    def _make_latest(self, top_hash: TopHash, stamps: Iterable[int], latest: Latest, attempt: Attempt) -> Revision | None:
-        """Make a revision the latest one, which had these pointers before the lock was taken; return None if none is left."""
+    def _make_latest(
+        self, top_hash: TopHash, there: Iterable[Pointer | None], latest: Latest, attempt: Attempt
+    ) -> Revision | None:
+        """Make a revision the latest one, whose pointers are read again under the lock; return None if none is left."""
         newest = None
         # Of the history only they matter, and while the lock is held they are deleted by nobody else who heeds it.
-        for pointer in filter(None, map(self._pointers.read, stamps)):
+        for pointer in filter(None, there):
             if pointer.revision.top_hash == top_hash:
                 newest = newest or pointer.revision
                 if latest.top_hash == top_hash:

@@ -41,7 +41,7 @@ class PointerReader:
         self._storage = storage
         self._root = root
         self.name = name
-        self._threads = threads
+        self.threads = threads
         self._cache: Mapping[int, tuple[str, Pointer]] = {}
         self._tags: Mapping[str, tuple[str, TopHash | None]] = {}
 
@@ -92,11 +92,15 @@ class PointerReader:
         written, _ = self._cache.get(stamp, ("", None))
         if not stamp or written:  # It is read again only if the listing shows another writing.
             return self.listing(since)
-        listing, pointer = at_once(lambda: self.listing(since), lambda: self.read(stamp), threads=self._threads)
+        listing, pointer = at_once(lambda: self.listing(since), lambda: self.read(stamp), threads=self.threads)
         listed = listing.stats.get(stamp)
         if pointer is None or listed is None or listed.etag != pointer.etag or pointer.is_pending:
             return listing
         return replace(listing, read={stamp: pointer})
+
+    def listed_after(self, latest: Latest | None, listing: PointerListing) -> PointerListing:
+        """Return a listing that shows the pointer of ``latest``, and was made at the same time; or another one if it moved."""
+        return listing if listing.latest == (latest and latest.etag) else self.listing()
 
     def read_listed(self, listing: PointerListing, since: float = 0, also: Iterable[int] = ()) -> list[Pointer]:
         """Read pointers of a listing, newest first; one that was read after it had been listed the same is not read again.
@@ -111,7 +115,7 @@ class PointerReader:
         known = {stamp: cached for stamp, cached in self._cache.items() if cached[0] and cached[0] == wanted.get(stamp)}
         known |= {stamp: (wanted[stamp], pointer) for stamp, pointer in listing.read.items() if stamp in wanted}
         unknown = [stamp for stamp in wanted if stamp not in known]
-        read = dict(zip(unknown, map_concurrently(self.read, unknown, self._threads), strict=True))
+        read = dict(zip(unknown, map_concurrently(self.read, unknown, self.threads), strict=True))
         known |= {stamp: (wanted[stamp], pointer) for stamp, pointer in read.items() if pointer}
         self._cache = known
         return [known[stamp][1] for stamp in wanted if stamp in known]
@@ -122,9 +126,8 @@ class PointerReader:
         Raises:
             ManifestError: a pointer of a revision, or ``latest``, holds something else than a top hash.
         """
-        latest, listing = at_once(self.latest, self.listing, threads=self._threads)
-        if listing.latest != (latest and latest.etag):  # It moved in between: one that is read is one of those that are listed.
-            listing = self.listing()
+        latest, listing = at_once(self.latest, self.listing, threads=self.threads)
+        listing = self.listed_after(latest, listing)
         tags = self._read_tags(listing)
         return PackageState(latest, self.read_listed(listing), tags, [name for name in listing.others if name not in tags])
 
@@ -133,7 +136,7 @@ class PointerReader:
         wanted = {name: stat.written for name, stat in listing.others.items() if stat.size in _TAG_SIZES}
         known = {name: tag for name, tag in self._tags.items() if tag[0] and tag[0] == wanted.get(name)}
         unknown = [name for name in wanted if name not in known]
-        read = zip(unknown, map_concurrently(self._read_tag, unknown, self._threads), strict=True)
+        read = zip(unknown, map_concurrently(self._read_tag, unknown, self.threads), strict=True)
         self._tags = known | {name: (wanted[name], top_hash) for name, top_hash in read}
         return {name: top_hash for name, (_, top_hash) in self._tags.items() if top_hash}
 
@@ -186,7 +189,7 @@ class PointerReader:
         return str(self._key(""))
 
     def _read_each(self, stamps: Iterable[int]) -> Iterator[Pointer]:
-        return (pointer for pointer in map_concurrently(self.read, stamps, self._threads) if pointer)
+        return (pointer for pointer in map_concurrently(self.read, stamps, self.threads) if pointer)
 
     def _key(self, pointer: str) -> PhysicalKey:
         return self._root.join(layout.pointer(self.name, pointer))

@@ -152,12 +152,12 @@ class Pointers(PointerReader):
                     return there
                 # A pointer of another writer is never shared, even with the same hash: its writer may withdraw it.
                 continue
-            pointer = Pointer(Revision(pendulum.from_timestamp(second), top_hash), etag, own)
-            # A store that ignores conditions would have overwritten another pointer just now. It is found out here, by two writes
-            # of the first publication of a process, and the log warns.
-            self._writer.probe(self._key(str(second)), top_hash.encode())
-            return pointer
+            return Pointer(Revision(pendulum.from_timestamp(second), top_hash), etag, own)
         raise StorageUnavailableError(f"every second from {first} on has a revision", str(self._key("")))
+
+    def probe(self, pointer: Pointer) -> None:
+        """Find out, by a pointer that is pending and by two writes that must be refused, whether the store keeps conditions."""
+        self._writer.probe(self._key(str(pointer.stamp)), pointer.revision.top_hash.encode())
 
     def _valid_stamp(self, second: int) -> int:
         if second <= _LAST_STAMP:

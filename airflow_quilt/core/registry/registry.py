@@ -30,7 +30,7 @@ from airflow_quilt.core.storage.stores import Stores
 
 _PUBLISHING: Final = 2.0
 """Seconds that work which is stopped still has to complete a change of several requests."""
-_BESIDE: Final = 512 * 1024
+_SMALL: Final = 512 * 1024
 """The most bytes of a manifest that is sent before it is known whether ``latest`` has moved: then it was sent in vain."""
 _PACKAGES: Final = 16
 """Packages whose pointers are remembered from one publication to the next."""
@@ -126,16 +126,20 @@ class Registry(RegistryReader):
                 with contextlib.suppress(PreconditionError):  # It is there by now, and is to stay.
                     self._writer.put(key, manifest, manifest_mode)
 
-        # Whether ``latest`` has moved is asked before a large manifest is sent, and beside a small one.
-        threads = self._threads
-        if manifest.seek(0, os.SEEK_END) > _BESIDE:
-            threads = 1
-            if not overwrite:
-                history.check(top_hash, base, work)
-        _, listing = at_once(write, lambda: history.list_recent(work, base), threads=threads)
+        def probe() -> None:
+            manifest.seek(0)
+            self._writer.probe(key, manifest.read())
+
+        # Whether ``latest`` has moved is asked before a large manifest is sent, and beside a small one. With that one, which is
+        # there before the pointer, the store may be tried.
+        is_small = manifest.seek(0, os.SEEK_END) <= _SMALL
+        if not is_small and not overwrite:
+            history.check(top_hash, base, work)
+        _, listing = at_once(write, lambda: history.list_recent(work, base), threads=self._threads if is_small else 1)
         check_stop()
+        is_own = is_small and manifest_mode == "overwrite"
         with unhurried(_PUBLISHING):  # Stopped half-way, it would be for the next attempt to find out whether it is published.
-            return history.publish(top_hash, base, listing, work, overwrite=overwrite)
+            return history.publish(top_hash, base, listing, work, overwrite=overwrite, probe=probe if is_own else None)
 
     def delete(self, package: PackageName | str, revision: str | None = None) -> DeleteResult:
         """Delete the pointers of a package, tags and all, or those of one of its revisions; manifests and data stay.

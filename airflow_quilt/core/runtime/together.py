@@ -38,10 +38,10 @@ def at_once(*calls: Callable[[], Any], threads: int) -> tuple[Any, ...]:
     if threads == 1:
         return tuple([call() for call in calls])
     pool, has_failed = WorkerPool(min(threads - 1, len(others))), threading.Event()
-    futures = [pool.submit(call) for call in others]
-    for future in futures:
-        future.add_done_callback(lambda ended: has_failed.set() if _is_failed(ended) else None)
     try:
+        futures = [pool.submit(call) for call in others]
+        for future in futures:
+            future.add_done_callback(lambda ended: has_failed.set() if _is_failed(ended) else None)
         try:
             with stoppable(has_failed, may_interrupt=None):
                 result = last()

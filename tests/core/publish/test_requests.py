@@ -74,7 +74,7 @@ def calls(registry: Registry, act: Act) -> Mapping[str, int]:
 
 
 def is_read_of_manifest(call: Call) -> bool:
-    return call.key.key.startswith(".quilt/packages/") and call.operation != "put"
+    return call.key.key.startswith(".quilt/packages/") and call.operation not in {"put", "conditions"}
 
 
 class Listed:

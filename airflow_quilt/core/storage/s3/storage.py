@@ -30,6 +30,7 @@ from airflow_quilt.core.storage.s3.body import boto_body
 from airflow_quilt.core.storage.s3.crt.requests import CommonRuntime, Transport
 from airflow_quilt.core.storage.s3.errors import ACTIONS, code_of, error_of, translated
 from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fields, stat_of, version_of
+from airflow_quilt.core.storage.s3.known import facts_of
 from airflow_quilt.core.storage.s3.listings import BucketListings
 from airflow_quilt.core.storage.s3.multipart import S3Upload, listed_part_sizes, unfinished_uploads
 from airflow_quilt.core.storage.s3.stoppable import chunks_of, stoppable_client
@@ -179,14 +180,20 @@ class S3Storage:
         return ObjectInfo(key.at_version(version_of(answer)), size, answer["ETag"])
 
     def supports_conditional_writes(self, key: PhysicalKey, data: bytes) -> bool:
-        """Return whether the store keeps conditions, by writes that it must refuse; each bucket is checked once."""
+        """Return whether the store keeps conditions, by writes that it must refuse; a process checks a bucket once."""
         if key.bucket not in self._conditions:
-            of_changes, of_creations = at_once(
-                lambda: self._refuses(key, data, IfMatch(_NO_STATE)), lambda: self._refuses(key, data, "create"), threads=2
-            )
-            # Another writer may have deleted it in between: then the first one wrote it anew, and another one is refused.
-            self._conditions[key.bucket] = of_changes and (of_creations or self._refuses(key, data, "create"))
+            with translated(key):
+                facts = facts_of(self._client, key.bucket)
+            facts.keeps_conditions = facts.keeps_conditions or self._refuses_all(key, data)
+            self._conditions[key.bucket] = facts.keeps_conditions
         return self._conditions[key.bucket]
+
+    def _refuses_all(self, key: PhysicalKey, data: bytes) -> bool:
+        of_changes, of_creations = at_once(
+            lambda: self._refuses(key, data, IfMatch(_NO_STATE)), lambda: self._refuses(key, data, "create"), threads=2
+        )
+        # Another writer may have deleted it in between: then the first one wrote it anew, and another one is refused.
+        return of_changes and (of_creations or self._refuses(key, data, "create"))
 
     def _refuses(self, key: PhysicalKey, data: bytes, mode: WriteMode) -> bool:
         try:
