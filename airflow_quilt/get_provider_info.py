@@ -116,7 +116,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "max_concurrency": {
                         "label": "Max concurrent S3 requests",
-                        "description": "The most concurrent S3 requests of a task; 16 when empty.",
+                        "description": "The most concurrent S3 requests of a task; fewer where they suffice; 128 when empty.",
                         "schema": {"type": ["integer", "null"], "minimum": 1},
                     },
                     "max_bytes_in_flight": {

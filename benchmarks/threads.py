@@ -1,4 +1,4 @@
-"""The limit of 16 concurrent S3 requests beside lower and higher ones: small files are pushed and installed."""
+"""The ceiling of concurrent S3 requests beside lower ones: small files are pushed and installed."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -8,7 +8,7 @@ from benchmarks.measure import Command
 from benchmarks.stage import Stage
 from benchmarks.variants import DEFAULTS, Variants, main
 
-_THREADS: Final = (1, 2, 4, 8, 16, 32, 64)
+_THREADS: Final = (1, 4, 16, 32, 64, DEFAULTS.max_concurrency)
 _SETTING: Final = "max concurrent S3 requests"
 
 

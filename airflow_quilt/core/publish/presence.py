@@ -27,6 +27,8 @@ _VERSIONS: Final = 4
 """Versions of objects, for each one that is looked for, up to which listing them costs less than a request for each."""
 PAGE: Final = 1000
 """Versions that one request lists."""
+_FEW: Final = 16
+"""Objects that are requested one by one; more are listed first."""
 _SHOWN: Final = 10
 """The most entries that a message lists."""
 
@@ -77,7 +79,7 @@ class PresenceCheck:
         limits = self._stores.limits
         with Spool[_Place](_Place, limits.spill_entries) as places, Spool[_Place](_Place, limits.spill_entries) as listed:
             places.extend(self._places(entries))
-            if len(places) > limits.max_concurrency:
+            if len(places) > min(_FEW, limits.max_concurrency):
                 listed.extend(self._listed())
             checked = map_concurrently(self._check, _unlisted(places, listed), limits.max_concurrency)
             missing, first = 0, []

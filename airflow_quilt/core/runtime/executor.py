@@ -1,4 +1,4 @@
-"""Execution of the steps of many files on a bounded number of threads, with retries of each call (ADR 0001, ADR 0008).
+"""Execution of the steps of many files on a bounded number of threads, with retries of each call (ADR 0001, ADR 0008, ADR 0034).
 
 A job is a generator that yields batches of calls to make on threads, and is sent their results. It reads as the steps of one
 file, and all of its state is touched by one thread only. A call must be idempotent: it is made again after a transient error.
@@ -36,6 +36,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from airflow_quilt.core.errors import ThrottledError, UploadVanishedError
+from airflow_quilt.core.runtime.concurrency import Concurrency
+from airflow_quilt.core.runtime.limits import most_calls
 from airflow_quilt.core.runtime.progress import Progress
 from airflow_quilt.core.runtime.retry import RetryPolicy
 from airflow_quilt.core.runtime.stop import TICK, check_stop, sleep
@@ -49,8 +51,6 @@ R = TypeVar("R")
 Call = Callable[[], Any]
 Steps = Generator[Sequence[Call], list[Any], R]
 
-_HALVINGS: Final = 1.0
-"""Seconds, at least, between two halvings of the concurrency."""
 _RETRY: Final = RetryPolicy()
 _WARN_AT_FAILURE: Final = 3
 """The failure of one call that is logged as a warning; the others are debug messages."""
@@ -79,27 +79,6 @@ class _PendingCall(Generic[K, R]):
 
 
 @dataclass(slots=True)
-class _Concurrency:
-    """The number of calls that may run at once: halved when the store throttles, one more after each round without (ADR 0008)."""
-
-    most: int
-    now: int
-    halved: float = float("-inf")
-    successes: int = 0
-
-    def halve(self, clock: float) -> None:
-        # All calls that run when the store throttles are refused together: they count as one refusal.
-        if clock - self.halved >= _HALVINGS:
-            self.now, self.halved, self.successes = max(1, self.now // 2), clock, 0
-            _log.info("The store asks to slow down: at most %s concurrent requests now", self.now)
-
-    def succeed(self) -> None:
-        self.successes += 1
-        if self.successes >= self.now:
-            self.now, self.successes = min(self.most, self.now + 1), 0
-
-
-@dataclass(slots=True)
 class _Queues(Generic[K, R]):
     """Calls by their state: a table of states is in the docstring of the module."""
 
@@ -110,6 +89,11 @@ class _Queues(Generic[K, R]):
 
     def __len__(self) -> int:
         return len(self.ready) + len(self.running) + len(self.resting)
+
+    @property
+    def at_hand(self) -> int:
+        """The calls that run, or may."""
+        return len(self.ready) + len(self.running)
 
     def start(self, pool: WorkerPool) -> None:
         """Start the next ready call."""
@@ -134,7 +118,7 @@ class Executor:
     """Runs jobs.
 
     Args:
-        max_concurrency: the most calls that run at once; fewer run while a store throttles.
+        max_concurrency: the most calls that run at once; fewer run where more bring nothing, and while a store throttles.
         progress: counts each job that is done.
         retry: the policy for calls that fail with a transient error.
     """
@@ -167,27 +151,29 @@ class Executor:
 
     def _schedule(self, pool: WorkerPool, jobs: Iterable[tuple[K, Steps[R]]], queues: _Queues[K, R]) -> Iterator[tuple[K, R]]:
         fresh = (_Job(key, steps) for key, steps in jobs)
-        concurrency = _Concurrency(self._max_concurrency, self._max_concurrency)
+        concurrency = Concurrency(min(self._max_concurrency, most_calls()), self._retry.clock)
         self.progress.watch(lambda: min(len(queues.running), concurrency.now))
         while True:
             # 1. Take jobs. Few: there may be millions, and each holds what its steps have read so far.
-            while len(queues) < 2 * self._max_concurrency and (job := next(fresh, None)):
+            while queues.at_hand < concurrency.queued and len(queues) < 2 * self._max_concurrency and (job := next(fresh, None)):
                 yield from self._advance(job, queues)
-            # 2. Start calls. At full concurrency twice as many as threads are submitted, so that no thread waits for this one;
-            # below it the pool has idle threads, which would run the surplus.
-            while queues.ready and len(queues.running) < (
-                concurrency.now if concurrency.now < concurrency.most else 2 * concurrency.most
-            ):
+            # 2. Start calls. More than there are threads, so that no thread waits for this one.
+            pool.most = concurrency.now
+            while queues.ready and len(queues.running) < concurrency.queued:
                 queues.start(pool)
+            # The rate of calls tells the level something only while there are enough of them.
+            is_busy = len(queues.running) >= concurrency.queued
             if not queues:
                 return
             # 3. Wait; 4. take results; 5. go on with their jobs.
-            for future in self._wait_for_calls(queues):
+            ended = self._wait_for_calls(queues)
+            concurrency.succeed(sum(not future.exception() for future in ended), is_busy=is_busy)
+            for future in ended:
                 pending = queues.running.pop(future)
                 if self._take_result(pending, future, queues, concurrency):
                     yield from self._advance(pending.job, queues)
 
-    def _wait_for_calls(self, queues: _Queues[K, R]) -> Iterable[Future[Any]]:
+    def _wait_for_calls(self, queues: _Queues[K, R]) -> Sequence[Future[Any]]:
         """Wait for calls to end, or for the end of a pause (step 3)."""
         due = queues.resting[0][0] - self._retry.clock() if queues.resting else TICK
         pause = min(TICK, max(0.0, due))
@@ -203,13 +189,12 @@ class Executor:
         return ended
 
     def _take_result(
-        self, pending: _PendingCall[K, R], future: Future[Any], queues: _Queues[K, R], concurrency: _Concurrency
+        self, pending: _PendingCall[K, R], future: Future[Any], queues: _Queues[K, R], concurrency: Concurrency
     ) -> bool:
         """Take the result or error of an ended call (step 4); return whether the batch of its job is complete."""
         job, error = pending.job, future.exception()
         if error is None:
             job.results[pending.slot] = future.result()
-            concurrency.succeed()
         elif isinstance(error, UploadVanishedError):
             # Another attempt of the same work took the upload up, and completed or aborted it: its job may begin a new one.
             job.error = job.error or error
@@ -229,7 +214,7 @@ class Executor:
         return not job.missing
 
     def _is_retried(
-        self, pending: _PendingCall[K, R], error: BaseException, queues: _Queues[K, R], concurrency: _Concurrency
+        self, pending: _PendingCall[K, R], error: BaseException, queues: _Queues[K, R], concurrency: Concurrency
     ) -> bool:
         """Put a call to rest after a transient error; return False where the retry policy has no further attempt for it."""
         now = self._retry.clock()
@@ -239,7 +224,7 @@ class Executor:
         if pause is None:
             return False
         if isinstance(error, ThrottledError):
-            concurrency.halve(now)
+            concurrency.halve()
         level = logging.WARNING if pending.failures == _WARN_AT_FAILURE else logging.DEBUG
         _log.log(level, "Failed %s times, next attempt in %.1f s: %s", pending.failures, pause, error)
         # The serial number decides between equal times: calls themselves have no order.

@@ -29,20 +29,28 @@ class WorkerPool:
 
     Args:
         most: the most threads.
+
+    Attributes:
+        most: the same; it may be changed. Threads above it end once their calls have.
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._scope = Scope(current())
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = queue.SimpleQueue()
-        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._unfinished = self._serving = 0
         self._threads: list[threading.Thread] = []
 
     def submit(self, call: Callable[[], R]) -> "Future[R]":
         """Call a function on the next free thread."""
         future: Future[R] = Future()
+        with self._lock:
+            self._unfinished += 1
+            needs_thread = self._serving < min(self._unfinished, self.most)
+            self._serving += needs_thread
         self._calls.put((future, call))
-        if not self._idle.acquire(blocking=False) and len(self._threads) < self._most:
+        if needs_thread:
             thread = threading.Thread(target=self._serve, name=f"quilt-{len(self._threads)}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -68,7 +76,15 @@ class WorkerPool:
             if future.set_running_or_notify_cancel():
                 settle(future, call)
             del item, future, call  # An idle thread holds no bytes.
-            self._idle.release()
+            if self._is_one_too_many():
+                return
+
+    def _is_one_too_many(self) -> bool:
+        with self._lock:
+            self._unfinished -= 1
+            is_surplus = self._serving > self.most
+            self._serving -= is_surplus
+        return is_surplus
 
 
 def map_concurrently(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
@@ -88,11 +104,12 @@ def map_concurrently(function: Callable[[T], R], items: Iterable[T], threads: in
 
 
 class ByteBudget:
-    """A bound on the bytes that threads hold together; a demand above it waits until it is alone."""
+    """A bound on the bytes that threads hold together; a demand above it waits until it is alone. First come, first served."""
 
     def __init__(self, most: int) -> None:
         self._most = self._left = most
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._waiting: deque[tuple[int, threading.Event]] = deque()
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
@@ -101,14 +118,24 @@ class ByteBudget:
         Raises:
             CancelledError: a stop was requested meanwhile.
         """
-        size = min(size, self._most)
-        with self._changed:
-            while not self._changed.wait_for(lambda: self._left >= size, TICK):
-                check_stop()
-            self._left -= size
+        size, turn = min(size, self._most), threading.Event()
+        with self._lock:
+            self._waiting.append((size, turn))
+            self._admit()
         try:
+            while not turn.wait(TICK):
+                check_stop()
             yield
         finally:
-            with self._changed:
-                self._left += size
-                self._changed.notify_all()
+            with self._lock:
+                if turn.is_set():
+                    self._left += size
+                else:
+                    self._waiting.remove((size, turn))
+                self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._left:
+            size, turn = self._waiting.popleft()
+            self._left -= size
+            turn.set()

@@ -8,8 +8,6 @@ link, and its files are listed, checked, made and renamed relative to that descr
 import contextlib
 import errno
 import os
-import resource
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from typing import Final, Literal, NamedTuple
 
 from airflow_quilt.core.errors import SourceChangedError
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.runtime.limits import most_descriptors
 from airflow_quilt.core.runtime.stop import check_stop
 from airflow_quilt.core.storage.disk import translated
 
@@ -42,12 +41,6 @@ class Descriptor:
 
     def __del__(self) -> None:
         os.close(self.number)
-
-
-def most_descriptors() -> int:
-    """Return the number of descriptors that this process may have."""
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return sys.maxsize if limit == resource.RLIM_INFINITY else limit
 
 
 class Item(NamedTuple):

@@ -12,9 +12,10 @@ from typing import IO, Final
 
 from airflow_quilt.core.errors import PreconditionError, QuiltError, StorageUnavailableError
 from airflow_quilt.core.format.uris import PhysicalKey
+from airflow_quilt.core.runtime.limits import most_descriptors
 from airflow_quilt.core.runtime.stop import check_stop
 from airflow_quilt.core.storage.base import raise_first
-from airflow_quilt.core.storage.descriptors import Directories, most_descriptors
+from airflow_quilt.core.storage.descriptors import Directories
 from airflow_quilt.core.storage.disk import (
     check_regular,
     etag_of,

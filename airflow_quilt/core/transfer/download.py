@@ -97,8 +97,10 @@ class Downloader:
         entry = download.entry
         file = self._create(download)
         chunks = self._chunks(download, 0, entry.size)
+        checked = verify_stream(chunks, entry.size, entry.hash, f"entry {quoted(entry.logical_key)} ({download.origin})")
         try:
-            file.write(0, verify_stream(chunks, entry.size, entry.hash, f"entry {quoted(entry.logical_key)} ({download.origin})"))
+            with self._reader.room(entry.size):
+                file.write(0, checked)
         except QuiltError as error:
             is_damaged = isinstance(error, EntryDamagedError)
             if error.transient or is_damaged:
@@ -128,7 +130,8 @@ class Downloader:
 
     def _download_part(self, file: PartialFile, download: Download, start: int, stop: int) -> bytes:
         digest = algorithm(download.entry.hash.type).new()
-        file.write(start, _digested(self._chunks(download, start, stop), digest))
+        with self._reader.room(stop - start):
+            file.write(start, _digested(self._chunks(download, start, stop), digest))
         return digest.digest()
 
     def _chunks(self, download: Download, start: int, stop: int) -> Iterator[bytes]:

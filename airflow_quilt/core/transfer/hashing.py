@@ -3,7 +3,7 @@
 import itertools
 import mmap
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Final, cast
 
@@ -32,11 +32,14 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Content, Source
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.stop import check_stop
+from airflow_quilt.core.runtime.threads import ByteBudget
 from airflow_quilt.core.storage.objects import CHUNK, Data, ObjectInfo
 from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.transfer.content import read_content
 
 _ATTEMPTS: Final = 3
+_COPIES: Final = 2
+"""Copies of a chunk in memory while it is read: that of the transport, and the one that is used."""
 
 
 @contextmanager
@@ -59,6 +62,12 @@ class Reader:
     def __init__(self, stores: Stores, executor: Executor) -> None:
         self._stores = stores
         self._executor = executor
+        self.memory = ByteBudget(stores.limits.max_bytes_in_flight)
+        """The bytes of objects in memory."""
+
+    def room(self, size: int) -> AbstractContextManager[None]:
+        """Wait until there is memory to read so many bytes in chunks, and hold it."""
+        return self.memory.hold(_COPIES * min(size, CHUNK))
 
     def stream(self, origin: PhysicalKey, start: int, stop: int, etag: str | None = None) -> Iterator[bytes]:
         """Read exactly the bytes from ``start`` up to ``stop``, in chunks; of a file with an ETag, of no other one.
@@ -98,16 +107,18 @@ class Reader:
 
     def _digests(self, origin: PhysicalKey, start: int, stop: int, kinds: Sequence[Algorithm], etag: str | None) -> list[bytes]:
         digests = [kind.new() for kind in kinds]
-        for chunk in self.stream(origin, start, stop, etag):
-            for digest in digests:
-                digest.update(chunk)
+        with self.room(stop - start):
+            for chunk in self.stream(origin, start, stop, etag):
+                for digest in digests:
+                    digest.update(chunk)
         return [digest.digest() for digest in digests]
 
     def _hashes_of_whole(self, origin: PhysicalKey, size: int, types: Sequence[str], etag: str | None) -> list[Hash]:
         running = [RunningHash(hash_type, size) for hash_type in types]
-        for chunk in self.stream(origin, 0, size, etag):
-            for each in running:
-                each.update(chunk)
+        with self.room(size):
+            for chunk in self.stream(origin, 0, size, etag):
+                for each in running:
+                    each.update(chunk)
         return [each.hash() for each in running]
 
     def hash_source(self, source: Source, origin: PhysicalKey) -> Steps[Hash]:

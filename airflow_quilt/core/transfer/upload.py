@@ -15,7 +15,6 @@ from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.plan.actions import Copy, HashInPlace, Source, Transfer, Upload
 from airflow_quilt.core.runtime.executor import Executor, Steps
 from airflow_quilt.core.runtime.progress import Progress
-from airflow_quilt.core.runtime.threads import ByteBudget
 from airflow_quilt.core.storage.base import MultipartUpload
 from airflow_quilt.core.storage.objects import ObjectInfo
 from airflow_quilt.core.storage.stores import Stores
@@ -48,7 +47,6 @@ class Uploader:
         self._executor = Executor(max_concurrency=stores.limits.max_concurrency, progress=progress, retry=stores.retry)
         self._progress = self._executor.progress
         self._reader = Reader(stores, self._executor)
-        self._memory = ByteBudget(stores.limits.max_bytes_in_flight)
         self._uploads = MultipartUploads(stores, since)
         self._since = since
         self._lock = threading.Lock()
@@ -250,7 +248,7 @@ class Uploader:
 
     def _send_whole(self, transfer: Upload) -> Entry:
         source, kind = transfer.source, algorithm(transfer.source.hash_type)
-        with self._memory.hold(_COPIES * source.size):
+        with self._reader.memory.hold(_COPIES * source.size):
             data = self._reader.read(source, 0, source.size)
             self._reader.check_unchanged(source)
             digest = digest_of([data], kind.new())
@@ -266,7 +264,7 @@ class Uploader:
 
     def _send_part(self, upload: MultipartUpload, number: int, source: Source, start: int, stop: int) -> list[bytes]:
         """Send a part; return its digests, one for each hash of the source."""
-        with self._memory.hold(_COPIES * (stop - start)):
+        with self._reader.memory.hold(_COPIES * (stop - start)):
             data = self._reader.read(source, start, stop)
             digests = [digest_of([data], algorithm(hash_type).new()) for hash_type in hash_types(source)]
             if upload.has(number, data, digests[0]):

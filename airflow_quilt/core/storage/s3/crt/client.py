@@ -51,6 +51,10 @@ _THREADS: Final = 1
 _MOST_FAILURES: Final = 16
 _REST: Final = 60.0
 """Seconds for which all requests are left to boto3, after so many failures in a row."""
+_GBPS: Final = 0.4
+"""The throughput that the runtime expects of a connection: it opens as many as it needs for its target."""
+_CONNECTIONS: Final = 25
+"""The fewest, which it opens for its own target."""
 _PAUSE: Final = 1.0
 """The most seconds before boto3 makes a request again, as many as before its own second attempt."""
 _CANCELLING: Final = 0.3
@@ -188,6 +192,7 @@ def _runtime(client: Any, ca_bundle: str | None) -> Runtime:
         tls_mode=S3RequestTlsMode.ENABLED if tls else S3RequestTlsMode.DISABLED,
         tls_connection_options=tls,
         retry_config=S3RetryConfig(retry_mode=S3RetryMode.NONE),
+        throughput_target_gbps=_GBPS * max(_CONNECTIONS, client.meta.config.max_pool_connections),
         connect_timeout_ms=None if seconds is None else max(1, round(seconds * 1000)),
     )
     _STARTED.add(runtime)
