@@ -11,18 +11,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from secrets import token_hex
+from typing import IO, Any, Final
 
 import msgspec
 
+from airflow_quilt.core.build import build
 from airflow_quilt.core.format.hashes import hash_of
 from airflow_quilt.core.format.manifest import Entry, canonical_text, plain_canonical, plain_lines
 from airflow_quilt.core.format.manifest_lines import decode_keys, split_blocks
 from airflow_quilt.core.format.manifest_writer import write_manifest
 from airflow_quilt.core.format.names import LogicalKey, PackageName, are_keys, is_ordered
 from airflow_quilt.core.format.ordering import BATCH, grouped
-from airflow_quilt.core.plan.actions import KnownBlock, plan_build
-from airflow_quilt.core.plan.tree import SourceTree
+from airflow_quilt.core.plan.actions import Actions, KnownBlock, plan_build
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.publish.kept import KeptEntries
 from airflow_quilt.core.publish.resolve import discover
@@ -72,50 +73,48 @@ def _steps(directory: Path, count: int) -> dict[str, Callable[[], object]]:
     some = [entries[at : at + BATCH] for at in range(0, count, BATCH)]
     canonical, some_keys = [canonical_text(each) for each in some], [keys[at : at + BATCH] for at in range(0, count, BATCH)]
 
-    def sources() -> Iterable[Any]:
-        return _tree(registry).sources
-
-    def kept() -> KeptEntries:
-        kept = KeptEntries(count // 20)
-        for group in grouped(plan_build(sources())):
-            if isinstance(group, KnownBlock):
-                kept.add_block(group.entries)
-        return kept
-
-    def spooled(most: int) -> None:
-        with Spool[Entry](Entry, most) as spool:
-            spool.extend(entries)
-            deque(spool, 0)
-
-    def keep() -> None:
-        with kept():
-            pass
-
-    def build() -> None:
-        with kept() as known:
-            write_manifest({"version": "v0"}, known, io.BytesIO())
-
     return {
         "read the manifest, its order and top hash checked": lambda: deque(registry.read(_NAME).entries, 0),
-        "- its keys, read before": lambda: [decode_keys(each) for each in blocks],
-        "- their order": lambda: [is_ordered(each) for each in some_keys],
-        "- decode its lines": lambda: [len(decoder.decode_lines(each)) for each in blocks],
-        "- its lines again, to compare": lambda: [plain_lines(each) for each in some],
-        "- the form of its keys": lambda: [are_keys(each) for each in some_keys],
-        "- its canonical text": lambda: [plain_canonical(each) for each in some],
-        "- SHA-256 of that": lambda: [hashlib.sha256(each).digest() for each in canonical],
-        "read, find as sources, and plan": lambda: deque(plan_build(sources()), 0),
-        "read, find, plan, and keep in a temporary file": keep,
-        "read, find, plan, keep, and write": build,
-        "of entries that pass one by one: hold in memory": lambda: spooled(2 * count),
-        "- hold in a temporary file": lambda: spooled(count // 20),
+        "- its keys, read before": lambda: deque(map(decode_keys, blocks), 0),
+        "- their order": lambda: deque(map(is_ordered, some_keys), 0),
+        "- decode its lines": lambda: deque(map(decoder.decode_lines, blocks), 0),
+        "- its lines again, to compare": lambda: deque(map(plain_lines, some), 0),
+        "- the form of its keys": lambda: deque(map(are_keys, some_keys), 0),
+        "- its canonical text": lambda: deque(map(plain_canonical, some), 0),
+        "- SHA-256 of that": lambda: deque(map(hashlib.sha256, canonical), 0),
+        "read, find as sources, and plan": lambda: deque(_plan(registry), 0),
+        "read, find, plan, and keep in a temporary file": lambda: _keep(registry, count // 20),
+        "read, find, plan, keep, and write": lambda: _keep(registry, count // 20, io.BytesIO()),
+        "update of one file, published": lambda: _update(registry, keys[count // 2], directory / "changed.bin"),
+        "of entries that pass one by one: hold in memory": lambda: _spool(entries, 2 * count),
+        "- hold in a temporary file": lambda: _spool(entries, count // 20),
         "- write, the top hash computed": lambda: write_manifest({"version": "v0"}, entries, io.BytesIO()),
     }
 
 
-def _tree(registry: Registry) -> SourceTree:
+def _plan(registry: Registry) -> Actions:
     draft = Draft(package="seed/next", entries=f"quilt+{registry.location}#package={_NAME}")
-    return discover(registry, draft, Spool(Any, 1))
+    return plan_build(discover(registry, draft, Spool(Any, 1)).sources)
+
+
+def _keep(registry: Registry, most: int, out: IO[bytes] | None = None) -> None:
+    with KeptEntries(most) as kept:
+        for group in grouped(_plan(registry)):
+            if isinstance(group, KnownBlock):
+                kept.add_block(group.entries)
+        if out:
+            write_manifest({"version": "v0"}, kept, out)
+
+
+def _update(registry: Registry, key: LogicalKey, path: Path) -> None:
+    path.write_bytes(b"")
+    build(registry, Draft(package=str(_NAME), entries={str(key): str(path)}, mode="update", message=token_hex()))
+
+
+def _spool(entries: Iterable[Entry], most: int) -> None:
+    with Spool[Entry](Entry, most) as spool:
+        spool.extend(entries)
+        deque(spool, 0)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from airflow_quilt.core.publish.kept import KeptEntries
 
 PARTS = st.sampled_from(["a", "a b", "a-b", "a.b", "a\x01", "b", "ü"])
 KEYS = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
-PLACES = st.sampled_from(["s3://b/k?versionId=1", "s3://b/k"] * 9 + ["s3://other/k", "s3://b/%20", "s3://b/k#", "file:///k", "x"])
+PLACES = st.sampled_from(
+    ["s3://b/k?versionId=1", "s3://b/k"] * 9 + ["s3://other/k", "s3://b/%20", "s3://b/%00%", "s3://b/k#", "file:///k", "x"]
+)
 
 
 def entry_of(key: str, place: str, size: int, meta: Any = None) -> Entry:

@@ -193,7 +193,7 @@ def plain_lines(entries: Iterable[Entry]) -> str:
 
 
 def plain_canonical(entries: Iterable[Entry]) -> str:
-    """Return the concatenated canonical JSON of plain entries that are ASCII, as :func:`canonical_text` returns it."""
+    """Return the concatenated canonical JSON of plain entries that are printable ASCII, as :func:`canonical_text` returns it."""
     return "".join(
         [
             f'{{"hash":{{"type":"{entry.hash.type}","value":"{entry.hash.value}"}},'

@@ -142,11 +142,11 @@ def decode_block(number: int, block: bytes, directories: DirectoryMetadata) -> G
 
 
 def _decode_exact_block(block: bytes) -> EntryBlock | None:
-    """Decode a block of lines that are all spelled exactly as this provider and quilt3 spell plain entries in ASCII.
+    """Decode a block of lines that are all spelled exactly as this provider and quilt3 spell plain entries.
 
     Equal bytes exclude all that msgspec's decoder overlooks, as in :func:`_decode_plain`; here for all lines at once.
     """
-    if block[-len(_END) :] != _END or len(block) > _MAX_LINE_SIZE or not block.isascii() or b"\\" in block or b"\x7f" in block:
+    if block[-len(_END) :] != _END or len(block) > _MAX_LINE_SIZE or b"\\" in block:
         return None
     try:
         entries = _decoder.decode_lines(block)
@@ -154,7 +154,8 @@ def _decode_exact_block(block: bytes) -> EntryBlock | None:
         return None
     if plain_lines(entries).encode() != block or not are_keys([entry.logical_key for entry in entries]):
         return None
-    return EntryBlock(entries, plain_canonical(entries).encode(), block)
+    is_same = block.isascii() and b"\x7f" not in block  # In the canonical JSON, which escapes more than the lines.
+    return EntryBlock(entries, plain_canonical(entries).encode() if is_same else canonical_text(entries), block)
 
 
 def _decode_plain_block(block: bytes) -> EntryBlock | None:

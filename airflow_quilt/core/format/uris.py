@@ -18,8 +18,9 @@ from airflow_quilt.core.format.web_url import refuse_login
 _PLAIN_S3 = re.compile(r"s3://([a-z0-9.-]+)/([A-Za-z0-9_./~=-]*)(?:\?versionId=([A-Za-z0-9_.-]+))?")
 """An S3 URL without escapes, as nearly all are."""
 
-_PLAIN_REST: Final = r"[A-Za-z0-9_./~=-]*+(?:\?versionId=[A-Za-z0-9_.-]++)?+\n"
-"""The rest of such a URL behind its bucket, and the end of its line."""
+_BUCKET: Final = re.compile(r"s3://[a-z0-9.-]+/")
+_KEY_AND_VERSION: Final = r"[A-Za-z0-9_./~=%-]*+(?:\?versionId=[A-Za-z0-9_.-]++)?+\n"
+"""The rest of an S3 URL as quilt3 prints it, and the end of its line."""
 
 _SCHEME: Final = r"[A-Za-z][A-Za-z0-9+.-]*:"
 
@@ -211,11 +212,14 @@ class RegistryLocation(msgspec.Struct, frozen=True, gc=False):
 
 
 def are_in_one_bucket(urls: Sequence[str]) -> bool:
-    """Return whether URLs are all those of objects in one bucket, without escapes; others may be too, spelled in another way."""
-    first = _PLAIN_S3.fullmatch(urls[0])
-    if not first or max(map(len, urls)) > MAX_S3_KEY:
+    """Return whether URLs are all those of objects in one bucket, as quilt3 prints them: :meth:`PhysicalKey.parse` takes each.
+
+    It is no error if they are not, nor if they are spelled in another way.
+    """
+    bucket = _BUCKET.match(urls[0])
+    if not bucket or max(map(len, urls)) > MAX_S3_KEY:
         return False
-    return re.fullmatch(f"(?:s3://{re.escape(first[1])}/{_PLAIN_REST})++", "\n".join([*urls, ""])) is not None
+    return re.fullmatch(f"(?:{re.escape(bucket[0])}{_KEY_AND_VERSION})++", "\n".join([*urls, ""])) is not None
 
 
 def is_path(text: str) -> bool:
