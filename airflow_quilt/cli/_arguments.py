@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from airflow_quilt import __version__
-from airflow_quilt.core.format.names import is_quilt_uri
 
 PROGRAM: Final = "airflow-quilt"
 _CONN_ID: Final = "quilt_default"
@@ -23,6 +22,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = _parser()
     found = parser.parse_args(arguments)
+
+    from airflow_quilt.core.format.names import is_quilt_uri  # Not before: --help ends in the line above.
+
     found.conn_id = found.conn_id or None
     package = getattr(found, "package", None)
     if package and not is_quilt_uri(package) and "@" in package:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 
 from airflow_quilt.core.errors import EntryDamagedError, EntryFormatError, HashTypeError, InputError, LocationError, named
@@ -13,7 +14,7 @@ from airflow_quilt.core.format.names import PackageName
 from airflow_quilt.core.format.quilt_uri import Pin
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.revisions import Revision
-from airflow_quilt.core.registry.selection import Reference, at, files_at
+from airflow_quilt.core.registry.selection import Reference, at, files_at, pin
 from airflow_quilt.core.sources.deserializers import parse_frame, parse_json
 
 MOST_READ: Final = 256 * 1024 * 1024
@@ -32,8 +33,9 @@ def read_entries(registry: Registry, reference: Reference) -> Iterator[Entry]:
         EntryNotFoundError: the revision has nothing at the path; at the end of the stream.
         ManifestError: the manifest is damaged; at the end of the stream at the latest.
     """
-    manifest = registry.read(reference.package, reference.revision)
-    return (entry for _, entry in files_at(manifest, reference.path))
+    name, top_hash = pin(registry, reference)
+    hint = partial(registry.hint_of_key, name, top_hash)
+    return (entry for _, entry in files_at(registry.read(name, top_hash), reference.path, hint))
 
 
 def read_revisions(registry: Registry, package: PackageName | str) -> Iterator[Revision]:

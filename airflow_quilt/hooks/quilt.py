@@ -112,8 +112,9 @@ class QuiltHook(PackageReader, BaseHook):
 
             name = str(self.quilt_conn_id)
             hint = did_you_mean(name, known_connections("quilt"))
+            cure = f"{hint} Add" if hint else ": add"
             raise SettingsUnavailableError(
-                f"there is no connection {quoted(name)}{hint or ':'} Add one of type 'quilt', or set "
+                f"there is no connection {quoted(name)}{cure} one of type 'quilt', or set "
                 f"AIRFLOW_CONN_{plain(name).upper()}; if there is one, its secrets backend failed"
             ) from error
         except PermissionError as error:
@@ -157,6 +158,10 @@ class QuiltHook(PackageReader, BaseHook):
         settings = self.settings
         given = registry or settings.registry
         if not given:
+            if self.quilt_conn_id is None:
+                raise SettingsError(
+                    "no registry: give registry=, s3://bucket or a directory; there is no connection that names one"
+                )
             misspelled = [f"; its extra {extra}" for extra in settings.unknown if extra.meant == "registry"]
             raise SettingsError(
                 f"no registry: give registry=, or set the extra 'registry' of the connection {self.quilt_conn_id!r} to s3://bucket"

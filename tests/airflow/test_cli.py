@@ -166,8 +166,10 @@ def test_errors_are_one_sentence(run: Run, pushed: Pushed) -> None:
     cases = {
         ("log", "team/nothing"): (3, "there is no package team/nothing"),
         ("ls", "--conn-id", "nowhere"): (4, "no connection 'nowhere'"),
-        ("ls", "--no-conn"): (3, "no registry: give"),
+        ("ls", "--no-conn"): (3, "no registry: give registry=, s3://bucket or a directory; there is no connection"),
         ("cat", "team/data", "nothing"): (3, "has no entry 'nothing'"),
+        ("cat", "team/data", "d"): (3, "has no entry 'd'; 'd' is a directory"),
+        ("tree", "team/data", "README.md/"): (3, "nothing at 'README.md/'; 'README.md' is a file"),
         ("tree", "team/data@abcdef", "--revision", "latest"): (2, "names one revision"),
         ("log", "team/data@abcdef"): (2, "log lists all"),
         ("log", "team/data", "-n", "0"): (2, "above 0"),

@@ -135,15 +135,20 @@ class RegistryReader:
         return f"; did you mean the namespace {quoted(other)}?" if other else ""
 
     def hint_of_key(self, package: PackageName | str, revision: TopHash, logical_key: str) -> str:
-        """Return the end of a message about a key that a revision does not have: its nearest key or directory, or nothing."""
-        known: dict[str, None] = {}
+        """Return the end of a message about a key that a revision does not have: its nearest key or directory, or nothing.
+
+        Where the key is that of a directory, or of a file and written as a directory, it names that.
+        """
+        known: dict[str, str] = {}
         try:
             for entry in islice(self._manifests.read(package, revision).entries, _MOST_KEYS):
                 path = PurePosixPath(entry.logical_key)
-                known |= dict.fromkeys([entry.logical_key, *(str(above) for above in path.parents if above.name)])
+                known |= dict.fromkeys((str(above) for above in path.parents if above.name), "directory")
+                known[entry.logical_key] = "file"
         except QuiltError:  # It was read a moment ago; the message stands without it.
             return ""
-        return did_you_mean(logical_key.removesuffix("/"), known)
+        key = logical_key.removesuffix("/")
+        return f"; {quoted(key)} is a {known[key]}" if key in known else did_you_mean(key, known)
 
     def _some_names(self, path: str) -> list[str]:
         return list(islice(self._directories(path), _MOST_NAMES))

@@ -150,7 +150,7 @@ def pin(registry: Registry, reference: Reference) -> tuple[PackageName, TopHash]
     return name, registry.resolve(name, reference.revision)
 
 
-def files_at(manifest: Manifest, path: str | None, hint: Callable[[str], str] = lambda _path: "") -> Iterator[tuple[str, Entry]]:
+def files_at(manifest: Manifest, path: str | None, hint: Callable[[str], str]) -> Iterator[tuple[str, Entry]]:
     """Yield the file at a path of a revision, or the files below it, each with its path from there; None for all files.
 
     Args:
