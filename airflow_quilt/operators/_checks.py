@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from airflow_quilt.core.errors import InputError, LocationError, quoted
-from airflow_quilt.core.format.names import PackageName, is_quilt_uri, parse_hash_prefix, parse_logical_key
+from airflow_quilt.core.format.names import PackageName, is_quilt_uri, parse_hash_prefix, parse_logical_key, parse_path
 from airflow_quilt.operators._events import check_partition
 from airflow_quilt.operators._known import Known
 from airflow_quilt.operators._values import flag
@@ -22,6 +22,7 @@ published_package: Final = of(PackageName.parse)
 existing_package: Final = of(PackageName.parse_existing)
 listed_package: Final = of(PackageName.parse_listed)
 top_hash: Final = of(parse_hash_prefix)
+path: Final = of(parse_path)
 partition: Final = of(check_partition)
 
 
@@ -182,7 +183,7 @@ OF_READS: Final[Mapping[str, Check]] = {
     **OF_ALL,
     "package": package_or_uri,
     "revision": of_core("check_revision"),
-    "path": key,
+    "path": path,
 }
 OF_INSTALLS: Final[Mapping[str, Check]] = {
     **OF_READS,
@@ -205,5 +206,5 @@ OF_SENSORS: Final[Mapping[str, Check]] = {
     **OF_ALL,
     "package": existing_package,
     "newer_than": of_core("parse_moment"),
-    "path": key,
+    "path": path,
 }

@@ -97,8 +97,10 @@ def _cure(text: object) -> str:
         return ""
     if "*" in text:
         return "; '*' stands for several packages only in assets, so name one package"
-    if is_quilt_uri(text):
+    if "package=" in text:
         text = text.partition("package=")[2].partition("&")[0]
+    elif "://" in text:
+        text = text.partition("://")[2].partition("/")[2]
     words = ["-".join(re.findall(_WORD, part)) for part in re.split("[@:]", text)[0].split("/")]
     namespace, *names = [word for word in words if word] or [""]
     if not namespace:
@@ -131,7 +133,8 @@ def parse_logical_key(text: object) -> LogicalKey:
     if text.endswith("/"):
         raise LogicalKeyError(f"logical key {quoted(text)}: a file's key does not end in '/'")
     if any(part in {"", ".", ".."} for part in text.split("/")):
-        raise LogicalKeyError(f"logical key {quoted(text)}: no part may be empty, '.' or '..'")
+        cure = "; begin it without '/'" if text.startswith("/") else ""
+        raise LogicalKeyError(f"logical key {quoted(text)}: no part may be empty, '.' or '..'{cure}")
     if "\0" in text:
         raise LogicalKeyError(f"logical key {quoted(text)}: no key holds a NUL")
     try:
@@ -150,6 +153,17 @@ def parse_directory_key(text: object) -> DirectoryKey:
     if not isinstance(text, str) or not text.endswith("/"):
         raise LogicalKeyError(f"logical key {quoted(text)}: the key of a directory ends in '/'")
     return DirectoryKey(f"{parse_logical_key(text[:-1])}/")
+
+
+def parse_path(text: str) -> LogicalKey:
+    """Parse the path of a file or directory inside a package, with a ``/`` at its end or without; return it without.
+
+    Raises:
+        LogicalKeyError: ``text`` is no logical key, or names the package as a whole.
+    """
+    if text in {"", "/"}:
+        raise LogicalKeyError(f"path {quoted(text)}: leave it out for the whole package; or name a file or directory of it")
+    return parse_logical_key(text.removesuffix("/"))
 
 
 def walk_order(key: str) -> str:

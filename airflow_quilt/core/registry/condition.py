@@ -9,7 +9,7 @@ import pendulum
 
 from airflow_quilt.core.errors import PackageNotFoundError
 from airflow_quilt.core.format.arguments import parse_moment
-from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
+from airflow_quilt.core.format.names import PackageName, TopHash, parse_path
 from airflow_quilt.core.format.quilt_uri import QuiltUri
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import at
@@ -72,7 +72,7 @@ class RevisionCondition:
         name = PackageName.parse_existing(self.package)
         since, known = (None, None) if self.newer_than is None else parse_moment(self.newer_than)
         if self.path is not None:
-            parse_logical_key(self.path.removesuffix("/"))
+            parse_path(self.path)
         newer = None if since is None else registry.pointers_since(name, since)
         if newer and newer.latest and not newer.stats:  # One request for a poll that finds nothing new.
             return None

@@ -26,7 +26,7 @@ from airflow_quilt.core.format.arguments import check_prefix
 from airflow_quilt.core.format.hashes import CHUNKED, check_hash_type
 from airflow_quilt.core.format.manifest import Entry, count_checksums
 from airflow_quilt.core.format.manifest_reader import Manifest
-from airflow_quilt.core.format.names import PackageName, TopHash, parse_logical_key
+from airflow_quilt.core.format.names import PackageName, TopHash, parse_path
 from airflow_quilt.core.format.ordering import Record
 from airflow_quilt.core.format.quilt_uri import Pin, QuiltUri
 from airflow_quilt.core.format.uris import PhysicalKey
@@ -183,7 +183,7 @@ def at(records: Iterable[R], path: str) -> Iterator[tuple[str, R]]:
     Raises:
         LogicalKeyError: the path is no key.
     """
-    file = parse_logical_key(path.removesuffix("/"))
+    file = parse_path(path)
     below = f"{file}/"
     for record in records:
         if record.logical_key == file and not path.endswith("/"):
