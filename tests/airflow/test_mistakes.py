@@ -125,7 +125,7 @@ SENTENCES: list[tuple[Any, dict[str, Any], str]] = [
     (
         QuiltPushOperator,
         {"entries": {"a": {"path": None}}},
-        "give a path or URL as path; it is None: a task may have returned nothing",
+        "of type NoneType: a task may have returned nothing",
     ),
     (QuiltPushOperator, {"entries": {"a": "https://example.com/a"}}, "download it first, to a file or an object"),
     (QuiltBuildOperator, {"entries": {"a.txt": b"a"}}, "entry 'a.txt': write it to a file or object first"),

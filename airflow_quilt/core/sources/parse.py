@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _SOURCE_KEYS: Final = frozenset({"path", "content", "meta"})
 _END: Final = object()
-_NOTHING: Final = "None: a task may have returned nothing, or was skipped"
+_NOTHING: Final = ": a task may have returned nothing, or was skipped"
 _WEB: Final = ("http:", "https:", "ftp:")
 _MOST_KNOWN: Final = 1000
 INDEX: Final = "{index}"
@@ -194,7 +194,7 @@ def _parse_key(key: object) -> str:
 def _parse(key: str, source: object, resolve: Callable[[str], PhysicalKey]) -> ParsedSource:
     match source:
         case None:
-            raise SourceError(f"{where_of(key)}: give a source; it is {_NOTHING}")
+            raise SourceError(f"{where_of(key)}: give a source; it is None{_NOTHING}")
         case str() | os.PathLike():
             return _parse_location(key, source, {}, resolve)
         case Mapping() if has_source_keys(source):
@@ -223,7 +223,9 @@ def _parse_described(key: str, source: Mapping[str, Any], resolve: Callable[[str
         return _parse_content(_file_key(key), source["content"], meta)
     path = source["path"]
     if not isinstance(path, str | os.PathLike):
-        raise SourceError(f"{where_of(key)}: give a path or URL as path; it is {_NOTHING if path is None else _describe(path)}")
+        raise SourceError(
+            f"{where_of(key)}: give a path or URL as path; it is {_describe(path)}{_NOTHING if path is None else ''}"
+        )
     return _parse_location(key, path, meta, resolve)
 
 
