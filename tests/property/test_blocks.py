@@ -111,7 +111,8 @@ def test_blocks_are_their_records(
         removal = Removal(removed)
         note = lambda *pair, to=changes[name]: to.append(pair)  # noqa: E731
         tree = updated(SourceTree(base), removal, Additions(SourceTree(added)), note)
-        results.append((list(records_of(tree.sources)), removal.absent, changes[name]))
+        checked = updated(SourceTree(base), Removal(removed), Additions(SourceTree(added)))
+        results.append((list(records_of(tree.sources)), removal.absent, changes[name], outcome(checked.sources, within)))
     assert results[0] == results[1]
 
 

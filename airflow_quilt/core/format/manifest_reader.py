@@ -94,7 +94,7 @@ class _EntryReader:
         yield from self._pass(decoded) if is_in_order else self._sorted(decoded, chunks)
 
     def _decode(self, blocks: Iterator[bytes]) -> Iterator[EntryBlock]:
-        number, after_header = 2, next(blocks).partition(b"\n")[2]
+        number, after_header = 2, next(blocks, b"").partition(b"\n")[2]
         for block in itertools.chain([after_header], blocks):
             number += yield from decode_block(number, block, self.directories)
 

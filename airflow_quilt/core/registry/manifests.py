@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from airflow_quilt.core.errors import (
@@ -27,6 +27,18 @@ from airflow_quilt.core.storage.objects import MOST_WHOLE
 
 _USUAL_HEADER: Final = 64 * 1024
 """Bytes in which nearly every header ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Streamed:
+    """The bytes of a file, read each time; the top hash shows whether they changed meanwhile."""
+
+    storage: Storage
+    key: PhysicalKey
+    size: int
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self.storage.stream(self.key, 0, self.size)
 
 
 class Manifests:
@@ -87,8 +99,14 @@ class Manifests:
         key = self._key(top_hash)
         with self._named(package, top_hash):
             # Whole, the store's checksum is compared: the top hash does not cover everything.
-            chunks = Replay(self._storage.stream(key, 0, size)) if size > MOST_WHOLE else [self._storage.get(key).data]
+            chunks = self._streamed(key, size) if size > MOST_WHOLE else [self._storage.get(key).data]
         return self._parsed(package, top_hash, chunks)
+
+    def _streamed(self, key: PhysicalKey, size: int) -> Iterable[bytes]:
+        """Return a large manifest as chunks that are read twice: from the disk, or over the network once."""
+        if self._location.is_local:
+            return _Streamed(self._storage, key, size)
+        return Replay(self._storage.stream(key, 0, size))
 
     def _parsed(self, package: PackageName | str, top_hash: TopHash, chunks: Iterable[bytes]) -> Manifest:
         with self._named(package, top_hash) as where:

@@ -1,7 +1,9 @@
 """Errors about a manifest name the registry, the package and the top hash, in every reader."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,8 +21,11 @@ from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.condition import RevisionCondition
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.selection import Reference
+from airflow_quilt.core.storage.local import LocalStorage
 from airflow_quilt.core.storage.memory import MemoryStorage
-from airflow_quilt.core.storage.objects import MOST_WHOLE
+from airflow_quilt.core.storage.objects import MOST_WHOLE, ObjectInfo
+from airflow_quilt.core.storage.paths import resolve_registry
+from airflow_quilt.core.storage.stores import Stores
 from airflow_quilt.core.verify import verify
 from tests.core.packages import commit, entry_of, put
 
@@ -109,6 +114,34 @@ def test_unreadable_one_is_named(registry: Registry, memory: MemoryStorage, pack
     )
     memory.put(PhysicalKey("registry", layout.pointer(NAME, layout.LATEST)), b"no hash")
     assert message_of(READERS["sensor"], registry)[1].startswith(f"s3://registry: the pointer {NAME}:latest holds no top hash")
+
+
+class ChangingDisk(LocalStorage):
+    """A disk with a file that is large, and that is changed when it is read once more."""
+
+    after: bytes | None = None
+
+    def stat(self, key: PhysicalKey) -> ObjectInfo:
+        info = super().stat(key)
+        return replace(info, size=info.size + MOST_WHOLE)
+
+    def stream(self, key: PhysicalKey, start: int, stop: int) -> Iterator[bytes]:
+        yield from super().stream(key, start, stop)
+        if self.after is not None:
+            Path(key.key).write_bytes(self.after)
+
+
+@pytest.mark.parametrize("after", [None, b"", b"{}\n", b'{"version": "v0"}\n{'])
+def test_changed_between_readings(tmp_path: Path, after: bytes | None) -> None:
+    disk = ChangingDisk()
+    registry = Registry(resolve_registry(str(tmp_path)), Stores(disk, MemoryStorage([])))
+    commit(registry, NAME, [entry_of("a", b"a", "s3://b/a"), entry_of("b", b"b", "s3://b/b")])
+    disk.after = after
+
+    if after is None:
+        assert [entry.logical_key for entry in registry.read(NAME).entries] == ["a", "b"]
+    else:
+        assert message_of(READERS["read"], registry)[0] is ManifestError
 
 
 def test_bad_name_names_package(registry: Registry, package: TopHash) -> None:
