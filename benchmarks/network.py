@@ -17,7 +17,7 @@ from benchmarks.stage import running_stage
 from benchmarks.works import NETWORK_WORKS
 from testbed.network import S3_RATE, Network, NoCompilerError, find_compiler
 
-_ENOUGH: Final = 10.0
+_ENOUGH: Final = 6.0
 """Seconds of a piece of work after which a client gets no further round: slow clients would take most of the time."""
 _COLOURS: Final = {"ours": "#5b4fc4", "quilt3": "#c2548d", "s5cmd": "#2f8f5b", "boto3": "#c98b2c"}
 _OTHER_COLOUR: Final = "#8fc7a6"
@@ -127,6 +127,8 @@ def plot(path: Path, results: Mapping[float, Sequence[Result]]) -> None:
             [labels[client]] = axes.plot([*points], [*points.values()], marker="o", color=colour)
         axes.set_title(work[0].title, fontsize=9)
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "235" else "")
         axes.grid(visible=True, which="both", alpha=0.3)
         axes.set_xticks(range(len(results)), [f"{at:g}" for at in results])
     for axes in grid.flat[len(works) :]:
