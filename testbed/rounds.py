@@ -60,7 +60,11 @@ class Rounds:
     def respond(self, exchange: Exchange, respond: Callable[[Exchange], None]) -> None:
         """Let a server respond to a request, and count it."""
         path = urlsplit(exchange.path)
-        with self.request(f"{exchange.command} {unquote(path.path)}{'?' if path.query else ''}{path.query}") as answer:
+        name = f"{exchange.command} {unquote(path.path)}{'?' if path.query else ''}{path.query}"
+        if exchange.headers.get("Expect"):  # The body waits for an answer too.
+            with self.request(f"{name} (100 Continue)"):
+                pass
+        with self.request(name) as answer:
             out = exchange.wfile
             exchange.wfile = _Answers(out, answer)
             try:

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.publish.draft import Draft
 from airflow_quilt.core.push import push
 from airflow_quilt.core.registry.condition import RevisionCondition
 from airflow_quilt.core.registry.registry import Registry
 from airflow_quilt.core.registry.watch import LatestWatcher
 from airflow_quilt.core.storage.local import LocalStorage
+from airflow_quilt.core.storage.objects import CHUNK
 from airflow_quilt.core.storage.s3.storage import S3Storage
 from airflow_quilt.core.storage.stores import Stores
 from testbed.loopback import LoopbackServer
@@ -69,3 +70,11 @@ def test_conditions_are_known_by_process(open_counted: Callable[[], Registry], r
         made.append(len(rounds.made))
 
     assert made[1] == made[0] - 2, str(rounds)
+
+
+def test_large_bodies_ask_first(proxy: S3Proxy, bucket: str) -> None:
+    storage = S3Storage(proxy.store.client())
+    for size in (1, CHUNK, CHUNK + 1):
+        storage.put(PhysicalKey(bucket, "object"), bytes(size))
+
+    assert [bool(each.headers.get("Expect")) for each in proxy.requests] == [False, False, True]

@@ -38,7 +38,6 @@ from airflow_quilt.core.registry.attempt import Attempt, WriterTag
 from airflow_quilt.core.registry.pointers import MOST_ROUNDS, Pointers, too_many_writers
 from airflow_quilt.core.registry.revisions import Latest, Pointer, PointerListing, Revision
 from airflow_quilt.core.runtime.stop import sleep
-from airflow_quilt.core.runtime.together import at_once
 
 _log = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ class History:
             listing: a listing of :meth:`list_recent` for ``base``, which was read before it.
             attempt: of the work. A revision that another attempt published is returned, also where it is not the latest now.
             overwrite: publish also where others have published since.
-            probe: finds out whether the store keeps conditions; by default the new pointer is tried.
+            probe: waits until it is known whether the store keeps conditions; by default it is tried with the new pointer.
 
         Returns:
             The revision; and whether an attempt of this work made it. False: another writer published the same meanwhile.
@@ -120,13 +119,12 @@ class History:
         if not overwrite and listing.latest != (base and base.etag):
             self._pointers.check_latest(base, top_hash, writer_tag)
         # 2. The pending pointer. Its second is later than all others, also by a wrong clock: the history is ordered by them.
-        second = max(int(self._clock()), listing.newest + 1)
-        # A store that ignores conditions overwrites another pointer here. It is found out before ``latest`` is written, once in a
-        # process, and the log warns.
+        pointer = self._pointers.add(top_hash, max(int(self._clock()), listing.newest + 1), writer_tag)
+        # A store that ignores conditions would have overwritten another pointer just now. It is found out before ``latest`` is
+        # written, once in a process, and the log warns.
         if probe:
-            pointer, _ = at_once(lambda: self._pointers.add(top_hash, second, writer_tag), probe, threads=self._pointers.threads)
+            probe()
         else:
-            pointer = self._pointers.add(top_hash, second, writer_tag)
             self._pointers.probe(pointer)
         # 3. ``latest``, which alone decides.
         if overwrite:

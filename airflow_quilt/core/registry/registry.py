@@ -8,13 +8,13 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import IO, Final, Literal
 
 from airflow_quilt.core.errors import PackageNameError, PreconditionError
 from airflow_quilt.core.format import layout
 from airflow_quilt.core.format.names import PackageName, TopHash
-from airflow_quilt.core.format.uris import RegistryLocation
+from airflow_quilt.core.format.uris import PhysicalKey, RegistryLocation
 from airflow_quilt.core.registry.attempt import Attempt
 from airflow_quilt.core.registry.history import History
 from airflow_quilt.core.registry.lock import StoredLock
@@ -24,7 +24,7 @@ from airflow_quilt.core.registry.reader import RegistryReader
 from airflow_quilt.core.registry.resolve import match
 from airflow_quilt.core.registry.revisions import DeleteResult, Latest, PackageState, Revision
 from airflow_quilt.core.runtime.stop import check_stop, unhurried
-from airflow_quilt.core.runtime.together import at_once
+from airflow_quilt.core.runtime.together import at_once, begun
 from airflow_quilt.core.storage.conditional import ConditionalWriter
 from airflow_quilt.core.storage.stores import Stores
 
@@ -126,20 +126,25 @@ class Registry(RegistryReader):
                 with contextlib.suppress(PreconditionError):  # It is there by now, and is to stay.
                     self._writer.put(key, manifest, manifest_mode)
 
-        def probe() -> None:
-            manifest.seek(0)
-            self._writer.probe(key, manifest.read())
-
-        # Whether ``latest`` has moved is asked before a large manifest is sent, and beside a small one. With that one, which is
-        # there before the pointer, the store may be tried.
+        # Whether ``latest`` has moved is asked before a large manifest is sent, and beside a small one.
         is_small = manifest.seek(0, os.SEEK_END) <= _SMALL
         if not is_small and not overwrite:
             history.check(top_hash, base, work)
-        _, listing = at_once(write, lambda: history.list_recent(work, base), threads=self._threads if is_small else 1)
-        check_stop()
-        is_own = is_small and manifest_mode == "overwrite"
-        with unhurried(_PUBLISHING):  # Stopped half-way, it would be for the next attempt to find out whether it is published.
-            return history.publish(top_hash, base, listing, work, overwrite=overwrite, probe=probe if is_own else None)
+        with contextlib.ExitStack() as beside:
+            probe = None
+            # The store may be tried with it, since a write that is not refused does no harm. A retry may have nothing to write.
+            if is_small and manifest_mode == "overwrite" and work.since is None:
+                manifest.seek(0)
+                probe = beside.enter_context(begun(partial(self._probe, key, manifest.read()), threads=self._threads))
+            _, listing = at_once(write, lambda: history.list_recent(work, base), threads=self._threads if is_small else 1)
+            check_stop()
+            # Stopped half-way, it would be for the next attempt to find out whether it is published.
+            with unhurried(_PUBLISHING):
+                return history.publish(top_hash, base, listing, work, overwrite=overwrite, probe=probe)
+
+    def _probe(self, key: PhysicalKey, data: bytes) -> None:
+        with unhurried(_PUBLISHING):
+            self._writer.probe(key, data)
 
     def delete(self, package: PackageName | str, revision: str | None = None) -> DeleteResult:
         """Delete the pointers of a package, tags and all, or those of one of its revisions; manifests and data stay.

@@ -1,7 +1,9 @@
 """Calls that do not depend on each other, made at the same time: they take one round trip and not several (ADR 0035)."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from airflow_quilt.core.runtime.stop import await_result, stoppable
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 B = TypeVar("B")
 C = TypeVar("C")
+R = TypeVar("R")
 
 
 @overload
@@ -50,6 +53,27 @@ def at_once(*calls: Callable[[], Any], threads: int) -> tuple[Any, ...]:
                 await_result(future)
             raise
         return (*map(await_result, futures), result)
+    finally:
+        pool.close()
+
+
+@contextmanager
+def begun(call: Callable[[], R], *, threads: int) -> Iterator[Callable[[], R]]:
+    """Begin a call beside the block.
+
+    Args:
+        call: the function; at the end of the block it is stopped, and left behind if it hangs.
+        threads: the most that run at once; with 1 it is called only where its result is asked for.
+
+    Returns:
+        The function that waits for its result, or raises its error; to be called once at most.
+    """
+    if threads == 1:
+        yield call
+        return
+    pool = WorkerPool(1)
+    try:
+        yield partial(await_result, pool.submit(call))
     finally:
         pool.close()
 

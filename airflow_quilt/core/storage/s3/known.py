@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from airflow_quilt.core.runtime.stop import call_apart
-from airflow_quilt.core.storage.s3.crt.route import frozen_credentials
+from airflow_quilt.core.storage.s3.crt.route import frozen_credentials, why_not
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -25,14 +25,14 @@ class BucketFacts:
 
 
 def facts_of(client: "S3Client", bucket: str | None) -> BucketFacts:
-    """Return the facts about a bucket as a client sees it, which may be set; without credentials, for this call only.
+    """Return the facts about a bucket as a client sees it; the caller may set those that are not known.
 
-    They are shared by the clients of one endpoint and access key: another key may mean a bucket of another tenant.
+    They are shared by the clients of one endpoint and access key: another key may mean a bucket of another tenant. A client
+    that reaches its store in a way of its own, such as by handlers of others, shares none.
     """
-    try:
-        credentials = call_apart(lambda: frozen_credentials(client))
-    except AttributeError:  # This release of botocore does not show them.
-        credentials = None
+    if why_not(client):
+        return BucketFacts()
+    credentials = call_apart(lambda: frozen_credentials(client))
     return _facts(client.meta.endpoint_url, credentials[0], bucket) if credentials else BucketFacts()
 
 

@@ -23,7 +23,6 @@ from airflow_quilt.core.format.hashes import StoreAlgorithm
 from airflow_quilt.core.format.uris import PhysicalKey
 from airflow_quilt.core.runtime.limits import Limits
 from airflow_quilt.core.runtime.retry import Failures, RetryPolicy, retried
-from airflow_quilt.core.runtime.together import at_once
 from airflow_quilt.core.storage.base import raise_first
 from airflow_quilt.core.storage.objects import CHUNK, MOST_WHOLE, Data, IfMatch, ObjectInfo, StoredObject, WriteMode, check_whole
 from airflow_quilt.core.storage.s3.body import boto_body
@@ -33,6 +32,7 @@ from airflow_quilt.core.storage.s3.fields import address, bucket_of, checksum_fi
 from airflow_quilt.core.storage.s3.known import facts_of
 from airflow_quilt.core.storage.s3.listings import BucketListings
 from airflow_quilt.core.storage.s3.multipart import S3Upload, listed_part_sizes, unfinished_uploads
+from airflow_quilt.core.storage.s3.sending import send_small_bodies_at_once
 from airflow_quilt.core.storage.s3.stoppable import chunks_of, stoppable_client
 from airflow_quilt.core.storage.s3.versioning import Versioning
 
@@ -87,6 +87,7 @@ class S3Storage:
         *,
         transport: Transport = "auto",
     ) -> None:
+        send_small_bodies_at_once(client)
         self._client = stoppable_client(client)
         self._runtime = CommonRuntime(self._client, transport)
         self._versioning = Versioning(self._client, retry)
@@ -184,16 +185,13 @@ class S3Storage:
         if key.bucket not in self._conditions:
             with translated(key):
                 facts = facts_of(self._client, key.bucket)
-            facts.keeps_conditions = facts.keeps_conditions or self._refuses_all(key, data)
+            facts.keeps_conditions = facts.keeps_conditions or (
+                self._refuses(key, data, IfMatch(_NO_STATE))
+                # Where it is not there yet, or was deleted in between, the first one writes it, and the second is refused.
+                and (self._refuses(key, data, "create") or self._refuses(key, data, "create"))
+            )
             self._conditions[key.bucket] = facts.keeps_conditions
         return self._conditions[key.bucket]
-
-    def _refuses_all(self, key: PhysicalKey, data: bytes) -> bool:
-        of_changes, of_creations = at_once(
-            lambda: self._refuses(key, data, IfMatch(_NO_STATE)), lambda: self._refuses(key, data, "create"), threads=2
-        )
-        # Another writer may have deleted it in between: then the first one wrote it anew, and another one is refused.
-        return of_changes and (of_creations or self._refuses(key, data, "create"))
 
     def _refuses(self, key: PhysicalKey, data: bytes, mode: WriteMode) -> bool:
         try:
