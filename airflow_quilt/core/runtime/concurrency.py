@@ -15,7 +15,7 @@ _SHARE: Final = 0.25
 """The part of the possible gain that a higher level must bring; all of it is twice the rate for twice the calls."""
 _WINDOW: Final = 0.05
 """Seconds, at least, over which a rate is measured."""
-_REST: Final = 1.0
+_REST: Final = 0.25
 _LONGEST_REST: Final = 60.0
 """Seconds before the next trial, after one that brought too little: twice as many each time, up to the second number."""
 _HALVINGS: Final = 1.0
@@ -43,6 +43,8 @@ class Concurrency:
         self._rest, self._rests_until = _REST, float("-inf")
         self._halved = float("-inf")
         self._since = 0.0
+        self.is_busy = True
+        """Whether as many calls are submitted as the level asks for."""
         self._set(self._usual)
 
     @property
@@ -50,21 +52,19 @@ class Concurrency:
         """The calls to submit at the present level: those that run, and those that wait for a thread."""
         return self.now + min(self.now, _SURPLUS)
 
-    def succeed(self, calls: int, *, is_busy: bool) -> None:
-        """Count calls that have ended by now; ``is_busy`` is whether as many were submitted as the level asks for."""
-        if self.now >= self._usual and not is_busy:  # Their rate is not that of the level.
+    def succeed(self) -> None:
+        """Count a call that has ended."""
+        if self.now >= self._usual and not self.is_busy:  # Its rate is not that of the level.
             self._set(self.now)
             return
-        now = self._clock()
-        for _ in range(calls):
-            self._ended += 1
-            if self._ended == 0:
-                self._since = now
-            elif self._ended > 0 and self._ended % self.now == 0:
-                if self.now < self._usual:
-                    self._set(self.now + 1)
-                elif now - self._since >= _WINDOW:
-                    self._judge(self._ended / (now - self._since))
+        self._ended += 1
+        if self._ended == 0:
+            self._since = self._clock()
+        elif self._ended > 0 and self._ended % self.now == 0:
+            if self.now < self._usual:
+                self._set(self.now + 1)
+            elif (seconds := self._clock() - self._since) >= _WINDOW:
+                self._judge(self._ended / seconds)
 
     def halve(self) -> None:
         """Halve the level, since the store asks to slow down."""

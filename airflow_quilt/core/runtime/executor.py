@@ -162,18 +162,16 @@ class Executor:
             while queues.ready and len(queues.running) < concurrency.queued:
                 queues.start(pool)
             # The rate of calls tells the level something only while there are enough of them.
-            is_busy = len(queues.running) >= concurrency.queued
+            concurrency.is_busy = len(queues.running) >= concurrency.queued
             if not queues:
                 return
             # 3. Wait; 4. take results; 5. go on with their jobs.
-            ended = self._wait_for_calls(queues)
-            concurrency.succeed(sum(not future.exception() for future in ended), is_busy=is_busy)
-            for future in ended:
+            for future in self._wait_for_calls(queues):
                 pending = queues.running.pop(future)
                 if self._take_result(pending, future, queues, concurrency):
                     yield from self._advance(pending.job, queues)
 
-    def _wait_for_calls(self, queues: _Queues[K, R]) -> Sequence[Future[Any]]:
+    def _wait_for_calls(self, queues: _Queues[K, R]) -> Iterable[Future[Any]]:
         """Wait for calls to end, or for the end of a pause (step 3)."""
         due = queues.resting[0][0] - self._retry.clock() if queues.resting else TICK
         pause = min(TICK, max(0.0, due))
@@ -195,6 +193,7 @@ class Executor:
         job, error = pending.job, future.exception()
         if error is None:
             job.results[pending.slot] = future.result()
+            concurrency.succeed()
         elif isinstance(error, UploadVanishedError):
             # Another attempt of the same work took the upload up, and completed or aborted it: its job may begin a new one.
             job.error = job.error or error

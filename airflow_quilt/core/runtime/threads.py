@@ -118,20 +118,23 @@ class ByteBudget:
         Raises:
             CancelledError: a stop was requested meanwhile.
         """
-        size, turn = min(size, self._most), threading.Event()
+        size, turn = min(size, self._most), None
         with self._lock:
-            self._waiting.append((size, turn))
-            self._admit()
+            if self._left < size or self._waiting:
+                turn = size, threading.Event()
+                self._waiting.append(turn)
+            else:
+                self._left -= size
         try:
-            while not turn.wait(TICK):
+            while turn and not turn[1].wait(TICK):
                 check_stop()
             yield
         finally:
             with self._lock:
-                if turn.is_set():
-                    self._left += size
+                if turn and turn in self._waiting:  # A stop came first.
+                    self._waiting.remove(turn)
                 else:
-                    self._waiting.remove((size, turn))
+                    self._left += size
                 self._admit()
 
     def _admit(self) -> None:

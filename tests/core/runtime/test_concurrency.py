@@ -34,7 +34,8 @@ class World:
             if is_refused:
                 self.level.halve()
             else:
-                self.level.succeed(1, is_busy=calls > 0)
+                self.level.is_busy = calls > 0
+                self.level.succeed()
             self.levels.append(self.level.now)
         return self.level.now
 

@@ -6,7 +6,7 @@ import os
 import random
 import time
 import weakref
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -99,7 +99,7 @@ class CrtClient:
         if signer is None and not self._is_anonymous:
             return None
         is_range = request.method == "GET" and request.most is None
-        answer = Answer(request.size if is_range else request.most)
+        answer = Answer(request.size if is_range else request.most, begun=None if request.most is None else Future())
         try:
             way = self._route(bucket_of(request.key))
             if way is None:
@@ -153,7 +153,7 @@ class CrtClient:
         """Wait for the end of a request, or cancel it when it takes too long, its answer is too long, or a stop is requested."""
         seconds = _NEVER if self._timeout is None else most_seconds(request.size, self._timeout)
         try:
-            if request.most is not None:
+            if answer.begun:
                 sent.finished_future.add_done_callback(lambda _: answer.begin())
                 await_result(answer.begun, _NEVER if self._timeout is None else self._timeout)
             if answer.is_too_long:

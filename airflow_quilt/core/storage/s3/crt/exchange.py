@@ -50,7 +50,7 @@ class Answer:
         headers: by their names in lower case.
         chunks: the body.
         is_too_long: whether the body has more than ``most`` bytes; then ``chunks`` is empty.
-        begun: done as soon as the headers are here, or the request has failed.
+        begun: done as soon as the headers are here, or the request has failed; None where nothing waits for them.
     """
 
     most: int | None = None
@@ -58,7 +58,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     chunks: list[bytes] = field(default_factory=list)
     is_too_long: bool = False
-    begun: "Future[None]" = field(default_factory=Future)
+    begun: "Future[None] | None" = None
 
     def on_headers(self, status_code: int, headers: list[tuple[str, str]], **_: object) -> None:
         """Take status and headers."""
@@ -69,8 +69,9 @@ class Answer:
 
     def begin(self) -> None:
         """Wake the thread that waits for the headers."""
-        with contextlib.suppress(InvalidStateError):  # It was woken before.
-            self.begun.set_result(None)
+        if self.begun:
+            with contextlib.suppress(InvalidStateError):  # It was woken before.
+                self.begun.set_result(None)
 
     def on_body(self, chunk: bytes, **_: object) -> None:
         """Take the next bytes of the body."""
