@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from testbed.loopback import Exchange
 
 _PAUSE: Final = 0.002
-_PAUSES: Final = 3
+_PAUSES: Final = 5
 """Looks in a row, and seconds between them, in which all other threads sleep when a round is complete."""
 _LONGEST: Final = 5.0
 
