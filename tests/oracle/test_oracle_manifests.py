@@ -43,7 +43,7 @@ def relayed(text: str) -> dict[str, str]:
     return written(dict(manifest.header), PackageTree(list(manifest.entries), dict(manifest.directories)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(header=HEADERS, tree=TREES)
 def test_quilt3_rewrites_manifest(header: dict[str, Any], tree: PackageTree, quilt3: Quilt3) -> None:
     ours = written(header, tree)
@@ -51,7 +51,7 @@ def test_quilt3_rewrites_manifest(header: dict[str, Any], tree: PackageTree, qui
     assert quilt3.relay(ours["manifest"]) == ours
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(header=HEADERS, tree=TREES, random=st.randoms(use_true_random=False))
 def test_line_order_is_quilt3s(header: dict[str, Any], tree: PackageTree, random: Random, quilt3: Quilt3) -> None:
     ours = written(header, tree)
@@ -60,7 +60,7 @@ def test_line_order_is_quilt3s(header: dict[str, Any], tree: PackageTree, random
     assert quilt3.relay("\n".join([first, *random.sample(lines, len(lines))])) == ours
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     header=HEADERS, tree=TREES, separators=st.sampled_from([(",", ":"), (" ,\t", " :  ")]), end=st.sampled_from(["\n", "\r\n"])
 )

@@ -37,7 +37,7 @@ def same(one: object, other: object) -> bool:
     return json.dumps(one) == json.dumps(other)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(HEADERS, trees(), st.lists(st.integers(0, 2000), max_size=10), st.randoms(use_true_random=False))
 def test_written_manifest_reads_back(header: dict[str, Any], tree: PackageTree, at: list[int], random: Random) -> None:
     out = io.BytesIO()
@@ -64,7 +64,7 @@ def rewritten(lines: bytes, name: TopHash | None = None) -> bytes | None:
     return out.getvalue()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(HEADERS, trees())
 def test_rewrite_keeps_every_byte(header: dict[str, Any], tree: PackageTree) -> None:
     out = io.BytesIO()
@@ -78,7 +78,7 @@ SPOILED = st.sampled_from(
 ) | st.binary(max_size=2)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(HEADERS, trees(), SPOILED, st.integers(0, 3), st.data())
 def test_spoiled_manifest_is_refused(
     header: dict[str, Any], tree: PackageTree, instead: bytes, count: int, data: st.DataObject
@@ -122,7 +122,7 @@ ODD_RECORDS = (
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.just({}) | st.builds(lambda odd: {"user_meta": odd}, ODD_JSON), st.lists(ODD_RECORDS, max_size=2))
 def test_foreign_records_round_trip(header: dict[str, Any], records: list[Any]) -> None:
     lines = [json.dumps(record).replace("Infinity", "1e999").encode() for record in [header, *records]]
@@ -153,7 +153,7 @@ def outcome(lines: bytes) -> tuple[list[Entry], str]:
     return found, ""
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(records=st.lists(PLAIN_RECORDS | RECORDS, max_size=4), in_order=st.booleans(), with_meta=st.booleans())
 def test_block_reads_as_its_lines(*, records: list[Any], in_order: bool, with_meta: bool) -> None:
     if in_order:
@@ -179,7 +179,7 @@ def has_its_text(lines: bytes) -> bool:
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(entries())
 def test_records_equal_plain_json(entry: Entry) -> None:
     digest = {"type": entry.hash.type, "value": entry.hash.value}
