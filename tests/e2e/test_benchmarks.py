@@ -78,7 +78,7 @@ def test_build_steps_are_measured(tmp_path: Path) -> None:
     lines = run("benchmarks.stages", "--entries", "2000", tmp=tmp_path / "tmp").splitlines()
 
     took = {line.split("|")[1].strip(): float(line.split("|")[2]) for line in lines[2:]}
-    assert len(took) == 10
+    assert len(took) == 15
     assert min(took.values()) > 0
 
 
@@ -115,7 +115,7 @@ def test_growth_ends_at_each_limit(tmp_path: Path) -> None:
             ["push 1,000 files of 4 KiB: max concurrent S3 requests", "install 1,000 files of 4 KiB: max concurrent S3 requests"],
         ),
         ("in_flight", "0.02", ["push one file of 1 GiB: transfer buffer (bytes)"]),
-        ("spill", "0.0001", ["build 1,000,000 entries: spill to disk after"]),
+        ("spill", "0.0001", ["build 1,000,000 entries with metadata: spill to disk after"]),
     ],
 )
 def test_settings_are_compared(tmp_path: Path, module: str, scale: str, titles: list[str]) -> None:
