@@ -44,7 +44,7 @@ class Rounds:
             is_first = number not in self._complete
             complete = self._complete.setdefault(number, threading.Event())
         if is_first:
-            _wait_for_others()
+            _wait_for_others(lambda: len(self.made))
             complete.set()
         complete.wait()
 
@@ -100,12 +100,17 @@ class _Answers(io.BufferedIOBase):
         self._out.flush()
 
 
-def _wait_for_others() -> None:
-    """Wait until all other threads of this process wait, and none of them for the processor."""
-    end, quiet = time.monotonic() + _LONGEST, 0
+def _wait_for_others(begun: Callable[[], int]) -> None:
+    """Wait until all other threads of this process wait, none of them for the processor, and no more requests have begun.
+
+    Threads that wait for Python's lock, which one look takes after another, sleep as well: their requests show that they do not.
+    """
+    end, quiet, before = time.monotonic() + _LONGEST, 0, 0
     while quiet < _PAUSES and time.monotonic() < end:
         time.sleep(_PAUSE)
-        quiet = quiet + 1 if all(map(_sleeps, Path("/proc/self/task").iterdir())) else 0
+        now = begun()
+        quiet = quiet + 1 if now == before and all(map(_sleeps, Path("/proc/self/task").iterdir())) else 0
+        before = now
 
 
 def _sleeps(thread: Path) -> bool:
